@@ -1,0 +1,277 @@
+//! The way to NATS: connecting, publishing with an acknowledgement, looking an answer up.
+//!
+//! Turns the library's errors into the few decisions a caller takes. Never decides what to publish and never retries by itself.
+
+use std::{sync::Arc, time::Duration};
+
+use async_nats::{
+    Client, ConnectOptions, Event, HeaderMap, Message, StatusCode, Subject,
+    connection::State,
+    jetstream::{
+        self,
+        context::{ContextBuilder, PublishAckFuture, PublishError, PublishErrorKind},
+        message::PublishMessage,
+    },
+};
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use crate::config::{NatsConfig, NatsUser};
+
+/// The oldest server whose behaviour the streams rest on.
+pub const MIN_SERVER: (i64, i64, i64) = (2, 14, 3);
+
+/// A connection to NATS as one of its users.
+#[derive(Debug, Clone)]
+pub struct Broker {
+    client: Client,
+    jetstream: jetstream::Context,
+    connected: Arc<watch::Sender<bool>>,
+}
+
+/// What the broker said when it stored a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stored {
+    /// The message's sequence in its stream.
+    pub seq: u64,
+    /// Whether it was there already, under the same id.
+    pub duplicate: bool,
+}
+
+/// Why a message was not, or perhaps not, stored.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The broker is away, has no leader, or too much is in flight: nothing was stored, sending again can help.
+    #[error("the broker cannot take it now: {0}")]
+    Unavailable(String),
+    /// The stream is full: nothing was stored.
+    #[error("the stream is full")]
+    Full,
+    /// The stream has a message on this subject and takes one only.
+    #[error("the subject is taken")]
+    Taken,
+    /// No acknowledgement came in time: the message may be stored.
+    #[error("no acknowledgement in time")]
+    Unknown,
+    /// The broker will never take this message.
+    #[error("the broker refused it: {0}")]
+    Rejected(String),
+}
+
+/// A message that has been sent and whose acknowledgement is awaited.
+#[derive(Debug)]
+pub struct Sent(PublishAckFuture);
+
+/// Why a connection could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectFailure {
+    /// The server is too old.
+    #[error("nats-server {found} is too old: Tidegate needs {}.{}.{} or newer", MIN_SERVER.0, MIN_SERVER.1, MIN_SERVER.2)]
+    TooOld {
+        /// The version it announced.
+        found: String,
+    },
+    /// The server does not know this user or its password.
+    #[error("NATS refused the user {user:?}: check `nats.*.user` and `nats.*.password` against nats.conf")]
+    Refused {
+        /// The user.
+        user: String,
+    },
+    /// The options cannot work.
+    #[error("cannot connect to NATS at {url}: {reason}")]
+    Unusable {
+        /// The configured address.
+        url: String,
+        /// What the client library said.
+        reason: String,
+    },
+}
+
+impl Broker {
+    /// Connects as `user` and waits until the server is there, saying so in the log meanwhile. `name` is what the
+    /// server's monitoring shows; at most `in_flight` publishes may be unacknowledged, and `wait_when_full` says whether a
+    /// further one waits or is refused.
+    pub async fn connect(
+        config: &NatsConfig,
+        user: &NatsUser,
+        name: &str,
+        in_flight: usize,
+        wait_when_full: bool,
+    ) -> Result<Self, ConnectFailure> {
+        let connected = Arc::new(watch::Sender::new(false));
+        let mut waited = 0_u32;
+        let client = loop {
+            match options(config, user, name, &connected).connect(servers(&config.url)).await {
+                Ok(client) => break client,
+                Err(error) => match error.kind() {
+                    async_nats::ConnectErrorKind::AuthorizationViolation => {
+                        return Err(ConnectFailure::Refused { user: user.user.clone() });
+                    }
+                    async_nats::ConnectErrorKind::ServerParse => {
+                        return Err(ConnectFailure::Unusable {
+                            url: config.url.clone(),
+                            reason: error.to_string(),
+                        });
+                    }
+                    _ => {
+                        if waited.is_multiple_of(10) {
+                            tracing::warn!(nats.url = %config.url, %error, "waiting for NATS");
+                        }
+                        waited += 1;
+                        tokio::time::sleep(Duration::from_millis(500)).await;
+                    }
+                },
+            }
+        };
+        let (major, minor, patch) = MIN_SERVER;
+        if !client.is_server_compatible(major, minor, patch) {
+            return Err(ConnectFailure::TooOld { found: client.server_info().version });
+        }
+        connected.send_replace(true);
+        let jetstream = ContextBuilder::new()
+            .timeout(config.ack_timeout)
+            .ack_timeout(config.ack_timeout)
+            .max_ack_inflight(in_flight)
+            .backpressure_on_inflight(wait_when_full)
+            .build(client.clone());
+        Ok(Self { client, jetstream, connected })
+    }
+
+    /// The library's client, for subscriptions and requests.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The library's JetStream context, for streams and consumers.
+    pub fn jetstream(&self) -> &jetstream::Context {
+        &self.jetstream
+    }
+
+    /// Whether the server can be reached now.
+    pub fn is_connected(&self) -> bool {
+        self.client.connection_state() == State::Connected
+    }
+
+    /// Follows whether the server can be reached.
+    pub fn connection(&self) -> watch::Receiver<bool> {
+        self.connected.subscribe()
+    }
+
+    /// Sends a message to the stream that keeps `subject`. Returns once it is on its way, in the order of the calls.
+    ///
+    /// Refused at once while disconnected: the library would keep it and send it after the caller was told no.
+    pub async fn publish(&self, subject: String, headers: HeaderMap, body: Bytes) -> Result<Sent, Refusal> {
+        if !self.is_connected() {
+            return Err(Refusal::Unavailable("not connected to NATS".to_owned()));
+        }
+        let message = PublishMessage::build().payload(body).headers(headers);
+        self.jetstream.send_publish(subject, message).await.map(Sent).map_err(|error| refusal(&error))
+    }
+
+    /// Sends a message and waits until it is stored.
+    pub async fn store(&self, subject: String, headers: HeaderMap, body: Bytes) -> Result<Stored, Refusal> {
+        self.publish(subject, headers, body).await?.stored().await
+    }
+
+    /// Returns the last message of `subject` in `stream`, if there is one. An error is a broker that does not answer.
+    pub async fn last(&self, stream: &str, subject: &str) -> Result<Option<Message>, Refusal> {
+        let request = format!("$JS.API.DIRECT.GET.{stream}.{subject}");
+        match self.client.request(request, Bytes::new()).await {
+            Ok(message) if message.status == Some(StatusCode::NOT_FOUND) => Ok(None),
+            Ok(message) => Ok(Some(message)),
+            Err(error) => Err(Refusal::Unavailable(error.to_string())),
+        }
+    }
+
+    /// Waits until the server has read everything sent before, subscriptions included. `subject` is one nobody serves.
+    pub async fn barrier(&self, subject: String) -> Result<(), Refusal> {
+        match self.client.request(Subject::from(subject), Bytes::new()).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == async_nats::RequestErrorKind::NoResponders => Ok(()),
+            Err(error) => Err(Refusal::Unavailable(error.to_string())),
+        }
+    }
+}
+
+impl Sent {
+    /// Waits for the acknowledgement.
+    pub async fn stored(self) -> Result<Stored, Refusal> {
+        match self.0.await {
+            Ok(ack) => Ok(Stored { seq: ack.sequence, duplicate: ack.duplicate }),
+            Err(error) => Err(refusal(&error)),
+        }
+    }
+}
+
+fn servers(url: &str) -> Vec<String> {
+    url.split(',').map(|server| server.trim().to_owned()).collect()
+}
+
+fn options(
+    config: &NatsConfig,
+    user: &NatsUser,
+    name: &str,
+    connected: &Arc<watch::Sender<bool>>,
+) -> ConnectOptions {
+    let connected = Arc::clone(connected);
+    ConnectOptions::with_user_and_password(user.user.clone(), user.password.expose().to_owned())
+        .name(name)
+        .custom_inbox_prefix(format!("_INBOX_{}", user.user))
+        .ping_interval(config.ping_interval)
+        .connection_timeout(Duration::from_secs(5))
+        .request_timeout(Some(config.ack_timeout))
+        .reconnect_delay_callback(reconnect_delay)
+        .event_callback(move |event| {
+            let connected = Arc::clone(&connected);
+            async move { report(&event, &connected) }
+        })
+}
+
+/// Half a second at most: the library's own delay grows to 4 s, which clients would feel after a short restart.
+fn reconnect_delay(attempt: usize) -> Duration {
+    let base = (50 * attempt as u64).min(500);
+    Duration::from_millis(base / 2 + rand::random_range(0..=base / 2))
+}
+
+fn report(event: &Event, connected: &watch::Sender<bool>) {
+    match event {
+        Event::Connected => {
+            connected.send_replace(true);
+            tracing::info!("connected to NATS");
+        }
+        Event::Disconnected | Event::Closed => {
+            connected.send_replace(false);
+            tracing::warn!("disconnected from NATS");
+        }
+        Event::ServerError(error) => tracing::error!(%error, "NATS refused an operation"),
+        Event::ClientError(error) => tracing::warn!(%error, "NATS client"),
+        Event::SlowConsumer(id) => {
+            tracing::warn!(subscription.id = id, "messages dropped: a subscription is not read fast enough")
+        }
+        Event::LameDuckMode | Event::Draining => tracing::info!(%event, "NATS"),
+    }
+}
+
+fn refusal(error: &PublishError) -> Refusal {
+    match error.kind() {
+        PublishErrorKind::TimedOut => Refusal::Unknown,
+        PublishErrorKind::StreamNotFound => Refusal::Unavailable("no stream or no leader for it".to_owned()),
+        PublishErrorKind::BrokenPipe => Refusal::Unknown,
+        PublishErrorKind::MaxAckPending => Refusal::Unavailable("too many publishes in flight".to_owned()),
+        PublishErrorKind::MaxPayloadExceeded => Refusal::Rejected(error.to_string()),
+        PublishErrorKind::WrongLastMessageId | PublishErrorKind::WrongLastSequence => Refusal::Taken,
+        PublishErrorKind::Other => {
+            let source = std::error::Error::source(error);
+            let Some(api) = source.and_then(|source| source.downcast_ref::<jetstream::Error>()) else {
+                return Refusal::Rejected(error.to_string());
+            };
+            // 10077 says both that a stream is full and that its one message of a subject is there; only the text differs.
+            match api.error_code().0 {
+                10077 if api.to_string().contains("per subject") => Refusal::Taken,
+                10077 => Refusal::Full,
+                _ if api.code() >= 500 => Refusal::Unavailable(api.to_string()),
+                _ => Refusal::Rejected(api.to_string()),
+            }
+        }
+    }
+}

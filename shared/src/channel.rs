@@ -1,0 +1,112 @@
+//! Channels: a name a client writes, and the namespace and token it stands for.
+//!
+//! One channel has one name. Never decides who may use it.
+
+use crate::token::Token;
+
+/// The namespace of channels whose name has no colon.
+pub const DEFAULT_NAMESPACE: &str = "default";
+/// The namespace of personal channels; not usable in a channel's name.
+pub const USER_NAMESPACE: &str = "user";
+/// The longest name of a channel, in bytes.
+pub const MAX_CHANNEL_LEN: usize = 255;
+
+/// Why a name is not a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ChannelError {
+    /// The name is longer than 255 bytes.
+    #[error("a channel name has at most {MAX_CHANNEL_LEN} bytes")]
+    TooLong,
+    /// The name has control characters in it.
+    #[error("a channel name has no control characters")]
+    Control,
+    /// The name spells out a namespace that is written another way.
+    #[error("write the channel without `default:`, or the personal channel as `#<user>`")]
+    Reserved,
+    /// Nothing follows the namespace.
+    #[error("a channel name needs something after its namespace")]
+    Nameless,
+}
+
+/// A well-formed channel name and its place among the subjects.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Channel {
+    name: Box<str>,
+    namespace: Box<str>,
+    token: Token,
+}
+
+impl Channel {
+    /// Reads a channel name: `<namespace>:<rest>`, `#<user>`, or a name of the default namespace.
+    pub fn parse(name: &str) -> Result<Self, ChannelError> {
+        if name.len() > MAX_CHANNEL_LEN {
+            return Err(ChannelError::TooLong);
+        }
+        if name.chars().any(char::is_control) {
+            return Err(ChannelError::Control);
+        }
+        let (namespace, rest) = match (name.strip_prefix('#'), name.split_once(':')) {
+            (Some(user), _) => (USER_NAMESPACE, user),
+            (None, Some((DEFAULT_NAMESPACE | USER_NAMESPACE, _))) => return Err(ChannelError::Reserved),
+            (None, Some((namespace, rest))) => (namespace, rest),
+            (None, None) => (DEFAULT_NAMESPACE, name),
+        };
+        if rest.is_empty() {
+            return Err(ChannelError::Nameless);
+        }
+        Ok(Self { name: name.into(), namespace: namespace.into(), token: Token::encode(rest) })
+    }
+
+    /// Returns the personal channel of `user`, `#<user>`.
+    pub fn personal(user: &str) -> Self {
+        Self { name: format!("#{user}").into(), namespace: USER_NAMESPACE.into(), token: Token::encode(user) }
+    }
+
+    /// Returns the name as the client wrote it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns the namespace it belongs to. Not necessarily a declared one.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// Returns its token within the namespace's subjects.
+    pub fn token(&self) -> &Token {
+        &self.token
+    }
+
+    /// Returns the user whose personal channel this is.
+    pub fn personal_user(&self) -> Option<&str> {
+        (&*self.namespace == USER_NAMESPACE).then(|| self.name.strip_prefix('#')).flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(name: &str) -> Result<(String, String), ChannelError> {
+        Channel::parse(name).map(|c| (c.namespace().to_owned(), c.token().to_string()))
+    }
+
+    #[test]
+    fn a_name_has_one_place() {
+        assert_eq!(place("lobby"), Ok(("default".into(), "lobby".into())));
+        assert_eq!(place("chat:lobby"), Ok(("chat".into(), "lobby".into())));
+        assert_eq!(place("chat:a:b"), Ok(("chat".into(), "a=3Ab".into())));
+        assert_eq!(place("#42"), Ok(("user".into(), "42".into())));
+        assert_eq!(place(">"), Ok(("default".into(), "=3E".into())));
+    }
+
+    #[test]
+    fn names_that_would_be_a_second_name_are_refused() {
+        assert_eq!(place("default:x"), Err(ChannelError::Reserved));
+        assert_eq!(place("user:42"), Err(ChannelError::Reserved));
+        assert_eq!(place("chat:"), Err(ChannelError::Nameless));
+        assert_eq!(place("#"), Err(ChannelError::Nameless));
+        assert_eq!(place(&"x".repeat(256)), Err(ChannelError::TooLong));
+        assert_eq!(place("a\nb"), Err(ChannelError::Control));
+    }
+}

@@ -1,0 +1,128 @@
+//! `[[route]]`: which requests are taken, how they are answered and who works on them.
+
+use std::{fmt, time::Duration};
+
+use serde::{Deserialize, Deserializer, de::Error as _};
+
+use super::unit;
+use crate::{route::Pattern, subject::Subjects};
+
+/// One entry of the route table, which gateway, worker and `tidegate apply` all read.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// The name of its consumers, metrics and dead letters.
+    pub name: String,
+    /// Which requests it takes.
+    #[serde(rename = "match")]
+    pub matches: Match,
+    /// The stock worker's handler; none when workers of your own take the route.
+    #[serde(default)]
+    pub handler: Option<String>,
+    /// When the caller gets a reply.
+    #[serde(default)]
+    pub answer: AnswerMode,
+    /// Requests one worker handles at a time.
+    #[serde(default = "concurrency")]
+    pub concurrency: usize,
+    /// How long one attempt may take.
+    #[serde(default = "timeout", with = "unit::duration")]
+    pub timeout: Duration,
+    /// Attempts before a request becomes a dead letter.
+    #[serde(default = "max_attempts")]
+    pub max_attempts: u32,
+    /// How long a failed request waits for its next attempt.
+    #[serde(default)]
+    pub backoff: Backoff,
+}
+
+fn concurrency() -> usize {
+    32
+}
+
+fn timeout() -> Duration {
+    Duration::from_secs(30)
+}
+
+fn max_attempts() -> u32 {
+    5
+}
+
+/// When the caller gets a reply.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AnswerMode {
+    /// With the worker's answer, or error 1001 when it takes too long.
+    #[default]
+    Wait,
+    /// As soon as the request is stored; the answer comes on the personal channel.
+    Later,
+}
+
+/// How long a failed request waits: `base`, doubled with every attempt, at most `cap`, with jitter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Backoff {
+    /// After the first failure.
+    #[serde(with = "unit::duration")]
+    pub base: Duration,
+    /// At most.
+    #[serde(with = "unit::duration")]
+    pub cap: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self { base: Duration::from_secs(1), cap: Duration::from_mins(10) }
+    }
+}
+
+/// Which requests a route takes: `rpc.<pattern>` or `send`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Match {
+    /// Rpcs whose method matches.
+    Rpc(Pattern),
+    /// Messages without a reply.
+    Send,
+}
+
+impl Match {
+    /// Whether some request belongs to both.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Rpc(a), Self::Rpc(b)) => a.overlaps(b),
+            (Self::Send, Self::Send) => true,
+            (Self::Rpc(_), Self::Send) | (Self::Send, Self::Rpc(_)) => false,
+        }
+    }
+
+    /// The subjects of these requests in TIDE_IN (`stage` is `in`) or TIDE_PARK (`due`).
+    pub fn filter(&self, subjects: &Subjects, stage: &str) -> String {
+        match self {
+            Self::Rpc(pattern) => subjects.rpc_filter(stage, pattern),
+            Self::Send => subjects.send_filter(stage),
+        }
+    }
+}
+
+impl fmt::Display for Match {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rpc(pattern) => write!(f, "rpc.{pattern}"),
+            Self::Send => f.write_str("send"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Match {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match text.strip_prefix("rpc.") {
+            Some(pattern) => pattern.parse().map(Self::Rpc).map_err(D::Error::custom),
+            None if text == "send" => Ok(Self::Send),
+            None => Err(D::Error::custom(format!(
+                "{text:?} does not say which requests: write \"rpc.<method>\", such as \"rpc.orders.{{id}}.place\", or \"send\""
+            ))),
+        }
+    }
+}

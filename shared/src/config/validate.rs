@@ -1,0 +1,162 @@
+//! What types cannot say about a configuration. Each check names the key it is about.
+
+use super::{Config, Environment, Secret};
+use crate::{channel::USER_NAMESPACE, token::Token};
+
+type Problem = (String, String);
+
+pub(super) fn validate(config: &Config) -> Result<(), Problem> {
+    names(config)?;
+    routes(config)?;
+    limits(config)?;
+    match config.env {
+        Environment::Development => development(config),
+        Environment::Production => production(config),
+    }
+}
+
+fn problem<T>(key: impl Into<String>, text: impl Into<String>) -> Result<T, Problem> {
+    Err((key.into(), text.into()))
+}
+
+fn plain(name: &str) -> bool {
+    !name.is_empty() && name.len() <= 64 && Token::encode(name).as_str() == name
+}
+
+fn names(config: &Config) -> Result<(), Problem> {
+    if !plain(&config.nats.prefix) {
+        return problem("nats.prefix", "use letters, digits, `_` and `-` only");
+    }
+    if !plain(&config.worker.service) {
+        return problem("worker.service", "use letters, digits, `_` and `-` only");
+    }
+    for (index, namespace) in config.namespaces.iter().enumerate() {
+        let key = format!("namespace.{index}.name");
+        if !plain(&namespace.name) {
+            return problem(
+                key,
+                format!("{:?} is not a namespace: use letters, digits, `_` and `-`", namespace.name),
+            );
+        }
+        if namespace.name == USER_NAMESPACE {
+            return problem(key, "`user` is the namespace of personal channels and always exists");
+        }
+        if config.namespaces.iter().take(index).any(|other| other.name == namespace.name) {
+            return problem(key, format!("the namespace {:?} is declared twice", namespace.name));
+        }
+    }
+    Ok(())
+}
+
+fn routes(config: &Config) -> Result<(), Problem> {
+    for (index, route) in config.routes.iter().enumerate() {
+        let key = |field: &str| format!("route.{index}.{field}");
+        if !plain(&route.name) {
+            return problem(
+                key("name"),
+                format!("{:?} is not a route's name: use letters, digits, `_` and `-`", route.name),
+            );
+        }
+        if route.concurrency == 0 || route.concurrency > 4096 {
+            return problem(key("concurrency"), "a route handles 1 to 4096 requests at a time");
+        }
+        if route.max_attempts == 0 {
+            return problem(key("max_attempts"), "a request needs at least one attempt");
+        }
+        if route.backoff.base > route.backoff.cap {
+            return problem(key("backoff.base"), "the first wait is longer than the longest");
+        }
+        for other in config.routes.iter().take(index) {
+            if other.name == route.name {
+                return problem(key("name"), format!("the route {:?} is declared twice", route.name));
+            }
+            if other.matches.overlaps(&route.matches) {
+                return problem(
+                    key("match"),
+                    format!(
+                        "{} takes some of the requests of {} ({}); every request has one route",
+                        route.matches, other.name, other.matches
+                    ),
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+fn limits(config: &Config) -> Result<(), Problem> {
+    let limits = &config.gateway.limits;
+    for (key, value) in [
+        ("connections", limits.connections),
+        ("commands_per_message", limits.commands_per_message),
+        ("max_in_flight", limits.max_in_flight),
+        ("max_waiting", limits.max_waiting),
+        ("max_in_flight_total", limits.max_in_flight_total),
+        ("channels", limits.channels),
+    ] {
+        if value == 0 {
+            return problem(format!("gateway.limits.{key}"), "must be at least 1");
+        }
+    }
+    if !(128..=512 * 1024).contains(&limits.message) {
+        return problem(
+            "gateway.limits.message",
+            "between 128 B and 512 KiB, so that a request fits into a broker message",
+        );
+    }
+    if config.gateway.ping_interval < std::time::Duration::from_secs(1) {
+        return problem("gateway.ping_interval", "at least 1s: clients are told whole seconds");
+    }
+    if config.gateway.pong_timeout >= config.gateway.ping_interval {
+        return problem("gateway.pong_timeout", "must be shorter than gateway.ping_interval");
+    }
+    if !(1..=5).contains(&config.streams.replicas) {
+        return problem("streams.replicas", "between 1 and 5");
+    }
+    Ok(())
+}
+
+fn development(config: &Config) -> Result<(), Problem> {
+    for (key, address) in
+        [("gateway.listen", config.gateway.listen), ("gateway.internal", config.gateway.internal)]
+    {
+        if !address.ip().is_loopback() {
+            return problem(
+                key,
+                format!(
+                    "{address} is open to others while env = \"development\" accepts secrets everybody knows: listen on loopback, or set env = \"production\" and your own secrets"
+                ),
+            );
+        }
+    }
+    Ok(())
+}
+
+fn production(config: &Config) -> Result<(), Problem> {
+    let secrets: [(&str, &Secret); 5] = [
+        ("auth.hmac_secret", &config.auth.hmac_secret),
+        ("nats.gateway.password", &config.nats.gateway.password),
+        ("nats.worker.password", &config.nats.worker.password),
+        ("nats.service.password", &config.nats.service.password),
+        ("nats.setup.password", &config.nats.setup.password),
+    ];
+    for (key, secret) in secrets {
+        let variable = format!("TIDEGATE_{}", key.replace('.', "__").to_uppercase());
+        if secret.is_empty() || secret.is_built_in() {
+            return problem(
+                key,
+                format!("env = \"production\" needs a secret of your own: set {variable} or {variable}_FILE"),
+            );
+        }
+    }
+    if config.auth.hmac_secret.expose().len() < 32 {
+        return problem("auth.hmac_secret", "needs at least 32 bytes in production");
+    }
+    if config.gateway.origins.iter().any(|origin| origin == "*") {
+        return problem(
+            "gateway.origins",
+            "\"*\" lets every web page connect as its visitor; name the origins in production",
+        );
+    }
+    Ok(())
+}

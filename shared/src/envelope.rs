@@ -1,0 +1,253 @@
+//! A request and its answer as they travel between gateway and worker.
+//!
+//! Pure: headers in, headers out. Never talks to the broker.
+
+use async_nats::HeaderMap;
+use bytes::Bytes;
+
+use crate::{
+    header,
+    id::RequestId,
+    protocol::{Error, codes},
+};
+
+/// A request on its way to a worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// Which request; the same on every attempt and, when keyed, on every retry.
+    pub id: RequestId,
+    /// The authenticated user, if there is one.
+    pub user: Option<String>,
+    /// The connection it came from.
+    pub client: String,
+    /// The route that takes it.
+    pub route: String,
+    /// The method without its key, or `send`.
+    pub method: String,
+    /// Whether the answer also goes to the user's personal channel.
+    pub later: bool,
+    /// How many attempts failed before.
+    pub attempt: u32,
+    /// When the gateway accepted it, in milliseconds since 1970.
+    pub accepted_at: u64,
+    /// What the body is.
+    pub content_type: String,
+    /// The payload as the client sent it.
+    pub body: Bytes,
+}
+
+/// Why headers are not those of a request or an answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the header {0} is missing or malformed")]
+pub struct Unreadable(pub &'static str);
+
+impl Request {
+    /// The key within which order matters: the user, else the connection.
+    pub fn ordering_key(&self) -> &str {
+        self.user.as_deref().unwrap_or(&self.client)
+    }
+
+    /// The headers this request is published with.
+    pub fn headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::MSG_ID, self.id.as_str());
+        headers.insert(header::ID, self.id.as_str());
+        headers.insert(header::CLIENT, self.client.as_str());
+        headers.insert(header::ROUTE, self.route.as_str());
+        headers.insert(header::METHOD, self.method.as_str());
+        headers.insert(header::KEY, self.ordering_key());
+        headers.insert(header::ACCEPTED_AT, self.accepted_at.to_string());
+        headers.insert(header::CONTENT_TYPE, self.content_type.as_str());
+        if let Some(user) = &self.user {
+            headers.insert(header::USER, user.as_str());
+        }
+        if self.id.is_keyed() {
+            headers.insert(header::DIGEST, crate::id::body_digest(&self.body));
+        }
+        if self.later {
+            headers.insert(header::LATER, "1");
+        }
+        if self.attempt > 0 {
+            headers.insert(header::ATTEMPT, self.attempt.to_string());
+        }
+        headers
+    }
+
+    /// Reads a request back from what the broker delivered.
+    pub fn read(headers: &HeaderMap, body: Bytes) -> Result<Self, Unreadable> {
+        let text = |name: &'static str| get(headers, name).map(str::to_owned);
+        Ok(Self {
+            id: get(headers, header::ID).and_then(RequestId::parse).ok_or(Unreadable(header::ID))?,
+            user: text(header::USER),
+            client: text(header::CLIENT).ok_or(Unreadable(header::CLIENT))?,
+            route: text(header::ROUTE).ok_or(Unreadable(header::ROUTE))?,
+            method: text(header::METHOD).ok_or(Unreadable(header::METHOD))?,
+            later: get(headers, header::LATER).is_some(),
+            attempt: number(headers, header::ATTEMPT)?.unwrap_or(0),
+            accepted_at: number(headers, header::ACCEPTED_AT)?.unwrap_or(0),
+            content_type: text(header::CONTENT_TYPE).unwrap_or_else(|| JSON.to_owned()),
+            body,
+        })
+    }
+}
+
+/// The content type of JSON bodies.
+pub const JSON: &str = "application/json";
+/// The content type of bodies whose shape only client and worker know.
+pub const BYTES: &str = "application/octet-stream";
+
+/// What a worker says to a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The request it answers.
+    pub re: RequestId,
+    /// The user who asked, so that a late answer finds the personal channel.
+    pub user: Option<String>,
+    /// The digest of a keyed request's body, copied from the request.
+    pub digest: Option<String>,
+    /// The attempt that gave it, counted from 0.
+    pub attempt: u32,
+    /// The worker that gave it.
+    pub worker: String,
+    /// What the client gets.
+    pub outcome: Outcome,
+}
+
+/// The two ends a request can have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The handler's answer.
+    Ok(Bytes),
+    /// An error: the application's own, or [`codes::DEAD_LETTER`].
+    Error {
+        /// The number the client sees.
+        code: u32,
+        /// The sentence the client sees.
+        message: String,
+    },
+}
+
+impl Answer {
+    /// The headers this answer is published with. `ttl` is how long the broker keeps it, if shorter than the stream does.
+    pub fn headers(&self, ttl: Option<std::time::Duration>) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::MSG_ID, format!("{}.r", self.re));
+        headers.insert(header::RE, self.re.as_str());
+        headers.insert(header::ATTEMPT, self.attempt.to_string());
+        headers.insert(header::WORKER, self.worker.as_str());
+        if let Some(user) = &self.user {
+            headers.insert(header::USER, user.as_str());
+        }
+        if let Some(digest) = &self.digest {
+            headers.insert(header::DIGEST, digest.as_str());
+        }
+        match &self.outcome {
+            Outcome::Ok(_) => headers.insert(header::STATUS, "ok"),
+            Outcome::Error { code, message } => {
+                headers.insert(header::STATUS, "error");
+                headers.insert(header::CODE, code.to_string());
+                headers.insert(header::MESSAGE, one_line(message));
+            }
+        }
+        if let Some(ttl) = ttl {
+            headers.insert(header::TTL, format!("{}s", ttl.as_secs().max(1)));
+        }
+        headers
+    }
+
+    /// The payload this answer is published with.
+    pub fn body(&self) -> Bytes {
+        match &self.outcome {
+            Outcome::Ok(body) => body.clone(),
+            Outcome::Error { .. } => Bytes::new(),
+        }
+    }
+
+    /// Reads an answer back from what the broker delivered.
+    pub fn read(headers: &HeaderMap, body: Bytes) -> Result<Self, Unreadable> {
+        let outcome = match get(headers, header::STATUS) {
+            Some("ok") => Outcome::Ok(body),
+            Some("error") => Outcome::Error {
+                code: number(headers, header::CODE)?.unwrap_or(codes::INTERNAL.code),
+                message: get(headers, header::MESSAGE)
+                    .filter(|m| !m.is_empty())
+                    .unwrap_or("error")
+                    .to_owned(),
+            },
+            _ => return Err(Unreadable(header::STATUS)),
+        };
+        Ok(Self {
+            re: get(headers, header::RE).and_then(RequestId::parse).ok_or(Unreadable(header::RE))?,
+            user: get(headers, header::USER).map(str::to_owned),
+            digest: get(headers, header::DIGEST).map(str::to_owned),
+            attempt: number(headers, header::ATTEMPT)?.unwrap_or(0),
+            worker: get(headers, header::WORKER).unwrap_or_default().to_owned(),
+            outcome,
+        })
+    }
+
+    /// The answer's error as a client sees it.
+    pub fn error(&self) -> Option<Error> {
+        match &self.outcome {
+            Outcome::Ok(_) => None,
+            Outcome::Error { code, message } => {
+                Some(Error { code: *code, message: message.clone(), temporary: false })
+            }
+        }
+    }
+}
+
+/// Returns a header's first value.
+pub fn get<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).map(async_nats::HeaderValue::as_str)
+}
+
+fn number<T: std::str::FromStr>(headers: &HeaderMap, name: &'static str) -> Result<Option<T>, Unreadable> {
+    get(headers, name).map(|text| text.parse().map_err(|_| Unreadable(name))).transpose()
+}
+
+/// A header's value is one line: whatever would end it becomes a space.
+pub fn one_line(text: &str) -> String {
+    text.trim().replace(char::is_control, " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn line() -> impl Strategy<Value = String> {
+        "[!-~]([ -~]{0,20}[!-~])?"
+    }
+
+    proptest! {
+        #[test]
+        fn a_request_survives_the_journey(
+            user in proptest::option::of(line()), client in line(), route in line(), method in line(),
+            later in any::<bool>(), attempt in any::<u32>(), accepted_at in any::<u64>(), body in any::<Vec<u8>>(),
+        ) {
+            let id = RequestId::keyed("u", "m", "k");
+            let request = Request { id, user, client, route, method, later, attempt, accepted_at, content_type: BYTES.into(), body: body.into() };
+            prop_assert_eq!(Request::read(&request.headers(), request.body.clone()), Ok(request));
+        }
+
+        #[test]
+        fn an_answer_survives_the_journey(user in proptest::option::of(line()), code in 1u32..2000, message in line(), ok in any::<bool>()) {
+            let outcome = if ok { Outcome::Ok(Bytes::from_static(b"{}")) } else { Outcome::Error { code, message } };
+            let answer = Answer { re: RequestId::keyed("u", "m", "k"), user, digest: Some("d".into()), attempt: 2, worker: "w".into(), outcome };
+            prop_assert_eq!(Answer::read(&answer.headers(None), answer.body()), Ok(answer));
+        }
+
+        #[test]
+        fn a_message_never_ends_its_header(message in any::<String>()) {
+            prop_assert!(!one_line(&message).contains(['\r', '\n']));
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        assert_eq!(Request::read(&HeaderMap::new(), Bytes::new()), Err(Unreadable(header::ID)));
+        assert_eq!(Answer::read(&HeaderMap::new(), Bytes::new()), Err(Unreadable(header::STATUS)));
+    }
+}

@@ -1,0 +1,46 @@
+//! Names of the message headers. Client data never becomes a header name.
+
+/// The request's id.
+pub const ID: &str = "Tide-Id";
+/// The authenticated user; absent for an anonymous client.
+pub const USER: &str = "Tide-User";
+/// The connection the message came from.
+pub const CLIENT: &str = "Tide-Client";
+/// The name of the route that takes the request.
+pub const ROUTE: &str = "Tide-Route";
+/// The method or verb as the client wrote it, without its key.
+pub const METHOD: &str = "Tide-Method";
+/// The key within which order matters.
+pub const KEY: &str = "Tide-Key";
+/// How many attempts failed before this delivery; absent means none.
+pub const ATTEMPT: &str = "Tide-Attempt";
+/// Present when the answer also goes to the user's personal channel.
+pub const LATER: &str = "Tide-Later";
+/// The digest of a keyed request's body.
+pub const DIGEST: &str = "Tide-Digest";
+/// When the gateway accepted the request, in milliseconds since 1970.
+pub const ACCEPTED_AT: &str = "Tide-Accepted-At";
+/// On an answer: the request it answers.
+pub const RE: &str = "Tide-Re";
+/// On an answer: `ok` or `error`.
+pub const STATUS: &str = "Tide-Status";
+/// On an answer that is an error: its code.
+pub const CODE: &str = "Tide-Code";
+/// On an answer that is an error: its message.
+pub const MESSAGE: &str = "Tide-Message";
+/// On an answer: which worker gave it.
+pub const WORKER: &str = "Tide-Worker";
+/// Prefix of a publication's tags.
+pub const TAG_PREFIX: &str = "Tide-Tag-";
+/// On a dead letter: why it is one.
+pub const DEAD_REASON: &str = "Tide-Dead-Reason";
+/// What the payload is.
+pub const CONTENT_TYPE: &str = "Content-Type";
+/// The broker's own deduplication id.
+pub const MSG_ID: &str = "Nats-Msg-Id";
+/// The broker's time to live of one message.
+pub const TTL: &str = "Nats-TTL";
+/// When the broker publishes a parked message.
+pub const SCHEDULE: &str = "Nats-Schedule";
+/// Where it publishes it.
+pub const SCHEDULE_TARGET: &str = "Nats-Schedule-Target";

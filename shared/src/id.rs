@@ -1,0 +1,144 @@
+//! Ids: which gateway, which connection, which request.
+//!
+//! Random parts carry 128 bits, so knowing one id says nothing about another. Never derived from a client's input, except
+//! the id of a keyed request, which is a digest of it.
+
+use std::fmt;
+
+use aws_lc_rs::{
+    digest::{Context, SHA256, digest},
+    rand,
+};
+use data_encoding::BASE32_DNSSEC;
+
+/// A gateway process, from its start to its end.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct GatewayId(Box<str>);
+
+impl GatewayId {
+    /// Draws a new id: eight characters, none of which is ever the word `k` that marks keyed requests.
+    pub fn random() -> Self {
+        Self(random_token::<5>().into())
+    }
+
+    /// Returns the id's text, one subject token.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A connection: `<gateway>.<random>`, so that it reads the same in the protocol and in a subject.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ClientId(Box<str>);
+
+impl ClientId {
+    /// Draws a new id for a connection of `gateway`.
+    pub fn random(gateway: &GatewayId) -> Self {
+        Self(format!("{}.{}", gateway.as_str(), random_token::<16>()).into())
+    }
+
+    /// Returns the id's text: two subject tokens.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ClientId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A request: two subject tokens, `<gateway>.<random>` or, with an idempotency key, `k.<digest>`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct RequestId(Box<str>);
+
+impl RequestId {
+    /// Draws the id of a plain request that `gateway` holds.
+    pub fn plain(gateway: &GatewayId) -> Self {
+        Self(format!("{}.{}", gateway.as_str(), random_token::<16>()).into())
+    }
+
+    /// Returns the id that every retry of this user's request with this key has, on any gateway.
+    pub fn keyed(user: &str, method: &str, key: &str) -> Self {
+        let mut context = Context::new(&SHA256);
+        for part in [user, method, key] {
+            context.update(&(part.len() as u64).to_be_bytes());
+            context.update(part.as_bytes());
+        }
+        let digest = context.finish();
+        let (short, _) = digest.as_ref().split_at(20);
+        Self(format!("k.{}", BASE32_DNSSEC.encode(short)).into())
+    }
+
+    /// Reads an id that travelled in a header; nothing if it is not two plain tokens.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (gateway, rest) = text.split_once('.')?;
+        let plain = |token: &str| {
+            !token.is_empty() && token.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
+        };
+        (text.len() <= 64 && plain(gateway) && plain(rest)).then(|| Self(text.into()))
+    }
+
+    /// Whether the client gave an idempotency key.
+    pub fn is_keyed(&self) -> bool {
+        self.0.starts_with("k.")
+    }
+
+    /// Returns the id's text: two subject tokens.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Returns the digest by which two bodies under one key are compared.
+pub fn body_digest(body: &[u8]) -> String {
+    let digest = digest(&SHA256, body);
+    let (short, _) = digest.as_ref().split_at(20);
+    BASE32_DNSSEC.encode(short)
+}
+
+/// Returns `BYTES` random bytes as lower-case letters and digits.
+pub fn random_token<const BYTES: usize>() -> String {
+    let mut bytes = [0; BYTES];
+    #[expect(clippy::expect_used, reason = "a system without randomness cannot run safely at all")]
+    rand::fill(&mut bytes).expect("the system's random source works");
+    BASE32_DNSSEC.encode(&bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn ids_are_two_plain_tokens() {
+        let gateway = GatewayId::random();
+        assert_eq!(gateway.as_str().len(), 8);
+        for id in [RequestId::plain(&gateway), RequestId::keyed("42", "orders.place", "7f3c")] {
+            assert_eq!(RequestId::parse(id.as_str()), Some(id));
+        }
+    }
+
+    #[test]
+    fn what_is_not_an_id_is_not_read_as_one() {
+        for text in ["", "a", "a.", ".b", "a.b.c", "a.*", "a b.c", "a.>"] {
+            assert_eq!(RequestId::parse(text), None, "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_keyed_id_depends_on_user_method_and_key(a in any::<[String; 3]>(), b in any::<[String; 3]>()) {
+            let id = |[user, method, key]: &[String; 3]| RequestId::keyed(user, method, key);
+            prop_assert_eq!(a == b, id(&a) == id(&b));
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! Newline-delimited JSON: how messages are joined in a text frame, and how payloads travel inside them.
+//!
+//! Payload fields are any JSON value, embedded as it stands. Never decides what a message means.
+
+use bytes::Bytes;
+use data_encoding::BASE64;
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::value::RawValue;
+
+use super::CodecError;
+
+/// Splits a text frame into its documents. One newline at the end is allowed; an empty document is malformed.
+pub fn decode<T: DeserializeOwned>(frame: &str) -> impl Iterator<Item = Result<T, CodecError>> {
+    let frame = frame.strip_suffix('\n').unwrap_or(frame);
+    frame.split('\n').map(|document| {
+        serde_json::from_str(document).map_err(|error| CodecError::Malformed(error.to_string()))
+    })
+}
+
+/// Encodes one message as one document, free of raw newlines.
+pub fn encode<T: Serialize>(message: &T) -> Result<Bytes, CodecError> {
+    serde_json::to_vec(message).map(Bytes::from).map_err(|error| CodecError::Payload(error.to_string()))
+}
+
+/// How bytes from a NATS publisher appear to a JSON client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Payload {
+    /// They are JSON, or became the JSON string of the same text.
+    Json(Bytes),
+    /// They are not UTF-8: a JSON string in base64, to be marked with the tag `encoding=base64`.
+    Base64(Bytes),
+}
+
+impl Payload {
+    /// Turns any bytes into a JSON value. No bytes at all are `null`.
+    pub fn from_any(bytes: &Bytes) -> Self {
+        if bytes.is_empty() {
+            return Self::Json(Bytes::from_static(b"null"));
+        }
+        let Ok(text) = std::str::from_utf8(bytes) else {
+            return Self::Base64(quoted(&BASE64.encode(bytes)));
+        };
+        if serde_json::from_str::<&RawValue>(text).is_err() {
+            return Self::Json(quoted(text));
+        }
+        // Between tokens a newline is only white space, and inside strings JSON has none: a space says the same.
+        if bytes.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
+            let line = bytes.iter().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte });
+            return Self::Json(line.collect());
+        }
+        Self::Json(bytes.clone())
+    }
+
+    /// Returns the JSON value, whichever way it came about.
+    pub fn into_bytes(self) -> Bytes {
+        match self {
+            Self::Json(bytes) | Self::Base64(bytes) => bytes,
+        }
+    }
+}
+
+fn quoted(text: &str) -> Bytes {
+    Bytes::from(serde_json::Value::from(text).to_string())
+}
+
+/// Serde for payload fields: raw JSON in a document, bytes in memory.
+pub mod raw {
+    use std::borrow::Cow;
+
+    use bytes::Bytes;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, ser::Error as _};
+    use serde_json::value::RawValue;
+
+    /// Embeds the bytes as they are; an error if they are not one JSON value.
+    pub fn serialize<S: Serializer>(bytes: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut text = Cow::Borrowed(std::str::from_utf8(bytes).map_err(S::Error::custom)?);
+        if text.contains(['\n', '\r']) {
+            text = Cow::Owned(text.replace(['\n', '\r'], " "));
+        }
+        serde_json::from_str::<&RawValue>(&text).map_err(S::Error::custom)?.serialize(serializer)
+    }
+
+    /// Keeps the value's text as it was written.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
+        let raw = <&RawValue>::deserialize(deserializer)?;
+        Ok(Bytes::copy_from_slice(raw.get().as_bytes()))
+    }
+}

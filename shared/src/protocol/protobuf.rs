@@ -1,0 +1,32 @@
+//! Length-delimited protobuf: how messages are joined in a binary frame. Never decides what a message means.
+
+use bytes::{Buf, Bytes, BytesMut};
+use prost::{Message, encoding::encode_varint};
+
+use super::CodecError;
+
+/// Splits a binary frame into its messages. An empty frame yields one malformed message, as in JSON.
+pub fn decode<T: Message + Default>(mut frame: Bytes) -> impl Iterator<Item = Result<T, CodecError>> {
+    let mut first = true;
+    std::iter::from_fn(move || {
+        if !std::mem::take(&mut first) && !frame.has_remaining() {
+            return None;
+        }
+        let message = T::decode_length_delimited(&mut frame);
+        if message.is_err() {
+            frame.clear();
+        }
+        Some(message.map_err(|error| CodecError::Malformed(error.to_string())))
+    })
+}
+
+/// Encodes one message without its length.
+pub fn encode<T: Message>(message: &T) -> Bytes {
+    message.encode_to_vec().into()
+}
+
+/// Appends an encoded message to a frame: its length as a varint, then its bytes.
+pub fn append(frame: &mut BytesMut, message: &[u8]) {
+    encode_varint(message.len() as u64, frame);
+    frame.extend_from_slice(message);
+}

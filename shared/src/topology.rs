@@ -1,0 +1,294 @@
+//! The streams and consumers a configuration needs: what they are, how to make them so, and whether they are.
+//!
+//! A few wide streams, never one per channel or client. Never deletes a stream, and never moves data.
+
+use async_nats::jetstream::{
+    self,
+    consumer::{AckPolicy, pull},
+    stream::{Config as Stream, DiscardPolicy, Republish, RetentionPolicy, StorageType},
+};
+use serde::Serialize;
+use serde_json::Value;
+use std::time::Duration;
+
+use crate::{
+    config::{Config, Route},
+    subject::Subjects,
+};
+
+/// The work queue of requests.
+pub const IN: &str = "TIDE_IN";
+/// Requests that wait for their next attempt.
+pub const PARK: &str = "TIDE_PARK";
+/// Stored answers.
+pub const REPLY: &str = "TIDE_REPLY";
+/// Requests whose every attempt failed.
+pub const DEAD: &str = "TIDE_DEAD";
+
+/// Unacknowledged requests of one route over all workers: a bound on what can be under way.
+const MAX_ACK_PENDING: i64 = 4096;
+/// How long a publication without history stays: only for the broker's own bookkeeping, nobody reads it.
+const EPHEMERAL_TTL: Duration = Duration::from_mins(1);
+
+/// Everything a configuration needs in the broker.
+#[derive(Debug, Clone)]
+pub struct Topology {
+    streams: Vec<Stream>,
+    consumers: Vec<(&'static str, pull::Config)>,
+}
+
+/// One step that makes the broker match the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// Which stream or consumer, and what happens to it.
+    pub what: String,
+    step: Step,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Step {
+    CreateStream(String),
+    UpdateStream(String),
+    Consumer(&'static str, String),
+}
+
+/// Why the broker could not be made to match.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {reason}")]
+pub struct ApplyError {
+    what: String,
+    reason: String,
+}
+
+/// The name of the stream a namespace's publications are kept in.
+pub fn channel_stream(namespace: &str) -> String {
+    format!("TIDE_CH_{namespace}")
+}
+
+/// The name of the consumer a route has on each of its two streams.
+pub fn consumer_name(route: &Route) -> &str {
+    &route.name
+}
+
+impl Topology {
+    /// Derives streams and consumers from the configuration.
+    pub fn of(config: &Config) -> Self {
+        let subjects = config.subjects();
+        let mut streams = vec![
+            requests(config, &subjects),
+            parked(config, &subjects),
+            answers(config, &subjects),
+            dead_letters(config, &subjects),
+        ];
+        streams.extend(config.all_namespaces().iter().map(|n| publications(config, &subjects, &n.name)));
+        let consumers = config.routes.iter().flat_map(|route| {
+            let consumer = |stage| consumer(config, route, route.matches.filter(&subjects, stage));
+            [(IN, consumer("in")), (PARK, consumer("due"))]
+        });
+        Self { streams, consumers: consumers.collect() }
+    }
+
+    /// Compares with what the broker has. No change means that programs may start.
+    pub async fn plan(&self, jetstream: &jetstream::Context) -> Result<Vec<Change>, ApplyError> {
+        let mut changes = Vec::new();
+        for wanted in &self.streams {
+            let name = wanted.name.clone();
+            match jetstream.get_stream(&name).await {
+                Ok(stream) => {
+                    let differences = differences(wanted, &stream.cached_info().config);
+                    if !differences.is_empty() {
+                        let what = format!("update stream {name}: {}", differences.join(", "));
+                        changes.push(Change { what, step: Step::UpdateStream(name) });
+                    }
+                }
+                Err(error) if is_absent(&error) => {
+                    let what = format!("create stream {name} for {}", wanted.subjects.join(", "));
+                    changes.push(Change { what, step: Step::CreateStream(name) });
+                }
+                Err(error) => return Err(failed(&format!("reading stream {name}"), &error)),
+            }
+        }
+        for (stream, wanted) in &self.consumers {
+            let name = wanted.durable_name.clone().unwrap_or_default();
+            let found = jetstream.get_consumer_from_stream::<pull::Config, _, _>(&name, *stream).await;
+            let what = match found {
+                Ok(consumer) => match differences(wanted, &consumer.cached_info().config) {
+                    differences if differences.is_empty() => continue,
+                    differences => format!("update consumer {name} on {stream}: {}", differences.join(", ")),
+                },
+                Err(_) => format!("create consumer {name} on {stream} for {}", wanted.filter_subject),
+            };
+            changes.push(Change { what, step: Step::Consumer(stream, name) });
+        }
+        Ok(changes)
+    }
+
+    /// Carries out a plan.
+    pub async fn apply(&self, jetstream: &jetstream::Context, plan: &[Change]) -> Result<(), ApplyError> {
+        for change in plan {
+            match &change.step {
+                Step::CreateStream(name) => {
+                    jetstream.create_stream(self.stream(name)).await.map_err(|e| failed(&change.what, &e))?;
+                }
+                Step::UpdateStream(name) => {
+                    jetstream.update_stream(self.stream(name)).await.map_err(|e| failed(&change.what, &e))?;
+                }
+                Step::Consumer(stream, name) => {
+                    let consumers = self
+                        .consumers
+                        .iter()
+                        .filter(|(s, c)| s == stream && c.durable_name.as_ref() == Some(name));
+                    for (_, config) in consumers {
+                        jetstream
+                            .create_consumer_on_stream(config.clone(), *stream)
+                            .await
+                            .map_err(|e| failed(&change.what, &e))?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn stream(&self, name: &str) -> Stream {
+        self.streams.iter().find(|stream| stream.name == name).cloned().unwrap_or_default()
+    }
+}
+
+fn is_absent(error: &jetstream::context::GetStreamError) -> bool {
+    use jetstream::{ErrorCode, context::GetStreamErrorKind};
+    matches!(error.kind(), GetStreamErrorKind::JetStream(ref e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND)
+}
+
+fn failed(what: &str, error: &dyn std::error::Error) -> ApplyError {
+    let mut reason = error.to_string();
+    if reason.contains("not unique") {
+        reason.push_str(": a consumer of an earlier configuration takes the same requests; remove it with `nats consumer rm`");
+    }
+    if reason.contains("insufficient storage") {
+        reason.push_str(": the max_bytes of all streams are reserved; lower streams.*_max_bytes or raise max_file in nats.conf");
+    }
+    ApplyError { what: what.to_owned(), reason }
+}
+
+fn base(config: &Config, name: impl Into<String>, subject: String) -> Stream {
+    Stream {
+        name: name.into(),
+        subjects: vec![subject],
+        num_replicas: config.streams.replicas,
+        storage: StorageType::File,
+        duplicate_window: config.streams.duplicate_window,
+        allow_direct: true,
+        ..Stream::default()
+    }
+}
+
+/// A full queue refuses, and one request has one place in it.
+fn requests(config: &Config, subjects: &Subjects) -> Stream {
+    Stream {
+        retention: RetentionPolicy::WorkQueue,
+        discard: DiscardPolicy::New,
+        discard_new_per_subject: true,
+        max_messages_per_subject: 1,
+        max_bytes: signed(config.streams.in_max_bytes),
+        ..base(config, IN, subjects.all_requests())
+    }
+}
+
+/// No limits, so that a failed request can always be parked. Schedules exclude discard new, hence the second stream.
+fn parked(config: &Config, subjects: &Subjects) -> Stream {
+    Stream {
+        retention: RetentionPolicy::WorkQueue,
+        discard: DiscardPolicy::Old,
+        subjects: vec![subjects.all_parked(), subjects.all_due()],
+        allow_message_schedules: true,
+        allow_message_ttl: true,
+        // The server turns this on by itself for schedules; asking for it keeps the comparison honest.
+        allow_rollup: true,
+        ..base(config, PARK, subjects.all_parked())
+    }
+}
+
+/// The server itself refuses a second answer, whatever worker sends it.
+fn answers(config: &Config, subjects: &Subjects) -> Stream {
+    let (kept, repeated) = subjects.all_replies();
+    Stream {
+        discard: DiscardPolicy::New,
+        discard_new_per_subject: true,
+        max_messages_per_subject: 1,
+        max_age: config.streams.result_ttl,
+        max_bytes: signed(config.streams.reply_max_bytes),
+        allow_message_ttl: true,
+        deny_delete: true,
+        duplicate_window: config.streams.duplicate_window.min(config.streams.result_ttl),
+        republish: Some(Republish { source: kept.clone(), destination: repeated, headers_only: false }),
+        ..base(config, REPLY, kept)
+    }
+}
+
+fn dead_letters(config: &Config, subjects: &Subjects) -> Stream {
+    Stream {
+        max_age: config.streams.dead_max_age,
+        max_bytes: signed(config.streams.dead_max_bytes),
+        ..base(config, DEAD, subjects.all_dead())
+    }
+}
+
+/// Without history a channel's stream is one message in memory: enough to be acknowledged, deduplicated and repeated.
+fn publications(config: &Config, subjects: &Subjects, namespace: &str) -> Stream {
+    let (kept, repeated) = subjects.all_channels(namespace);
+    Stream {
+        storage: StorageType::Memory,
+        max_messages_per_subject: 1,
+        max_age: EPHEMERAL_TTL,
+        duplicate_window: config.streams.duplicate_window.min(EPHEMERAL_TTL),
+        deny_delete: true,
+        republish: Some(Republish { source: kept.clone(), destination: repeated, headers_only: false }),
+        ..base(config, channel_stream(namespace), kept)
+    }
+}
+
+/// No `backoff` and no `max_deliver`: the worker counts attempts and parks failures, and either would break that.
+fn consumer(config: &Config, route: &Route, filter: String) -> pull::Config {
+    pull::Config {
+        durable_name: Some(consumer_name(route).to_owned()),
+        ack_policy: AckPolicy::Explicit,
+        ack_wait: config.worker.ack_wait,
+        max_deliver: -1,
+        max_ack_pending: MAX_ACK_PENDING,
+        filter_subject: filter,
+        ..pull::Config::default()
+    }
+}
+
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+/// Names the fields we set and the broker has otherwise. What we leave at its default is the broker's business.
+fn differences(wanted: &impl Serialize, found: &impl Serialize) -> Vec<String> {
+    let (Ok(Value::Object(wanted)), Ok(Value::Object(found))) =
+        (serde_json::to_value(wanted), serde_json::to_value(found))
+    else {
+        return vec!["unreadable".to_owned()];
+    };
+    wanted
+        .iter()
+        .filter(|(field, value)| !is_unset(value) && !matches!(field.as_str(), "metadata" | "name"))
+        .filter_map(|(field, value)| {
+            let now = found.get(field).unwrap_or(&Value::Null);
+            (now != value).then(|| format!("{field} {now} -> {value}"))
+        })
+        .collect()
+}
+
+fn is_unset(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(set) => !set,
+        Value::Number(number) => number.as_i64() == Some(0),
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+    }
+}
