@@ -1,1 +1,3 @@
-//! Placeholder.
+//! What the `tidegate` command is made of, as a library: tests, faults and benches use the same parts.
+
+pub mod output;

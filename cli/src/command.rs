@@ -1,0 +1,33 @@
+//! The commands: one file each, with its arguments and an async `run`.
+
+pub(crate) mod check_config;
+pub(crate) mod default_config;
+pub(crate) mod version;
+
+use std::path::PathBuf;
+
+use tidegate_shared::config::{Config, ConfigError, FILE_VARIABLE};
+
+/// The name of the configuration file that is used when none is given.
+const CONFIG_FILE: &str = "tidegate.toml";
+
+/// Where the configuration comes from.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ConfigArgs {
+    /// The configuration file; without one `tidegate.toml` of this directory, if there is one.
+    #[arg(long, env = FILE_VARIABLE, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+impl ConfigArgs {
+    /// Returns the file to read, if any.
+    pub(crate) fn file(&self) -> Option<PathBuf> {
+        let usual = PathBuf::from(CONFIG_FILE);
+        self.config.clone().or_else(|| usual.is_file().then_some(usual))
+    }
+
+    /// Reads the configuration.
+    pub(crate) fn load(&self) -> Result<Config, ConfigError> {
+        Config::load(self.file().as_deref(), &[])
+    }
+}

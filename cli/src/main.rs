@@ -1,0 +1,51 @@
+//! `tidegate`: the one command people type.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tidegate_cli::output;
+use tidegate_shared::config::ConfigError;
+
+use crate::command::{check_config, default_config, version};
+
+mod command;
+
+/// The exit code for a configuration that cannot be used (`EX_USAGE` of sysexits.h).
+const BAD_CONFIG: u8 = 64;
+
+/// Durable WebSockets on NATS JetStream: the local stack and the tools around it.
+#[derive(Debug, Parser)]
+#[command(name = "tidegate", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Say whether the configuration can be used.
+    CheckConfig(check_config::Args),
+    /// Print every key of the configuration with its default and what it means.
+    DefaultConfig(default_config::Args),
+    /// Print the version.
+    Version(version::Args),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(Cli::parse().command).await {
+        Ok(code) => code,
+        Err(error) => {
+            output::note(format!("error: {error:#}"));
+            if error.is::<ConfigError>() { ExitCode::from(BAD_CONFIG) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+async fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::CheckConfig(args) => check_config::run(args).await,
+        Command::DefaultConfig(args) => default_config::run(args).await,
+        Command::Version(args) => version::run(args).await,
+    }
+}
