@@ -1,3 +1,4 @@
 //! What the `tidegate` command is made of, as a library: tests, faults and benches use the same parts.
 
+pub mod client;
 pub mod output;

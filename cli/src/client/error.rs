@@ -1,0 +1,120 @@
+//! How a call can fail, told apart by what the caller does next.
+
+use tidegate_shared::protocol::{self, codes::Disconnect};
+
+/// A connection that has ended.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("connection closed: {code} {reason}")]
+pub struct Closed {
+    /// The server's close code, or one of the codes below 3000 that stand for a broken transport.
+    pub code: u16,
+    /// Its text.
+    pub reason: String,
+}
+
+impl Closed {
+    /// The transport ended without a word.
+    pub(crate) fn lost(why: impl std::fmt::Display) -> Self {
+        Self { code: 1006, reason: why.to_string() }
+    }
+
+    /// This side ended it.
+    pub(crate) fn by_caller() -> Self {
+        Self { code: 1000, reason: "closed by the caller".to_owned() }
+    }
+
+    /// The server said something that is not the protocol.
+    pub(crate) fn malformed(why: impl std::fmt::Display) -> Self {
+        Self { code: 1002, reason: format!("malformed reply: {why}") }
+    }
+
+    /// Whether connecting again can help.
+    pub fn reconnects(&self) -> bool {
+        Disconnect { code: self.code, reason: "" }.reconnects()
+    }
+}
+
+/// Why a command has no result.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// The gateway, or a worker behind it, answered with an error.
+    #[error("{code} {message}")]
+    Server {
+        /// Its number.
+        code: u32,
+        /// Its text.
+        message: String,
+        /// Whether the same call may succeed later.
+        temporary: bool,
+    },
+    /// The connection ended first: whether the command was carried out is unknown.
+    #[error(transparent)]
+    Closed(#[from] Closed),
+    /// Nothing came in time: whether the command was carried out is unknown.
+    #[error("no reply in time")]
+    Timeout,
+    /// The payload cannot be carried by this connection's encoding; nothing was sent.
+    #[error("{0}")]
+    Payload(String),
+}
+
+impl CallError {
+    /// The number of the server's error.
+    pub fn code(&self) -> Option<u32> {
+        match self {
+            Self::Server { code, .. } => Some(*code),
+            Self::Closed(_) | Self::Timeout | Self::Payload(_) => None,
+        }
+    }
+}
+
+impl From<protocol::Error> for CallError {
+    fn from(error: protocol::Error) -> Self {
+        Self::Server { code: error.code, message: error.message, temporary: error.temporary }
+    }
+}
+
+/// Why there is no connection.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConnectError {
+    /// The address makes no sense.
+    #[error("cannot connect to {url}: {reason}")]
+    Address {
+        /// The address.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Nobody answers there, or not with a WebSocket.
+    #[error("cannot reach {url}: {reason}")]
+    Unreachable {
+        /// The address.
+        url: String,
+        /// What the system said.
+        reason: String,
+    },
+    /// The handshake was refused.
+    #[error("{url} refused the handshake with HTTP status {status}")]
+    Http {
+        /// The address.
+        url: String,
+        /// The status.
+        status: u16,
+    },
+    /// The connect command failed.
+    #[error("connect refused: {0}")]
+    Refused(#[from] CallError),
+}
+
+impl ConnectError {
+    /// Whether trying again can help.
+    pub fn is_temporary(&self) -> bool {
+        match self {
+            Self::Address { .. } | Self::Refused(CallError::Payload(_)) => false,
+            Self::Unreachable { .. } | Self::Refused(CallError::Timeout) => true,
+            Self::Http { status, .. } => *status >= 500 || *status == 429,
+            Self::Refused(CallError::Server { temporary, .. }) => *temporary,
+            Self::Refused(CallError::Closed(closed)) => closed.reconnects(),
+        }
+    }
+}

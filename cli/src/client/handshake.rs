@@ -1,0 +1,49 @@
+//! From an address to an open WebSocket.
+
+use tidegate_shared::protocol::{Encoding, PROTOBUF_SUBPROTOCOL};
+use tokio_tungstenite::{
+    connect_async_with_config,
+    tungstenite::{
+        Error,
+        client::IntoClientRequest,
+        handshake::client::Request,
+        http::{HeaderName, HeaderValue, header},
+        protocol::WebSocketConfig,
+    },
+};
+
+use super::{ConnectError, Options, socket::Socket};
+
+/// A load generator holds thousands of these: the library's own 128 KiB a connection would be gigabytes.
+const BUFFER: usize = 4 * 1024;
+
+pub(super) async fn open(options: &Options) -> Result<Socket, ConnectError> {
+    let config = WebSocketConfig::default().read_buffer_size(BUFFER).write_buffer_size(BUFFER);
+    let opening = connect_async_with_config(request(options)?, Some(config), true);
+    let opened = tokio::time::timeout(options.timeout, opening).await;
+    let url = options.url.clone();
+    match opened {
+        Ok(Ok((socket, _))) => Ok(socket),
+        Ok(Err(Error::Http(response))) => Err(ConnectError::Http { url, status: response.status().as_u16() }),
+        Ok(Err(Error::Url(error))) => Err(ConnectError::Address { url, reason: error.to_string() }),
+        Ok(Err(error)) => Err(ConnectError::Unreachable { url, reason: error.to_string() }),
+        Err(_) => Err(ConnectError::Unreachable { url, reason: "no answer in time".to_owned() }),
+    }
+}
+
+fn request(options: &Options) -> Result<Request, ConnectError> {
+    let wrong = |reason: String| ConnectError::Address { url: options.url.clone(), reason };
+    let mut request = options.url.as_str().into_client_request().map_err(|error| wrong(error.to_string()))?;
+    let mut insert = |name: HeaderName, value: &str| -> Result<(), ConnectError> {
+        let value = HeaderValue::from_str(value).map_err(|error| wrong(format!("{name}: {error}")))?;
+        request.headers_mut().insert(name, value);
+        Ok(())
+    };
+    if options.encoding == Encoding::Protobuf {
+        insert(header::SEC_WEBSOCKET_PROTOCOL, PROTOBUF_SUBPROTOCOL)?;
+    }
+    if let Some(origin) = &options.origin {
+        insert(header::ORIGIN, origin)?;
+    }
+    Ok(request)
+}

@@ -1,0 +1,74 @@
+//! A WebSocket without manners, for tests of what a gateway does with bad input: it sends anything and answers no ping.
+
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use tidegate_shared::protocol::{Encoding, Reply};
+use tokio_tungstenite::tungstenite::Message;
+
+use super::{ConnectError, Options, codec, handshake, socket::Socket};
+
+/// How long the gateway may take to say something.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// An open WebSocket on which nothing has been said.
+#[derive(Debug)]
+pub struct RawClient {
+    socket: Socket,
+    encoding: Encoding,
+    replies: std::collections::VecDeque<Reply>,
+}
+
+impl RawClient {
+    /// Opens a WebSocket. Sends no connect command.
+    pub async fn open(options: &Options) -> Result<Self, ConnectError> {
+        let socket = handshake::open(options).await?;
+        Ok(Self { socket, encoding: options.encoding, replies: std::collections::VecDeque::new() })
+    }
+
+    /// Sends a text message as it is.
+    pub async fn send_text(&mut self, text: &str) -> anyhow::Result<()> {
+        Ok(self.socket.send(Message::text(text)).await?)
+    }
+
+    /// Sends a binary message as it is.
+    pub async fn send_binary(&mut self, bytes: impl Into<Bytes>) -> anyhow::Result<()> {
+        Ok(self.socket.send(Message::binary(bytes.into())).await?)
+    }
+
+    /// Returns the next reply or push; pings are passed over.
+    pub async fn reply(&mut self) -> anyhow::Result<Reply> {
+        loop {
+            while let Some(reply) = self.replies.pop_front() {
+                if reply != Reply::ping() {
+                    return Ok(reply);
+                }
+            }
+            match self.message().await? {
+                Message::Close(frame) => bail!("closed instead of a reply: {frame:?}"),
+                message => self.replies.extend(codec::replies(self.encoding, message)?),
+            }
+        }
+    }
+
+    /// Waits for the end, whatever comes before it, and makes sure that it comes with this code. Returns the reason.
+    pub async fn expect_close(&mut self, code: u16) -> anyhow::Result<String> {
+        loop {
+            if let Message::Close(frame) = self.message().await? {
+                let frame = frame.context("closed without a code")?;
+                let found = u16::from(frame.code);
+                ensure!(found == code, "closed with {found} {:?} instead of {code}", frame.reason.as_str());
+                return Ok(frame.reason.to_string());
+            }
+        }
+    }
+
+    async fn message(&mut self) -> anyhow::Result<Message> {
+        let next = tokio::time::timeout(PATIENCE, self.socket.next()).await;
+        Ok(next
+            .context("the gateway says nothing")?
+            .context("the connection ended without a close frame")??)
+    }
+}

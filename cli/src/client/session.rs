@@ -1,0 +1,176 @@
+//! A client that comes back: the pattern an application writes around [`Client`].
+//!
+//! Connects to any of several gateways in turn, subscribes again after each reconnect, and asks for the answer to a keyed
+//! request until it is there. What was published in a channel while it was away is not made up for here.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::{Instant, timeout_at},
+};
+
+use super::{
+    Client, Options,
+    error::{CallError, Closed, ConnectError},
+    event::{Event, Events},
+    keyed::{self, Answered, Next, Unanswered},
+};
+
+/// How a session connects.
+#[derive(Debug, Clone)]
+pub struct SessionOptions {
+    /// How each connection is made; its `url` is not looked at.
+    pub connection: Options,
+    /// The gateways, tried in turn.
+    pub urls: Vec<String>,
+    /// The channels to receive.
+    pub channels: Vec<String>,
+}
+
+/// A handle to a session, cheap to clone. The session ends when the last handle is dropped.
+#[derive(Debug, Clone)]
+pub struct Reconnecting {
+    state: watch::Receiver<State>,
+    _task: Arc<JoinSet<()>>,
+}
+
+#[derive(Debug, Clone)]
+enum State {
+    Away,
+    Here(Client),
+    Over(CallError),
+}
+
+impl Reconnecting {
+    /// Begins to connect. The events of all connections come in one row, with `Connected` and `Disconnected` between them.
+    pub fn start(options: SessionOptions) -> (Self, Events) {
+        let (events, receiver) = mpsc::channel(options.connection.events.max(1));
+        let (state, watched) = watch::channel(State::Away);
+        let mut task = JoinSet::new();
+        task.spawn(run(options, state, events));
+        (Self { state: watched, _task: Arc::new(task) }, Events(receiver))
+    }
+
+    /// Returns the connection, once there is one.
+    pub async fn client(&self, deadline: Instant) -> Result<Client, CallError> {
+        let mut state = self.state.clone();
+        let waited = timeout_at(deadline, state.wait_for(|state| !matches!(state, State::Away))).await;
+        match waited {
+            Ok(Ok(state)) => match &*state {
+                State::Here(client) => Ok(client.clone()),
+                State::Over(error) => Err(error.clone()),
+                State::Away => Err(CallError::Timeout),
+            },
+            Ok(Err(_)) => Err(Closed::by_caller().into()),
+            Err(_) => Err(CallError::Timeout),
+        }
+    }
+
+    /// Calls a method with an idempotency key until it is answered, whichever gateway is there to answer.
+    ///
+    /// Every try carries the same key, so however often it is sent, it is carried out for one answer.
+    pub async fn call_keyed(
+        &self,
+        method: &str,
+        key: &str,
+        data: impl Into<Bytes>,
+        deadline: Instant,
+    ) -> Result<Answered, Unanswered> {
+        let (method, data) = (format!("{method}#{key}"), data.into());
+        let (mut tries, mut accepted) = (0, false);
+        loop {
+            let outcome = match self.client(deadline).await {
+                Ok(client) => {
+                    tries += 1;
+                    attempt(&client, &method, data.clone(), deadline).await
+                }
+                Err(error) => return Err(Unanswered { last: error, accepted, tries }),
+            };
+            let last = match outcome {
+                Ok(data) => return Ok(Answered { data, tries }),
+                Err(error) => error,
+            };
+            accepted |= keyed::says_accepted(&last);
+            let pause = match keyed::next(&last) {
+                Next::Stop => return Err(Unanswered { last, accepted, tries }),
+                // Never a tight loop, whatever a server says.
+                Next::Ask => keyed::pause(1),
+                Next::Pause => keyed::pause(tries),
+            };
+            if Instant::now() + pause >= deadline {
+                return Err(Unanswered { last, accepted, tries });
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+}
+
+async fn attempt(client: &Client, method: &str, data: Bytes, deadline: Instant) -> Result<Bytes, CallError> {
+    timeout_at(deadline, client.rpc(method, data)).await.unwrap_or(Err(CallError::Timeout))
+}
+
+/// Connects, passes events on until the connection ends, and begins again.
+async fn run(options: SessionOptions, state: watch::Sender<State>, events: mpsc::Sender<Event>) {
+    let mut failures = 0;
+    for url in options.urls.iter().cycle() {
+        match connect(&options, url, &events).await {
+            Ok((client, incoming)) => {
+                failures = 0;
+                state.send_replace(State::Here(client));
+                let closed = pass_on(incoming, &events).await;
+                state.send_replace(State::Away);
+                if !closed.reconnects() {
+                    state.send_replace(State::Over(closed.into()));
+                    return;
+                }
+                tracing::debug!(%url, %closed, "connection ended");
+            }
+            Err(error) if error.is_temporary() => {
+                tracing::debug!(%url, %error, "not connected");
+                failures += 1;
+                tokio::time::sleep(keyed::pause(failures)).await;
+            }
+            Err(error) => {
+                state.send_replace(State::Over(match error {
+                    ConnectError::Refused(error) => error,
+                    other => Closed::lost(other).into(),
+                }));
+                return;
+            }
+        }
+    }
+}
+
+async fn connect(
+    options: &SessionOptions,
+    url: &str,
+    events: &mpsc::Sender<Event>,
+) -> Result<(Client, Events), ConnectError> {
+    let connection = Options { url: url.to_owned(), ..options.connection.clone() };
+    let (client, incoming) = Client::connect(connection).await?;
+    for channel in &options.channels {
+        client.subscribe(channel).await?;
+    }
+    let connected = Event::Connected { url: url.to_owned(), client: client.id().to_owned() };
+    // A receiver that was dropped does not want to know.
+    let _ = events.send(connected).await;
+    Ok((client, incoming))
+}
+
+/// Hands events through until the connection has ended.
+async fn pass_on(mut incoming: Events, events: &mpsc::Sender<Event>) -> Closed {
+    while let Some(event) = incoming.next().await {
+        let end = match &event {
+            Event::Disconnected(closed) => Some(closed.clone()),
+            _ => None,
+        };
+        let _ = events.send(event).await;
+        if let Some(closed) = end {
+            return closed;
+        }
+    }
+    Closed::lost("the connection's task ended")
+}
