@@ -1,7 +1,12 @@
 //! The commands: one file each, with its arguments and an async `run`.
 
+pub(crate) mod access;
+pub(crate) mod call;
 pub(crate) mod check_config;
 pub(crate) mod default_config;
+pub(crate) mod publish;
+pub(crate) mod sub;
+pub(crate) mod token;
 pub(crate) mod version;
 
 use std::path::PathBuf;

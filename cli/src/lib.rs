@@ -2,3 +2,5 @@
 
 pub mod client;
 pub mod output;
+pub mod stack;
+pub mod token;

@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 use tidegate_cli::output;
 use tidegate_shared::config::ConfigError;
 
-use crate::command::{check_config, default_config, version};
+use crate::command::{call, check_config, default_config, publish, sub, token, version};
 
 mod command;
 
@@ -27,6 +27,15 @@ enum Command {
     CheckConfig(check_config::Args),
     /// Print every key of the configuration with its default and what it means.
     DefaultConfig(default_config::Args),
+    /// Call a method and print its answer.
+    Call(call::Args),
+    /// Print what is published in channels, one JSON line each.
+    Sub(sub::Args),
+    /// Publish into a channel.
+    #[command(name = "pub")]
+    Publish(publish::Args),
+    /// Print a connection token for a user.
+    Token(token::Args),
     /// Print the version.
     Version(version::Args),
 }
@@ -46,6 +55,10 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::CheckConfig(args) => check_config::run(args).await,
         Command::DefaultConfig(args) => default_config::run(args).await,
+        Command::Call(args) => call::run(args).await,
+        Command::Sub(args) => sub::run(args).await,
+        Command::Publish(args) => publish::run(args).await,
+        Command::Token(args) => token::run(args).await,
         Command::Version(args) => version::run(args).await,
     }
 }

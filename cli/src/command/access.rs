@@ -1,0 +1,96 @@
+//! What `call`, `sub` and `pub` have in common: where the gateway is, and who is asking.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    str::FromStr,
+    time::{Duration, SystemTime},
+};
+
+use anyhow::Context;
+use bytes::Bytes;
+use serde::de::IgnoredAny;
+use tidegate_cli::{client::Options, token::connection_token};
+use tidegate_shared::config::{Config, Environment};
+
+use crate::command::ConfigArgs;
+
+/// Who a person at the command line is while nothing is at stake.
+const DEVELOPMENT_USER: &str = "42";
+/// How long a token made for one command is good.
+const TOKEN_TTL: Duration = Duration::from_hours(1);
+
+/// Where the gateway is, and who is asking.
+#[derive(Debug, clap::Args)]
+pub(crate) struct AccessArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// The gateway; without it `gateway.listen` of the configuration.
+    #[arg(long, value_name = "URL")]
+    pub(crate) url: Option<String>,
+    /// The user to be, with a token made from `auth.hmac_secret`; 42 in development.
+    #[arg(long, conflicts_with = "token")]
+    pub(crate) user: Option<String>,
+    /// A token made elsewhere.
+    #[arg(long)]
+    token: Option<String>,
+}
+
+impl AccessArgs {
+    /// Returns how to connect.
+    pub(crate) fn options(&self, config: &Config) -> anyhow::Result<Options> {
+        let url = self.url.clone().unwrap_or_else(|| websocket(config.gateway.listen));
+        let token = match &self.token {
+            Some(token) => token.clone(),
+            None => connection_token(&config.auth, self.user(config)?, TOKEN_TTL, SystemTime::now())?,
+        };
+        Ok(Options::new(url).token(token))
+    }
+
+    fn user(&self, config: &Config) -> anyhow::Result<&str> {
+        let fallback = (config.env == Environment::Development).then_some(DEVELOPMENT_USER);
+        self.user.as_deref().or(fallback).context("outside development say who you are: --user or --token")
+    }
+}
+
+/// Returns a gateway's address for clients on the same machine.
+fn websocket(listen: SocketAddr) -> String {
+    let ip = if listen.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { listen.ip() };
+    format!("ws://{}/connection/websocket", SocketAddr::new(ip, listen.port()))
+}
+
+/// What to say when there is no connection.
+pub(crate) fn no_connection() -> &'static str {
+    "no connection (is the stack running? `make up` starts one)"
+}
+
+/// An argument that is a JSON value, kept as it was written.
+#[derive(Debug, Clone)]
+pub(crate) struct Json(pub(crate) Bytes);
+
+impl FromStr for Json {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        serde_json::from_str::<IgnoredAny>(text)
+            .map_err(|error| format!("not JSON: {error} (a text needs its quotes: '\"hello\"')"))?;
+        Ok(Self(Bytes::copy_from_slice(text.as_bytes())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gateway_that_listens_everywhere_is_reached_here() {
+        assert_eq!(websocket("0.0.0.0:8000".parse().unwrap()), "ws://127.0.0.1:8000/connection/websocket");
+        assert_eq!(websocket("[::1]:8000".parse().unwrap()), "ws://[::1]:8000/connection/websocket");
+    }
+
+    #[test]
+    fn an_argument_that_is_not_json_says_what_to_do() {
+        assert!("{\"a\": 1}".parse::<Json>().is_ok());
+        let error = "hello".parse::<Json>().unwrap_err();
+        assert!(error.contains("needs its quotes"), "{error}");
+    }
+}

@@ -1,0 +1,62 @@
+//! `tidegate pub`: one publication, as a client or as a service.
+
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::Context;
+use async_nats::HeaderMap;
+use tidegate_cli::{client::Client, output};
+use tidegate_shared::{broker::Broker, channel::Channel, config::Config};
+
+use crate::command::access::{self, AccessArgs, Json};
+
+/// How long NATS may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Arguments of `tidegate pub`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The channel, such as chat:lobby; with --as-service also #<user>.
+    channel: String,
+    /// The payload.
+    #[arg(value_name = "JSON")]
+    data: Json,
+    /// Publish through NATS as a service does, past the gateway.
+    #[arg(long)]
+    as_service: bool,
+    #[command(flatten)]
+    access: AccessArgs,
+}
+
+pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let config = args.access.config.load()?;
+    if args.as_service { as_service(&args, &config).await } else { as_client(&args, &config).await }
+}
+
+async fn as_client(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
+    let options = args.access.options(config)?;
+    let (client, _) = Client::connect(options).await.context(access::no_connection())?;
+    let published = client.publish(&args.channel, args.data.0.clone()).await;
+    client.close().await;
+    match published {
+        Ok(()) => {
+            output::note("stored");
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(error) => {
+            output::note(format!("error: {error}"));
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+async fn as_service(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
+    let channel = Channel::parse(&args.channel).with_context(|| format!("{:?}", args.channel))?;
+    let subject = config.subjects().channel(&channel);
+    let connecting = Broker::connect(&config.nats, &config.nats.service, "tidegate pub", 1, true);
+    let broker = tokio::time::timeout(PATIENCE, connecting)
+        .await
+        .with_context(|| format!("no NATS at {} (`make up` starts one)", config.nats.url))??;
+    let stored = broker.store(subject.clone(), HeaderMap::new(), args.data.0.clone()).await?;
+    output::note(format!("stored on {subject} at sequence {}", stored.seq));
+    Ok(ExitCode::SUCCESS)
+}
