@@ -1,0 +1,337 @@
+//! A whole system on this machine: a broker, gateways and workers under one supervisor.
+//!
+//! `tidegate up` runs one for a person; tests, fault runs and benches run theirs, side by side, on free ports in
+//! directories of their own. Starts in the order of health, restarts what crashes, ends in the order that loses nothing.
+//! Never talks to clients.
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitStatus,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use futures_util::future::{join_all, try_join_all};
+use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
+use tidegate_shared::config::Config;
+
+pub use self::builder::Builder;
+use self::{
+    blueprint::{Blueprint, Planned},
+    log::Logs,
+    process::{LOOP, Process},
+    record::Records,
+    supervisor::Supervisor,
+};
+
+mod blueprint;
+mod broker;
+mod builder;
+mod log;
+mod port;
+mod probe;
+mod process;
+mod record;
+pub mod server;
+pub mod setup;
+mod supervisor;
+
+/// How long a process may take to become ready.
+const READY_LIMIT: Duration = Duration::from_secs(30);
+
+/// What a process is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// The broker, of which there is one.
+    Nats,
+    /// A gateway.
+    Gateway,
+    /// A worker.
+    Worker,
+}
+
+/// What a process is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// It was started and is not ready yet.
+    Starting,
+    /// It works.
+    Ready,
+    /// It crashed and will be started again.
+    Waiting,
+    /// It is down because somebody asked for it.
+    Stopped,
+}
+
+/// Where one gateway is.
+#[derive(Debug, Clone)]
+pub struct GatewayAddress {
+    /// The process' name.
+    pub name: String,
+    /// Where clients connect, as they write it.
+    pub websocket: String,
+    /// Where clients connect.
+    pub public: SocketAddr,
+    /// Where health and metrics are.
+    pub internal: SocketAddr,
+}
+
+/// One line of `tidegate status`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ProcessStatus {
+    /// The process' name.
+    pub name: String,
+    /// What it is.
+    pub kind: Kind,
+    /// What it is doing.
+    pub phase: Phase,
+    /// Its process id, while it runs.
+    pub pid: Option<i32>,
+    /// How often it was started again.
+    pub restarts: u32,
+    /// For how long it has been running.
+    pub uptime_ms: u64,
+    /// Where it listens.
+    pub address: String,
+}
+
+/// A running system. Dropping it kills every process and waits until they are gone.
+#[derive(Debug)]
+pub struct Stack {
+    blueprint: Blueprint,
+    processes: Mutex<Vec<Arc<Process>>>,
+    supervisor: Supervisor,
+    logs: Arc<Logs>,
+    records: Arc<Records>,
+    temporary: Mutex<Option<TempDir>>,
+    // Two callers that scale at once would draw the same names.
+    scaling: tokio::sync::Mutex<()>,
+}
+
+impl Stack {
+    /// Begins to describe a stack.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    fn new(
+        blueprint: Blueprint,
+        temporary: Option<TempDir>,
+        logs: Arc<Logs>,
+        records: Arc<Records>,
+    ) -> anyhow::Result<Self> {
+        Ok(Self {
+            blueprint,
+            processes: Mutex::default(),
+            supervisor: Supervisor::start()?,
+            logs,
+            records,
+            temporary: Mutex::new(temporary),
+            scaling: tokio::sync::Mutex::default(),
+        })
+    }
+
+    /// Starts processes, all at once, and waits until they are ready. One that ends before that fails the start.
+    async fn launch(&self, planned: Vec<Planned>) -> anyhow::Result<()> {
+        let started: Vec<Arc<Process>> = planned
+            .into_iter()
+            .map(|(spec, reserved)| {
+                Arc::new(Process::new(spec, reserved, Arc::clone(&self.logs), Arc::clone(&self.records)))
+            })
+            .collect();
+        self.processes().extend(started.iter().cloned());
+        for process in &started {
+            self.supervisor.spawn(|end| Arc::clone(process).supervise(end));
+        }
+        try_join_all(started.iter().map(|process| process.ready(1, READY_LIMIT))).await?;
+        Ok(())
+    }
+
+    /// The configuration, with the broker's actual address.
+    pub fn config(&self) -> &Config {
+        &self.blueprint.config
+    }
+
+    /// Where the broker is.
+    pub fn nats_url(&self) -> &str {
+        &self.blueprint.config.nats.url
+    }
+
+    /// Where the stack's files are.
+    pub fn dir(&self) -> &Path {
+        &self.blueprint.dir
+    }
+
+    /// The nats-server it runs.
+    pub fn nats_server(&self) -> &PathBuf {
+        &self.blueprint.nats_server
+    }
+
+    /// Where the gateways are.
+    pub fn gateways(&self) -> Vec<GatewayAddress> {
+        let gateways = self.members(Kind::Gateway).into_iter().map(|process| GatewayAddress {
+            name: process.spec.name.clone(),
+            websocket: format!("ws://{}/connection/websocket", process.spec.public),
+            public: process.spec.public,
+            internal: process.spec.internal,
+        });
+        gateways.collect()
+    }
+
+    /// Where health and metrics of the workers are.
+    pub fn worker_addresses(&self) -> Vec<SocketAddr> {
+        self.members(Kind::Worker).iter().map(|process| process.spec.internal).collect()
+    }
+
+    /// Kills a process (SIGKILL) and returns when it is gone. It is started again, after a pause that grows with every crash.
+    pub async fn kill(&self, name: &str) -> anyhow::Result<()> {
+        self.process(name)?.kill().await
+    }
+
+    /// Asks a process to end (SIGTERM), waits for it and leaves it down. Returns how it ended.
+    pub async fn stop(&self, name: &str) -> anyhow::Result<ExitStatus> {
+        let exit = self.process(name)?.take_down(true).await;
+        exit.with_context(|| format!("{name} was not running"))
+    }
+
+    /// Kills a process and leaves it down until [`Stack::start_process`].
+    pub async fn hold(&self, name: &str) -> anyhow::Result<()> {
+        self.process(name)?.take_down(false).await;
+        Ok(())
+    }
+
+    /// Starts a process that was stopped or held. It runs when this returns; [`Stack::wait_ready`] waits until it works.
+    pub async fn start_process(&self, name: &str) -> anyhow::Result<()> {
+        self.process(name)?.bring_up().await;
+        Ok(())
+    }
+
+    /// Pauses a process (SIGSTOP): to others it looks like a machine that hangs.
+    pub fn pause(&self, name: &str) -> anyhow::Result<()> {
+        self.process(name)?.pause(true)
+    }
+
+    /// Lets a paused process go on.
+    pub fn resume(&self, name: &str) -> anyhow::Result<()> {
+        self.process(name)?.pause(false)
+    }
+
+    /// The process id, while the process runs.
+    pub fn pid(&self, name: &str) -> Option<i32> {
+        self.process(name).ok()?.state().pid.map(|pid| pid.as_raw_nonzero().get())
+    }
+
+    /// How often a process was started again.
+    pub fn restarts(&self, name: &str) -> u32 {
+        self.process(name).map_or(0, |process| process.state().restarts)
+    }
+
+    /// Waits until a process works.
+    pub async fn wait_ready(&self, name: &str) -> anyhow::Result<()> {
+        self.process(name)?.ready(LOOP, READY_LIMIT).await
+    }
+
+    /// Starts or ends gateways or workers until there are `count`: the last ones go first, finishing what they do.
+    pub async fn scale(&self, kind: Kind, count: usize) -> anyhow::Result<()> {
+        if kind == Kind::Nats {
+            bail!("a stack has one nats");
+        }
+        let _one_at_a_time = self.scaling.lock().await;
+        let now = self.members(kind);
+        let added: Vec<Planned> = (now.len() + 1..=count)
+            .map(|number| self.blueprint.member(kind, number))
+            .collect::<anyhow::Result<_>>()?;
+        let surplus = now.get(count..).unwrap_or_default();
+        join_all(surplus.iter().map(|process| process.take_down(true))).await;
+        self.processes().retain(|process| !surplus.iter().any(|gone| Arc::ptr_eq(gone, process)));
+        self.launch(added).await
+    }
+
+    /// What every process is doing.
+    pub fn status(&self) -> Vec<ProcessStatus> {
+        let processes = self.processes();
+        processes.iter().map(|process| status_of(process)).collect()
+    }
+
+    /// What all processes have printed lately, with their names before the lines.
+    pub fn log(&self) -> String {
+        self.logs.all()
+    }
+
+    /// What one process has printed lately.
+    pub fn log_of(&self, name: &str) -> String {
+        self.logs.of(name)
+    }
+
+    /// Ends everything in the order that loses nothing: gateways, workers, broker. A temporary directory is removed.
+    pub async fn down(&self) {
+        for kind in [Kind::Gateway, Kind::Worker, Kind::Nats] {
+            join_all(self.members(kind).iter().map(|process| process.take_down(true))).await;
+        }
+        self.finish();
+    }
+
+    fn finish(&self) {
+        self.supervisor.stop();
+        self.records.release();
+        self.temporary.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    fn processes(&self) -> MutexGuard<'_, Vec<Arc<Process>>> {
+        self.processes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn members(&self, kind: Kind) -> Vec<Arc<Process>> {
+        self.processes().iter().filter(|process| process.spec.kind == kind).cloned().collect()
+    }
+
+    fn process(&self, name: &str) -> anyhow::Result<Arc<Process>> {
+        let processes = self.processes();
+        let found = processes.iter().find(|process| process.spec.name == name);
+        found.cloned().with_context(|| {
+            let names: Vec<&str> = processes.iter().map(|process| process.spec.name.as_str()).collect();
+            format!("there is no {name}; there are {}", names.join(", "))
+        })
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nats => "nats",
+            Self::Gateway => "gateway",
+            Self::Worker => "worker",
+        })
+    }
+}
+
+fn status_of(process: &Process) -> ProcessStatus {
+    let (spec, state) = (&process.spec, process.state());
+    let address = match spec.kind {
+        Kind::Nats => format!("nats://{}", spec.public),
+        Kind::Gateway => format!("ws://{}/connection/websocket", spec.public),
+        Kind::Worker => format!("http://{}/readyz", spec.internal),
+    };
+    let uptime = state.pid.map_or(Duration::ZERO, |_| state.since.elapsed());
+    ProcessStatus {
+        name: spec.name.clone(),
+        kind: spec.kind,
+        phase: state.phase,
+        pid: state.pid.map(|pid| pid.as_raw_nonzero().get()),
+        restarts: state.restarts,
+        uptime_ms: uptime.as_millis().try_into().unwrap_or(u64::MAX),
+        address,
+    }
+}

@@ -1,0 +1,197 @@
+//! How the processes of one stack are started: programs, arguments, environment, ports.
+
+use std::{
+    env,
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use tidegate_shared::config::Config;
+
+use super::{Kind, broker, port::Reserved, process::Spec};
+
+/// How long the broker may take to end.
+const BROKER_GRACE: Duration = Duration::from_secs(15);
+/// What a process may take beyond the time its configuration gives it to end.
+const MARGIN: Duration = Duration::from_secs(3);
+/// From the broker's port to that of its monitoring: 4222 and 8222.
+const MONITOR_OFFSET: u16 = 4000;
+
+/// Everything that is decided before the first process starts.
+#[derive(Debug)]
+pub(crate) struct Blueprint {
+    pub(crate) config: Config,
+    pub(crate) config_file: PathBuf,
+    pub(crate) dir: PathBuf,
+    pub(crate) nats_server: PathBuf,
+    pub(crate) free_ports: bool,
+    /// Extra environment: for processes whose names begin with the first, variable and value.
+    pub(crate) variables: Vec<(String, String, String)>,
+}
+
+/// A process that can be started, with the ports that are kept for it until then.
+pub(crate) type Planned = (Spec, Vec<TcpListener>);
+
+/// The addresses of one process.
+pub(crate) struct Place {
+    public: SocketAddr,
+    internal: SocketAddr,
+    reserved: Vec<TcpListener>,
+}
+
+impl Blueprint {
+    /// The broker. Changes `nats.url` to where it will be.
+    pub(crate) fn nats(&mut self) -> anyhow::Result<Planned> {
+        let Place { public, internal, reserved } = if self.free_ports {
+            Place::free()?
+        } else {
+            let port = local_port(&self.config.nats.url)?;
+            let monitor = port.checked_add(MONITOR_OFFSET).unwrap_or(port - MONITOR_OFFSET);
+            Place::fixed(loopback(port), loopback(monitor))
+        };
+        if self.free_ports {
+            self.config.nats.url = format!("nats://{public}");
+        }
+        let data = self.dir.join("nats");
+        let text = broker::configuration(
+            &self.config.nats,
+            public.port(),
+            internal.port(),
+            &data.display().to_string(),
+        )?;
+        let file = self.dir.join("nats.conf");
+        std::fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
+        let spec = Spec {
+            name: "nats".to_owned(),
+            kind: Kind::Nats,
+            program: self.nats_server.clone(),
+            args: vec!["--config".to_owned(), file.display().to_string()],
+            variables: self.variables_of("nats"),
+            public,
+            internal,
+            health: "/healthz?js-enabled-only=true",
+            grace: BROKER_GRACE,
+        };
+        Ok((spec, reserved))
+    }
+
+    /// The gateway or worker of this number, counted from 1.
+    pub(crate) fn member(&self, kind: Kind, number: usize) -> anyhow::Result<Planned> {
+        let name = format!("{kind}-{number}");
+        let Place { public, internal, reserved } = self.place(kind, number)?;
+        let mut variables = self.common_variables();
+        let mut args = vec!["--config".to_owned(), self.config_file.display().to_string()];
+        let grace = match kind {
+            Kind::Gateway => {
+                variables.push(("TIDEGATE_GATEWAY__LISTEN".to_owned(), public.to_string()));
+                variables.push(("TIDEGATE_GATEWAY__INTERNAL".to_owned(), internal.to_string()));
+                self.config.gateway.drain.settle + self.config.gateway.drain.window
+            }
+            Kind::Worker => {
+                variables.push(("TIDEGATE_WORKER__INTERNAL".to_owned(), internal.to_string()));
+                args.extend(["--name".to_owned(), name.clone()]);
+                self.config.worker.drain
+            }
+            Kind::Nats => bail!("a stack has one nats"),
+        };
+        variables.extend(self.variables_of(&name));
+        let spec = Spec {
+            program: program(&format!("tidegate-{kind}"))?,
+            name,
+            kind,
+            args,
+            variables,
+            public,
+            internal,
+            health: "/readyz",
+            grace: grace + MARGIN,
+        };
+        Ok((spec, reserved))
+    }
+
+    /// Where a member is: free ports, or the configured ones counted on from the first.
+    fn place(&self, kind: Kind, number: usize) -> anyhow::Result<Place> {
+        let nth = |first: SocketAddr| -> anyhow::Result<SocketAddr> {
+            let port = u16::try_from(number - 1).ok().and_then(|n| first.port().checked_add(n));
+            Ok(SocketAddr::new(first.ip(), port.context("there are no ports for so many processes")?))
+        };
+        Ok(match (self.free_ports, kind) {
+            (true, Kind::Gateway) => Place::free()?,
+            (true, _) => Place::free_internal()?,
+            (false, Kind::Gateway) => {
+                Place::fixed(nth(self.config.gateway.listen)?, nth(self.config.gateway.internal)?)
+            }
+            (false, _) => {
+                let internal = nth(self.config.worker.internal)?;
+                Place::fixed(internal, internal)
+            }
+        })
+    }
+
+    fn common_variables(&self) -> Vec<(String, String)> {
+        let mut variables = vec![
+            ("TIDEGATE_NATS__URL".to_owned(), self.config.nats.url.clone()),
+            ("TIDEGATE_LOG__FORMAT".to_owned(), "text".to_owned()),
+            ("NO_COLOR".to_owned(), "1".to_owned()),
+        ];
+        if self.free_ports {
+            // Stacks side by side must not meet in a file either.
+            let database = self.dir.join("quakes.db").display().to_string();
+            variables.push(("TIDEGATE_QUAKES__DATABASE".to_owned(), database));
+        }
+        variables
+    }
+
+    fn variables_of(&self, name: &str) -> Vec<(String, String)> {
+        let ours = self.variables.iter().filter(|(prefix, ..)| name.starts_with(prefix.as_str()));
+        ours.map(|(_, key, value)| (key.clone(), value.clone())).collect()
+    }
+}
+
+impl Place {
+    fn free() -> std::io::Result<Self> {
+        let (public, internal) = (Reserved::draw()?, Reserved::draw()?);
+        Ok(Self {
+            public: public.address()?,
+            internal: internal.address()?,
+            reserved: vec![public.into_listener(), internal.into_listener()],
+        })
+    }
+
+    fn free_internal() -> std::io::Result<Self> {
+        let internal = Reserved::draw()?;
+        let address = internal.address()?;
+        Ok(Self { public: address, internal: address, reserved: vec![internal.into_listener()] })
+    }
+
+    fn fixed(public: SocketAddr, internal: SocketAddr) -> Self {
+        Self { public, internal, reserved: Vec::new() }
+    }
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+}
+
+/// The port of a broker that this stack is to run.
+fn local_port(url: &str) -> anyhow::Result<u16> {
+    let address = url.strip_prefix("nats://").unwrap_or(url);
+    let (host, port) = address.rsplit_once(':').unwrap_or((address, "4222"));
+    if !matches!(host, "127.0.0.1" | "localhost" | "[::1]") {
+        bail!("nats.url is {url}, but the local stack runs its own broker, at nats://127.0.0.1:<port>");
+    }
+    port.parse().with_context(|| format!("nats.url is {url}, which has no port"))
+}
+
+/// Finds a program of the workspace: beside this one, or one directory up, as tests run from `target/<profile>/deps`.
+fn program(name: &str) -> anyhow::Result<PathBuf> {
+    let this = env::current_exe().context("finding this program")?;
+    let dirs = this.ancestors().skip(1).take(2);
+    let Some(path) = dirs.map(|dir| dir.join(name)).find(|path| path.is_file()) else {
+        let beside = this.parent().unwrap_or(Path::new("."));
+        bail!("there is no {name} beside {}: run `cargo build --workspace --bins`", beside.display());
+    };
+    Ok(path)
+}

@@ -1,0 +1,56 @@
+//! The broker's configuration file: the `nats.conf` of this repository with the ports, directory and passwords of a stack.
+
+use anyhow::Context;
+use tidegate_shared::config::NatsConfig;
+
+/// The configuration every stack starts from.
+const NATS_CONF: &str = include_str!("../../../nats.conf");
+
+/// Writes the configuration of one broker: `port` for clients, `monitor` for its health, `data` for its files.
+pub(crate) fn configuration(
+    nats: &NatsConfig,
+    port: u16,
+    monitor: u16,
+    data: &str,
+) -> anyhow::Result<String> {
+    let values = [
+        ("CLIENT_PORT", port.to_string()),
+        ("MONITOR_PORT", monitor.to_string()),
+        ("DATA_DIR", quoted(data)),
+        ("GATEWAY_PASSWORD", quoted(nats.gateway.password.expose())),
+        ("WORKER_PASSWORD", quoted(nats.worker.password.expose())),
+        ("SERVICE_PASSWORD", quoted(nats.service.password.expose())),
+        ("SETUP_PASSWORD", quoted(nats.setup.password.expose())),
+    ];
+    let mut text = NATS_CONF.replace("tide.", &format!("{}.", nats.prefix));
+    for (name, value) in values {
+        text = with(&text, name, &value).with_context(|| format!("nats.conf does not define {name}"))?;
+    }
+    Ok(text)
+}
+
+/// Replaces the value of the variable that is defined at a line's start.
+fn with(text: &str, name: &str, value: &str) -> Option<String> {
+    let definition = format!("{name} = ");
+    let line = text.lines().find(|line| line.starts_with(&definition))?;
+    Some(text.replacen(line, &format!("{definition}{value}"), 1))
+}
+
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_shared::config::Config;
+
+    use super::*;
+
+    #[test]
+    fn every_variable_is_replaced_and_nothing_else() {
+        let config = Config::from_sources(None, std::collections::BTreeMap::new(), &[]).unwrap();
+        let text = configuration(&config.nats, 4223, 8223, "/tmp/x").unwrap();
+        assert!(text.contains("CLIENT_PORT = 4223\n") && text.contains("DATA_DIR = \"/tmp/x\"\n"));
+        assert_eq!(configuration(&config.nats, 4222, 8222, ".run/nats").unwrap(), NATS_CONF);
+    }
+}

@@ -1,0 +1,98 @@
+//! Ports of this machine: free ones to take, and who has one that is taken.
+
+use std::{
+    fs, io,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+};
+
+/// How many ports below the kernel's own range are drawn from.
+const POOL: u16 = 12_000;
+/// Ports that are tried before giving up.
+const ATTEMPTS: usize = 200;
+
+/// A free port of loopback that stays taken until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Reserved(TcpListener);
+
+impl Reserved {
+    /// Takes a port outside the range the kernel gives to outgoing connections: a process that is restarted finds its
+    /// port free even while thousands of clients connect.
+    pub(crate) fn draw() -> io::Result<Self> {
+        let end = first_ephemeral().unwrap_or(32_768).max(POOL + 1024);
+        for _ in 0..ATTEMPTS {
+            let port = rand::random_range(end - POOL..end);
+            if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+                return Ok(Self(listener));
+            }
+        }
+        TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map(Self)
+    }
+
+    /// Returns where it is.
+    pub(crate) fn address(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+
+    /// Returns what keeps it taken.
+    pub(crate) fn into_listener(self) -> TcpListener {
+        self.0
+    }
+}
+
+fn first_ephemeral() -> Option<u16> {
+    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
+    range.split_whitespace().next()?.parse().ok()
+}
+
+/// Says whose port it is, in words, if somebody listens on it.
+pub(crate) fn busy(address: SocketAddr) -> Option<String> {
+    match TcpListener::bind(address) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            Some(owner(address.port()).unwrap_or_else(|| "another process".to_owned()))
+        }
+        _ => None,
+    }
+}
+
+/// Finds the process that listens on a port: its socket's inode in the kernel's tables, then who has that open.
+fn owner(port: u16) -> Option<String> {
+    let inode = ["/proc/net/tcp", "/proc/net/tcp6"].iter().find_map(|table| inode_of(table, port))?;
+    let link = format!("socket:[{inode}]");
+    fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
+        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+        let mut open = fs::read_dir(entry.path().join("fd")).ok()?.flatten();
+        open.any(|fd| fs::read_link(fd.path()).is_ok_and(|target| target.as_os_str() == link.as_str())).then(
+            || {
+                let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+                format!("pid {pid} ({})", name.trim())
+            },
+        )
+    })
+}
+
+/// The inode of the socket that listens on `port`, from one of the kernel's tables.
+fn inode_of(table: &str, port: u16) -> Option<String> {
+    /// `TCP_LISTEN` in the kernel's numbering.
+    const LISTEN: &str = "0A";
+    let suffix = format!(":{port:04X}");
+    fs::read_to_string(table).ok()?.lines().skip(1).find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let (local, state, inode) = (fields.get(1)?, fields.get(3)?, fields.get(9)?);
+        (local.ends_with(&suffix) && *state == LISTEN).then(|| (*inode).to_owned())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reserved_port_is_busy_until_it_is_dropped() {
+        let reserved = Reserved::draw().unwrap();
+        let address = reserved.address().unwrap();
+        let owner = busy(address).unwrap();
+        assert!(owner.contains(&std::process::id().to_string()), "{owner}");
+        drop(reserved);
+        assert_eq!(busy(address), None);
+    }
+}

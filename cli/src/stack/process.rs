@@ -1,0 +1,342 @@
+//! One child process and the task that starts it, waits for it, and starts it again when it crashes.
+//!
+//! Only that task waits for the child, so there is never a zombie; everybody else says what is wanted and watches the state.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    path::PathBuf,
+    process::{ExitStatus, Stdio},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncRead, BufReader},
+    process::{Child, Command},
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Kind, Phase, log::Logs, probe, record::Records};
+
+/// The wait after a first crash; doubled with each further one.
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+/// The longest wait after a crash.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
+/// A process that was up for this long has not crashed in a row.
+const STABLE: Duration = Duration::from_secs(10);
+/// Crashes in a row after which a person is told that it will not get better by itself.
+pub(crate) const LOOP: u32 = 3;
+/// How long the pipes of an exited process are read: a grandchild may still hold them.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// How a process is started.
+#[derive(Debug)]
+pub(crate) struct Spec {
+    pub(crate) name: String,
+    pub(crate) kind: Kind,
+    pub(crate) program: PathBuf,
+    pub(crate) args: Vec<String>,
+    pub(crate) variables: Vec<(String, String)>,
+    /// Where clients connect.
+    pub(crate) public: SocketAddr,
+    /// Where its health is.
+    pub(crate) internal: SocketAddr,
+    /// What to ask there.
+    pub(crate) health: &'static str,
+    /// How long it may take to end when it is asked to.
+    pub(crate) grace: Duration,
+}
+
+/// What the task should make of the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Up,
+    /// Down, after it finished what it does.
+    Stopped,
+    /// Down at once.
+    Held,
+}
+
+/// What the process is doing.
+#[derive(Debug, Clone)]
+pub(crate) struct State {
+    pub(crate) phase: Phase,
+    pub(crate) pid: Option<Pid>,
+    pub(crate) starts: u32,
+    pub(crate) restarts: u32,
+    pub(crate) crashes: u32,
+    pub(crate) since: Instant,
+    pub(crate) exit: Option<ExitStatus>,
+}
+
+/// A supervised process.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub(crate) spec: Spec,
+    reserved: Mutex<Vec<TcpListener>>,
+    state: watch::Sender<State>,
+    wanted: watch::Sender<Wanted>,
+    logs: Arc<Logs>,
+    records: Arc<Records>,
+}
+
+impl Process {
+    pub(crate) fn new(
+        spec: Spec,
+        reserved: Vec<TcpListener>,
+        logs: Arc<Logs>,
+        records: Arc<Records>,
+    ) -> Self {
+        let state = State {
+            phase: Phase::Starting,
+            pid: None,
+            starts: 0,
+            restarts: 0,
+            crashes: 0,
+            since: Instant::now(),
+            exit: None,
+        };
+        Self {
+            spec,
+            reserved: Mutex::new(reserved),
+            state: watch::Sender::new(state),
+            wanted: watch::Sender::new(Wanted::Up),
+            logs,
+            records,
+        }
+    }
+
+    /// Keeps the process as it is wanted until `end`, then kills it. The one task of this process.
+    pub(crate) async fn supervise(self: Arc<Self>, end: CancellationToken) {
+        let mut wanted = self.wanted.subscribe();
+        while !end.is_cancelled() {
+            if !until(&mut wanted, &end, |wanted| wanted == Wanted::Up).await {
+                break;
+            }
+            if self.run(&mut wanted, &end).await {
+                let pause = self.crashed();
+                tokio::select! {
+                    () = sleep(pause) => {}
+                    _ = until(&mut wanted, &end, |wanted| wanted != Wanted::Up) => {}
+                }
+            }
+        }
+        self.set(|state| state.phase = Phase::Stopped);
+    }
+
+    /// Runs the process once. Returns whether it ended without being asked to.
+    async fn run(&self, wanted: &mut watch::Receiver<Wanted>, end: &CancellationToken) -> bool {
+        let mut pipes = JoinSet::new();
+        let mut child = match self.spawn(&mut pipes) {
+            Ok(child) => child,
+            Err(error) => {
+                self.logs.line(
+                    &self.spec.name,
+                    &format!("{} does not start: {error}", self.spec.program.display()),
+                );
+                return true;
+            }
+        };
+        let ready = probe::until_healthy(self.spec.internal, self.spec.health);
+        tokio::pin!(ready);
+        let mut is_ready = false;
+        let asked = loop {
+            tokio::select! {
+                _ = child.wait() => break false,
+                () = &mut ready, if !is_ready => {
+                    is_ready = true;
+                    self.set(|state| state.phase = Phase::Ready);
+                }
+                _ = until(wanted, end, |wanted| wanted != Wanted::Up) => break true,
+            }
+        };
+        if asked {
+            let gently = *self.wanted.borrow() == Wanted::Stopped && !end.is_cancelled();
+            self.end(&mut child, gently, end).await;
+        }
+        let exit = child.wait().await.ok();
+        // What it said last is read before anybody is told that it is gone.
+        let _ = timeout(LAST_WORDS, async { while pipes.join_next().await.is_some() {} }).await;
+        self.records.remove(&self.spec.name);
+        self.set(|state| {
+            state.pid = None;
+            state.exit = exit;
+            state.phase = if asked { Phase::Stopped } else { Phase::Waiting };
+        });
+        !asked
+    }
+
+    fn spawn(&self, pipes: &mut JoinSet<()>) -> std::io::Result<Child> {
+        // The ports are let go just before the process takes them.
+        self.reserved.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        let mut child = Command::new(&self.spec.program)
+            .args(&self.spec.args)
+            .envs(self.spec.variables.iter().map(|(key, value)| (key, value)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            // A group of its own: Ctrl-C reaches the supervisor alone, which then stops its children in order.
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()?;
+        if let Some(stdout) = child.stdout.take() {
+            pipes.spawn(read(stdout, self.spec.name.clone(), Arc::clone(&self.logs)));
+        }
+        if let Some(stderr) = child.stderr.take() {
+            pipes.spawn(read(stderr, self.spec.name.clone(), Arc::clone(&self.logs)));
+        }
+        let pid = child.id().and_then(|pid| Pid::from_raw(pid.try_into().ok()?));
+        if let Some(pid) = pid {
+            self.records.add(&self.spec.name, pid);
+        }
+        self.set(|state| {
+            state.phase = Phase::Starting;
+            state.pid = pid;
+            state.exit = None;
+            state.restarts += u32::from(state.starts > 0);
+            state.starts += 1;
+            state.since = Instant::now();
+        });
+        Ok(child)
+    }
+
+    /// Ends the child: gently first if it may finish what it does, in any case within its time.
+    async fn end(&self, child: &mut Child, gently: bool, end: &CancellationToken) {
+        if gently {
+            self.signal(Signal::TERM);
+            // A paused process would not see it.
+            self.signal(Signal::CONT);
+            tokio::select! {
+                _ = child.wait() => return,
+                () = sleep(self.spec.grace) => {
+                    self.logs.line(&self.spec.name, &format!("did not end within {:?}: killed", self.spec.grace));
+                }
+                () = end.cancelled() => {}
+            }
+        }
+        self.signal(Signal::KILL);
+    }
+
+    /// Counts a crash and says how long to wait before the next start.
+    fn crashed(&self) -> Duration {
+        self.set(|state| {
+            state.phase = Phase::Waiting;
+            state.crashes = if state.since.elapsed() > STABLE { 1 } else { state.crashes + 1 };
+        });
+        let state = self.state.borrow().clone();
+        let pause = (FIRST_BACKOFF * 2_u32.pow((state.crashes - 1).min(10))).min(LONGEST_BACKOFF);
+        let how = state.exit.map_or_else(|| "did not start".to_owned(), |exit| format!("ended ({exit})"));
+        let again = format!("next start in {pause:?}");
+        if state.crashes >= LOOP {
+            let tail = self.logs.tail(&self.spec.name);
+            let told = format!(
+                "{} keeps crashing: {how}, {} times in a row, {again}. Its last lines:{tail}",
+                self.spec.name, state.crashes
+            );
+            told.lines().for_each(|line| self.logs.line("stack", line));
+        } else {
+            self.logs.line("stack", &format!("{} {how}, {again}", self.spec.name));
+        }
+        pause
+    }
+
+    fn set(&self, change: impl FnOnce(&mut State)) {
+        self.state.send_modify(change);
+    }
+
+    /// What the process is doing now.
+    pub(crate) fn state(&self) -> State {
+        self.state.borrow().clone()
+    }
+
+    /// Sends a signal to the process and what it started. Returns whether there was a process.
+    pub(crate) fn signal(&self, signal: Signal) -> bool {
+        let pid = self.state.borrow().pid;
+        pid.is_some_and(|pid| kill_process_group(pid, signal).is_ok())
+    }
+
+    /// Pauses or resumes the process.
+    pub(crate) fn pause(&self, paused: bool) -> anyhow::Result<()> {
+        if !self.signal(if paused { Signal::STOP } else { Signal::CONT }) {
+            bail!("{} is not running", self.spec.name);
+        }
+        Ok(())
+    }
+
+    /// Kills the process and returns when it is gone; the task starts it again.
+    pub(crate) async fn kill(&self) -> anyhow::Result<()> {
+        let starts = self.state.borrow().starts;
+        if !self.signal(Signal::KILL) {
+            bail!("{} is not running", self.spec.name);
+        }
+        self.watch(|state| state.starts != starts || state.pid.is_none()).await;
+        Ok(())
+    }
+
+    /// Ends the process and leaves it down: gently, or at once. Returns how it ended.
+    pub(crate) async fn take_down(&self, gently: bool) -> Option<ExitStatus> {
+        self.wanted.send_replace(if gently { Wanted::Stopped } else { Wanted::Held });
+        self.watch(|state| state.pid.is_none()).await;
+        self.set(|state| state.phase = Phase::Stopped);
+        self.state.borrow().exit
+    }
+
+    /// Starts the process that was taken down, and returns when it runs.
+    pub(crate) async fn bring_up(&self) {
+        self.set(|state| state.crashes = 0);
+        self.wanted.send_replace(Wanted::Up);
+        self.watch(|state| state.pid.is_some() || state.crashes > 0).await;
+    }
+
+    /// Returns when the process is ready to work, or why it is not going to be: `patience` crashes in a row, or too late.
+    pub(crate) async fn ready(&self, patience: u32, limit: Duration) -> anyhow::Result<()> {
+        let settled = self
+            .watch(|state| matches!(state.phase, Phase::Ready | Phase::Stopped) || state.crashes >= patience);
+        let Ok(state) = timeout(limit, settled).await else {
+            bail!("{} is not ready after {limit:?}:{}", self.spec.name, self.logs.tail(&self.spec.name));
+        };
+        match state.phase {
+            Phase::Ready => Ok(()),
+            Phase::Stopped => bail!("{} is stopped", self.spec.name),
+            _ => Err(anyhow::anyhow!(
+                "{}{}",
+                state.exit.map(|e| e.to_string()).unwrap_or_default(),
+                self.logs.tail(&self.spec.name)
+            ))
+            .with_context(|| format!("{} does not start", self.spec.name)),
+        }
+    }
+
+    async fn watch(&self, reached: impl Fn(&State) -> bool) -> State {
+        let mut receiver = self.state.subscribe();
+        // The sender is ours, so the channel cannot be closed.
+        receiver.wait_for(reached).await.map_or_else(|_| self.state(), |state| state.clone())
+    }
+}
+
+/// Waits until what is wanted is so, or the end. Returns whether it is so.
+async fn until(
+    wanted: &mut watch::Receiver<Wanted>,
+    end: &CancellationToken,
+    reached: impl Fn(Wanted) -> bool,
+) -> bool {
+    tokio::select! {
+        () = end.cancelled() => false,
+        result = wanted.wait_for(|wanted| reached(*wanted)) => result.is_ok(),
+    }
+}
+
+/// Passes on what a process prints, line by line, until it closes the pipe.
+async fn read(pipe: impl AsyncRead + Unpin, name: String, logs: Arc<Logs>) {
+    let mut reader = BufReader::new(pipe);
+    let mut line = Vec::new();
+    while reader.read_until(b'\n', &mut line).await.is_ok_and(|bytes| bytes > 0) {
+        logs.line(&name, String::from_utf8_lossy(&line).trim_end());
+        line.clear();
+    }
+}

@@ -1,0 +1,3 @@
+//! The local stack, run as a whole.
+
+mod stack;
