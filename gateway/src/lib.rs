@@ -1,1 +1,169 @@
-//! Placeholder.
+//! The gateway: holds client connections, stores what they send, and brings them what is published.
+//!
+//! It keeps no state that is not on a socket or in JetStream. `session` decides, `connection` acts, `ingress` and `egress`
+//! are the two directions to NATS.
+
+mod auth;
+mod connection;
+mod egress;
+mod http;
+mod hub;
+mod ingress;
+mod metrics;
+mod origin;
+mod rules;
+mod session;
+mod waiting;
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context;
+use tidegate_shared::{
+    broker::Broker, config::Config, id::GatewayId, lifecycle::Lifecycle, topology::Topology,
+};
+use tokio::net::TcpListener;
+
+use crate::{
+    connection::Shared,
+    egress::{Egress, interest::Interests},
+    http::{
+        Vitals,
+        accept::{Limits, serve},
+    },
+    hub::Hub,
+    ingress::Ingress,
+    metrics::Metrics,
+    origin::Origins,
+    rules::Rules,
+    waiting::Waiting,
+};
+
+/// Connections the internal listener serves at a time.
+const INTERNAL_CONNECTIONS: usize = 256;
+
+/// What draining may take beyond what is configured: closing handshakes, mostly.
+const LAST_MOMENT: Duration = Duration::from_secs(3);
+
+/// A gateway with its listeners bound.
+#[derive(Debug)]
+pub struct Gateway {
+    config: Config,
+    public: TcpListener,
+    internal: TcpListener,
+}
+
+impl Gateway {
+    /// Binds both listeners.
+    pub async fn bind(config: Config) -> anyhow::Result<Self> {
+        let public = bind("gateway.listen", config.gateway.listen).await?;
+        let internal = bind("gateway.internal", config.gateway.internal).await?;
+        Ok(Self { config, public, internal })
+    }
+
+    /// Serves until the process is asked to stop and everything has ended. Waits for NATS first, saying so.
+    pub async fn run(self, lifecycle: Lifecycle) -> anyhow::Result<()> {
+        let Self { config, public, internal } = self;
+        let vitals =
+            Vitals { metrics: Metrics::new(), serving: Arc::default(), lifecycle: lifecycle.clone() };
+        serve_internal(internal, &vitals, &config);
+        let Some(broker) = connect(&config, &lifecycle).await? else {
+            lifecycle.finish(LAST_MOMENT).await;
+            return Ok(());
+        };
+        let shared = wire(&config, broker.clone(), &vitals.metrics, &lifecycle).await?;
+        let metrics = vitals.metrics.clone();
+        let limits = Limits {
+            connections: config.gateway.limits.connections,
+            handshake: config.gateway.limits.handshake,
+        };
+        let router = http::public(Arc::clone(&shared), Origins::new(&config.gateway.origins));
+        let draining = lifecycle.clone();
+        lifecycle.spawn(serve(
+            public,
+            router,
+            limits,
+            lifecycle.clone(),
+            async move { draining.draining().await },
+            move || metrics.refused("full"),
+        ));
+        tracing::info!(gateway.id = shared.rules.gateway.as_str(), listen = %config.gateway.listen, "serving");
+        let _ = vitals.serving.set(broker);
+        lifecycle.draining().await;
+        drain(&shared.hub, &config, &lifecycle).await;
+        Ok(())
+    }
+}
+
+fn serve_internal(listener: TcpListener, vitals: &Vitals, config: &Config) {
+    let limits = Limits { connections: INTERNAL_CONNECTIONS, handshake: config.gateway.limits.handshake };
+    let lifecycle = vitals.lifecycle.clone();
+    let finishing = lifecycle.clone();
+    // Still answering while the gateway drains: that is when somebody looks.
+    let until = async move { finishing.finishing().await };
+    lifecycle.clone().spawn(serve(listener, http::internal(vitals.clone()), limits, lifecycle, until, || {}));
+}
+
+/// Connects and checks the streams; nothing if the process is asked to stop meanwhile.
+async fn connect(config: &Config, lifecycle: &Lifecycle) -> anyhow::Result<Option<Broker>> {
+    let in_flight = config.gateway.limits.max_in_flight_total;
+    let broker = tokio::select! {
+        broker = Broker::connect(&config.nats, &config.nats.gateway, "tidegate-gateway", in_flight, false) => broker?,
+        () = lifecycle.draining() => return Ok(None),
+    };
+    let missing = Topology::of(config).plan_streams(broker.jetstream()).await?;
+    if let Some(change) = missing.first() {
+        anyhow::bail!("the broker does not match the configuration ({}): run `tidegate apply`", change.what);
+    }
+    Ok(Some(broker))
+}
+
+/// Builds the parts and joins them.
+async fn wire(
+    config: &Config,
+    broker: Broker,
+    metrics: &Metrics,
+    lifecycle: &Lifecycle,
+) -> anyhow::Result<Arc<Shared>> {
+    let gateway = GatewayId::random();
+    let subjects = config.subjects();
+    let waiting = Waiting::default();
+    let hub = Arc::new(Hub::new());
+    let ingress = Arc::new(Ingress::new(broker.clone(), subjects.clone(), waiting.clone(), metrics.clone()));
+    let egress = Egress {
+        broker,
+        subjects,
+        hub: Arc::clone(&hub),
+        waiting,
+        ingress: Arc::clone(&ingress),
+        metrics: metrics.clone(),
+        lifecycle: lifecycle.clone(),
+    };
+    egress.start(&gateway).await?;
+    Ok(Arc::new(Shared {
+        rules: Arc::new(Rules::new(config, gateway)),
+        hub,
+        ingress,
+        interests: Interests::new(egress),
+        metrics: metrics.clone(),
+        answer_timeout: config.gateway.answer_timeout,
+    }))
+}
+
+/// Lets what is under way settle, closes the connections, and ends the tasks that served them.
+async fn drain(hub: &Hub, config: &Config, lifecycle: &Lifecycle) {
+    let drain = &config.gateway.drain;
+    tracing::info!(connections = hub.len(), "draining");
+    hub.drain(drain.settle, drain.window);
+    let limit = drain.settle.max(drain.window) + LAST_MOMENT;
+    tokio::select! {
+        () = hub.emptied() => {}
+        () = tokio::time::sleep(limit) => tracing::warn!(connections = hub.len(), "connections left after draining"),
+        () = lifecycle.stopping() => {}
+    }
+    lifecycle.finish(LAST_MOMENT).await;
+    tracing::info!("drained");
+}
+
+async fn bind(key: &str, address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}, which is `{key}`"))
+}

@@ -22,8 +22,8 @@ pub struct Request {
     pub client: String,
     /// The route that takes it.
     pub route: String,
-    /// The method without its key, or `send`.
-    pub method: String,
+    /// The method without its key; nothing for a `send`.
+    pub method: Option<String>,
     /// Whether the answer also goes to the user's personal channel.
     pub later: bool,
     /// How many attempts failed before.
@@ -54,7 +54,9 @@ impl Request {
         headers.insert(header::ID, self.id.as_str());
         headers.insert(header::CLIENT, self.client.as_str());
         headers.insert(header::ROUTE, self.route.as_str());
-        headers.insert(header::METHOD, self.method.as_str());
+        if let Some(method) = &self.method {
+            headers.insert(header::METHOD, method.as_str());
+        }
         headers.insert(header::KEY, self.ordering_key());
         headers.insert(header::ACCEPTED_AT, self.accepted_at.to_string());
         headers.insert(header::CONTENT_TYPE, self.content_type.as_str());
@@ -81,7 +83,7 @@ impl Request {
             user: text(header::USER),
             client: text(header::CLIENT).ok_or(Unreadable(header::CLIENT))?,
             route: text(header::ROUTE).ok_or(Unreadable(header::ROUTE))?,
-            method: text(header::METHOD).ok_or(Unreadable(header::METHOD))?,
+            method: text(header::METHOD),
             later: get(headers, header::LATER).is_some(),
             attempt: number(headers, header::ATTEMPT)?.unwrap_or(0),
             accepted_at: number(headers, header::ACCEPTED_AT)?.unwrap_or(0),
@@ -101,7 +103,8 @@ pub const BYTES: &str = "application/octet-stream";
 pub struct Answer {
     /// The request it answers.
     pub re: RequestId,
-    /// The user who asked, so that a late answer finds the personal channel.
+    /// Whose personal channel a late answer goes to: the user who asked. Nothing for a "later" request, whose worker
+    /// publishes there itself.
     pub user: Option<String>,
     /// The digest of a keyed request's body, copied from the request.
     pub digest: Option<String>,
@@ -186,6 +189,27 @@ impl Answer {
         })
     }
 
+    /// The headers of the publication that brings this answer to its user's personal channel. Whoever publishes it, the
+    /// broker keeps one.
+    pub fn later_headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::MSG_ID, format!("{}.l", self.re));
+        headers.insert(format!("{}re", header::TAG_PREFIX), self.re.as_str());
+        let status = if matches!(self.outcome, Outcome::Ok(_)) { "ok" } else { "error" };
+        headers.insert(format!("{}status", header::TAG_PREFIX), status);
+        headers
+    }
+
+    /// Its payload: the answer, or `{"code", "message"}` of an error.
+    pub fn later_body(&self) -> Bytes {
+        match &self.outcome {
+            Outcome::Ok(body) => body.clone(),
+            Outcome::Error { code, message } => {
+                Bytes::from(serde_json::json!({"code": code, "message": message}).to_string())
+            }
+        }
+    }
+
     /// The answer's error as a client sees it.
     pub fn error(&self) -> Option<Error> {
         match &self.outcome {
@@ -224,7 +248,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_request_survives_the_journey(
-            user in proptest::option::of(line()), client in line(), route in line(), method in line(),
+            user in proptest::option::of(line()), client in line(), route in line(), method in proptest::option::of(line()),
             later in any::<bool>(), attempt in any::<u32>(), accepted_at in any::<u64>(), body in any::<Vec<u8>>(),
         ) {
             let id = RequestId::keyed("u", "m", "k");

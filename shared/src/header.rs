@@ -6,9 +6,11 @@ pub const ID: &str = "Tide-Id";
 pub const USER: &str = "Tide-User";
 /// The connection the message came from.
 pub const CLIENT: &str = "Tide-Client";
+/// What the token said about the connection a publication came from: JSON on one line.
+pub const INFO: &str = "Tide-Info";
 /// The name of the route that takes the request.
 pub const ROUTE: &str = "Tide-Route";
-/// The method or verb as the client wrote it, without its key.
+/// The method of an rpc as the client wrote it, without its key.
 pub const METHOD: &str = "Tide-Method";
 /// The key within which order matters.
 pub const KEY: &str = "Tide-Key";

@@ -37,6 +37,11 @@ impl ClientId {
         Self(format!("{}.{}", gateway.as_str(), random_token::<16>()).into())
     }
 
+    /// Reads an id that stood in a subject.
+    pub fn parse(text: &str) -> Option<Self> {
+        two_tokens(text).then(|| Self(text.into()))
+    }
+
     /// Returns the id's text: two subject tokens.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -73,11 +78,7 @@ impl RequestId {
 
     /// Reads an id that travelled in a header; nothing if it is not two plain tokens.
     pub fn parse(text: &str) -> Option<Self> {
-        let (gateway, rest) = text.split_once('.')?;
-        let plain = |token: &str| {
-            !token.is_empty() && token.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
-        };
-        (text.len() <= 64 && plain(gateway) && plain(rest)).then(|| Self(text.into()))
+        two_tokens(text).then(|| Self(text.into()))
     }
 
     /// Whether the client gave an idempotency key.
@@ -95,6 +96,13 @@ impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+fn two_tokens(text: &str) -> bool {
+    let plain = |token: &str| {
+        !token.is_empty() && token.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
+    };
+    text.len() <= 64 && text.split_once('.').is_some_and(|(first, second)| plain(first) && plain(second))
 }
 
 /// Returns the digest by which two bodies under one key are compared.

@@ -10,10 +10,11 @@ use tokio_util::{
     task::{TaskTracker, task_tracker::TaskTrackerWaitFuture},
 };
 
-/// The two tokens of a process and the tasks that live under them.
+/// The tokens of a process and the tasks that live under them.
 #[derive(Debug, Clone, Default)]
 pub struct Lifecycle {
     soft: CancellationToken,
+    last: CancellationToken,
     hard: CancellationToken,
     tasks: TaskTracker,
 }
@@ -70,6 +71,11 @@ impl Lifecycle {
         self.soft.cancelled().await;
     }
 
+    /// Completes when the work is done: the moment for tasks that serve others to end.
+    pub async fn finishing(&self) {
+        self.last.cancelled().await;
+    }
+
     /// Completes when the process has to end now.
     pub async fn stopping(&self) {
         self.hard.cancelled().await;
@@ -91,6 +97,7 @@ impl Lifecycle {
 
     /// Waits until every task is done; after `limit` ends those that are not. Returns whether all finished by themselves.
     pub async fn finish(&self, limit: Duration) -> bool {
+        self.last.cancel();
         self.tasks.close();
         let finished = tokio::select! {
             () = self.all_done() => true,

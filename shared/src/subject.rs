@@ -198,9 +198,9 @@ impl Subjects {
         subject.get(end + 1..)
     }
 
-    /// The last token of a subject: the channel's token.
-    pub fn token_in(subject: &str) -> Option<&str> {
-        subject.rsplit('.').next()
+    /// The `<namespace>.<token>` of a live publication's subject.
+    pub fn live_key<'a>(&self, subject: &'a str) -> Option<&'a str> {
+        subject.strip_prefix(&*self.prefix)?.strip_prefix(".live.")
     }
 }
 

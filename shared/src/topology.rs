@@ -90,6 +90,13 @@ impl Topology {
 
     /// Compares with what the broker has. No change means that programs may start.
     pub async fn plan(&self, jetstream: &jetstream::Context) -> Result<Vec<Change>, ApplyError> {
+        let mut changes = self.plan_streams(jetstream).await?;
+        changes.extend(self.plan_consumers(jetstream).await);
+        Ok(changes)
+    }
+
+    /// The same for the streams alone, which is what a gateway depends on and may look at.
+    pub async fn plan_streams(&self, jetstream: &jetstream::Context) -> Result<Vec<Change>, ApplyError> {
         let mut changes = Vec::new();
         for wanted in &self.streams {
             let name = wanted.name.clone();
@@ -108,6 +115,11 @@ impl Topology {
                 Err(error) => return Err(failed(&format!("reading stream {name}"), &error)),
             }
         }
+        Ok(changes)
+    }
+
+    async fn plan_consumers(&self, jetstream: &jetstream::Context) -> Vec<Change> {
+        let mut changes = Vec::new();
         for (stream, wanted) in &self.consumers {
             let name = wanted.durable_name.clone().unwrap_or_default();
             let found = jetstream.get_consumer_from_stream::<pull::Config, _, _>(&name, *stream).await;
@@ -120,7 +132,7 @@ impl Topology {
             };
             changes.push(Change { what, step: Step::Consumer(stream, name) });
         }
-        Ok(changes)
+        changes
     }
 
     /// Carries out a plan.

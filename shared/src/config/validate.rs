@@ -110,6 +110,12 @@ fn limits(config: &Config) -> Result<(), Problem> {
     if config.gateway.pong_timeout >= config.gateway.ping_interval {
         return problem("gateway.pong_timeout", "must be shorter than gateway.ping_interval");
     }
+    if config.gateway.drain.settle < config.gateway.answer_timeout {
+        return problem(
+            "gateway.drain.settle",
+            "at least gateway.answer_timeout, so that every waiting request gets its answer or error 1001",
+        );
+    }
     if !(1..=5).contains(&config.streams.replicas) {
         return problem("streams.replicas", "between 1 and 5");
     }

@@ -109,6 +109,8 @@ impl Disconnect {
     }
 }
 
+/// The client's message is longer than `gateway.limits.message`. The WebSocket standard's own code.
+pub const MESSAGE_TOO_BIG: Disconnect = Disconnect::new(1009, "message too big");
 /// The gateway is shutting down.
 pub const SHUTDOWN: Disconnect = Disconnect::new(3001, "shutdown");
 /// Something failed inside the gateway.
@@ -134,6 +136,7 @@ pub const SEND_NOT_AVAILABLE: Disconnect = Disconnect::new(3508, "not available"
 
 /// Every disconnect of this file, in the order of the numbers.
 pub const DISCONNECTS: &[Disconnect] = &[
+    MESSAGE_TOO_BIG,
     SHUTDOWN,
     SERVER_ERROR,
     EXPIRED,

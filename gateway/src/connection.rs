@@ -1,0 +1,433 @@
+//! One client's connection: one task that owns the socket, reads, writes, keeps time and carries out what the session decides.
+//!
+//! Knows nothing of NATS beyond handing work to ingress and interests. Every wait in it has an end.
+
+use std::{
+    future::poll_fn,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use axum::extract::ws::{Message, WebSocket};
+use bytes::Bytes;
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use tidegate_shared::{
+    channel::Channel,
+    id::ClientId,
+    protocol::{
+        self, Command, Encoding,
+        codes::{self, Disconnect},
+        encode_reply, json, protobuf,
+    },
+};
+use tokio::time::{Instant, sleep_until};
+
+use self::{
+    outbox::{Drain, Mail, Outbox},
+    writer::Writer,
+};
+use crate::{
+    egress::interest::{Held, Interests},
+    http::accept::Slot,
+    hub::Hub,
+    ingress::{Ingress, Settled, turn::Turns},
+    metrics::Metrics,
+    rules::Rules,
+    session::{CallEnd, Effect, Effects, Now, Session},
+};
+
+pub(crate) mod outbox;
+mod writer;
+
+/// Messages read in one turn before what they caused is written.
+const READ_BUDGET: usize = 64;
+/// Bytes written in one turn: keeps the socket's own buffer, which never shrinks, small.
+const WRITE_BUDGET: usize = 16 * 1024;
+
+/// What connections share.
+pub(crate) struct Shared {
+    pub(crate) rules: Arc<Rules>,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) ingress: Arc<Ingress>,
+    pub(crate) interests: Arc<Interests>,
+    pub(crate) metrics: Metrics,
+    pub(crate) answer_timeout: Duration,
+}
+
+/// A connection and everything it has under way.
+pub(crate) struct Connection {
+    shared: Arc<Shared>,
+    session: Session,
+    outbox: Arc<Outbox>,
+    writer: Writer,
+    work: Option<Box<Work>>,
+    held: Vec<(Channel, Held)>,
+    personal: Option<Channel>,
+    drain: Option<Drain>,
+    _slot: Option<Slot>,
+}
+
+/// What is under way for one connection; an idle one has none.
+struct Work {
+    tasks: FuturesUnordered<BoxFuture<'static, Done>>,
+    turns: Turns,
+    /// How many of the tasks are publishes that are not settled.
+    in_flight: usize,
+}
+
+/// Something that was under way and is done.
+enum Done {
+    Settled { command: u32, settled: Settled },
+    Ended { command: u32, end: CallEnd },
+    Published { command: u32, result: Result<(), protocol::Error> },
+    Sent { result: Result<(), protocol::Error> },
+    Received { ticket: u32, channel: Channel, result: Result<Held, protocol::Error> },
+}
+
+/// Why the loop of a connection ended.
+enum End {
+    /// The client went away.
+    Gone,
+    /// The gateway ends it.
+    Close(Disconnect),
+}
+
+impl Connection {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        socket: WebSocket,
+        encoding: Encoding,
+        slot: Option<Slot>,
+    ) -> Self {
+        let client = ClientId::random(&shared.rules.gateway);
+        let limit = usize::try_from(shared.rules.limits.outbox).unwrap_or(usize::MAX);
+        let outbox = Arc::new(Outbox::new(encoding, limit));
+        let session = Session::new(Arc::clone(&shared.rules), client, encoding, now().instant);
+        let writer = Writer::new(socket, encoding);
+        Self {
+            shared,
+            session,
+            outbox,
+            writer,
+            work: None,
+            held: Vec::new(),
+            personal: None,
+            drain: None,
+            _slot: slot,
+        }
+    }
+
+    /// Serves the client until it goes, is closed, or the gateway drains.
+    pub(crate) async fn run(mut self) {
+        self.shared.metrics.opened();
+        self.shared.hub.register(self.session.client().clone(), Arc::clone(&self.outbox));
+        let end = self.serve().await;
+        self.leave_all();
+        if let End::Close(disconnect) = end {
+            self.shared.metrics.disconnected(disconnect.code);
+            tracing::debug!(client.id = %self.session.client(), close.code = disconnect.code, "closing");
+            // What is queued is still written, unless the client is too slow for it.
+            let rest = if disconnect == codes::SLOW { Vec::new() } else { self.rest() };
+            self.writer.close(rest, disconnect).await;
+        }
+        self.shared.metrics.closed();
+    }
+
+    /// The loop. Branches in order of priority: what ended, mail, time, the socket.
+    async fn serve(&mut self) -> End {
+        let timer = sleep_until(Instant::now());
+        tokio::pin!(timer);
+        loop {
+            let deadline = self.deadline();
+            if let Some(deadline) = deadline
+                && timer.deadline() != deadline
+            {
+                timer.as_mut().reset(deadline);
+            }
+            let reading = self.is_reading();
+            let Self { outbox, work, writer, .. } = self;
+            let flow = tokio::select! {
+                biased;
+                done = next_done(work) => self.done(done),
+                mail = poll_fn(|cx| outbox.poll_take(cx, WRITE_BUDGET)) => self.mail(mail).await,
+                () = &mut timer, if deadline.is_some() => self.tick(reading),
+                message = writer.next(), if reading => self.received(message).await,
+            };
+            if let Err(end) = flow {
+                return end;
+            }
+        }
+    }
+
+    /// A full set of unsettled publishes stops reading: the broker's pace becomes the client's, through TCP.
+    fn is_reading(&self) -> bool {
+        self.drain.is_none()
+            && self.work.as_ref().is_none_or(|work| work.in_flight < self.shared.rules.limits.max_in_flight)
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let session = self.session.next_timeout().map(Instant::from_std);
+        let drain = self.drain.map(|drain| match &self.work {
+            Some(_) => drain.settle_until.max(drain.close_at),
+            None => drain.close_at,
+        });
+        [session, drain].into_iter().flatten().min()
+    }
+
+    fn tick(&mut self, reading: bool) -> Result<(), End> {
+        let at = Instant::now();
+        if self.drain.is_some() && self.deadline_of_drain_passed(at) {
+            let effects = self.session.shut_down();
+            return self.perform(effects);
+        }
+        let effects = self.session.tick(at.into_std(), reading);
+        self.perform(effects)
+    }
+
+    fn deadline_of_drain_passed(&self, at: Instant) -> bool {
+        self.drain
+            .is_some_and(|drain| at >= drain.close_at && (self.work.is_none() || at >= drain.settle_until))
+    }
+
+    async fn mail(&mut self, mail: Mail) -> Result<(), End> {
+        match mail {
+            Mail::Frames(frames) => {
+                let outbox = Arc::clone(&self.outbox);
+                self.writer.write(frames, &outbox).await.map_err(|failure| match failure {
+                    writer::Failure::Gone => End::Gone,
+                    writer::Failure::Overflow(disconnect) => End::Close(disconnect),
+                })
+            }
+            Mail::End(disconnect) => Err(End::Close(disconnect)),
+            Mail::Drain(drain) => {
+                self.drain = Some(drain);
+                Ok(())
+            }
+        }
+    }
+
+    /// Handles a message and whatever else is there to read, so that all it causes is written at once.
+    async fn received(&mut self, message: Option<Result<Message, axum::Error>>) -> Result<(), End> {
+        let mut next = Some(message);
+        for _ in 0..READ_BUDGET {
+            let Some(message) = next else { return Ok(()) };
+            match message {
+                None => return Err(End::Gone),
+                Some(Ok(Message::Text(text))) => self.frame(text.into())?,
+                Some(Ok(Message::Binary(bytes))) => self.frame(bytes)?,
+                Some(Ok(Message::Close(_))) => return Err(End::Gone),
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                Some(Err(error)) => return Err(writer::end_of(error).map_or(End::Gone, End::Close)),
+            }
+            if !self.is_reading() {
+                return Ok(());
+            }
+            next = self.writer.next().now_or_never();
+        }
+        // Others get their turn.
+        tokio::task::yield_now().await;
+        Ok(())
+    }
+
+    fn frame(&mut self, frame: Bytes) -> Result<(), End> {
+        if frame.len() as u64 > self.shared.rules.limits.message {
+            return Err(End::Close(codes::MESSAGE_TOO_BIG));
+        }
+        match self.outbox.encoding() {
+            Encoding::Json => match std::str::from_utf8(&frame) {
+                Ok(text) => self.commands(json::decode(text)),
+                Err(_) => self.malformed(),
+            },
+            Encoding::Protobuf => self.commands(protobuf::decode(frame)),
+        }
+    }
+
+    fn commands(
+        &mut self,
+        commands: impl Iterator<Item = Result<Command, protocol::CodecError>>,
+    ) -> Result<(), End> {
+        let now = now();
+        for (index, command) in commands.enumerate() {
+            let Ok(command) = command else { return self.malformed() };
+            if index >= self.shared.rules.limits.commands_per_message {
+                return self.malformed();
+            }
+            self.shared.metrics.command();
+            let effects = self.session.handle(command, rand::random(), now);
+            self.perform(effects)?;
+        }
+        Ok(())
+    }
+
+    fn malformed(&mut self) -> Result<(), End> {
+        let effects = self.session.malformed();
+        self.perform(effects)
+    }
+
+    fn done(&mut self, done: Done) -> Result<(), End> {
+        let effects = match done {
+            Done::Settled { command, settled } => {
+                self.landed();
+                match settled {
+                    Settled::Ended(end) => self.session.finished(command, end),
+                    Settled::Stored(wait) => {
+                        let ingress = Arc::clone(&self.shared.ingress);
+                        self.work().tasks.push(Box::pin(async move {
+                            Done::Ended { command, end: ingress.finish(wait).await }
+                        }));
+                        Vec::new()
+                    }
+                }
+            }
+            Done::Ended { command, end } => self.session.finished(command, end),
+            Done::Published { command, result } => {
+                self.landed();
+                self.session.published(command, result)
+            }
+            Done::Sent { result } => {
+                self.landed();
+                if result.is_err() { self.session.send_failed() } else { Vec::new() }
+            }
+            Done::Received { ticket, channel, result } => {
+                let (held, result) = match result {
+                    Ok(held) => (Some(held), Ok(())),
+                    Err(error) => (None, Err(error)),
+                };
+                let effects = self.session.subscribed(ticket, result);
+                // A subscription that was given up meanwhile gives its share back.
+                if let (Some(held), false) = (held, effects.is_empty()) {
+                    self.held.push((channel, held));
+                }
+                effects
+            }
+        };
+        if self.work.as_ref().is_some_and(|work| work.tasks.is_empty()) {
+            self.work = None;
+        }
+        self.perform(effects)
+    }
+
+    fn perform(&mut self, effects: Effects) -> Result<(), End> {
+        for effect in effects {
+            self.carry_out(effect)?;
+        }
+        Ok(())
+    }
+
+    fn carry_out(&mut self, effect: Effect) -> Result<(), End> {
+        match effect {
+            Effect::Reply(reply) => {
+                if let Some(error) = &reply.error {
+                    self.shared.metrics.error(error.code);
+                }
+                match encode_reply(self.outbox.encoding(), &reply) {
+                    Ok(frame) => self.outbox.push(frame),
+                    Err(_) => return Err(End::Close(codes::INAPPROPRIATE)),
+                }
+            }
+            Effect::Register { personal } => {
+                self.outbox.open();
+                if let Some(channel) = personal {
+                    self.join(&channel);
+                    self.personal = Some(channel);
+                }
+            }
+            Effect::Call { command, mode, request } => {
+                let (ingress, turn, deadline) = self.publish_slot();
+                self.work().tasks.push(Box::pin(async move {
+                    Done::Settled { command, settled: ingress.call(*request, mode, turn, deadline).await }
+                }));
+            }
+            Effect::Publish { command, channel, data, info } => {
+                let (ingress, turn, deadline) = self.publish_slot();
+                self.work().tasks.push(Box::pin(async move {
+                    Done::Published {
+                        command,
+                        result: ingress.publish(&channel, data, &info, turn, deadline).await,
+                    }
+                }));
+            }
+            Effect::Send { request } => {
+                let (ingress, turn, deadline) = self.publish_slot();
+                self.work().tasks.push(Box::pin(async move {
+                    Done::Sent { result: ingress.send(*request, turn, deadline).await }
+                }));
+            }
+            Effect::Interest { ticket, channel } => {
+                let interests = Arc::clone(&self.shared.interests);
+                self.work().tasks.push(Box::pin(async move {
+                    let held = interests.hold(&channel).await;
+                    let result = held.map_err(|error| codes::INTERNAL.because(error));
+                    Done::Received { ticket, channel, result }
+                }));
+            }
+            Effect::Join { channel } => self.join(&channel),
+            Effect::Leave { channel } => {
+                self.shared.hub.leave(&channel, self.session.client());
+                self.held.retain(|(held, _)| *held != channel);
+            }
+            Effect::Close(disconnect) => return Err(End::Close(disconnect)),
+        }
+        Ok(())
+    }
+
+    fn join(&self, channel: &Channel) {
+        self.shared.hub.join(channel, self.session.client().clone(), Arc::clone(&self.outbox));
+    }
+
+    fn work(&mut self) -> &mut Work {
+        self.work.get_or_insert_with(|| {
+            Box::new(Work { tasks: FuturesUnordered::new(), turns: Turns::default(), in_flight: 0 })
+        })
+    }
+
+    /// Room for one publish: counted until it has landed, in turn behind those before it.
+    fn publish_slot(&mut self) -> (Arc<Ingress>, crate::ingress::turn::Turn, Instant) {
+        let deadline = Instant::now() + self.shared.answer_timeout;
+        let ingress = Arc::clone(&self.shared.ingress);
+        let work = self.work();
+        work.in_flight += 1;
+        (ingress, work.turns.next(), deadline)
+    }
+
+    fn landed(&mut self) {
+        if let Some(work) = &mut self.work {
+            work.in_flight -= 1;
+            if work.in_flight == 0 {
+                work.turns.rest();
+            }
+        }
+    }
+
+    fn leave_all(&mut self) {
+        let client = self.session.client();
+        for channel in self.held.iter().map(|(channel, _)| channel).chain(&self.personal) {
+            self.shared.hub.leave(channel, client);
+        }
+        self.held.clear();
+        self.shared.hub.unregister(client);
+    }
+
+    /// What is still queued.
+    fn rest(&self) -> Vec<Bytes> {
+        match poll_fn(|cx| self.outbox.poll_take(cx, usize::MAX)).now_or_never() {
+            Some(Mail::Frames(frames)) => frames,
+            Some(Mail::End(_) | Mail::Drain(_)) | None => Vec::new(),
+        }
+    }
+}
+
+async fn next_done(work: &mut Option<Box<Work>>) -> Done {
+    match work {
+        Some(work) => match work.tasks.next().await {
+            Some(done) => done,
+            None => std::future::pending().await,
+        },
+        None => std::future::pending().await,
+    }
+}
+
+fn now() -> Now {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Now { instant: Instant::now().into_std(), unix }
+}

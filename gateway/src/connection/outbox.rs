@@ -1,0 +1,188 @@
+//! The bounded way to one socket: encoded replies that wait to be written, and the few facts others tell a connection.
+//!
+//! Pushing never waits. What does not fit ends the connection as slow; it is never queued without limit.
+
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use futures_util::task::AtomicWaker;
+use tidegate_shared::protocol::{Encoding, codes};
+use tokio::time::Instant;
+
+use tidegate_shared::protocol::codes::Disconnect;
+
+/// What waits for one connection.
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    encoding: Encoding,
+    limit: usize,
+    inner: Mutex<Inner>,
+    waker: AtomicWaker,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    frames: VecDeque<Bytes>,
+    bytes: usize,
+    /// Set once `connect` succeeded: before that a push would reach somebody unknown.
+    open: bool,
+    end: Option<Disconnect>,
+    drain: Option<Drain>,
+}
+
+/// How a connection is to end when the gateway drains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Drain {
+    /// Until when requests may finish.
+    pub(crate) settle_until: Instant,
+    /// Not to be closed before.
+    pub(crate) close_at: Instant,
+}
+
+/// What an outbox has for its connection.
+#[derive(Debug)]
+pub(crate) enum Mail {
+    /// Encoded replies, in order.
+    Frames(Vec<Bytes>),
+    /// The connection has to end.
+    End(Disconnect),
+    /// The gateway drains.
+    Drain(Drain),
+}
+
+impl Outbox {
+    pub(crate) fn new(encoding: Encoding, limit: usize) -> Self {
+        Self { encoding, limit, inner: Mutex::default(), waker: AtomicWaker::new() }
+    }
+
+    pub(crate) fn encoding(&self) -> Encoding {
+        self.encoding
+    }
+
+    /// Adds a reply of the connection's own session.
+    pub(crate) fn push(&self, frame: Bytes) {
+        self.add(frame, true);
+    }
+
+    /// Adds a push from elsewhere; dropped while the client is not authenticated.
+    pub(crate) fn deliver(&self, frame: Bytes) {
+        self.add(frame, false);
+    }
+
+    fn add(&self, frame: Bytes, own: bool) {
+        let mut inner = self.lock();
+        if inner.end.is_some() || !(own || inner.open) {
+            return;
+        }
+        inner.bytes += frame.len();
+        if inner.bytes > self.limit {
+            // Queued frames are dropped with the connection: what the client missed it recovers by position.
+            inner.frames = VecDeque::new();
+            inner.end = Some(codes::SLOW);
+        } else {
+            inner.frames.push_back(frame);
+        }
+        drop(inner);
+        self.waker.wake();
+    }
+
+    /// From now on pushes reach the client.
+    pub(crate) fn open(&self) {
+        self.lock().open = true;
+    }
+
+    /// Tells the connection that the gateway drains.
+    pub(crate) fn drain(&self, drain: Drain) {
+        self.lock().drain = Some(drain);
+        self.waker.wake();
+    }
+
+    /// Takes what is there: the end first, then news of a drain, then frames up to about `most` bytes.
+    pub(crate) fn poll_take(&self, cx: &mut Context<'_>, most: usize) -> Poll<Mail> {
+        self.waker.register(cx.waker());
+        let mut inner = self.lock();
+        if let Some(end) = inner.end {
+            return Poll::Ready(Mail::End(end));
+        }
+        if let Some(drain) = inner.drain.take() {
+            return Poll::Ready(Mail::Drain(drain));
+        }
+        if inner.frames.is_empty() {
+            return Poll::Pending;
+        }
+        let mut taken = Vec::new();
+        let mut size = 0;
+        while size < most
+            && let Some(frame) = inner.frames.pop_front()
+        {
+            size += frame.len();
+            taken.push(frame);
+        }
+        inner.bytes -= size;
+        if inner.frames.is_empty() {
+            // An idle connection keeps no queue.
+            inner.frames = VecDeque::new();
+        }
+        Poll::Ready(Mail::Frames(taken))
+    }
+
+    /// Completes when the outbox has overflowed, for a writer that is stuck in a socket.
+    pub(crate) fn poll_overflow(&self, cx: &mut Context<'_>) -> Poll<Disconnect> {
+        self.waker.register(cx.waker());
+        self.lock().end.map_or(Poll::Pending, Poll::Ready)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::{FutureExt, future::poll_fn};
+
+    use super::*;
+
+    fn take(outbox: &Outbox, most: usize) -> Option<Mail> {
+        poll_fn(|cx| outbox.poll_take(cx, most)).now_or_never()
+    }
+
+    fn bytes(n: usize) -> Bytes {
+        vec![b'x'; n].into()
+    }
+
+    #[test]
+    fn frames_come_out_in_order_and_in_bounded_batches() {
+        let outbox = Outbox::new(Encoding::Json, 100);
+        for text in ["a", "b", "c"] {
+            outbox.push(Bytes::from(text));
+        }
+        assert!(matches!(take(&outbox, 2), Some(Mail::Frames(f)) if f == ["a", "b"]));
+        assert!(matches!(take(&outbox, 2), Some(Mail::Frames(f)) if f == ["c"]));
+        assert!(take(&outbox, 2).is_none());
+    }
+
+    #[test]
+    fn exactly_the_limit_fits_and_one_byte_more_ends_the_connection() {
+        let outbox = Outbox::new(Encoding::Json, 100);
+        outbox.push(bytes(60));
+        outbox.push(bytes(40));
+        assert!(matches!(take(&outbox, 1000), Some(Mail::Frames(f)) if f.len() == 2));
+        outbox.push(bytes(101));
+        assert!(matches!(take(&outbox, 1000), Some(Mail::End(end)) if end == codes::SLOW));
+    }
+
+    #[test]
+    fn nothing_is_delivered_before_the_client_is_known() {
+        let outbox = Outbox::new(Encoding::Json, 100);
+        outbox.deliver(bytes(1));
+        assert!(take(&outbox, 10).is_none());
+        outbox.open();
+        outbox.deliver(bytes(1));
+        assert!(matches!(take(&outbox, 10), Some(Mail::Frames(_))));
+    }
+}

@@ -1,0 +1,112 @@
+//! From NATS to clients: answers, publications and pushes, handed to whoever waits or is there.
+//!
+//! One task a subscription; none of them ever waits for a client.
+
+use std::sync::Arc;
+
+use async_nats::{HeaderMap, Message, Subscriber};
+use futures_util::StreamExt;
+use tidegate_shared::{
+    broker::Broker,
+    channel::USER_NAMESPACE,
+    envelope::{Answer, get},
+    header,
+    id::{ClientId, GatewayId},
+    lifecycle::Lifecycle,
+    protocol::{ClientInfo, Publication},
+    subject::Subjects,
+};
+
+use crate::{hub::Hub, ingress::Ingress, metrics::Metrics, waiting::Waiting};
+
+pub(crate) mod interest;
+
+/// What the tasks of this file share.
+#[derive(Clone)]
+pub(crate) struct Egress {
+    pub(crate) broker: Broker,
+    pub(crate) subjects: Subjects,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) waiting: Waiting,
+    pub(crate) ingress: Arc<Ingress>,
+    pub(crate) metrics: Metrics,
+    pub(crate) lifecycle: Lifecycle,
+}
+
+impl Egress {
+    /// Subscribes to everything that can be meant for this gateway's clients whatever channels they have, and waits until
+    /// the broker knows.
+    pub(crate) async fn start(&self, gateway: &GatewayId) -> anyhow::Result<()> {
+        let client = self.broker.client();
+        let answers = client.subscribe(self.subjects.answers_of(gateway)).await?;
+        let personal = client.subscribe(self.subjects.all_live(USER_NAMESPACE)).await?;
+        let pushes = client.subscribe(self.subjects.pushes_of(gateway)).await?;
+        let push_all = client.subscribe(self.subjects.push_all()).await?;
+        self.broker.barrier(self.subjects.barrier()).await?;
+        self.spawn(answers, |this, message| this.answer(message));
+        self.spawn(personal, |this, message| this.publication(&message));
+        self.spawn(pushes, |this, message| this.push_client(&message));
+        self.spawn(push_all, |this, message| this.push_all(&message));
+        Ok(())
+    }
+
+    fn spawn(&self, mut messages: Subscriber, handle: fn(&Self, Message)) {
+        let this = self.clone();
+        self.lifecycle.spawn(async move {
+            loop {
+                tokio::select! {
+                    message = messages.next() => match message {
+                        Some(message) => handle(&this, message),
+                        None => return,
+                    },
+                    () = this.lifecycle.finishing() => return,
+                }
+            }
+        });
+    }
+
+    fn answer(&self, message: Message) {
+        let answer = match Answer::read(&message.headers.unwrap_or_default(), message.payload) {
+            Ok(answer) => answer,
+            Err(error) => {
+                tracing::warn!(subject = %message.subject, %error, "an answer that cannot be read");
+                return;
+            }
+        };
+        if let Err(late) = self.waiting.settle(answer) {
+            self.metrics.late_answer();
+            let ingress = Arc::clone(&self.ingress);
+            self.lifecycle.spawn(async move { ingress.deliver_late(late).await });
+        }
+    }
+
+    pub(crate) fn publication(&self, message: &Message) {
+        let Some(key) = self.subjects.live_key(&message.subject) else { return };
+        let publication = read_publication(message);
+        self.metrics.delivered(self.hub.publish(key, &publication));
+    }
+
+    fn push_client(&self, message: &Message) {
+        let Some(client) = Subjects::id_in(&message.subject).and_then(ClientId::parse) else { return };
+        self.metrics.delivered(self.hub.push_client(&client, &message.payload));
+    }
+
+    fn push_all(&self, message: &Message) {
+        self.metrics.delivered(self.hub.push_all(&message.payload));
+    }
+}
+
+fn read_publication(message: &Message) -> Publication {
+    let none = HeaderMap::new();
+    let headers = message.headers.as_ref().unwrap_or(&none);
+    let info = get(headers, header::CLIENT).map(|client| ClientInfo {
+        user: get(headers, header::USER).unwrap_or_default().to_owned(),
+        client: client.to_owned(),
+        conn_info: get(headers, header::INFO).map(|info| info.to_owned().into()).unwrap_or_default(),
+    });
+    let tags = headers.iter().filter_map(|(name, values)| {
+        let name: &str = name.as_ref();
+        Some((name.strip_prefix(header::TAG_PREFIX)?.to_owned(), values.first()?.as_str().to_owned()))
+    });
+    Publication { data: message.payload.clone(), info, offset: 0, tags: tags.collect() }
+}

@@ -1,0 +1,39 @@
+//! Liveness, readiness and metrics. Readiness fails fast; liveness does not depend on NATS, since restarting a gateway on a
+//! broker's hiccup would only add a reconnect storm.
+
+use std::sync::{Arc, OnceLock};
+
+use axum::{
+    extract::State,
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::IntoResponse,
+};
+use tidegate_shared::{broker::Broker, lifecycle::Lifecycle};
+
+use crate::metrics::Metrics;
+
+/// What the answers depend on. Served before NATS is there, so that somebody can see what the gateway waits for.
+#[derive(Clone)]
+pub(crate) struct Vitals {
+    pub(crate) metrics: Metrics,
+    pub(crate) serving: Arc<OnceLock<Broker>>,
+    pub(crate) lifecycle: Lifecycle,
+}
+
+pub(super) async fn live() -> &'static str {
+    "alive\n"
+}
+
+pub(super) async fn ready(State(vitals): State<Vitals>) -> (StatusCode, &'static str) {
+    if vitals.lifecycle.is_draining() {
+        (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
+    } else if vitals.serving.get().is_some_and(Broker::is_connected) {
+        (StatusCode::OK, "ready\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not connected to NATS\n")
+    }
+}
+
+pub(super) async fn metrics(State(vitals): State<Vitals>) -> impl IntoResponse {
+    ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], vitals.metrics.page())
+}

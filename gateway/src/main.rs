@@ -1,0 +1,59 @@
+//! The gateway program: reads arguments and configuration, runs the gateway, says why it ended.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::Parser;
+use tidegate_gateway::Gateway;
+use tidegate_shared::{VERSION, config::Config, lifecycle::Lifecycle, telemetry};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Holds client connections and puts what they send into JetStream.
+#[derive(Debug, Parser)]
+#[command(name = "tidegate-gateway", version = VERSION)]
+struct Arguments {
+    /// The configuration file; without one the built-in defaults and the environment apply.
+    #[arg(long, env = "TIDEGATE_CONFIG")]
+    config: Option<PathBuf>,
+    /// Where clients connect (`gateway.listen`).
+    #[arg(long)]
+    listen: Option<String>,
+    /// Health and metrics (`gateway.internal`).
+    #[arg(long)]
+    internal: Option<String>,
+}
+
+/// The exit code of a configuration that cannot be used (EX_USAGE).
+const BAD_CONFIGURATION: u8 = 64;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let flags = [("gateway.listen", arguments.listen), ("gateway.internal", arguments.internal)];
+    let flags: Vec<_> =
+        flags.into_iter().filter_map(|(key, value)| value.map(|value| (key, value))).collect();
+    let config = match Config::load(arguments.config.as_deref(), &flags) {
+        Ok(config) => config,
+        Err(error) => return fail(&error.to_string(), BAD_CONFIGURATION),
+    };
+    if let Err(error) = telemetry::init(&config.log) {
+        return fail(&error.to_string(), BAD_CONFIGURATION);
+    }
+    match run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&format!("{error:#}"), 1),
+    }
+}
+
+#[tokio::main]
+async fn run(config: Config) -> anyhow::Result<()> {
+    let lifecycle = Lifecycle::new();
+    lifecycle.listen_for_signals()?;
+    Gateway::bind(config).await?.run(lifecycle).await
+}
+
+#[expect(clippy::print_stderr, reason = "the last word of the program, with or without a working log")]
+fn fail(reason: &str, code: u8) -> ExitCode {
+    eprintln!("tidegate-gateway: {reason}");
+    ExitCode::from(code)
+}

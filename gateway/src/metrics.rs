@@ -1,0 +1,162 @@
+//! Every metric of the gateway: name, kind, help. Counted through these methods and nowhere else.
+
+use std::{sync::Arc, time::Duration};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::{Registry, Unit},
+};
+
+use crate::hub::Reach;
+
+/// The gateway's instruments.
+#[derive(Clone)]
+pub(crate) struct Metrics {
+    registry: Arc<Registry>,
+    connections: Gauge,
+    accepted_connections: Counter,
+    refused_connections: Family<Reason, Counter>,
+    disconnects: Family<Code, Counter>,
+    commands: Counter,
+    errors: Family<Code, Counter>,
+    requests: Family<Request, Counter>,
+    accept: Histogram,
+    publications: Counter,
+    deliveries: Counter,
+    late_answers: Counter,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Code {
+    code: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reason {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Request {
+    route: String,
+    outcome: &'static str,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let mut registry = Registry::with_prefix("tidegate_gateway");
+        let connections = Gauge::default();
+        let accepted_connections = Counter::default();
+        let refused_connections = Family::default();
+        let disconnects = Family::default();
+        let commands = Counter::default();
+        let errors = Family::default();
+        let requests = Family::default();
+        let accept = Histogram::new(exponential_buckets(0.000_25, 2.0, 15));
+        let publications = Counter::default();
+        let deliveries = Counter::default();
+        let late_answers = Counter::default();
+        registry.register("connections", "Open WebSocket connections", connections.clone());
+        registry.register(
+            "connections_accepted",
+            "WebSocket handshakes that succeeded",
+            accepted_connections.clone(),
+        );
+        registry.register(
+            "connections_refused",
+            "Connections refused before the handshake ended",
+            refused_connections.clone(),
+        );
+        registry.register("disconnects", "Connections the gateway ended, by close code", disconnects.clone());
+        registry.register("commands", "Commands received from clients", commands.clone());
+        registry.register("errors", "Error replies sent to clients, by error code", errors.clone());
+        registry.register("requests", "Requests, by route and how storing them went", requests.clone());
+        registry.register_with_unit(
+            "request_accept",
+            "Time from reading a request to knowing that it is stored or refused",
+            Unit::Seconds,
+            accept.clone(),
+        );
+        registry.register("publications", "Publications of clients that were stored", publications.clone());
+        registry.register(
+            "deliveries",
+            "Publications and messages handed to connections",
+            deliveries.clone(),
+        );
+        registry.register(
+            "late_answers",
+            "Answers that came when nobody waited for them any more",
+            late_answers.clone(),
+        );
+        Self {
+            registry: Arc::new(registry),
+            connections,
+            accepted_connections,
+            refused_connections,
+            disconnects,
+            commands,
+            errors,
+            requests,
+            accept,
+            publications,
+            deliveries,
+            late_answers,
+        }
+    }
+
+    /// The metrics page, in the OpenMetrics text format.
+    pub(crate) fn page(&self) -> String {
+        let mut page = String::new();
+        // Writing to a String cannot fail.
+        let _ = encode(&mut page, &self.registry);
+        page
+    }
+
+    pub(crate) fn opened(&self) {
+        self.connections.inc();
+        self.accepted_connections.inc();
+    }
+
+    pub(crate) fn closed(&self) {
+        self.connections.dec();
+    }
+
+    pub(crate) fn refused(&self, reason: &'static str) {
+        self.refused_connections.get_or_create(&Reason { reason }).inc();
+    }
+
+    pub(crate) fn disconnected(&self, code: u16) {
+        self.disconnects.get_or_create(&Code { code: code.into() }).inc();
+    }
+
+    pub(crate) fn command(&self) {
+        self.commands.inc();
+    }
+
+    pub(crate) fn error(&self, code: u32) {
+        self.errors.get_or_create(&Code { code }).inc();
+    }
+
+    pub(crate) fn accepted(&self, route: &str, took: Duration, outcome: &'static str) {
+        self.accept.observe(took.as_secs_f64());
+        self.requests.get_or_create(&Request { route: route.to_owned(), outcome }).inc();
+    }
+
+    pub(crate) fn published(&self) {
+        self.publications.inc();
+    }
+
+    pub(crate) fn delivered(&self, reach: Reach) {
+        self.deliveries.inc_by(reach.0 as u64);
+    }
+
+    pub(crate) fn late_answer(&self) {
+        self.late_answers.inc();
+    }
+}

@@ -1,0 +1,64 @@
+//! What the configuration allows: routes by method, namespaces by name, limits. Built once, shared by every session.
+//!
+//! Pure: decides nothing about a particular connection.
+
+use std::{collections::HashMap, time::Duration};
+
+use tidegate_shared::{
+    channel::Channel,
+    config::{Audience, Config, LimitsConfig, Match, Namespace, Route},
+    id::GatewayId,
+};
+
+use crate::auth::Verifier;
+
+/// Everything a session looks up.
+pub(crate) struct Rules {
+    pub(crate) gateway: GatewayId,
+    pub(crate) verifier: Verifier,
+    pub(crate) anonymous: bool,
+    pub(crate) refresh_grace: Duration,
+    pub(crate) limits: LimitsConfig,
+    pub(crate) ping_interval: Duration,
+    pub(crate) pong_timeout: Duration,
+    routes: Vec<Route>,
+    namespaces: HashMap<String, Namespace>,
+}
+
+impl Rules {
+    pub(crate) fn new(config: &Config, gateway: GatewayId) -> Self {
+        Self {
+            gateway,
+            verifier: Verifier::new(&config.auth),
+            anonymous: config.auth.anonymous,
+            refresh_grace: config.auth.refresh_grace,
+            limits: config.gateway.limits.clone(),
+            ping_interval: config.gateway.ping_interval,
+            pong_timeout: config.gateway.pong_timeout,
+            routes: config.routes.clone(),
+            namespaces: config.all_namespaces().into_iter().map(|n| (n.name.clone(), n)).collect(),
+        }
+    }
+
+    /// The route that takes an rpc.
+    pub(crate) fn rpc(&self, method: &str) -> Option<&Route> {
+        self.routes
+            .iter()
+            .find(|route| matches!(&route.matches, Match::Rpc(pattern) if pattern.matches(method)))
+    }
+
+    /// The route that takes `send`.
+    pub(crate) fn send(&self) -> Option<&Route> {
+        self.routes.iter().find(|route| route.matches == Match::Send)
+    }
+
+    /// Who may subscribe to a channel; nothing if its namespace is not declared.
+    pub(crate) fn may_subscribe(&self, channel: &Channel) -> Option<Audience> {
+        self.namespaces.get(channel.namespace()).map(|namespace| namespace.allow_subscribe)
+    }
+
+    /// Who may publish into a channel; nothing if its namespace is not declared.
+    pub(crate) fn may_publish(&self, channel: &Channel) -> Option<Audience> {
+        self.namespaces.get(channel.namespace()).map(|namespace| namespace.allow_publish)
+    }
+}

@@ -1,0 +1,258 @@
+//! One client's session: what a command means, decided without touching anything.
+//!
+//! Takes inputs and the time, returns effects. Knows neither sockets nor NATS and starts no task: `connection` carries the
+//! effects out and feeds back how they ended.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use tidegate_shared::{
+    channel::Channel,
+    config::AnswerMode,
+    envelope::{Answer, Outcome, Request},
+    id::ClientId,
+    protocol::{
+        self, ClientInfo, Command, Encoding, Reply, Verb,
+        codes::{self, Disconnect},
+    },
+};
+
+use self::{
+    liveness::{Due, Liveness},
+    subscriptions::Subscriptions,
+};
+use crate::rules::Rules;
+
+mod connect;
+mod liveness;
+mod request;
+mod subscribe;
+mod subscriptions;
+
+#[cfg(test)]
+mod tests;
+
+/// The state of one connection's conversation.
+pub(crate) struct Session {
+    rules: Arc<Rules>,
+    client: ClientId,
+    encoding: Encoding,
+    phase: Phase,
+    waiting: usize,
+}
+
+/// Where the conversation is.
+enum Phase {
+    /// Nothing but `connect` is allowed, until this moment.
+    Fresh { until: Instant },
+    /// `connect` was refused with an error: the client will close; until this moment.
+    Refused { until: Instant },
+    /// Authenticated.
+    Connected(Box<Connected>),
+    /// Over: whatever still arrives is ignored.
+    Closed,
+}
+
+struct Connected {
+    user: Option<Box<str>>,
+    info: Bytes,
+    expires: Option<Instant>,
+    liveness: Liveness,
+    subscriptions: Subscriptions,
+}
+
+/// What the gateway has to do for a session.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Effect {
+    /// Send this to the client.
+    Reply(Reply),
+    /// The client is authenticated: pushes may reach it from now on, its personal channel's publications too.
+    Register { personal: Option<Channel> },
+    /// Store a request; `settled` and then `finished` tell how it went.
+    Call { command: u32, mode: AnswerMode, request: Box<Request> },
+    /// Store a publication; `published` tells how it went.
+    Publish { command: u32, channel: Channel, data: Bytes, info: Box<ClientInfo> },
+    /// Store a message nobody waits for.
+    Send { request: Box<Request> },
+    /// See to it that a channel's publications reach this gateway; then call `subscribed` with the same ticket.
+    Interest { ticket: u32, channel: Channel },
+    /// Publications of this channel reach the client from now on.
+    Join { channel: Channel },
+    /// No more publications of this channel.
+    Leave { channel: Channel },
+    /// End the connection.
+    Close(Disconnect),
+}
+
+/// What a session decided.
+pub(crate) type Effects = Vec<Effect>;
+
+/// The moment an input arrived, on the two clocks a session needs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Now {
+    pub(crate) instant: Instant,
+    pub(crate) unix: Duration,
+}
+
+/// How a call ended for its caller.
+#[derive(Debug, PartialEq)]
+pub(crate) enum CallEnd {
+    /// A worker's answer.
+    Answered(Answer),
+    /// A receipt: the request is stored under this id.
+    Accepted { id: String, seq: Option<u64>, duplicate: bool },
+    /// It was not stored, or not answered in time.
+    Failed(protocol::Error),
+}
+
+impl Session {
+    /// A session that has just begun. `jitter`, from 0 to 1, spreads its pings.
+    pub(crate) fn new(rules: Arc<Rules>, client: ClientId, encoding: Encoding, now: Instant) -> Self {
+        let until = now + rules.limits.first_frame;
+        Self { rules, client, encoding, phase: Phase::Fresh { until }, waiting: 0 }
+    }
+
+    /// The connection's id.
+    pub(crate) fn client(&self) -> &ClientId {
+        &self.client
+    }
+
+    /// The moment `tick` is to be called, unless something happens before.
+    pub(crate) fn next_timeout(&self) -> Option<Instant> {
+        match &self.phase {
+            Phase::Fresh { until } | Phase::Refused { until } => Some(*until),
+            Phase::Connected(connected) => {
+                let ping = connected.liveness.next_timeout();
+                Some(connected.expires.map_or(ping, |expires| expires.min(ping)))
+            }
+            Phase::Closed => None,
+        }
+    }
+
+    /// Time has passed. `reading` is whether the socket is being read.
+    pub(crate) fn tick(&mut self, now: Instant, reading: bool) -> Effects {
+        match &mut self.phase {
+            Phase::Fresh { until } | Phase::Refused { until } if *until <= now => self.close(codes::STALE),
+            Phase::Connected(connected) => {
+                if connected.expires.is_some_and(|expires| expires <= now) {
+                    return self.close(codes::EXPIRED);
+                }
+                match connected.liveness.tick(now, reading, self.rules.ping_interval, self.rules.pong_timeout)
+                {
+                    Due::Nothing => Vec::new(),
+                    Due::Ping => vec![Effect::Reply(Reply::ping())],
+                    Due::NoPong => self.close(codes::NO_PONG),
+                }
+            }
+            Phase::Fresh { .. } | Phase::Refused { .. } | Phase::Closed => Vec::new(),
+        }
+    }
+
+    /// A command arrived.
+    pub(crate) fn handle(&mut self, command: Command, jitter: f32, now: Now) -> Effects {
+        let id = command.id;
+        let verb = command.verb();
+        match (&mut self.phase, verb) {
+            (Phase::Closed, _) => Vec::new(),
+            (Phase::Fresh { .. }, Verb::Connect(request)) if id > 0 => {
+                self.connect(id, &request, jitter, now)
+            }
+            (Phase::Fresh { .. } | Phase::Refused { .. }, _) | (Phase::Connected(_), Verb::Connect(_)) => {
+                self.close(codes::BAD_PROTOCOL)
+            }
+            (Phase::Connected(connected), Verb::Pong) => {
+                if connected.liveness.pong() {
+                    Vec::new()
+                } else {
+                    self.close(codes::BAD_PROTOCOL)
+                }
+            }
+            (Phase::Connected(_), Verb::Send(request)) => self.send(request.data, now),
+            (Phase::Connected(_), _) if id == 0 => self.close(codes::BAD_PROTOCOL),
+            (Phase::Connected(_), Verb::Rpc(request)) => self.rpc(id, request, now),
+            (Phase::Connected(_), Verb::Publish(request)) => self.publish(id, request),
+            (Phase::Connected(_), Verb::Subscribe(request)) => self.subscribe(id, &request),
+            (Phase::Connected(_), Verb::Unsubscribe(request)) => self.unsubscribe(id, &request),
+            (Phase::Connected(_), Verb::Refresh(request)) => self.refresh(id, &request, now),
+            // History, presence and subscription tokens are switched off in every namespace there is.
+            (
+                Phase::Connected(_),
+                Verb::Ping
+                | Verb::Presence(_)
+                | Verb::PresenceStats(_)
+                | Verb::History(_)
+                | Verb::SubRefresh(_)
+                | Verb::Unknown,
+            ) => refuse(id, codes::NOT_AVAILABLE),
+        }
+    }
+
+    /// The client's bytes were not a command.
+    pub(crate) fn malformed(&mut self) -> Effects {
+        self.close(codes::BAD_PROTOCOL)
+    }
+
+    /// The gateway drains: waiting calls have been told, the connection ends.
+    pub(crate) fn shut_down(&mut self) -> Effects {
+        self.close(codes::SHUTDOWN)
+    }
+
+    /// A call ended.
+    pub(crate) fn finished(&mut self, command: u32, end: CallEnd) -> Effects {
+        self.waiting = self.waiting.saturating_sub(1);
+        let reply = match end {
+            CallEnd::Answered(answer) => match answer.outcome {
+                Outcome::Ok(data) => {
+                    let data = self.payload(data);
+                    Reply { id: command, rpc: Some(protocol::RpcResult { data }), ..Reply::default() }
+                }
+                Outcome::Error { code, message } => {
+                    Reply::error(command, protocol::Error { code, message, temporary: false })
+                }
+            },
+            CallEnd::Accepted { id, seq, duplicate } => {
+                let receipt = serde_json::json!({"id": id, "seq": seq, "duplicate": duplicate}).to_string();
+                Reply {
+                    id: command,
+                    rpc: Some(protocol::RpcResult { data: receipt.into() }),
+                    ..Reply::default()
+                }
+            }
+            CallEnd::Failed(error) => Reply::error(command, error),
+        };
+        vec![Effect::Reply(reply)]
+    }
+
+    /// A publication is stored, or is not.
+    pub(crate) fn published(&mut self, command: u32, result: Result<(), protocol::Error>) -> Effects {
+        vec![Effect::Reply(match result {
+            Ok(()) => Reply { id: command, publish: Some(protocol::Empty {}), ..Reply::default() },
+            Err(error) => Reply::error(command, error),
+        })]
+    }
+
+    /// A message nobody waits for could not be stored: the protocol has no other way to say so.
+    pub(crate) fn send_failed(&mut self) -> Effects {
+        self.close(codes::TOO_MANY_REQUESTS)
+    }
+
+    fn close(&mut self, disconnect: Disconnect) -> Effects {
+        self.phase = Phase::Closed;
+        vec![Effect::Close(disconnect)]
+    }
+
+    /// A worker's bytes as this connection's encoding can carry them.
+    fn payload(&self, data: Bytes) -> Bytes {
+        match self.encoding {
+            Encoding::Json => protocol::json::Payload::from_any(&data).into_bytes(),
+            Encoding::Protobuf => data,
+        }
+    }
+}
+
+fn refuse(id: u32, error: impl Into<protocol::Error>) -> Effects {
+    vec![Effect::Reply(Reply::error(id, error.into()))]
+}

@@ -1,0 +1,95 @@
+//! `connect` and `refresh`: who is this, and for how long.
+
+use std::{collections::BTreeMap, time::Instant};
+
+use tidegate_shared::{
+    VERSION,
+    channel::Channel,
+    protocol::{ConnectRequest, ConnectResult, RefreshRequest, RefreshResult, Reply, SubscribeResult, codes},
+};
+
+use super::{Connected, Effect, Effects, Liveness, Now, Phase, Session, Subscriptions, refuse};
+use crate::auth::{Identity, Invalid};
+
+impl Session {
+    pub(super) fn connect(&mut self, id: u32, request: &ConnectRequest, jitter: f32, now: Now) -> Effects {
+        let identity = match self.identify(&request.token, now) {
+            Ok(identity) => identity,
+            Err(Some(Invalid::Expired)) => {
+                self.phase = Phase::Refused { until: now.instant + self.rules.limits.first_frame };
+                return refuse(id, codes::TOKEN_EXPIRED);
+            }
+            Err(Some(Invalid::Forged)) => return self.close(codes::INVALID_TOKEN),
+            Err(None) => return self.close(codes::BAD_PROTOCOL),
+        };
+        let personal = identity.user.as_deref().map(Channel::personal);
+        let (expires, ttl) = time_left(&identity, now);
+        let result = ConnectResult {
+            client: self.client.as_str().to_owned(),
+            version: VERSION.to_owned(),
+            expires,
+            ttl,
+            subs: personal
+                .iter()
+                .map(|c| (c.name().to_owned(), SubscribeResult::default()))
+                .collect::<BTreeMap<_, _>>(),
+            ping: u32::try_from(self.rules.ping_interval.as_secs()).unwrap_or(u32::MAX),
+            pong: true,
+        };
+        self.phase = Phase::Connected(Box::new(Connected {
+            expires: self.end_of(&identity, now),
+            user: identity.user,
+            info: identity.info,
+            liveness: Liveness::new(now.instant, self.rules.ping_interval, jitter),
+            subscriptions: Subscriptions::default(),
+        }));
+        let reply = Reply { id, connect: Some(result), ..Reply::default() };
+        vec![Effect::Reply(reply), Effect::Register { personal }]
+    }
+
+    pub(super) fn refresh(&mut self, id: u32, request: &RefreshRequest, now: Now) -> Effects {
+        if request.token.is_empty() {
+            return self.close(codes::BAD_PROTOCOL);
+        }
+        let identity = match self.rules.verifier.verify(&request.token, now.unix.as_secs()) {
+            Ok(identity) => identity,
+            Err(Invalid::Expired) => return self.close(codes::EXPIRED),
+            Err(Invalid::Forged) => return self.close(codes::INVALID_TOKEN),
+        };
+        let end = self.end_of(&identity, now);
+        let Phase::Connected(connected) = &mut self.phase else { return Vec::new() };
+        if connected.user != identity.user {
+            return self.close(codes::INVALID_TOKEN);
+        }
+        let (expires, ttl) = time_left(&identity, now);
+        connected.expires = end;
+        connected.info = identity.info;
+        let client = self.client.as_str().to_owned();
+        let result = RefreshResult { client, version: VERSION.to_owned(), expires, ttl };
+        vec![Effect::Reply(Reply { id, refresh: Some(result), ..Reply::default() })]
+    }
+
+    /// `Err(None)` is a client without a token where one is needed.
+    fn identify(&self, token: &str, now: Now) -> Result<Identity, Option<Invalid>> {
+        if !token.is_empty() {
+            return self.rules.verifier.verify(token, now.unix.as_secs()).map_err(Some);
+        }
+        if self.rules.anonymous {
+            return Ok(Identity { user: None, expires_at: None, info: bytes::Bytes::new() });
+        }
+        Err(None)
+    }
+
+    /// When a connection with this token is ended, the grace for a fresh token included.
+    fn end_of(&self, identity: &Identity, now: Now) -> Option<Instant> {
+        let left = std::time::Duration::from_secs(identity.expires_at?).saturating_sub(now.unix);
+        now.instant.checked_add(left + self.rules.refresh_grace)
+    }
+}
+
+/// What the client is told: whether it has to refresh, and after how many seconds.
+fn time_left(identity: &Identity, now: Now) -> (bool, u32) {
+    identity.expires_at.map_or((false, 0), |at| {
+        (true, u32::try_from(at.saturating_sub(now.unix.as_secs()).max(1)).unwrap_or(u32::MAX))
+    })
+}

@@ -1,0 +1,116 @@
+//! `rpc`, `send` and `publish`: what is stored, and under which id.
+
+use bytes::Bytes;
+use tidegate_shared::{
+    channel::Channel,
+    config::{AnswerMode, Route},
+    envelope::{self, Request},
+    id::RequestId,
+    protocol::{ClientInfo, Encoding, PublishRequest, RpcRequest, codes},
+    route::Method,
+};
+
+use super::{Effect, Effects, Now, Phase, Session, refuse};
+
+impl Session {
+    pub(super) fn rpc(&mut self, id: u32, request: RpcRequest, now: Now) -> Effects {
+        let method = match Method::parse(&request.method) {
+            Ok(method) => method,
+            Err(error) => return refuse(id, codes::BAD_REQUEST.because(error)),
+        };
+        let rules = std::sync::Arc::clone(&self.rules);
+        let Some(route) = rules.rpc(method.name) else {
+            return refuse(id, codes::METHOD_NOT_FOUND);
+        };
+        let user = self.user();
+        let request_id = match (method.key, user) {
+            (None, _) => RequestId::plain(&rules.gateway),
+            (Some(key), Some(user)) => RequestId::keyed(user, method.name, key),
+            (Some(_), None) => {
+                return refuse(id, codes::BAD_REQUEST.because("a key needs an authenticated user"));
+            }
+        };
+        if route.answer == AnswerMode::Later && user.is_none() {
+            return refuse(
+                id,
+                codes::PERMISSION_DENIED
+                    .because("the answer goes to a personal channel, which needs an authenticated user"),
+            );
+        }
+        if self.waiting >= rules.limits.max_waiting {
+            return refuse(
+                id,
+                codes::NOT_ACCEPTED.because("too many requests of this connection wait for an answer"),
+            );
+        }
+        self.waiting += 1;
+        let mut stored = self.request(request_id, route, Some(method.name), request.data, now);
+        stored.later = route.answer == AnswerMode::Later;
+        vec![Effect::Call { command: id, mode: route.answer, request: Box::new(stored) }]
+    }
+
+    pub(super) fn send(&mut self, data: Bytes, now: Now) -> Effects {
+        let rules = std::sync::Arc::clone(&self.rules);
+        let Some(route) = rules.send() else {
+            return self.close(codes::SEND_NOT_AVAILABLE);
+        };
+        let request = self.request(RequestId::plain(&rules.gateway), route, None, data, now);
+        vec![Effect::Send { request: Box::new(request) }]
+    }
+
+    pub(super) fn publish(&mut self, id: u32, request: PublishRequest) -> Effects {
+        if request.channel.is_empty() {
+            return self.close(codes::BAD_PROTOCOL);
+        }
+        let channel = match Channel::parse(&request.channel) {
+            Ok(channel) => channel,
+            Err(error) => return refuse(id, codes::BAD_REQUEST.because(error)),
+        };
+        let Phase::Connected(connected) = &self.phase else { return Vec::new() };
+        match self.rules.may_publish(&channel) {
+            None => refuse(id, codes::UNKNOWN_CHANNEL),
+            Some(audience) if !audience.includes(connected.user.is_some()) => {
+                refuse(id, codes::PERMISSION_DENIED)
+            }
+            Some(_) if request.data.is_empty() => {
+                refuse(id, codes::BAD_REQUEST.because("a publication needs data"))
+            }
+            Some(_) => {
+                let info = ClientInfo {
+                    user: connected.user.as_deref().unwrap_or_default().to_owned(),
+                    client: self.client.as_str().to_owned(),
+                    conn_info: connected.info.clone(),
+                };
+                vec![Effect::Publish { command: id, channel, data: request.data, info: Box::new(info) }]
+            }
+        }
+    }
+
+    fn user(&self) -> Option<&str> {
+        match &self.phase {
+            Phase::Connected(connected) => connected.user.as_deref(),
+            Phase::Fresh { .. } | Phase::Refused { .. } | Phase::Closed => None,
+        }
+    }
+
+    fn request(&self, id: RequestId, route: &Route, method: Option<&str>, data: Bytes, now: Now) -> Request {
+        let (content_type, body) = match self.encoding {
+            // An absent payload is JSON too, so that no worker has to know two kinds of nothing.
+            Encoding::Json if data.is_empty() => (envelope::JSON, Bytes::from_static(b"null")),
+            Encoding::Json => (envelope::JSON, data),
+            Encoding::Protobuf => (envelope::BYTES, data),
+        };
+        Request {
+            id,
+            user: self.user().map(str::to_owned),
+            client: self.client.as_str().to_owned(),
+            route: route.name.clone(),
+            method: method.map(str::to_owned),
+            later: false,
+            attempt: 0,
+            accepted_at: u64::try_from(now.unix.as_millis()).unwrap_or(u64::MAX),
+            content_type: content_type.to_owned(),
+            body,
+        }
+    }
+}

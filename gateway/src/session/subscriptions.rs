@@ -1,0 +1,84 @@
+//! The channels one session has, or is about to have. Pure bookkeeping.
+
+use tidegate_shared::channel::Channel;
+
+/// The channels of one session. Few per session, so a list is smaller and as fast as a map.
+#[derive(Debug, Default)]
+pub(super) struct Subscriptions {
+    entries: Vec<Entry>,
+    next_ticket: u32,
+}
+
+#[derive(Debug)]
+struct Entry {
+    channel: Channel,
+    pending: Option<Pending>,
+}
+
+/// A subscription that is being prepared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Pending {
+    /// The command that waits for its reply.
+    pub(super) command: u32,
+    /// Whether the client asked to resume.
+    pub(super) recovering: bool,
+    ticket: u32,
+}
+
+/// What a session had of a channel it leaves.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Left {
+    /// Nothing.
+    Nothing,
+    /// A subscription whose command is not answered yet.
+    Pending(Pending),
+    /// A subscription.
+    Active,
+}
+
+impl Subscriptions {
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(super) fn contains(&self, channel: &Channel) -> bool {
+        self.entries.iter().any(|entry| entry.channel == *channel)
+    }
+
+    /// Begins a subscription; the ticket tells its preparation from a later one for the same channel.
+    pub(super) fn begin(&mut self, channel: Channel, command: u32, recovering: bool) -> u32 {
+        let ticket = self.next_ticket;
+        self.next_ticket = self.next_ticket.wrapping_add(1);
+        self.entries.push(Entry { channel, pending: Some(Pending { command, recovering, ticket }) });
+        ticket
+    }
+
+    /// Completes a subscription; nothing if it has been given up meanwhile.
+    pub(super) fn complete(&mut self, ticket: u32) -> Option<(Pending, Channel)> {
+        let entry = self.entries.iter_mut().find(|entry| entry.is_pending(ticket))?;
+        Some((entry.pending.take()?, entry.channel.clone()))
+    }
+
+    /// Gives a subscription up, begun or complete.
+    pub(super) fn leave(&mut self, channel: &Channel) -> Left {
+        let Some(index) = self.entries.iter().position(|entry| entry.channel == *channel) else {
+            return Left::Nothing;
+        };
+        match self.entries.swap_remove(index).pending {
+            Some(pending) => Left::Pending(pending),
+            None => Left::Active,
+        }
+    }
+
+    /// Gives up a subscription whose preparation failed; returns the command that waits.
+    pub(super) fn fail(&mut self, ticket: u32) -> Option<u32> {
+        let index = self.entries.iter().position(|entry| entry.is_pending(ticket))?;
+        self.entries.swap_remove(index).pending.map(|pending| pending.command)
+    }
+}
+
+impl Entry {
+    fn is_pending(&self, ticket: u32) -> bool {
+        self.pending.is_some_and(|pending| pending.ticket == ticket)
+    }
+}
