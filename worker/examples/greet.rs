@@ -1,0 +1,13 @@
+//! A worker of one's own: answers `rpc("greet", "Good morning")` of tidegate.toml's route `greet`.
+//!
+//! Start it beside `make up` with `cargo run --example greet -- --internal 127.0.0.1:9109`.
+
+use tidegate_worker::{Json, Router, User, on, program};
+
+async fn greet(User(user): User, Json(greeting): Json<String>) -> Json<String> {
+    Json(format!("{greeting}, {user}!"))
+}
+
+fn main() -> std::process::ExitCode {
+    program(env!("CARGO_PKG_VERSION"), async |_| Ok(Router::new().route("greet", on(greet))))
+}

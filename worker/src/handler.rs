@@ -1,0 +1,116 @@
+//! Handlers: async functions of up to six extractors, and the route that one of them becomes.
+//!
+//! Layers wrap what an application adds. Acknowledging, permits, timeouts, panics and deduplication are the engine's and stay
+//! outside of them: there a wrong order would lose requests.
+
+use std::fmt;
+
+use tower::{Layer, Service, ServiceExt, util::BoxCloneSyncService};
+
+use crate::{
+    answer::{IntoReply, Reply},
+    extract::{FromJob, FromJobParts},
+    failure::Failure,
+    job::Job,
+};
+
+pub(crate) type BoxedHandler = BoxCloneSyncService<Job, Reply, Failure>;
+
+/// An async function that answers jobs. `M` is the list of its arguments.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a handler",
+    note = "a handler is an async function of at most six extractors, the body last, that returns an answer"
+)]
+pub trait Handler<M, S>: Clone + Send + Sync + 'static {
+    /// Answers one job.
+    fn call(self, job: Job, state: S) -> impl Future<Output = Result<Reply, Failure>> + Send;
+}
+
+impl<F, Fut, R, S> Handler<((),), S> for F
+where
+    F: FnOnce() -> Fut + Clone + Send + Sync + 'static,
+    Fut: Future<Output = R> + Send,
+    R: IntoReply,
+    S: Send + Sync + 'static,
+{
+    async fn call(self, _: Job, _: S) -> Result<Reply, Failure> {
+        self().await.into_reply()
+    }
+}
+
+macro_rules! handlers {
+    ($([$($part:ident),*] $last:ident;)*) => {$(
+        #[allow(non_snake_case, reason = "the macro has only the types' names to give to the values")]
+        impl<F, Fut, R, S, M, $($part,)* $last> Handler<(M, $($part,)* $last), S> for F
+        where
+            F: FnOnce($($part,)* $last) -> Fut + Clone + Send + Sync + 'static,
+            Fut: Future<Output = R> + Send,
+            R: IntoReply,
+            S: Send + Sync + 'static,
+            $($part: FromJobParts<S> + Send,)*
+            $last: FromJob<S, M> + Send,
+        {
+            async fn call(self, job: Job, state: S) -> Result<Reply, Failure> {
+                $(let $part = $part::from_job_parts(&job, &state).await?;)*
+                let $last = $last::from_job(job, &state).await?;
+                self($($part,)* $last).await.into_reply()
+            }
+        }
+    )*};
+}
+
+handlers! {
+    [] A;
+    [A] B;
+    [A, B] C;
+    [A, B, C] D;
+    [A, B, C, D] E;
+    [A, B, C, D, E] G;
+}
+
+/// A handler, and the layers around it, that still lack the router's state.
+pub struct Route<S>(Box<dyn FnOnce(S) -> BoxedHandler + Send>);
+
+/// Makes a route of a handler.
+pub fn on<H, M, S>(handler: H) -> Route<S>
+where
+    H: Handler<M, S>,
+    M: 'static,
+    S: Clone + Send + Sync + 'static,
+{
+    Route(Box::new(move |state| {
+        BoxCloneSyncService::new(tower::service_fn(move |job| {
+            let (handler, state) = (handler.clone(), state.clone());
+            async move { handler.call(job, state).await }
+        }))
+    }))
+}
+
+impl<S: 'static> Route<S> {
+    /// Wraps the handler in a tower layer; the last one added is the outermost.
+    #[must_use]
+    pub fn layer<L>(self, layer: L) -> Self
+    where
+        L: Layer<BoxedHandler> + Send + 'static,
+        L::Service: Service<Job, Response = Reply> + Clone + Send + Sync + 'static,
+        <L::Service as Service<Job>>::Error: Into<Failure>,
+        <L::Service as Service<Job>>::Future: Send,
+    {
+        Self(Box::new(move |state| {
+            BoxCloneSyncService::new(layer.layer((self.0)(state)).map_err(Into::into))
+        }))
+    }
+
+    pub(crate) fn with_state(self, state: S) -> BoxedHandler {
+        (self.0)(state)
+    }
+}
+
+impl<S> fmt::Debug for Route<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Route(..)")
+    }
+}
+
+#[cfg(test)]
+mod tests;

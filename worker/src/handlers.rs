@@ -1,0 +1,76 @@
+//! The stock handlers, and which routes have which.
+
+use bytes::Bytes;
+use tidegate_shared::config::Config;
+use tidegate_worker::{Misconfigured, Router, on};
+
+mod quakes;
+
+/// The handlers a route can name.
+const KNOWN: [&str; 2] = ["echo", "quakes"];
+
+/// Gives every route the handler it names. Routes without one are for other workers.
+pub(crate) async fn router(config: &Config) -> anyhow::Result<Router> {
+    let mut router = Router::new();
+    let mut store = None;
+    for (index, route) in config.routes.iter().enumerate() {
+        let bound = match route.handler.as_deref() {
+            None => continue,
+            Some("echo") => on(echo),
+            Some("quakes") => {
+                if store.is_none() {
+                    store = Some(quakes::Store::open(&config.quakes.database).await?);
+                }
+                let Some(store) = store.clone() else { continue };
+                on(async move |id, body| quakes::report(store, id, body).await)
+            }
+            Some(other) => return Err(unknown(index, other).into()),
+        };
+        router = router.route(&route.name, bound);
+    }
+    Ok(router)
+}
+
+/// Answers with what it got.
+async fn echo(body: Bytes) -> Bytes {
+    body
+}
+
+fn unknown(index: usize, handler: &str) -> Misconfigured {
+    Misconfigured::new(format!(
+        "`route.{index}.handler`: there is no handler {handler:?}; there are {}; leave it out for workers of your own",
+        KNOWN.join(", ")
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn config(handler: &str) -> Config {
+        let flags = [(
+            "route",
+            format!(
+                "[{{name = \"a\", match = \"rpc.a\"}}, {{name = \"b\", match = \"rpc.b\", handler = \"{handler}\"}}]"
+            ),
+        )];
+        Config::from_sources(None, BTreeMap::new(), &flags).unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_unknown_handler_is_named_with_its_key() {
+        let error = router(&config("ecko")).await.unwrap_err();
+        assert!(error.is::<Misconfigured>());
+        assert_eq!(
+            error.to_string(),
+            "`route.1.handler`: there is no handler \"ecko\"; there are echo, quakes; leave it out for workers of your own"
+        );
+    }
+
+    #[tokio::test]
+    async fn routes_without_a_handler_are_left_to_other_workers() {
+        assert_eq!(format!("{:?}", router(&config("echo")).await.unwrap()), "[\"b\"]");
+    }
+}

@@ -1,0 +1,80 @@
+//! The table of earthquakes: one SQLite file that several worker processes share.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::Context as _;
+use sqlx::{
+    SqlitePool,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions},
+};
+
+use super::event::Event;
+
+/// How long a write waits for those of other workers: SQLite has one writer at a time.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+/// More would only wait for each other.
+const CONNECTIONS: u32 = 4;
+
+/// The table of earthquakes.
+#[derive(Debug, Clone)]
+pub(crate) struct Store(SqlitePool);
+
+impl Store {
+    /// Opens the file, and makes it if it is not there.
+    pub(crate) async fn open(path: &Path) -> anyhow::Result<Self> {
+        Self::try_open(path).await.with_context(|| format!("cannot use quakes.database = {}", path.display()))
+    }
+
+    async fn try_open(path: &Path) -> anyhow::Result<Self> {
+        if let Some(directory) = path.parent() {
+            tokio::fs::create_dir_all(directory).await?;
+        }
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .busy_timeout(BUSY_TIMEOUT);
+        let pool = SqlitePoolOptions::new().max_connections(CONNECTIONS).connect_with(options).await?;
+        sqlx::query(
+            "CREATE TABLE IF NOT EXISTS quakes (
+                id TEXT PRIMARY KEY, time_ms INTEGER NOT NULL, mag REAL, place TEXT, net TEXT NOT NULL,
+                lon REAL NOT NULL, lat REAL NOT NULL, depth_km REAL, request_id TEXT NOT NULL
+            ) STRICT",
+        )
+        .execute(&pool)
+        .await?;
+        Ok(Self(pool))
+    }
+
+    /// Stores an event unless it is there. Returns whether this request stored it, now or in an earlier run.
+    pub(crate) async fn store(&self, event: &Event, request_id: &str) -> sqlx::Result<bool> {
+        let inserted = sqlx::query(
+            "INSERT INTO quakes (id, time_ms, mag, place, net, lon, lat, depth_km, request_id)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+        )
+        .bind(&event.id)
+        .bind(event.time_ms)
+        .bind(event.mag)
+        .bind(&event.place)
+        .bind(&event.net)
+        .bind(event.lon)
+        .bind(event.lat)
+        .bind(event.depth_km)
+        .bind(request_id)
+        .execute(&self.0)
+        .await?;
+        if inserted.rows_affected() > 0 {
+            return Ok(true);
+        }
+        let by: String = sqlx::query_scalar("SELECT request_id FROM quakes WHERE id = ?")
+            .bind(&event.id)
+            .fetch_one(&self.0)
+            .await?;
+        Ok(by == request_id)
+    }
+
+    #[cfg(test)]
+    pub(crate) async fn count(&self) -> sqlx::Result<i64> {
+        sqlx::query_scalar("SELECT count(*) FROM quakes").fetch_one(&self.0).await
+    }
+}

@@ -1,0 +1,73 @@
+//! The internal listener: health and metrics, nothing else.
+
+use std::sync::{Arc, OnceLock};
+
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use tidegate_shared::{broker::Broker, lifecycle::Lifecycle};
+use tokio::net::TcpListener;
+
+use crate::metrics::Metrics;
+
+/// How far the worker is, as far as others may know.
+#[derive(Debug, Default)]
+pub(crate) struct Status {
+    /// Set once the worker is connected and its consumers are found.
+    started: OnceLock<(Broker, Arc<Metrics>)>,
+    lifecycle: Lifecycle,
+}
+
+impl Status {
+    pub(crate) fn new(lifecycle: Lifecycle) -> Self {
+        Self { started: OnceLock::new(), lifecycle }
+    }
+
+    pub(crate) fn started(&self, broker: Broker, metrics: Arc<Metrics>) {
+        let _ = self.started.set((broker, metrics));
+    }
+
+    /// Why no request would be worked on now.
+    fn unready(&self) -> Option<&'static str> {
+        if self.lifecycle.is_draining() {
+            return Some("draining: finishing what was begun");
+        }
+        match self.started.get() {
+            None => Some("starting: waiting for NATS or for the routes' consumers"),
+            Some((broker, _)) if !broker.is_connected() => Some("not connected to NATS"),
+            Some(_) => None,
+        }
+    }
+}
+
+/// Serves until everything has ended.
+pub(crate) async fn serve(listener: TcpListener, status: Arc<Status>) -> std::io::Result<()> {
+    let router = Router::new()
+        .route("/healthz", get("alive\n"))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .with_state(status);
+    axum::serve(listener, router).await
+}
+
+async fn ready(State(status): State<Arc<Status>>) -> Response {
+    match status.unready() {
+        None => "ready\n".into_response(),
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
+    }
+}
+
+async fn metrics(State(status): State<Arc<Status>>) -> Response {
+    let page = status.started.get().map(|(_, metrics)| metrics.render());
+    match page.unwrap_or_else(|| Metrics::new().render()) {
+        Ok(page) => {
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            ([(CONTENT_TYPE, kind)], page).into_response()
+        }
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}

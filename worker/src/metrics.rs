@@ -1,0 +1,163 @@
+//! What a worker counts and times.
+
+use std::time::Duration;
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::{Registry, Unit},
+};
+
+/// Upper ends of the buckets, in seconds: from a handler that only echoes to one that waits for a slow service.
+const BUCKETS: [f64; 13] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0, 60.0, 600.0];
+
+/// How one delivery of a request ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Answered.
+    Ok,
+    /// Answered with the application's error.
+    Reject,
+    /// Failed; waits for its next attempt.
+    Retry,
+    /// The same, after a panic.
+    Panic,
+    /// The same, after the route's timeout.
+    Timeout,
+    /// Waits without having used an attempt.
+    Snooze,
+    /// A dead letter.
+    Dead,
+    /// An earlier delivery had answered it.
+    AlreadyAnswered,
+    /// Given back when the worker ended.
+    Returned,
+}
+
+impl Outcome {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Reject => "reject",
+            Self::Retry => "retry",
+            Self::Panic => "panic",
+            Self::Timeout => "timeout",
+            Self::Snooze => "snooze",
+            Self::Dead => "dead",
+            Self::AlreadyAnswered => "already_answered",
+            Self::Returned => "returned",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByRoute {
+    route: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByOutcome {
+    route: String,
+    outcome: &'static str,
+}
+
+/// The numbers of one worker.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<ByOutcome, Counter>,
+    in_flight: Family<ByRoute, Gauge>,
+    handling: Family<ByRoute, Histogram>,
+    waiting: Family<ByRoute, Histogram>,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let mut registry = Registry::with_prefix("tidegate_worker");
+        let requests = Family::default();
+        registry.register("requests", "Deliveries of requests, by how they ended", requests.clone());
+        let in_flight = Family::default();
+        registry.register("in_flight", "Requests being handled now", in_flight.clone());
+        let histogram: fn() -> Histogram = || Histogram::new(BUCKETS);
+        let handling = Family::new_with_constructor(histogram);
+        let help = "How long one run of a handler took";
+        registry.register_with_unit("handler_duration", help, Unit::Seconds, handling.clone());
+        let waiting = Family::new_with_constructor(histogram);
+        let help = "How long a request waited from its acceptance to its first run";
+        registry.register_with_unit("queue_wait", help, Unit::Seconds, waiting.clone());
+        Self { registry, requests, in_flight, handling, waiting }
+    }
+
+    /// All of it in the text format of Prometheus.
+    pub fn render(&self) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+
+    pub(crate) fn ended(&self, route: &str, outcome: Outcome) {
+        let labels = ByOutcome { route: route.to_owned(), outcome: outcome.label() };
+        self.requests.get_or_create(&labels).inc();
+    }
+
+    pub(crate) fn waited(&self, route: &str, wait: Duration) {
+        self.waiting.get_or_create(&by(route)).observe(wait.as_secs_f64());
+    }
+
+    /// Counts a run from now until the guard is dropped.
+    pub(crate) fn handling(&self, route: &str) -> Handling {
+        let labels = by(route);
+        let in_flight = self.in_flight.get_or_create(&labels).clone();
+        in_flight.inc();
+        let duration = self.handling.get_or_create(&labels).clone();
+        Handling { in_flight, duration, begun: tokio::time::Instant::now() }
+    }
+}
+
+fn by(route: &str) -> ByRoute {
+    ByRoute { route: route.to_owned() }
+}
+
+/// One run that is counted.
+#[derive(Debug)]
+pub(crate) struct Handling {
+    in_flight: Gauge,
+    duration: Histogram,
+    begun: tokio::time::Instant,
+}
+
+impl Drop for Handling {
+    fn drop(&mut self) {
+        self.in_flight.dec();
+        self.duration.observe(self.begun.elapsed().as_secs_f64());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_page_names_routes_and_outcomes() {
+        let metrics = Metrics::new();
+        metrics.ended("orders", Outcome::AlreadyAnswered);
+        let guard = metrics.handling("orders");
+        metrics.waited("orders", Duration::from_millis(3));
+        let page = metrics.render().unwrap();
+        for line in [
+            r#"tidegate_worker_requests_total{route="orders",outcome="already_answered"} 1"#,
+            r#"tidegate_worker_in_flight{route="orders"} 1"#,
+            r#"tidegate_worker_queue_wait_seconds_count{route="orders"} 1"#,
+        ] {
+            assert!(page.contains(line), "{line}\n{page}");
+        }
+        drop(guard);
+        let page = metrics.render().unwrap();
+        assert!(page.contains(r#"tidegate_worker_in_flight{route="orders"} 0"#), "{page}");
+        assert!(
+            page.contains(r#"tidegate_worker_handler_duration_seconds_count{route="orders"} 1"#),
+            "{page}"
+        );
+    }
+}

@@ -1,0 +1,139 @@
+//! The whole process around a worker: arguments, configuration, logging, signals, health, exit code.
+
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc};
+
+use anyhow::Context as _;
+use clap::{CommandFactory, FromArgMatches, Parser};
+use tidegate_shared::{
+    config::{Config, ConfigError, FILE_VARIABLE},
+    id::random_token,
+    lifecycle::Lifecycle,
+    telemetry,
+};
+use tokio::net::TcpListener;
+
+use crate::{
+    internal::{self, Status},
+    router::Router,
+    worker::{StartFailure, Worker},
+};
+
+/// The exit code for a configuration that cannot be used.
+const BAD_CONFIGURATION: u8 = 64;
+/// The configuration file that is read when it is there and no other is named.
+const USUAL_FILE: &str = "tidegate.toml";
+
+/// Works on requests of Tidegate.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// The configuration file [default: tidegate.toml, if it is there]
+    #[arg(long, value_name = "PATH", env = FILE_VARIABLE)]
+    config: Option<PathBuf>,
+    /// Where health and metrics are served, instead of `worker.internal`
+    #[arg(long, value_name = "ADDR")]
+    internal: Option<SocketAddr>,
+    /// The worker's name in its answers [default: a random one]
+    #[arg(long)]
+    name: Option<String>,
+}
+
+/// A configuration that the program cannot use, in a sentence that names the key and the way out.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Misconfigured(String);
+
+impl Misconfigured {
+    /// Says what is wrong.
+    pub fn new(problem: impl Into<String>) -> Self {
+        Self(problem.into())
+    }
+}
+
+/// Runs a worker program: the arguments of `tidegate-worker`, and the handlers of the router that `make` builds from the
+/// configuration. Returns when the process was asked to stop and has finished what it had begun.
+pub fn program<S, M>(version: &'static str, make: M) -> ExitCode
+where
+    S: Clone + Send + Sync + 'static,
+    M: AsyncFnOnce(&Config) -> anyhow::Result<Router<S>>,
+{
+    let command = Arguments::command().version(version);
+    let arguments = Arguments::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit());
+    match start(arguments, make) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error);
+            ExitCode::from(if is_configuration(&error) { BAD_CONFIGURATION } else { 1 })
+        }
+    }
+}
+
+fn start<S, M>(arguments: Arguments, make: M) -> anyhow::Result<()>
+where
+    S: Clone + Send + Sync + 'static,
+    M: AsyncFnOnce(&Config) -> anyhow::Result<Router<S>>,
+{
+    let usual = PathBuf::from(USUAL_FILE);
+    let file = arguments.config.or_else(|| usual.is_file().then_some(usual));
+    let flag = arguments.internal.map(|internal| ("worker.internal", internal.to_string()));
+    let config = Config::load(file.as_deref(), flag.as_slice())?;
+    telemetry::init(&config.log)?;
+    let name = arguments.name.unwrap_or_else(random_token::<5>);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(serve(&config, &name, make))
+}
+
+async fn serve<S, M>(config: &Config, name: &str, make: M) -> anyhow::Result<()>
+where
+    S: Clone + Send + Sync + 'static,
+    M: AsyncFnOnce(&Config) -> anyhow::Result<Router<S>>,
+{
+    let lifecycle = Lifecycle::new();
+    lifecycle.listen_for_signals().context("listening for signals")?;
+    let router = make(config).await?;
+    let address = config.worker.internal;
+    let listener = TcpListener::bind(address).await.with_context(|| {
+        format!("cannot listen on worker.internal = {address}: choose another with --internal")
+    })?;
+    let status = Arc::new(Status::new(lifecycle.clone()));
+    tracing::info!(worker.name = name, internal = %listener.local_addr()?, "worker starting");
+    tokio::select! {
+        served = internal::serve(listener, Arc::clone(&status)) => served.context("the internal listener ended"),
+        worked = work(config, name, router, &lifecycle, &status) => worked,
+    }
+}
+
+async fn work<S>(
+    config: &Config,
+    name: &str,
+    router: Router<S>,
+    lifecycle: &Lifecycle,
+    status: &Status,
+) -> anyhow::Result<()>
+where
+    S: Clone + Send + Sync + 'static,
+{
+    let started = async {
+        let worker = Worker::connect(config, name, router).await?;
+        worker.find_consumers().await?;
+        Ok::<_, StartFailure>(worker)
+    };
+    // Asked to stop before it has begun, a worker has nothing to finish.
+    let worker = tokio::select! {
+        () = lifecycle.draining() => return Ok(()),
+        worker = started => worker?,
+    };
+    status.started(worker.broker().clone(), worker.metrics());
+    worker.run(lifecycle).await;
+    Ok(())
+}
+
+fn is_configuration(error: &anyhow::Error) -> bool {
+    error.is::<ConfigError>()
+        || error.is::<Misconfigured>()
+        || matches!(error.downcast_ref(), Some(StartFailure::Misconfigured(_)))
+}
+
+#[expect(clippy::print_stderr, reason = "logging may not be set up yet, and a person waits for the reason")]
+fn complain(error: &anyhow::Error) {
+    eprintln!("error: {error:#}");
+}

@@ -1,0 +1,176 @@
+//! A worker: connected, sure that its consumers exist, and then consuming until it is asked to stop.
+
+use std::{sync::Arc, time::Duration};
+
+use async_nats::jetstream::consumer::PullConsumer;
+use tidegate_shared::{
+    broker::{Broker, ConnectFailure},
+    config::{Config, Route},
+    lifecycle::Lifecycle,
+    topology::{IN, PARK, consumer_name},
+};
+use tokio::{task::JoinSet, time::Instant};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    handler::BoxedHandler,
+    metrics::Metrics,
+    program::Misconfigured,
+    router::Router,
+    runner::{Engine, Runner},
+};
+
+/// Unacknowledged publishes of one worker; a further one waits.
+const IN_FLIGHT: usize = 4096;
+/// How long consumers may take to appear: `tidegate apply` often runs at the same time.
+const CONSUMERS_LIMIT: Duration = Duration::from_secs(30);
+/// How often they are looked for.
+const CONSUMERS_PAUSE: Duration = Duration::from_millis(500);
+/// How long what was cut off may take to be given back.
+const CUT_OFF_LIMIT: Duration = Duration::from_secs(2);
+
+/// Why a worker cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartFailure {
+    /// The router does not fit the route table.
+    #[error(transparent)]
+    Misconfigured(#[from] Misconfigured),
+    /// NATS cannot be used.
+    #[error(transparent)]
+    Connect(#[from] ConnectFailure),
+    /// A route has no consumer.
+    #[error("route {route} has no consumer on {stream}: run `tidegate apply` ({reason})")]
+    NoConsumer {
+        /// The route.
+        route: String,
+        /// The stream.
+        stream: &'static str,
+        /// What the broker said.
+        reason: String,
+    },
+}
+
+/// Handlers connected to their routes.
+#[derive(Debug)]
+pub struct Worker {
+    engine: Arc<Engine>,
+    runners: Vec<Arc<Runner>>,
+}
+
+impl Worker {
+    /// Connects, waiting for NATS if need be, and binds the router to the route table. `name` is the worker's name in its
+    /// answers.
+    pub async fn connect<S>(config: &Config, name: &str, router: Router<S>) -> Result<Self, StartFailure>
+    where
+        S: Clone + Send + Sync + 'static,
+    {
+        let bound = bind(config, router)?;
+        let connection_name = format!("tidegate-worker {name}");
+        let broker =
+            Broker::connect(&config.nats, &config.nats.worker, &connection_name, IN_FLIGHT, true).await?;
+        let engine = Arc::new(Engine {
+            broker,
+            config: config.clone(),
+            subjects: config.subjects(),
+            namespaces: config.all_namespaces().into_iter().map(|namespace| namespace.name).collect(),
+            name: name.to_owned(),
+            metrics: Arc::new(Metrics::new()),
+            deliveries: TaskTracker::new(),
+            cut_off: CancellationToken::new(),
+        });
+        let runner = |(route, handler)| Arc::new(Runner::new(Arc::clone(&engine), route, handler));
+        let runners = bound.into_iter().map(runner).collect();
+        Ok(Self { engine, runners })
+    }
+
+    /// Waits until every route has its consumers, which `tidegate apply` makes.
+    pub async fn find_consumers(&self) -> Result<(), StartFailure> {
+        let deadline = Instant::now() + CONSUMERS_LIMIT;
+        for runner in &self.runners {
+            for stream in [IN, PARK] {
+                self.find_consumer(&runner.route, stream, deadline).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The worker's numbers.
+    pub fn metrics(&self) -> Arc<Metrics> {
+        Arc::clone(&self.engine.metrics)
+    }
+
+    /// The worker's connection.
+    pub fn broker(&self) -> &Broker {
+        &self.engine.broker
+    }
+
+    /// Consumes until the process is asked to finish; then finishes what was begun, within `worker.drain`, and returns.
+    pub async fn run(self, lifecycle: &Lifecycle) {
+        let mut consuming = JoinSet::new();
+        for runner in &self.runners {
+            for stream in [IN, PARK] {
+                consuming.spawn(Arc::clone(runner).consume(stream, lifecycle.clone()));
+            }
+        }
+        tracing::info!(worker.name = self.engine.name, routes = self.runners.len(), "consuming");
+        lifecycle.draining().await;
+        let deadline = Instant::now() + self.engine.config.worker.drain;
+        while consuming.join_next().await.is_some() {}
+        let deliveries = &self.engine.deliveries;
+        deliveries.close();
+        tracing::info!(unsettled = deliveries.len(), "draining");
+        let finished = tokio::select! {
+            () = deliveries.wait() => true,
+            () = tokio::time::sleep_until(deadline) => false,
+            () = lifecycle.stopping() => false,
+        };
+        if !finished {
+            tracing::warn!(unsettled = deliveries.len(), "giving back what is not settled");
+            self.engine.cut_off.cancel();
+            let _ = tokio::time::timeout(CUT_OFF_LIMIT, deliveries.wait()).await;
+        }
+        // Signs to the broker may still be in the client's buffer.
+        let _ = tokio::time::timeout(CUT_OFF_LIMIT, self.engine.broker.client().flush()).await;
+    }
+
+    async fn find_consumer(
+        &self,
+        route: &Route,
+        stream: &'static str,
+        deadline: Instant,
+    ) -> Result<(), StartFailure> {
+        let jetstream = self.engine.broker.jetstream();
+        let mut told = false;
+        loop {
+            let found: Result<PullConsumer, _> =
+                jetstream.get_consumer_from_stream(consumer_name(route), stream).await;
+            let Err(error) = found else { return Ok(()) };
+            if Instant::now() >= deadline {
+                let (route, reason) = (route.name.clone(), error.to_string());
+                return Err(StartFailure::NoConsumer { route, stream, reason });
+            }
+            if !told {
+                tracing::warn!(route = route.name, stream, %error, "waiting for the route's consumer: run `tidegate apply`");
+                told = true;
+            }
+            tokio::time::sleep(CONSUMERS_PAUSE).await;
+        }
+    }
+}
+
+fn bind<S>(config: &Config, router: Router<S>) -> Result<Vec<(Route, BoxedHandler)>, Misconfigured>
+where
+    S: Clone + Send + Sync + 'static,
+{
+    let find = |(name, handler): (String, BoxedHandler)| {
+        let route = config.routes.iter().find(|route| route.name == name).cloned();
+        let names = || config.routes.iter().map(|route| route.name.as_str()).collect::<Vec<_>>().join(", ");
+        route.map(|route| (route, handler)).ok_or_else(|| {
+            Misconfigured::new(format!(
+                "there is a handler for the route {name:?}, but no such [[route]]; there are: {}",
+                names()
+            ))
+        })
+    };
+    router.into_routes().into_iter().map(find).collect()
+}
