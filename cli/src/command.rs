@@ -1,12 +1,22 @@
 //! The commands: one file each, with its arguments and an async `run`.
 
 pub(crate) mod access;
+pub(crate) mod apply;
+pub(crate) mod banner;
 pub(crate) mod call;
 pub(crate) mod check_config;
 pub(crate) mod default_config;
+pub(crate) mod demo;
+pub(crate) mod detach;
+pub(crate) mod down;
+pub(crate) mod logs;
+pub(crate) mod process;
 pub(crate) mod publish;
+pub(crate) mod scale;
+pub(crate) mod status;
 pub(crate) mod sub;
 pub(crate) mod token;
+pub(crate) mod up;
 pub(crate) mod version;
 
 use std::path::PathBuf;
@@ -15,6 +25,14 @@ use tidegate_shared::config::{Config, ConfigError, FILE_VARIABLE};
 
 /// The name of the configuration file that is used when none is given.
 const CONFIG_FILE: &str = "tidegate.toml";
+
+/// Which local stack.
+#[derive(Debug, clap::Args)]
+pub(crate) struct DirArgs {
+    /// Where the local stack keeps its files.
+    #[arg(long, default_value = ".run", value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+}
 
 /// Where the configuration comes from.
 #[derive(Debug, clap::Args)]

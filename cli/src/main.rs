@@ -6,7 +6,10 @@ use clap::{Parser, Subcommand};
 use tidegate_cli::output;
 use tidegate_shared::config::ConfigError;
 
-use crate::command::{call, check_config, default_config, publish, sub, token, version};
+use crate::command::{
+    apply, call, check_config, default_config, demo, down, logs, process, publish, scale, status, sub, token,
+    up, version,
+};
 
 mod command;
 
@@ -23,6 +26,24 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Start the local stack: a broker, gateways and workers.
+    Up(up::Args),
+    /// End the local stack in order: gateways, workers, broker.
+    Down(down::Args),
+    /// Say what every process of the local stack is doing.
+    Status(status::Args),
+    /// Have more or fewer workers or gateways: workers=4.
+    Scale(scale::Args),
+    /// Kill one process (SIGKILL); it is started again.
+    Kill(process::Kill),
+    /// End one process and leave it down.
+    Stop(process::Args),
+    /// Start a process that was stopped.
+    Start(process::Args),
+    /// Print what the processes have printed.
+    Logs(logs::Args),
+    /// Make the broker's streams and consumers what the configuration says.
+    Apply(apply::Args),
     /// Say whether the configuration can be used.
     CheckConfig(check_config::Args),
     /// Print every key of the configuration with its default and what it means.
@@ -34,6 +55,8 @@ enum Command {
     /// Publish into a channel.
     #[command(name = "pub")]
     Publish(publish::Args),
+    /// Send a real feed through a stack of its own, kill processes on the way, and count.
+    Demo(demo::Args),
     /// Print a connection token for a user.
     Token(token::Args),
     /// Print the version.
@@ -53,11 +76,21 @@ async fn main() -> ExitCode {
 
 async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
+        Command::Up(args) => up::run(args).await,
+        Command::Down(args) => down::run(args).await,
+        Command::Status(args) => status::run(args).await,
+        Command::Scale(args) => scale::run(args).await,
+        Command::Kill(args) => process::kill(args).await,
+        Command::Stop(args) => process::stop(args).await,
+        Command::Start(args) => process::start(args).await,
+        Command::Logs(args) => logs::run(args).await,
+        Command::Apply(args) => apply::run(args).await,
         Command::CheckConfig(args) => check_config::run(args).await,
         Command::DefaultConfig(args) => default_config::run(args).await,
         Command::Call(args) => call::run(args).await,
         Command::Sub(args) => sub::run(args).await,
         Command::Publish(args) => publish::run(args).await,
+        Command::Demo(args) => demo::run(args).await,
         Command::Token(args) => token::run(args).await,
         Command::Version(args) => version::run(args).await,
     }

@@ -31,6 +31,7 @@ use self::{
 mod blueprint;
 mod broker;
 mod builder;
+pub mod control;
 mod log;
 mod port;
 mod probe;
@@ -39,6 +40,11 @@ mod record;
 pub mod server;
 pub mod setup;
 mod supervisor;
+
+/// Where the log of one process of the stack in `dir` is, or of all.
+pub fn log_file(dir: &Path, name: Option<&str>) -> PathBuf {
+    dir.join("logs").join(format!("{}.log", name.unwrap_or(log::COMBINED)))
+}
 
 /// How long a process may take to become ready.
 const READY_LIMIT: Duration = Duration::from_secs(30);

@@ -13,7 +13,13 @@ use tidegate_shared::config::Config;
 use tokio::task::spawn_blocking;
 
 use super::{
-    Kind, Stack, blueprint::Blueprint, log::Logs, port, process::Spec, record::Records, server, setup,
+    Kind, Stack,
+    blueprint::{Blueprint, Planned},
+    log::Logs,
+    port,
+    process::Spec,
+    record::Records,
+    server, setup,
 };
 use crate::output;
 
@@ -30,6 +36,7 @@ pub struct Builder {
     free_ports: bool,
     variables: Vec<(String, String, String)>,
     echo: bool,
+    fresh: bool,
     nats_server: Option<PathBuf>,
 }
 
@@ -49,6 +56,7 @@ impl Default for Builder {
             free_ports: true,
             variables: Vec::new(),
             echo: false,
+            fresh: false,
             nats_server: None,
         }
     }
@@ -123,6 +131,13 @@ impl Builder {
         self
     }
 
+    /// Whether what the broker has stored in the directory is removed first.
+    #[must_use]
+    pub fn fresh(mut self, fresh: bool) -> Self {
+        self.fresh = fresh;
+        self
+    }
+
     /// The nats-server to run, instead of the one that is found or fetched.
     #[must_use]
     pub fn nats_server(mut self, program: Option<PathBuf>) -> Self {
@@ -145,6 +160,8 @@ impl Builder {
         let named = self.nats_server.clone();
         let nats_server = spawn_blocking(move || server::find(named.as_deref())).await??;
         let (dir, temporary) = self.directory()?;
+        // First: nothing of a stack that runs there may be touched.
+        let records = claim(&dir).await?;
         let (config, config_file) = self.read_config(&dir)?;
         let mut blueprint = Blueprint {
             config,
@@ -155,15 +172,12 @@ impl Builder {
             dir: dir.clone(),
         };
         let nats = blueprint.nats()?;
-        let mut members = Vec::new();
-        for (kind, count) in [(Kind::Gateway, self.gateways), (Kind::Worker, self.workers)] {
-            for number in 1..=count {
-                members.push(blueprint.member(kind, number)?);
-            }
-        }
-        let records = claim(&dir).await?;
+        let members = self.members(&blueprint)?;
         if !self.free_ports {
             report_busy(std::iter::once(&nats).chain(&members).map(|(spec, _)| spec))?;
+        }
+        if self.fresh {
+            remove_stored(&dir)?;
         }
         let logs = Arc::new(Logs::new(&dir.join("logs"), self.echo)?);
         let stack = Stack::new(blueprint, temporary, logs, Arc::new(records))?;
@@ -171,6 +185,11 @@ impl Builder {
         setup::apply(&setup::connect(stack.config()).await?, stack.config()).await?;
         stack.launch(members).await?;
         Ok(stack)
+    }
+
+    fn members(&self, blueprint: &Blueprint) -> anyhow::Result<Vec<Planned>> {
+        let gateways = (1..=self.gateways).map(|number| blueprint.member(Kind::Gateway, number));
+        gateways.chain((1..=self.workers).map(|number| blueprint.member(Kind::Worker, number))).collect()
     }
 
     fn directory(&self) -> anyhow::Result<(PathBuf, Option<TempDir>)> {
@@ -218,6 +237,16 @@ async fn claim(dir: &Path) -> anyhow::Result<Records> {
     }
     records.claim();
     Ok(records)
+}
+
+/// Removes the broker's files.
+fn remove_stored(dir: &Path) -> anyhow::Result<()> {
+    match fs::remove_dir_all(dir.join("nats")) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).context("removing what the broker has stored")
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Refuses to start anything while somebody else has one of the ports.

