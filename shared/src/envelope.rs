@@ -103,8 +103,7 @@ pub const BYTES: &str = "application/octet-stream";
 pub struct Answer {
     /// The request it answers.
     pub re: RequestId,
-    /// Whose personal channel a late answer goes to: the user who asked. Nothing for a "later" request, whose worker
-    /// publishes there itself.
+    /// Whose personal channel the answer goes to when it comes late, if anybody's.
     pub user: Option<String>,
     /// The digest of a keyed request's body, copied from the request.
     pub digest: Option<String>,
@@ -131,6 +130,20 @@ pub enum Outcome {
 }
 
 impl Answer {
+    /// The answer of `worker` to a request, whose attempts so far were `attempt`.
+    pub fn to(request: &Request, attempt: u32, worker: &str, outcome: Outcome) -> Self {
+        // A "later" answer is published on the personal channel by its worker, and a `send` is answered to nobody.
+        let brought_late = !request.later && request.method.is_some();
+        Self {
+            re: request.id.clone(),
+            user: request.user.clone().filter(|_| brought_late),
+            digest: request.id.is_keyed().then(|| crate::id::body_digest(&request.body)),
+            attempt,
+            worker: worker.to_owned(),
+            outcome,
+        }
+    }
+
     /// The headers this answer is published with. `ttl` is how long the broker keeps it, if shorter than the stream does.
     pub fn headers(&self, ttl: Option<std::time::Duration>) -> HeaderMap {
         let mut headers = HeaderMap::new();

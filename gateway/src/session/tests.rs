@@ -1,1 +1,397 @@
-//! tests
+//! Scripts: inputs in, effects compared; time is an argument.
+
+use proptest::prelude::*;
+use tidegate_shared::{
+    config::Config,
+    id::{GatewayId, RequestId},
+    protocol::{
+        ConnectRequest, Empty, HistoryRequest, PublishRequest, RpcRequest, SendRequest, SubscribeRequest,
+        UnsubscribeRequest,
+    },
+};
+
+use super::*;
+
+const TOML: &str = r#"
+    [[namespace]]
+    name = "chat"
+    allow_subscribe = "authenticated"
+    allow_publish = "authenticated"
+    [[namespace]]
+    name = "open"
+    allow_subscribe = "anyone"
+    [[route]]
+    name = "echo"
+    match = "rpc.echo"
+    [[route]]
+    name = "orders"
+    match = "rpc.orders.{id}.place"
+    answer = "later"
+"#;
+
+struct Script {
+    session: Session,
+    now: Now,
+    next_id: u32,
+}
+
+impl Script {
+    fn fresh(flags: &[(&str, &str)]) -> Self {
+        let file =
+            std::env::temp_dir().join(format!("session-{}.toml", tidegate_shared::id::random_token::<8>()));
+        std::fs::write(&file, TOML).unwrap();
+        let flags: Vec<_> = flags.iter().map(|(key, value)| (*key, (*value).to_owned())).collect();
+        let config = Config::load(Some(&file), &flags).unwrap();
+        std::fs::remove_file(&file).unwrap();
+        let rules = Arc::new(Rules::new(&config, GatewayId::random()));
+        let client = ClientId::random(&rules.gateway);
+        let now = Now { instant: Instant::now(), unix: Duration::from_secs(1_800_000_000) };
+        Self { session: Session::new(rules, client, Encoding::Json, now.instant), now, next_id: 1 }
+    }
+
+    fn connected(flags: &[(&str, &str)]) -> Self {
+        let mut script = Self::fresh(flags);
+        let effects = script.connect(&token(&serde_json::json!({"sub": "42"})));
+        assert!(
+            matches!(&effects[..], [Effect::Reply(reply), Effect::Register { .. }] if reply.connect.is_some())
+        );
+        script
+    }
+
+    fn anonymous() -> Self {
+        let mut script = Self::fresh(&[("auth.anonymous", "true")]);
+        script.connect("");
+        script
+    }
+
+    fn connect(&mut self, token: &str) -> Effects {
+        let connect = ConnectRequest { token: token.to_owned(), ..ConnectRequest::default() };
+        self.say(Command { connect: Some(connect), ..Command::default() })
+    }
+
+    fn say(&mut self, command: Command) -> Effects {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.session.handle(Command { id, ..command }, 0.0, self.now)
+    }
+
+    fn rpc(&mut self, method: &str) -> Effects {
+        let rpc = RpcRequest { method: method.to_owned(), data: "1".into() };
+        self.say(Command { rpc: Some(rpc), ..Command::default() })
+    }
+
+    fn subscribe(&mut self, channel: &str) -> Effects {
+        let subscribe = SubscribeRequest { channel: channel.to_owned(), ..SubscribeRequest::default() };
+        self.say(Command { subscribe: Some(subscribe), ..Command::default() })
+    }
+
+    fn unsubscribe(&mut self, channel: &str) -> Effects {
+        let unsubscribe = UnsubscribeRequest { channel: channel.to_owned() };
+        self.say(Command { unsubscribe: Some(unsubscribe), ..Command::default() })
+    }
+
+    fn publish(&mut self, channel: &str, data: &'static str) -> Effects {
+        let publish = PublishRequest { channel: channel.to_owned(), data: data.into() };
+        self.say(Command { publish: Some(publish), ..Command::default() })
+    }
+
+    /// Lets time pass for a client that answers its pings and is not closed.
+    fn live(&mut self, seconds: u64) {
+        for _ in 0..seconds {
+            match &self.after(1)[..] {
+                [] => {}
+                [Effect::Reply(ping)] if *ping == Reply::ping() => {
+                    assert_eq!(self.session.handle(Command::default(), 0.0, self.now), []);
+                }
+                other => panic!("expected nothing but pings, got {other:?}"),
+            }
+        }
+    }
+
+    fn after(&mut self, seconds: u64) -> Effects {
+        self.now.instant += Duration::from_secs(seconds);
+        self.now.unix += Duration::from_secs(seconds);
+        self.session.tick(self.now.instant, true)
+    }
+}
+
+fn token(claims: &serde_json::Value) -> String {
+    let secret = Config::load(None, &[]).unwrap().auth.hmac_secret;
+    let key = jsonwebtoken::EncodingKey::from_secret(secret.expose().as_bytes());
+    jsonwebtoken::encode(&jsonwebtoken::Header::default(), claims, &key).unwrap()
+}
+
+fn error(effects: &Effects) -> u32 {
+    match &effects[..] {
+        [Effect::Reply(Reply { error: Some(error), .. })] => {
+            assert!(!error.message.is_empty());
+            error.code
+        }
+        other => panic!("expected one error, got {other:?}"),
+    }
+}
+
+fn closed(effects: &Effects) -> u16 {
+    match &effects[..] {
+        [Effect::Close(disconnect)] => disconnect.code,
+        other => panic!("expected a close, got {other:?}"),
+    }
+}
+
+#[test]
+fn nothing_is_allowed_before_connect() {
+    assert_eq!(closed(&Script::fresh(&[]).rpc("echo")), 3501);
+    assert_eq!(
+        closed(&Script::fresh(&[]).session.handle(Command::default(), 0.0, Script::fresh(&[]).now)),
+        3501
+    );
+}
+
+#[test]
+fn a_session_connects_once() {
+    assert_eq!(closed(&Script::connected(&[]).connect("")), 3501);
+}
+
+#[test]
+fn silence_before_connect_ends_the_session() {
+    let mut script = Script::fresh(&[]);
+    assert_eq!(script.after(9), []);
+    assert_eq!(closed(&script.after(1)), 3502);
+}
+
+#[test]
+fn tokens_decide_who_connects() {
+    assert_eq!(closed(&Script::fresh(&[]).connect("")), 3501);
+    assert_eq!(closed(&Script::fresh(&[]).connect("forged")), 3500);
+    let mut script = Script::fresh(&[]);
+    assert_eq!(error(&script.connect(&token(&serde_json::json!({"sub": "42", "exp": 1_700_000_000})))), 109);
+    assert_eq!(closed(&script.rpc("echo")), 3501, "the rest of a frame after a refused connect");
+}
+
+#[test]
+fn a_token_that_ends_asks_for_a_fresh_one_and_its_end_is_the_sessions() {
+    let mut script = Script::fresh(&[]);
+    let first = token(&serde_json::json!({"sub": "42", "exp": 1_800_000_060}));
+    let effects = script.connect(&first);
+    let [Effect::Reply(Reply { connect: Some(result), .. }), Effect::Register { .. }] = &effects[..] else {
+        panic!("{effects:?}")
+    };
+    assert!(result.expires && result.ttl == 60);
+    script.live(50);
+    let refresh =
+        |token: String| Command { refresh: Some(protocol::RefreshRequest { token }), ..Command::default() };
+    let effects = script.say(refresh(token(&serde_json::json!({"sub": "42", "exp": 1_800_000_120}))));
+    assert!(matches!(&effects[..], [Effect::Reply(Reply { refresh: Some(r), .. })] if r.ttl == 70));
+    // The second token ends 120 s after the start, its grace 25 s later.
+    script.live(94);
+    assert_eq!(closed(&script.after(1)), 3005);
+    let mut other = Script::connected(&[]);
+    assert_eq!(
+        closed(&other.say(refresh(token(&serde_json::json!({"sub": "43"}))))),
+        3500,
+        "another user's token"
+    );
+}
+
+#[test]
+fn an_rpc_becomes_a_request_on_its_route() {
+    let effects = Script::connected(&[]).rpc("echo");
+    let [Effect::Call { mode: AnswerMode::Wait, request, .. }] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!(
+        (request.route.as_str(), request.user.as_deref(), &request.body[..]),
+        ("echo", Some("42"), &b"1"[..])
+    );
+    assert!(!request.id.is_keyed());
+    let effects = Script::connected(&[]).rpc("orders.7.place#k");
+    let [Effect::Call { mode: AnswerMode::Later, request, .. }] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!(request.id, RequestId::keyed("42", "orders.7.place", "k"));
+    assert_eq!(request.method.as_deref(), Some("orders.7.place"));
+}
+
+#[test]
+fn methods_nobody_takes_and_nonsense_are_told_apart() {
+    let mut script = Script::connected(&[]);
+    for method in ["nothing", "echo.more", "orders.place", "*", ">", "echo.*", "or ders", &"m".repeat(255)] {
+        assert_eq!(error(&script.rpc(method)), 104, "{method:?}");
+    }
+    for method in
+        ["", ".echo", "echo.", "a..b", "echo#", "#k", &"m".repeat(300), &format!("echo#{}", "k".repeat(129))]
+    {
+        assert_eq!(error(&script.rpc(method)), 107, "{method:?}");
+    }
+}
+
+#[test]
+fn anonymous_clients_have_no_keys_and_no_later_answers() {
+    let mut script = Script::anonymous();
+    assert_eq!(error(&script.rpc("echo#k")), 107);
+    assert_eq!(error(&script.rpc("orders.7.place")), 103);
+    assert!(matches!(&script.rpc("echo")[..], [Effect::Call { .. }]));
+}
+
+#[test]
+fn waiting_requests_are_bounded() {
+    let mut script = Script::connected(&[("gateway.limits.max_waiting", "2")]);
+    script.rpc("echo");
+    script.rpc("echo");
+    assert_eq!(error(&script.rpc("echo")), 1000);
+    script.session.finished(2, CallEnd::Failed(codes::STILL_WORKING.error()));
+    assert!(matches!(&script.rpc("echo")[..], [Effect::Call { .. }]));
+}
+
+#[test]
+fn channels_have_rules() {
+    let mut script = Script::connected(&[]);
+    assert_eq!(error(&script.subscribe("nowhere:x")), 102);
+    assert_eq!(error(&script.subscribe("user:42")), 107);
+    assert_eq!(error(&script.subscribe("#43")), 103);
+    assert_eq!(error(&script.subscribe("#42")), 105);
+    assert_eq!(error(&script.subscribe(&"c".repeat(300))), 107);
+    assert_eq!(closed(&Script::connected(&[]).subscribe("")), 3501);
+    assert_eq!(error(&Script::anonymous().subscribe("chat:x")), 103);
+    assert!(matches!(&Script::anonymous().subscribe("open:x")[..], [Effect::Interest { .. }]));
+    assert_eq!(error(&script.publish("open:x", "1")), 103);
+    assert_eq!(error(&script.publish("nowhere:x", "1")), 102);
+    assert_eq!(error(&script.publish("chat:x", "")), 107);
+    assert!(
+        matches!(&script.publish("chat:x", "1")[..], [Effect::Publish { info, .. }] if info.user == "42")
+    );
+}
+
+#[test]
+fn a_subscription_is_answered_before_it_delivers() {
+    let mut script = Script::connected(&[]);
+    let effects = script.subscribe("chat:x");
+    let [Effect::Interest { ticket, .. }] = effects[..] else { panic!("{effects:?}") };
+    assert_eq!(error(&script.subscribe("chat:x")), 105);
+    let effects = script.session.subscribed(ticket, Ok(()));
+    assert!(matches!(&effects[..], [Effect::Reply(r), Effect::Join { .. }] if r.subscribe.is_some()));
+    let effects = script.unsubscribe("chat:x");
+    assert!(matches!(&effects[..], [Effect::Leave { .. }, Effect::Reply(r)] if r.unsubscribe.is_some()));
+}
+
+#[test]
+fn a_subscription_given_up_while_it_begins_answers_both_commands_in_order() {
+    let mut script = Script::connected(&[]);
+    let effects = script.subscribe("chat:x");
+    let [Effect::Interest { ticket, .. }] = effects[..] else { panic!("{effects:?}") };
+    let effects = script.unsubscribe("chat:x");
+    assert!(
+        matches!(&effects[..], [Effect::Reply(a), Effect::Reply(b)] if a.subscribe.is_some() && b.unsubscribe.is_some())
+    );
+    assert_eq!(script.session.subscribed(ticket, Ok(())), [], "its preparation comes too late");
+    assert!(matches!(&script.subscribe("chat:x")[..], [Effect::Interest { .. }]));
+}
+
+#[test]
+fn channels_of_one_connection_are_bounded() {
+    let mut script = Script::connected(&[("gateway.limits.channels", "1")]);
+    script.subscribe("chat:x");
+    assert_eq!(error(&script.subscribe("chat:y")), 106);
+}
+
+#[test]
+fn what_is_switched_off_is_not_available() {
+    let mut script = Script::connected(&[]);
+    let history = HistoryRequest { channel: "chat:x".to_owned() };
+    assert_eq!(error(&script.say(Command { history: Some(history), ..Command::default() })), 108);
+    assert_eq!(error(&script.say(Command { ping: Some(Empty {}), ..Command::default() })), 108);
+    assert_eq!(error(&script.say(Command::default())), 108, "a verb of a later protocol");
+    let send = Command { send: Some(SendRequest { data: "1".into() }), ..Command::default() };
+    assert_eq!(closed(&script.say(send)), 3508, "no route takes it");
+}
+
+#[test]
+fn a_pong_nobody_asked_for_breaks_the_protocol() {
+    let mut script = Script::connected(&[]);
+    assert_eq!(closed(&script.session.handle(Command::default(), 0.0, script.now)), 3501);
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Rpc(u8),
+    Subscribe(u8),
+    Unsubscribe(u8),
+    Publish,
+    Finish,
+    Prepare(bool),
+    Wait(u8),
+    Pong,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        (0u8..3).prop_map(Step::Rpc),
+        (0u8..3).prop_map(Step::Subscribe),
+        (0u8..3).prop_map(Step::Unsubscribe),
+        Just(Step::Publish),
+        Just(Step::Finish),
+        any::<bool>().prop_map(Step::Prepare),
+        (0u8..12).prop_map(Step::Wait),
+        Just(Step::Pong),
+    ];
+    proptest::collection::vec(step, 0..60)
+}
+
+proptest! {
+    /// Whatever a client does: no reply without its command, none twice, none out of nowhere, nothing after the end, and
+    /// a channel is joined and left in turn.
+    #[test]
+    fn replies_answer_commands_once(steps in steps()) {
+        let mut script = Script::connected(&[]);
+        let mut open: Vec<u32> = Vec::new();
+        let mut calls: Vec<u32> = Vec::new();
+        let mut tickets: Vec<u32> = Vec::new();
+        let mut joined: Vec<Channel> = Vec::new();
+        let mut over = false;
+        for step in steps {
+            let sent = script.next_id;
+            let effects = match step {
+                Step::Rpc(n) => script.rpc(["echo", "nothing", ".."][usize::from(n)]),
+                Step::Subscribe(n) => script.subscribe(["chat:a", "chat:b", "#43"][usize::from(n)]),
+                Step::Unsubscribe(n) => script.unsubscribe(["chat:a", "chat:b", ":"][usize::from(n)]),
+                Step::Publish => script.publish("chat:a", "1"),
+                Step::Finish => match calls.pop() {
+                    Some(command) => script.session.finished(command, CallEnd::Failed(codes::STILL_WORKING.error())),
+                    None => Vec::new(),
+                },
+                Step::Prepare(well) => match tickets.pop() {
+                    Some(ticket) => script.session.subscribed(ticket, if well { Ok(()) } else { Err(codes::INTERNAL.error()) }),
+                    None => Vec::new(),
+                },
+                Step::Wait(seconds) => script.after(u64::from(seconds)),
+                Step::Pong => script.session.handle(Command::default(), 0.0, script.now),
+            };
+            if script.next_id > sent {
+                open.push(sent);
+            }
+            prop_assert!(!over || effects.iter().all(|e| matches!(e, Effect::Reply(_))), "{effects:?} after the end");
+            for effect in effects {
+                match effect {
+                    Effect::Reply(reply) if reply.id > 0 => {
+                        let place = open.iter().position(|id| *id == reply.id);
+                        prop_assert!(place.is_some(), "{reply:?} answers nothing");
+                        open.remove(place.unwrap());
+                    }
+                    Effect::Reply(reply) => prop_assert_eq!(reply, Reply::ping()),
+                    Effect::Call { command, .. } => calls.push(command),
+                    Effect::Publish { command, .. } => {
+                        let place = open.iter().position(|id| *id == command);
+                        open.remove(place.unwrap());
+                    }
+                    Effect::Interest { ticket, .. } => tickets.push(ticket),
+                    Effect::Join { channel } => {
+                        prop_assert!(!joined.contains(&channel));
+                        joined.push(channel);
+                    }
+                    Effect::Leave { channel } => {
+                        prop_assert!(joined.contains(&channel));
+                        joined.retain(|c| *c != channel);
+                    }
+                    Effect::Close(_) => over = true,
+                    Effect::Register { .. } | Effect::Send { .. } => prop_assert!(false, "not in this script"),
+                }
+            }
+        }
+    }
+}
