@@ -3,7 +3,10 @@
 //! Connects to any of several gateways in turn, subscribes again after each reconnect, and asks for the answer to a keyed
 //! request until it is there. What was published in a channel while it was away is not made up for here.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use bytes::Bytes;
 use tokio::{
@@ -34,6 +37,8 @@ pub struct SessionOptions {
 #[derive(Debug, Clone)]
 pub struct Reconnecting {
     state: watch::Receiver<State>,
+    /// Of the connections that have ended.
+    strays: Arc<AtomicU64>,
     _task: Arc<JoinSet<()>>,
 }
 
@@ -50,8 +55,18 @@ impl Reconnecting {
         let (events, receiver) = mpsc::channel(options.connection.events.max(1));
         let (state, watched) = watch::channel(State::Away);
         let mut task = JoinSet::new();
-        task.spawn(run(options, state, events));
-        (Self { state: watched, _task: Arc::new(task) }, Events(receiver))
+        let strays = Arc::new(AtomicU64::new(0));
+        task.spawn(run(options, state, events, Arc::clone(&strays)));
+        (Self { state: watched, strays, _task: Arc::new(task) }, Events(receiver))
+    }
+
+    /// Returns how many replies came to calls that had their reply already, on all connections so far.
+    pub fn stray_replies(&self) -> u64 {
+        let now = match &*self.state.borrow() {
+            State::Here(client) => client.stray_replies(),
+            State::Away | State::Over(_) => 0,
+        };
+        self.strays.load(Ordering::Relaxed) + now
     }
 
     /// Returns the connection, once there is one.
@@ -113,14 +128,20 @@ async fn attempt(client: &Client, method: &str, data: Bytes, deadline: Instant) 
 }
 
 /// Connects, passes events on until the connection ends, and begins again.
-async fn run(options: SessionOptions, state: watch::Sender<State>, events: mpsc::Sender<Event>) {
+async fn run(
+    options: SessionOptions,
+    state: watch::Sender<State>,
+    events: mpsc::Sender<Event>,
+    strays: Arc<AtomicU64>,
+) {
     let mut failures = 0;
     for url in options.urls.iter().cycle() {
         match connect(&options, url, &events).await {
             Ok((client, incoming)) => {
                 failures = 0;
-                state.send_replace(State::Here(client));
+                state.send_replace(State::Here(client.clone()));
                 let closed = pass_on(incoming, &events).await;
+                strays.fetch_add(client.stray_replies(), Ordering::Relaxed);
                 state.send_replace(State::Away);
                 if !closed.reconnects() {
                     state.send_replace(State::Over(closed.into()));

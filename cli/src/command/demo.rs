@@ -1,0 +1,88 @@
+//! `tidegate demo`: a real feed through a real system, with processes killed on the way.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::{Context, bail};
+use serde::Serialize;
+use tidegate_cli::{
+    demo::{self, Counts, Options},
+    output,
+};
+
+/// Arguments of `tidegate demo`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The feed: one earthquake a line.
+    #[arg(long, default_value = "examples/quakes/earthquakes.ndjson", value_name = "FILE")]
+    file: PathBuf,
+    /// Kill a worker and a gateway on the way.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL")]
+    kills: bool,
+    /// Leave the files and logs where they are.
+    #[arg(long)]
+    keep: bool,
+    /// Run it so many times.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    repeat: usize,
+    /// Write what was counted to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// What `--json` writes.
+#[derive(Serialize)]
+struct Report {
+    passed: bool,
+    runs: Vec<Run>,
+}
+
+#[derive(Serialize)]
+struct Run {
+    problems: Vec<String>,
+    counts: Option<Counts>,
+}
+
+pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let options = Options { file: args.file, kills: args.kills, keep: args.keep };
+    let mut runs = Vec::new();
+    for number in 1..=args.repeat {
+        if args.repeat > 1 {
+            output::note(format!("run {number} of {}", args.repeat));
+        }
+        // Interrupted, the stack is dropped, which ends its processes.
+        let run = tokio::select! {
+            counts = demo::run(&options) => judge(counts),
+            _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+        };
+        runs.push(run);
+    }
+    let failed = runs.iter().filter(|run| !run.problems.is_empty()).count();
+    let report = Report { passed: failed == 0, runs };
+    if let Some(file) = &args.json {
+        let json = serde_json::to_vec_pretty(&report)?;
+        std::fs::write(file, json).with_context(|| format!("writing {}", file.display()))?;
+    }
+    if args.repeat > 1 {
+        output::line(format!("{} of {} runs passed", report.runs.len() - failed, report.runs.len()));
+    }
+    Ok(if report.passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Shows what a run counted and says whether it passed.
+fn judge(counts: anyhow::Result<Counts>) -> Run {
+    match counts {
+        Ok(counts) => {
+            output::line(counts.table());
+            let problems = counts.problems();
+            output::line(match problems.as_slice() {
+                [] => "passed: nothing lost, nothing twice".to_owned(),
+                problems => format!("failed: {}", problems.join("; ")),
+            });
+            Run { problems, counts: Some(counts) }
+        }
+        Err(error) => {
+            output::line(format!("failed: {error:#}"));
+            Run { problems: vec![format!("{error:#}")], counts: None }
+        }
+    }
+}

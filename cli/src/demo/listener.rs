@@ -1,0 +1,190 @@
+//! A listener: subscribes to a few channels and remembers what it heard, and when.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use bytes::Bytes;
+use serde::Deserialize;
+use tokio::{task::JoinSet, time::Instant};
+
+use super::plan::Plan;
+use crate::client::{Event, Events, Reconnecting, SessionOptions};
+
+/// The channel of all alerts.
+pub(super) const ALERTS: &str = "quakes:alerts";
+/// The channel an outside service publishes in.
+pub(super) const NOTICE: &str = "quakes:notice";
+
+/// One listening client.
+#[derive(Debug)]
+pub(super) struct Listener {
+    /// Its user.
+    pub(super) user: String,
+    /// Its connection.
+    pub(super) session: Reconnecting,
+    channels: Vec<String>,
+    heard: Arc<Mutex<Record>>,
+    _task: JoinSet<()>,
+}
+
+/// What a listener heard.
+#[derive(Debug, Default)]
+pub(super) struct Record {
+    /// Every publication in the order it came.
+    pub(super) publications: Vec<Publication>,
+    /// Connections that were lost.
+    pub(super) interruptions: usize,
+}
+
+/// One publication.
+#[derive(Debug)]
+pub(super) struct Publication {
+    pub(super) channel: String,
+    pub(super) data: Bytes,
+    /// The request it answers, if it is an answer.
+    pub(super) re: Option<String>,
+}
+
+/// What one listener's record comes to.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    /// The alerts it heard.
+    pub(super) alerts: BTreeSet<String>,
+    /// Publications it heard more than once.
+    pub(super) twice: usize,
+    /// Publications of its channels that it did not hear.
+    pub(super) missed: usize,
+    /// Publications of events that do not belong into their channel.
+    pub(super) unknown: usize,
+    /// Publications in channels that are not its own.
+    pub(super) foreign: usize,
+    /// Notices of the outside service.
+    pub(super) notices: usize,
+    /// Publications on its personal channel.
+    pub(super) personal: usize,
+}
+
+impl Listener {
+    /// Connects and begins to listen.
+    pub(super) fn start(user: String, options: SessionOptions) -> Self {
+        let channels = options.channels.clone();
+        let (session, events) = Reconnecting::start(options);
+        let heard = Arc::new(Mutex::default());
+        let mut task = JoinSet::new();
+        task.spawn(listen(events, Arc::clone(&heard)));
+        Self { user, session, channels, heard, _task: task }
+    }
+
+    /// Waits until it is connected and subscribed.
+    pub(super) async fn ready(&self, deadline: Instant) -> anyhow::Result<()> {
+        self.session.client(deadline).await?;
+        Ok(())
+    }
+
+    /// What it heard so far.
+    pub(super) fn record(&self) -> MutexGuard<'_, Record> {
+        lock(&self.heard)
+    }
+
+    /// What its record comes to.
+    pub(super) fn tally(&self, plan: &Plan) -> Tally {
+        tally(&self.user, &self.channels, &self.record().publications, plan)
+    }
+}
+
+fn lock(heard: &Mutex<Record>) -> MutexGuard<'_, Record> {
+    heard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn listen(mut events: Events, heard: Arc<Mutex<Record>>) {
+    while let Some(event) = events.next().await {
+        let mut heard = lock(&heard);
+        match event {
+            Event::Publication { channel, data, mut tags, .. } => {
+                heard.publications.push(Publication { channel, data, re: tags.remove("re") });
+            }
+            Event::Disconnected(_) => heard.interruptions += 1,
+            Event::Message { .. } | Event::Unsubscribed { .. } | Event::Connected { .. } => {}
+        }
+    }
+}
+
+fn tally(user: &str, channels: &[String], publications: &[Publication], plan: &Plan) -> Tally {
+    let mut tally = Tally::default();
+    let mut heard: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+    let personal = format!("#{user}");
+    for publication in publications {
+        let channel = publication.channel.as_str();
+        match expected(channel, plan) {
+            _ if channel == personal => tally.personal += 1,
+            _ if !channels.iter().any(|own| own == channel) => tally.foreign += 1,
+            None => tally.notices += 1,
+            Some(expected) => match event_id(&publication.data).filter(|id| expected.contains(id)) {
+                None => tally.unknown += 1,
+                Some(id) => tally.twice += usize::from(!heard.entry(channel).or_default().insert(id)),
+            },
+        }
+    }
+    for channel in channels {
+        let all = expected(channel, plan).map_or(0, BTreeSet::len);
+        tally.missed += all - heard.get(channel.as_str()).map_or(0, BTreeSet::len);
+    }
+    tally.alerts = heard.remove(ALERTS).unwrap_or_default();
+    tally
+}
+
+/// The events that have to be published in a channel; nothing if it is none of the earthquakes' channels.
+fn expected<'a>(channel: &str, plan: &'a Plan) -> Option<&'a BTreeSet<String>> {
+    match channel {
+        ALERTS => Some(&plan.alerts),
+        _ => plan.networks.get(channel.strip_prefix("quakes:")?),
+    }
+}
+
+fn event_id(data: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Quake {
+        id: String,
+    }
+    serde_json::from_slice::<Quake>(data).ok().map(|quake| quake.id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan() -> Plan {
+        let feed = [("a", "ci", 5.0), ("b", "ci", 1.0), ("c", "us", 4.5)]
+            .map(|(id, net, mag)| format!(r#"{{"id":"{id}","net":"{net}","mag":{mag}}}"#));
+        Plan::read(&feed.join("\n")).unwrap()
+    }
+
+    fn heard(publications: &[(&str, &str)]) -> Tally {
+        let publications: Vec<_> = publications
+            .iter()
+            .map(|(channel, id)| Publication {
+                channel: (*channel).to_owned(),
+                data: format!(r#"{{"id":"{id}"}}"#).into(),
+                re: None,
+            })
+            .collect();
+        let channels = [ALERTS, NOTICE, "quakes:ci"].map(str::to_owned);
+        tally("l", &channels, &publications, &plan())
+    }
+
+    #[test]
+    fn everything_once_is_complete() {
+        let all =
+            [(ALERTS, "a"), (ALERTS, "c"), ("quakes:ci", "a"), ("quakes:ci", "b"), (NOTICE, ""), ("#l", "")];
+        let alerts = BTreeSet::from(["a".to_owned(), "c".to_owned()]);
+        assert_eq!(heard(&all), Tally { alerts, notices: 1, personal: 1, ..Tally::default() });
+    }
+
+    #[test]
+    fn what_is_missing_double_or_out_of_place_is_counted() {
+        let tally = heard(&[(ALERTS, "a"), (ALERTS, "a"), (ALERTS, "b"), ("quakes:us", "c"), ("#other", "")]);
+        assert_eq!((tally.twice, tally.unknown, tally.foreign, tally.missed), (1, 1, 2, 3));
+    }
+}

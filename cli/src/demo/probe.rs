@@ -1,0 +1,72 @@
+//! The further requests that measure the way to acceptance: routed with `answer = "later"`, they show a client the moment
+//! its request is stored, which a request that waits for its answer does not.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use serde::Deserialize;
+use tokio::time::Instant;
+
+use super::{listener::Listener, verdict::Probes};
+
+/// Requests.
+const PROBES: usize = 200;
+/// Between two of them.
+const PAUSE: Duration = Duration::from_millis(10);
+/// The method, and what it is for here: an answer on the personal channel.
+const METHOD: &str = "later.echo";
+/// How often the personal channel is looked at.
+const POLL: Duration = Duration::from_millis(50);
+
+#[derive(Deserialize)]
+struct Receipt {
+    id: String,
+}
+
+/// What came of the probes.
+#[derive(Debug, Default)]
+pub(super) struct Probed {
+    pub(super) counts: Probes,
+    pub(super) accepted_after: Vec<Duration>,
+    pub(super) failures: Vec<String>,
+}
+
+/// Sends the probes one after the other and waits for their answers on the personal channel of `listener`.
+pub(super) async fn run(listener: &Listener, deadline: Instant) -> Probed {
+    let mut probed = Probed::default();
+    let mut ids = BTreeSet::new();
+    for number in 0..PROBES {
+        let begun = Instant::now();
+        let (key, data) = (format!("probe-{number}"), number.to_string());
+        let receipt = listener.session.call_keyed(METHOD, &key, data, deadline).await;
+        probed.counts.sent += 1;
+        match receipt.map(|answered| serde_json::from_slice::<Receipt>(&answered.data)) {
+            Ok(Ok(receipt)) => {
+                probed.counts.accepted += 1;
+                probed.accepted_after.push(begun.elapsed());
+                ids.insert(receipt.id);
+            }
+            Ok(Err(error)) => probed.failures.push(format!("{key}: not a receipt: {error}")),
+            Err(error) => probed.failures.push(format!("{key}: {error}")),
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    let mut answers = answers(listener);
+    while !ids.iter().all(|id| answers.contains_key(id)) && Instant::now() < deadline {
+        tokio::time::sleep(POLL).await;
+        answers = self::answers(listener);
+    }
+    probed.counts.answered = ids.iter().filter(|id| answers.contains_key(*id)).count();
+    probed
+}
+
+/// How often each request was answered on the personal channel.
+pub(super) fn answers(listener: &Listener) -> BTreeMap<String, usize> {
+    let mut answers = BTreeMap::new();
+    for id in listener.record().publications.iter().filter_map(|publication| publication.re.clone()) {
+        *answers.entry(id).or_default() += 1;
+    }
+    answers
+}

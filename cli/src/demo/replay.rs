@@ -1,0 +1,152 @@
+//! The replay: every station reports everything, while processes are killed.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant as Clock},
+};
+
+use tidegate_shared::protocol::codes;
+use tokio::{sync::mpsc, task::JoinSet, time::Instant};
+
+use super::{
+    plan::Plan,
+    progress::Progress,
+    station::{self, Settled},
+    verdict::Requests,
+};
+use crate::{
+    client::{Reconnecting, Unanswered},
+    stack::Stack,
+};
+
+/// What is killed when a third is answered, and when two thirds are: one of two workers, one of two gateways.
+const VICTIMS: [&str; 2] = ["worker-1", "gateway-2"];
+/// Reports on their way from the stations to whoever counts them.
+const REPORTS: usize = 256;
+
+/// What the stations come to.
+#[derive(Debug, Default)]
+pub(super) struct Replay {
+    pub(super) requests: Requests,
+    /// Events whose request was accepted and is no dead letter: each must have its row.
+    pub(super) must: BTreeSet<String>,
+    /// From first try to answer.
+    pub(super) elapsed: Vec<Duration>,
+    /// Which processes were killed.
+    pub(super) kills: Vec<String>,
+    /// When the last of them was.
+    pub(super) last_kill: Option<Instant>,
+    /// How long it took.
+    pub(super) duration: Duration,
+}
+
+impl Replay {
+    /// Sends everything through `sessions`, one a station. Without a stack to kill in, nothing is killed.
+    pub(super) async fn run(
+        plan: &Plan,
+        sessions: &[Reconnecting],
+        victims: Option<&Stack>,
+        deadline: Instant,
+    ) -> anyhow::Result<Self> {
+        let begun = Clock::now();
+        let (settled, mut reports) = mpsc::channel(REPORTS);
+        let mut stations = JoinSet::new();
+        for (station, session) in plan.stations.iter().zip(sessions) {
+            stations.spawn(station::report(station.clone(), session.clone(), deadline, settled.clone()));
+        }
+        drop(settled);
+        let total = plan.events();
+        let mut progress = Progress::new(total)?;
+        let mut replay = Self::default();
+        let mut count = 0;
+        while let Some(report) = reports.recv().await {
+            replay.take(report);
+            count += 1;
+            progress.at(count);
+            if let (Some(stack), Some(name)) = (victims, victim(count, total)) {
+                stack.kill(name).await?;
+                progress.say(format!("killed {name} (SIGKILL) after {count} answers"));
+                replay.kills.push(name.to_owned());
+                replay.last_kill = Some(Instant::now());
+            }
+        }
+        replay.duration = begun.elapsed();
+        Ok(replay)
+    }
+
+    fn take(&mut self, settled: Settled) {
+        let requests = &mut self.requests;
+        let own = settled.is_its_own();
+        let (tries, accepted) = match &settled.result {
+            Ok(answered) => (answered.tries, true),
+            Err(unanswered) => (unanswered.tries, unanswered.accepted),
+        };
+        requests.sent += usize::from(tries > 0);
+        requests.accepted += usize::from(accepted);
+        requests.retries += u64::from(tries.saturating_sub(1));
+        let mut dead = false;
+        match &settled.result {
+            Ok(_) if own => {
+                requests.answered += 1;
+                self.elapsed.push(settled.elapsed);
+            }
+            Ok(answered) => {
+                let answer = String::from_utf8_lossy(&answered.data);
+                requests.failures.push(format!("{}: the answer is somebody else's: {answer}", settled.id));
+            }
+            Err(Unanswered { last, .. }) => {
+                dead = last.code() == Some(codes::DEAD_LETTER.code);
+                requests.dead += usize::from(dead);
+                requests.failures.push(format!("{}: {last}", settled.id));
+            }
+        }
+        if accepted && !dead {
+            self.must.insert(settled.id);
+        }
+    }
+}
+
+/// Who is killed after so many answers.
+fn victim(count: usize, total: usize) -> Option<&'static str> {
+    let [worker, gateway] = VICTIMS;
+    match count {
+        _ if count == total / 3 => Some(worker),
+        _ if count == total * 2 / 3 => Some(gateway),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::{Answered, CallError};
+
+    fn settled(id: &str, result: Result<Answered, Unanswered>) -> Settled {
+        Settled { id: id.to_owned(), elapsed: Duration::from_millis(1), result }
+    }
+
+    fn answered(tries: u32) -> Answered {
+        Answered { data: r#"{"id":"a"}"#.into(), tries }
+    }
+
+    #[test]
+    fn a_report_is_counted_by_how_it_ended() {
+        let mut replay = Replay::default();
+        replay.take(settled("a", Ok(answered(3))));
+        replay.take(settled("b", Ok(answered(1))));
+        let dead = CallError::from(codes::DEAD_LETTER.error());
+        replay.take(settled("c", Err(Unanswered { last: dead, accepted: true, tries: 1 })));
+        replay.take(settled("d", Err(Unanswered { last: CallError::Timeout, accepted: true, tries: 2 })));
+        replay.take(settled("e", Err(Unanswered { last: CallError::Timeout, accepted: false, tries: 0 })));
+        let requests = &replay.requests;
+        assert_eq!((requests.sent, requests.accepted, requests.answered, requests.dead), (4, 4, 1, 1));
+        assert_eq!((requests.retries, requests.failures.len()), (3, 4));
+        assert_eq!(replay.must.into_iter().collect::<Vec<_>>(), ["a", "b", "d"]);
+    }
+
+    #[test]
+    fn each_victim_is_killed_once() {
+        let killed: Vec<_> = (1..=1707).filter_map(|count| victim(count, 1707)).collect();
+        assert_eq!(killed, VICTIMS);
+    }
+}

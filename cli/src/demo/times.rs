@@ -1,0 +1,48 @@
+//! How long things took. Pure.
+
+use std::{fmt, time::Duration};
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+/// The middle and the slow end of a series, in milliseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Times {
+    /// Half of it was faster.
+    pub p50: f64,
+    /// All but one in a hundred were faster.
+    pub p99: f64,
+    /// The slowest.
+    pub max: f64,
+}
+
+impl Times {
+    /// Sums up a series.
+    pub(super) fn of(series: impl IntoIterator<Item = Duration>) -> anyhow::Result<Self> {
+        let mut histogram = Histogram::<u64>::new(3)?;
+        for duration in series {
+            histogram.record(duration.as_micros().try_into()?)?;
+        }
+        #[expect(clippy::cast_precision_loss, reason = "microseconds of a run of minutes")]
+        let milliseconds = |micros: u64| micros as f64 / 1000.0;
+        let at = |quantile| milliseconds(histogram.value_at_quantile(quantile));
+        Ok(Self { p50: at(0.5), p99: at(0.99), max: milliseconds(histogram.max()) })
+    }
+}
+
+impl fmt::Display for Times {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "p50 {:.1} ms, p99 {:.1} ms, slowest {:.1} ms", self.p50, self.p99, self.max)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_series_is_summed_up() {
+        let times = Times::of((1..=100).map(Duration::from_millis)).unwrap();
+        assert!((times.p50 - 50.0).abs() < 0.5 && (times.p99 - 99.0).abs() < 0.5, "{times}");
+    }
+}
