@@ -151,7 +151,12 @@ impl Stack {
                 Arc::new(Process::new(spec, reserved, Arc::clone(&self.logs), Arc::clone(&self.records)))
             })
             .collect();
-        self.processes().extend(started.iter().cloned());
+        {
+            let mut processes = self.processes();
+            processes.extend(started.iter().cloned());
+            // Stable: those of one kind stay in the order of their numbers.
+            processes.sort_by_key(|process| process.spec.kind);
+        }
         for process in &started {
             self.supervisor.spawn(|end| Arc::clone(process).supervise(end));
         }

@@ -1,3 +1,15 @@
 //! The local stack, run as a whole.
 
+// `cfg(test)` always holds here; it tells clippy that helpers may unwrap, too.
+#[cfg(test)]
+mod broker;
+#[cfg(test)]
+mod command;
+#[cfg(test)]
+mod permission;
+#[cfg(test)]
+mod port;
+#[cfg(test)]
 mod stack;
+#[cfg(test)]
+mod support;

@@ -1,0 +1,171 @@
+//! What each user of the broker may do, and above all what not.
+
+use async_nats::{ConnectOptions, Event};
+use tidegate_cli::stack::Stack;
+use tidegate_shared::config::NatsUser;
+use tokio::sync::mpsc;
+
+use crate::support::eventually;
+
+/// What nobody but the setup user may do, and what not even that one may.
+const ADMINISTRATION: [&str; 12] = [
+    "$JS.API.STREAM.CREATE.X",
+    "$JS.API.STREAM.UPDATE.TIDE_IN",
+    "$JS.API.STREAM.DELETE.TIDE_IN",
+    "$JS.API.STREAM.PURGE.TIDE_IN",
+    "$JS.API.STREAM.NAMES",
+    "$JS.API.STREAM.MSG.GET.TIDE_IN",
+    "$JS.API.STREAM.MSG.DELETE.TIDE_IN",
+    "$JS.API.CONSUMER.CREATE.TIDE_IN.x",
+    "$JS.API.CONSUMER.DELETE.TIDE_IN.echo",
+    "$JS.API.DIRECT.GET.TIDE_IN",
+    "$JS.API.INFO",
+    "$SYS.REQ.SERVER.PING",
+];
+/// What nobody but its owner may listen to.
+const FOREIGN: [&str; 8] =
+    [">", "tide.>", "tide.in.>", "tide.reply.>", "tide.ch.>", "_INBOX.>", "$SYS.>", "$JS.ACK.>"];
+
+struct Role {
+    publish: &'static [&'static str],
+    subscribe: &'static [&'static str],
+    not_publish: &'static [&'static str],
+    not_subscribe: &'static [&'static str],
+}
+
+const GATEWAY: Role = Role {
+    publish: &[
+        "tide.in.rpc.echo.1.gw.a",
+        "tide.ch.chat.lobby",
+        "tide.barrier",
+        "$JS.API.DIRECT.GET.TIDE_REPLY.tide.reply.gw.a",
+        "$JS.API.STREAM.INFO.TIDE_IN",
+    ],
+    subscribe: &[
+        "tide.answer.gw.*",
+        "tide.answer.k.x",
+        "tide.live.chat.*",
+        "tide.push.all",
+        "_INBOX_gateway.>",
+    ],
+    not_publish: &[
+        "tide.reply.gw.a",
+        "tide.park.gw.a",
+        "tide.dead.default.echo",
+        "tide.answer.gw.a",
+        "tide.live.chat.lobby",
+        "tide.push.all",
+        "$JS.API.DIRECT.GET.TIDE_REPLY",
+        "$JS.API.DIRECT.GET.TIDE_REPLY.tide.in.rpc",
+        "$JS.API.CONSUMER.MSG.NEXT.TIDE_IN.echo",
+        "$JS.ACK.TIDE_IN.echo.1.1.1.1.1",
+        "_INBOX_worker.a",
+    ],
+    not_subscribe: &["_INBOX_worker.>", "_INBOX_service.>"],
+};
+
+const WORKER: Role = Role {
+    publish: &[
+        "tide.reply.gw.a",
+        "tide.ch.chat.lobby",
+        "tide.park.gw.a",
+        "tide.dead.default.echo",
+        "$JS.API.CONSUMER.INFO.TIDE_IN.echo",
+        "$JS.API.CONSUMER.MSG.NEXT.TIDE_PARK.echo",
+        "$JS.ACK.TIDE_IN.echo.1.1.1.1.1",
+        "$JS.API.DIRECT.GET.TIDE_REPLY.tide.reply.gw.a",
+    ],
+    subscribe: &["_INBOX_worker.>"],
+    not_publish: &[
+        "tide.in.rpc.echo.1.gw.a",
+        "tide.due.rpc.echo.1.gw.a",
+        "tide.answer.gw.a",
+        "tide.live.chat.lobby",
+        "tide.push.all",
+        "tide.barrier",
+        "$JS.API.CONSUMER.MSG.NEXT.TIDE_REPLY.x",
+        "$JS.API.DIRECT.GET.TIDE_REPLY",
+        "$JS.API.STREAM.INFO.TIDE_IN",
+        "_INBOX_gateway.a",
+    ],
+    not_subscribe: &["tide.answer.>", "tide.live.>", "tide.push.>", "_INBOX_gateway.>"],
+};
+
+const SERVICE: Role = Role {
+    publish: &["tide.ch.chat.lobby", "tide.ch.user.42", "tide.push.all", "tide.push.client.gw.a"],
+    subscribe: &["_INBOX_service.>"],
+    not_publish: &[
+        "tide.in.rpc.echo.1.gw.a",
+        "tide.reply.gw.a",
+        "tide.park.gw.a",
+        "tide.dead.default.echo",
+        "tide.live.chat.lobby",
+        "tide.answer.gw.a",
+        "$JS.API.DIRECT.GET.TIDE_REPLY.tide.reply.gw.a",
+        "$JS.API.CONSUMER.MSG.NEXT.TIDE_IN.echo",
+        "$JS.ACK.TIDE_IN.echo.1.1.1.1.1",
+        "_INBOX_gateway.a",
+        "_INBOX_worker.a",
+    ],
+    not_subscribe: &["tide.answer.>", "tide.live.>", "tide.push.>", "_INBOX_gateway.>", "_INBOX_worker.>"],
+};
+
+/// Tries everything as one user. The broker reports refusals in order, so when the last has come all have.
+async fn try_as(stack: &Stack, user: &NatsUser, role: &Role) {
+    let (said, mut refusals) = mpsc::channel(256);
+    let client = ConnectOptions::with_user_and_password(user.user.clone(), user.password.expose().to_owned())
+        .custom_inbox_prefix(format!("_INBOX_{}", user.user))
+        .event_callback(move |event| {
+            let said = said.clone();
+            async move {
+                if let Event::ServerError(error) = event {
+                    said.send(error.to_string().to_lowercase()).await.unwrap();
+                }
+            }
+        })
+        .connect(stack.nats_url())
+        .await
+        .unwrap();
+    let mut held = Vec::new();
+    for subject in role.subscribe.iter().chain(role.not_subscribe).chain(&FOREIGN) {
+        held.push(client.subscribe(*subject).await.unwrap());
+    }
+    for subject in role.publish.iter().chain(role.not_publish).chain(&ADMINISTRATION) {
+        client.publish(*subject, "".into()).await.unwrap();
+    }
+    client.flush().await.unwrap();
+    let refused = |kind: &str, subject: &str| format!("for {kind} to \"{}\"", subject.to_lowercase());
+    let expected: Vec<String> =
+        (role.not_subscribe.iter().chain(&FOREIGN).map(|s| refused("subscription", s)))
+            .chain(role.not_publish.iter().chain(&ADMINISTRATION).map(|s| refused("publish", s)))
+            .collect();
+    for expected in expected {
+        let said = tokio::time::timeout(std::time::Duration::from_secs(10), refusals.recv()).await;
+        let said = said.unwrap_or_else(|_| panic!("{}: not refused {expected}", user.user)).unwrap();
+        assert!(said.contains(&expected), "{}: expected {expected}, got {said}", user.user);
+    }
+    assert!(refusals.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn each_user_may_do_what_its_role_needs_and_nothing_else() {
+    let config = "[[route]]\nname = \"echo\"\nmatch = \"rpc.echo\"\n[[namespace]]\nname = \"chat\"\n";
+    let stack = Stack::builder().config(config).start().await.unwrap();
+    let nats = &stack.config().nats;
+    try_as(&stack, &nats.gateway, &GATEWAY).await;
+    try_as(&stack, &nats.worker, &WORKER).await;
+    try_as(&stack, &nats.service, &SERVICE).await;
+    stack.down().await;
+}
+
+#[tokio::test]
+async fn nobody_gets_in_without_a_password_and_setup_cannot_delete_a_stream() {
+    let stack = Stack::builder().start().await.unwrap();
+    assert!(async_nats::connect(stack.nats_url()).await.is_err());
+    let broker = tidegate_cli::stack::setup::connect(stack.config()).await.unwrap();
+    let deleting = broker.jetstream().delete_stream("TIDE_IN").await;
+    assert!(deleting.is_err());
+    assert!(broker.jetstream().get_stream("TIDE_IN").await.is_ok());
+    eventually("the broker says so", || stack.log_of("nats").contains("$JS.API.STREAM.DELETE.TIDE_IN")).await;
+    stack.down().await;
+}
