@@ -40,7 +40,7 @@ where
 
 macro_rules! handlers {
     ($([$($part:ident),*] $last:ident;)*) => {$(
-        #[allow(non_snake_case, reason = "the macro has only the types' names to give to the values")]
+        #[expect(non_snake_case, reason = "the macro has only the types' names to give to the values")]
         impl<F, Fut, R, S, M, $($part,)* $last> Handler<(M, $($part,)* $last), S> for F
         where
             F: FnOnce($($part,)* $last) -> Fut + Clone + Send + Sync + 'static,

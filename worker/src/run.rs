@@ -59,7 +59,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_run_that_takes_too_long_is_ended() {
         async fn handler() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
         assert!(matches!(ended(handler).await, Ended::TimedOut));
     }

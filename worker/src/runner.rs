@@ -11,7 +11,7 @@ use tidegate_shared::{
     subject::Subjects,
     topology::consumer_name,
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -27,6 +27,9 @@ const SIGNS_PER_ACK_WAIT: u32 = 3;
 const RETURN_DELAY: Duration = Duration::from_secs(1);
 /// The longest pause after a failed pull.
 const PAUSE_CAP: Duration = Duration::from_secs(1);
+
+/// A permit, if there was one.
+type Permit = Option<OwnedSemaphorePermit>;
 
 /// What all routes of a worker share.
 #[derive(Debug)]
@@ -52,13 +55,13 @@ pub(crate) struct Runner {
     pub(crate) route: Route,
     pub(crate) matches: Arc<Match>,
     pub(crate) handler: BoxedHandler,
-    pub(crate) permits: Semaphore,
+    pub(crate) permits: Arc<Semaphore>,
 }
 
 impl Runner {
     pub(crate) fn new(engine: Arc<Engine>, route: Route, handler: BoxedHandler) -> Self {
         let matches = Arc::new(route.matches.clone());
-        let permits = Semaphore::new(route.concurrency);
+        let permits = Arc::new(Semaphore::new(route.concurrency));
         Self { engine, route, matches, handler, permits }
     }
 
@@ -102,16 +105,18 @@ impl Runner {
         Ok(())
     }
 
+    /// Takes a permit, if there is one, before the next pull counts those that are free.
     fn take(self: &Arc<Self>, delivery: Delivery, lifecycle: &Lifecycle) {
+        let permit = Arc::clone(&self.permits).try_acquire_owned().ok();
         let (this, lifecycle) = (Arc::clone(self), lifecycle.clone());
         self.engine.deliveries.spawn(async move {
-            let outcome = this.attend(&delivery, &lifecycle).await;
+            let outcome = this.attend(&delivery, permit, &lifecycle).await;
             this.engine.metrics.ended(&this.route.name, outcome);
         });
     }
 
     /// Keeps the delivery alive until it is settled, handed on or cut off.
-    async fn attend(&self, delivery: &Delivery, lifecycle: &Lifecycle) -> Outcome {
+    async fn attend(&self, delivery: &Delivery, permit: Permit, lifecycle: &Lifecycle) -> Outcome {
         let interval = self.engine.config.worker.ack_wait / SIGNS_PER_ACK_WAIT;
         tokio::select! {
             biased;
@@ -120,20 +125,27 @@ impl Runner {
                 Outcome::Returned
             }
             never = delivery.keep_alive(interval) => match never {},
-            outcome = self.when_permitted(delivery, lifecycle) => outcome,
+            outcome = self.when_permitted(delivery, permit, lifecycle) => outcome,
         }
     }
 
-    /// Settles the delivery when a permit is free. A draining worker begins nothing, and hands it on instead.
-    async fn when_permitted(&self, delivery: &Delivery, lifecycle: &Lifecycle) -> Outcome {
+    /// Settles the delivery when it has a permit. A draining worker begins nothing, and hands it on instead.
+    async fn when_permitted(&self, delivery: &Delivery, permit: Permit, lifecycle: &Lifecycle) -> Outcome {
         let permit = tokio::select! {
             biased;
             () = lifecycle.draining() => None,
-            permit = self.permits.acquire() => permit.ok(),
+            permit = self.permitted(permit) => permit,
         };
         match permit {
             Some(_permit) => self.settle(delivery).await,
             None => self.hand_on(delivery).await,
+        }
+    }
+
+    async fn permitted(&self, permit: Permit) -> Permit {
+        match permit {
+            Some(permit) => Some(permit),
+            None => Arc::clone(&self.permits).acquire_owned().await.ok(),
         }
     }
 }

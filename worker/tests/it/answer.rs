@@ -1,0 +1,129 @@
+use bytes::Bytes;
+use serde_json::{Value, json};
+use tidegate_shared::{
+    broker::Broker,
+    envelope::{Answer, Outcome},
+    id::RequestId,
+    topology::{REPLY, channel_stream},
+};
+use tidegate_worker::{Failure, Json, Publication, Publications, Router, State, on};
+
+use crate::support::{Notes, Tide, header, next};
+
+const ROUTE: &str = "[[route]]\nname = \"echo\"\nmatch = \"rpc.echo\"\n";
+
+async fn echo(State(notes): State<Notes>, body: Bytes) -> Bytes {
+    notes.note(String::from_utf8_lossy(&body).into_owned());
+    body
+}
+
+fn echoing(notes: &Notes) -> Router<Notes> {
+    Router::with_state(notes.clone()).route("echo", on(echo))
+}
+
+#[tokio::test]
+async fn a_request_is_answered_once_and_taken_out_of_the_queue() {
+    let tide = Tide::start(ROUTE).await;
+    let notes = Notes::default();
+    let worker = tide.work("w1", echoing(&notes)).await;
+    let request = tide.ask("echo", "\"hello\"").await;
+    let answer = tide.answer(&request).await;
+    tide.settled().await;
+    assert_eq!(answer.outcome, Outcome::Ok(Bytes::from_static(b"\"hello\"")));
+    assert_eq!((answer.worker.as_str(), answer.attempt, answer.user.as_deref()), ("w1", 0, Some("42")));
+    assert_eq!(tide.count(REPLY).await, 1);
+    assert_eq!(notes.all(), ["\"hello\""]);
+    assert_eq!(worker.outcomes("echo", "ok"), 1);
+}
+
+#[tokio::test]
+async fn a_request_that_was_answered_before_does_not_run_again() {
+    let tide = Tide::start(ROUTE).await;
+    let config = tide.config();
+    let request = tidegate_shared::envelope::Request {
+        id: RequestId::keyed("42", "echo", "key"),
+        later: true,
+        ..tide.request("echo", "2")
+    };
+    // Another worker stored this answer, and ended before it told the user and acknowledged the request.
+    let other = Broker::connect(&config.nats, &config.nats.worker, "other", 1, true).await.unwrap();
+    let first = Answer {
+        re: request.id.clone(),
+        user: None,
+        digest: None,
+        attempt: 0,
+        worker: "other".to_owned(),
+        outcome: Outcome::Ok(Bytes::from_static(b"1")),
+    };
+    other.store(tide.subjects.reply(&request.id), first.headers(None), first.body()).await.unwrap();
+    let mut personal = tide.listen("tide.live.user.42").await;
+    tide.send(&request).await;
+    let notes = Notes::default();
+    let worker = tide.work("w1", echoing(&notes)).await;
+    let told = next(&mut personal).await;
+    tide.settled().await;
+    assert_eq!((told.payload.as_ref(), header(&told, "Tide-Tag-re")), (&b"1"[..], request.id.as_str()));
+    assert_eq!(notes.all(), Vec::<Value>::new());
+    assert_eq!(tide.stored(&request).await, Some(first));
+    assert_eq!(worker.outcomes("echo", "already_answered"), 1);
+}
+
+#[tokio::test]
+async fn a_later_answer_comes_on_the_personal_channel() {
+    async fn reject() -> Result<(), Failure> {
+        Err(Failure::reject(409, "sold out"))
+    }
+    let routes = format!("{ROUTE}[[route]]\nname = \"no\"\nmatch = \"rpc.no\"\n");
+    let tide = Tide::start(&routes).await;
+    let mut personal = tide.listen("tide.live.user.42").await;
+    let _worker = tide.work("w1", echoing(&Notes::default()).route("no", on(reject))).await;
+    for (method, status, data) in
+        [("echo", "ok", json!({"a": 1})), ("no", "error", json!({"code": 409, "message": "sold out"}))]
+    {
+        let request = tidegate_shared::envelope::Request { later: true, ..tide.request(method, "{\"a\":1}") };
+        tide.send(&request).await;
+        let told = next(&mut personal).await;
+        assert_eq!(header(&told, "Tide-Tag-re"), request.id.as_str());
+        assert_eq!(header(&told, "Tide-Tag-status"), status);
+        assert_eq!(serde_json::from_slice::<Value>(&told.payload).unwrap(), data);
+    }
+    tide.settled().await;
+}
+
+#[tokio::test]
+async fn an_answer_brings_its_publications() {
+    async fn announce(Json(text): Json<String>) -> (Json<u32>, Publications) {
+        let publication = Publication::bytes("chat:lobby", text).tag("kind", "greeting\r\n");
+        (Json(1), Publications(vec![publication]))
+    }
+    let tide = Tide::start(ROUTE).await;
+    let mut lobby = tide.listen("tide.live.chat.lobby").await;
+    let _worker = tide.work("w1", Router::new().route("echo", on(announce))).await;
+    let request = tide.ask("echo", "\"hi\"").await;
+    let publication = next(&mut lobby).await;
+    assert_eq!(
+        (publication.payload.as_ref(), header(&publication, "Tide-Tag-kind")),
+        (&b"hi"[..], "greeting")
+    );
+    assert_eq!(tide.body(&request).await, "1");
+}
+
+#[tokio::test]
+async fn a_publication_to_a_channel_that_cannot_be_is_an_attempt_failure() {
+    async fn announce(Json(channel): Json<String>) -> (Json<u32>, Publications) {
+        let lobby = Publication::bytes("chat:lobby", "1");
+        (Json(1), Publications(vec![lobby, Publication::bytes(channel, "2")]))
+    }
+    let tide = Tide::start(&format!("{ROUTE}max_attempts = 1\n")).await;
+    let _worker = tide.work("w1", Router::new().route("echo", on(announce))).await;
+    for (channel, reason) in [
+        ("nowhere:x", "there is no [[namespace]] \"nowhere\""),
+        ("chat:", "needs something after its namespace"),
+    ] {
+        let request = tide.ask("echo", format!("{channel:?}")).await;
+        assert_eq!(tide.error(&request).await.0, 1004);
+        let letter = tide.dead_letter("echo").await;
+        assert!(header(&letter, "Tide-Dead-Reason").contains(reason), "{letter:?}");
+    }
+    assert_eq!(tide.count(&channel_stream("chat")).await, 1);
+}

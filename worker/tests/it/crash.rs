@@ -1,0 +1,140 @@
+use std::{
+    process::Stdio,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use sqlx::SqlitePool;
+use tidegate_shared::topology::{IN, REPLY};
+use tidegate_worker::{Router, on};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, copy},
+    net::{TcpListener, TcpStream},
+    process::{Child, Command},
+    task::JoinSet,
+};
+
+use crate::support::{Tide, eventually, next};
+
+const QUAKE: &str = r#"{"id":"us1","time_ms":1517364031800,"mag":3.1,"net":"us","lon":118.7,"lat":-7.8}"#;
+
+#[tokio::test]
+async fn a_worker_killed_between_answer_and_acknowledgement_has_worked_once() {
+    let route =
+        "[[route]]\nname = \"quakes\"\nmatch = \"rpc.quakes\"\nhandler = \"quakes\"\nmax_attempts = 1\n";
+    let tide = Tide::start(route).await;
+    let mut live = tide.listen("tide.live.quakes.>").await;
+    let proxy = Proxy::start(tide.stack.nats_url()).await;
+    let mut first = worker(&tide, "first", &proxy.url);
+    let request = tide.ask("quakes", QUAKE).await;
+    eventually("the acknowledgement is held back", async || proxy.frozen().then_some(())).await;
+    let answer = tide.answer(&request).await;
+    assert_eq!((answer.worker.as_str(), tide.count(IN).await), ("first", 1));
+    first.kill().await.unwrap();
+
+    let _second = worker(&tide, "second", tide.stack.nats_url());
+    tide.settled().await;
+    assert_eq!(tide.stored(&request).await, Some(answer));
+    assert_eq!(tide.count(REPLY).await, 1);
+    assert_eq!(rows(&tide).await, 1);
+    // The next thing on the channel is the next event: the first was published once.
+    assert_eq!(next(&mut live).await.payload, QUAKE);
+    let other = QUAKE.replace("us1", "us2");
+    tide.ask("quakes", other.clone()).await;
+    assert_eq!(next(&mut live).await.payload, other);
+}
+
+#[tokio::test]
+async fn consumption_goes_on_after_the_broker_was_killed() {
+    async fn echo(body: Bytes) -> Bytes {
+        body
+    }
+    let tide = Tide::start("[[route]]\nname = \"echo\"\nmatch = \"rpc.echo\"\n").await;
+    let worker = tide.work("w1", Router::new().route("echo", on(echo))).await;
+    for round in ["1", "2"] {
+        let before = tide.ask("echo", round).await;
+        assert_eq!(tide.body(&before).await, round);
+        tide.stack.kill("nats").await.unwrap();
+        tide.stack.wait_ready("nats").await.unwrap();
+        let after = tide.ask("echo", round).await;
+        assert_eq!(tide.body(&after).await, round);
+    }
+    tide.settled().await;
+    assert_eq!(worker.outcomes("echo", "dead"), 0);
+}
+
+/// Starts the stock worker as a process that ends with the test.
+fn worker(tide: &Tide, name: &str, nats_url: &str) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_tidegate-worker"))
+        .args(["--name", name, "--internal", "127.0.0.1:0", "--config"])
+        .arg(tide.stack.dir().join("tidegate.toml"))
+        .env("TIDEGATE_NATS__URL", nats_url)
+        .env("TIDEGATE_QUAKES__DATABASE", tide.stack.dir().join("quakes.db"))
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap()
+}
+
+async fn rows(tide: &Tide) -> i64 {
+    let url = format!("sqlite://{}", tide.stack.dir().join("quakes.db").display());
+    let pool = SqlitePool::connect(&url).await.unwrap();
+    sqlx::query_scalar("SELECT count(*) FROM quakes").fetch_one(&pool).await.unwrap()
+}
+
+/// Stands between a worker and the broker, and lets nothing more through to the broker from the first acknowledgement on.
+struct Proxy {
+    url: String,
+    frozen: Arc<AtomicBool>,
+    _task: JoinSet<()>,
+}
+
+impl Proxy {
+    async fn start(nats_url: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("nats://{}", listener.local_addr().unwrap());
+        let frozen = Arc::new(AtomicBool::new(false));
+        let upstream = nats_url.trim_start_matches("nats://").to_owned();
+        let mut task = JoinSet::new();
+        let froze = Arc::clone(&frozen);
+        task.spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((worker, _)) = listener.accept().await {
+                let broker = TcpStream::connect(&upstream).await.unwrap();
+                connections.spawn(pass(worker, broker, Arc::clone(&froze)));
+            }
+        });
+        Self { url, frozen, _task: task }
+    }
+
+    fn frozen(&self) -> bool {
+        self.frozen.load(Ordering::SeqCst)
+    }
+}
+
+async fn pass(worker: TcpStream, broker: TcpStream, frozen: Arc<AtomicBool>) {
+    const SIGN: &[u8] = b"+ACK";
+    let (mut from_worker, mut to_worker) = worker.into_split();
+    let (mut from_broker, mut to_broker) = broker.into_split();
+    let mut back = JoinSet::new();
+    back.spawn(async move { copy(&mut from_broker, &mut to_worker).await });
+    let mut chunk = [0; 16 * 1024];
+    let mut seen = Vec::new();
+    while let Ok(length) = from_worker.read(&mut chunk).await {
+        seen.extend_from_slice(&chunk[..length]);
+        if seen.windows(SIGN.len()).any(|window| window == SIGN) {
+            frozen.store(true, Ordering::SeqCst);
+            // Until the worker is gone: then the broker sees that, too.
+            while from_worker.read(&mut chunk).await.is_ok_and(|length| length > 0) {}
+            return;
+        }
+        if length == 0 || to_broker.write_all(&chunk[..length]).await.is_err() {
+            return;
+        }
+        seen.drain(..seen.len().saturating_sub(SIGN.len()));
+    }
+}

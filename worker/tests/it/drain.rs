@@ -1,0 +1,88 @@
+use std::sync::Arc;
+
+use tidegate_worker::{Attempt, Json, Router, State, on};
+use tokio::sync::Semaphore;
+
+use crate::support::{Notes, Tide, eventually, header};
+
+#[derive(Clone)]
+struct Gate(Arc<Semaphore>, Notes);
+
+async fn waits(State(gate): State<Gate>, Attempt(attempt): Attempt) -> Json<u32> {
+    gate.1.note(attempt);
+    let _pass = gate.0.acquire().await;
+    Json(attempt)
+}
+
+/// A request counts as begun only when its handler was called: with a single attempt, one more would end it.
+const ROUTE: &str = "[[route]]\nname = \"job\"\nmatch = \"rpc.job\"\nconcurrency = 1\nmax_attempts = 1\n";
+
+#[tokio::test]
+async fn a_draining_worker_finishes_what_runs_and_hands_on_the_rest() {
+    let tide = Tide::start(ROUTE).await;
+    let (gate, notes) = (Arc::new(Semaphore::new(0)), Notes::default());
+    let router = || {
+        let state = Gate(Arc::clone(&gate), notes.clone());
+        Router::with_state(state).route("job", on(waits))
+    };
+    let requests = [tide.request("job", ""), tide.request("job", ""), tide.request("job", "")];
+    tide.send(&requests[0]).await;
+    tide.park(&requests[1]).await;
+    let first = tide.work("w1", router()).await;
+    tide.delivered("job", 2).await;
+    tide.send(&requests[2]).await;
+    eventually("one runs", async || (notes.all().len() == 1).then_some(())).await;
+
+    first.lifecycle.drain();
+    eventually("the rest is handed on", async || (first.outcomes("job", "returned") == 1).then_some(()))
+        .await;
+    gate.add_permits(1);
+    first.ended().await;
+    assert_eq!(notes.all().len(), 1);
+
+    let _second = tide.work("w2", router()).await;
+    for request in &requests {
+        assert_eq!(tide.body(request).await, "0");
+    }
+    tide.settled().await;
+    assert_eq!(notes.all().len(), 3);
+}
+
+#[tokio::test]
+async fn a_worker_that_has_to_end_now_gives_back_what_runs() {
+    let tide = Tide::start(&ROUTE.replace("max_attempts = 1", "max_attempts = 2")).await;
+    let (gate, notes) = (Arc::new(Semaphore::new(0)), Notes::default());
+    let router = || {
+        let state = Gate(Arc::clone(&gate), notes.clone());
+        Router::with_state(state).route("job", on(waits))
+    };
+    let first = tide.work("w1", router()).await;
+    let request = tide.ask("job", "").await;
+    eventually("it runs", async || (notes.all().len() == 1).then_some(())).await;
+    first.lifecycle.stop();
+    first.ended().await;
+    gate.add_permits(1);
+    let _second = tide.work("w2", router()).await;
+    assert_eq!(tide.body(&request).await, "1");
+}
+
+#[tokio::test]
+async fn a_request_whose_worker_ends_during_every_attempt_is_a_dead_letter_without_another_run() {
+    let tide = Tide::start(ROUTE).await;
+    let (gate, notes) = (Arc::new(Semaphore::new(0)), Notes::default());
+    let router = || {
+        let state = Gate(Arc::clone(&gate), notes.clone());
+        Router::with_state(state).route("job", on(waits))
+    };
+    let first = tide.work("w1", router()).await;
+    let request = tide.ask("job", "").await;
+    eventually("it runs", async || (notes.all().len() == 1).then_some(())).await;
+    first.lifecycle.stop();
+    first.ended().await;
+    let _second = tide.work("w2", router()).await;
+    assert_eq!(tide.error(&request).await.0, 1004);
+    let letter = tide.dead_letter("job").await;
+    assert_eq!(header(&letter, "Tide-Dead-Reason"), "the worker ended during every attempt");
+    tide.settled().await;
+    assert_eq!(notes.all().len(), 1);
+}

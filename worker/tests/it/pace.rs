@@ -1,0 +1,86 @@
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tidegate_shared::topology::REPLY;
+use tidegate_worker::{Attempt, Failure, Router, State, on};
+use tokio::{sync::Semaphore, time::sleep};
+
+use crate::support::{Notes, Tide};
+
+/// A room that counts who is in it.
+#[derive(Clone, Default)]
+struct Room {
+    now: Arc<AtomicUsize>,
+    most: Arc<AtomicUsize>,
+}
+
+#[tokio::test]
+async fn a_route_with_one_permit_runs_one_at_a_time_whichever_stream_requests_come_from() {
+    async fn enters(State(room): State<Room>, Attempt(attempt): Attempt) -> Result<(), Failure> {
+        let now = room.now.fetch_add(1, Ordering::SeqCst) + 1;
+        room.most.fetch_max(now, Ordering::SeqCst);
+        sleep(Duration::from_millis(20)).await;
+        room.now.fetch_sub(1, Ordering::SeqCst);
+        // Everything comes back through the other stream while the first ones are still coming.
+        if attempt == 0 { Err(anyhow::anyhow!("again").into()) } else { Ok(()) }
+    }
+    let route = "[[route]]\nname = \"job\"\nmatch = \"rpc.job\"\nconcurrency = 1\n\
+                 backoff = { base = \"10ms\", cap = \"1s\" }\n";
+    let tide = Tide::start(route).await;
+    let room = Room::default();
+    let worker = tide.work("w1", Router::with_state(room.clone()).route("job", on(enters))).await;
+    for _ in 0..15 {
+        tide.ask("job", "").await;
+    }
+    tide.settled().await;
+    assert_eq!(room.most.load(Ordering::SeqCst), 1);
+    assert_eq!(tide.count(REPLY).await, 15);
+    assert_eq!((worker.outcomes("job", "retry"), worker.outcomes("job", "ok")), (15, 15));
+}
+
+#[tokio::test]
+async fn a_request_that_takes_several_ack_waits_runs_once() {
+    async fn takes_long(State(notes): State<Notes>) {
+        notes.note(1);
+        sleep(Duration::from_millis(3500)).await;
+    }
+    let tide = Tide::start("[[route]]\nname = \"job\"\nmatch = \"rpc.job\"\n").await;
+    let notes = Notes::default();
+    let router = || Router::with_state(notes.clone()).route("job", on(takes_long));
+    // A second worker stands by to take what the first one seems to have lost.
+    let (_first, _second) = (tide.work("w1", router()).await, tide.work("w2", router()).await);
+    let request = tide.ask("job", "").await;
+    assert_eq!(tide.answer(&request).await.attempt, 0);
+    tide.settled().await;
+    assert_eq!(notes.all().len(), 1);
+}
+
+#[tokio::test]
+async fn a_pulled_request_that_waits_for_its_permit_is_not_delivered_again() {
+    #[derive(Clone)]
+    struct Gate(Arc<Semaphore>, Notes);
+    async fn waits(State(gate): State<Gate>, Attempt(attempt): Attempt) {
+        gate.1.note(attempt);
+        let _pass = gate.0.acquire().await;
+    }
+    let tide = Tide::start("[[route]]\nname = \"job\"\nmatch = \"rpc.job\"\nconcurrency = 1\n").await;
+    let first = tide.request("job", "");
+    let second = tide.request("job", "");
+    tide.send(&first).await;
+    tide.park(&second).await;
+    let (gate, notes) = (Arc::new(Semaphore::new(0)), Notes::default());
+    let state = Gate(Arc::clone(&gate), notes.clone());
+    let worker = tide.work("w1", Router::with_state(state).route("job", on(waits))).await;
+    tide.delivered("job", 2).await;
+    // Longer than two ack_waits.
+    sleep(Duration::from_millis(2500)).await;
+    gate.add_permits(1);
+    tide.settled().await;
+    assert_eq!(notes.all(), [0, 0]);
+    assert_eq!(worker.outcomes("job", "ok"), 2);
+}

@@ -1,0 +1,92 @@
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use crate::support::{Tide, next, outcomes};
+
+const ROUTES: &str = "[[route]]\nname = \"echo\"\nmatch = \"rpc.echo\"\nhandler = \"echo\"\n\
+                      [[route]]\nname = \"quakes\"\nmatch = \"rpc.quakes\"\nhandler = \"quakes\"\n\
+                      [[route]]\nname = \"greet\"\nmatch = \"rpc.greet\"\n";
+const QUAKE: &str = r#"{"id":"us1","time_ms":1517364031800,"mag":5.3,"net":"us","lon":118.7,"lat":-7.8}"#;
+
+#[tokio::test]
+async fn the_stock_worker_echoes_and_reports_how_it_is() {
+    let tide = Tide::start_with(ROUTES, 1).await;
+    let request = tide.ask("echo", " {\"as\" : \"it stands\"} ").await;
+    assert_eq!(tide.body(&request).await, " {\"as\" : \"it stands\"} ");
+    tide.settled().await;
+    let internal = tide.stack.worker_addresses()[0];
+    assert!(get(internal, "/healthz").await.starts_with("HTTP/1.1 200"));
+    assert!(get(internal, "/readyz").await.starts_with("HTTP/1.1 200"));
+    assert_eq!(outcomes(&get(internal, "/metrics").await, "echo", "ok"), 1);
+
+    tide.stack.hold("nats").await.unwrap();
+    crate::support::eventually("the worker is not ready", async || {
+        let page = get(internal, "/readyz").await;
+        (page.starts_with("HTTP/1.1 503") && page.contains("not connected to NATS")).then_some(())
+    })
+    .await;
+    assert!(get(internal, "/healthz").await.starts_with("HTTP/1.1 200"));
+    tide.stack.start_process("nats").await.unwrap();
+    let request = tide.ask("echo", "1").await;
+    assert_eq!(tide.body(&request).await, "1");
+}
+
+#[tokio::test]
+async fn an_earthquake_reported_twice_is_stored_and_published_once() {
+    let tide = Tide::start_with(ROUTES, 2).await;
+    let (mut net, mut alerts) =
+        (tide.listen("tide.live.quakes.us").await, tide.listen("tide.live.quakes.alerts").await);
+    let first = tide.ask("quakes", QUAKE).await;
+    let channels = json!(["quakes:us", "quakes:alerts"]);
+    let said: Value = serde_json::from_slice(&tide.body(&first).await).unwrap();
+    assert_eq!(said, json!({"id": "us1", "stored": true, "channels": channels}));
+    let second = tide.ask("quakes", QUAKE).await;
+    let said: Value = serde_json::from_slice(&tide.body(&second).await).unwrap();
+    assert_eq!(said, json!({"id": "us1", "stored": false, "channels": []}));
+    let weak = QUAKE.replace("us1", "us2").replace("5.3", "-0.3");
+    let third = tide.ask("quakes", weak.clone()).await;
+    tide.answer(&third).await;
+    assert_eq!((next(&mut net).await.payload, next(&mut net).await.payload), (QUAKE.into(), weak.into()));
+    assert_eq!(next(&mut alerts).await.payload, QUAKE);
+}
+
+#[tokio::test]
+async fn a_report_that_is_no_earthquake_is_rejected_with_the_fields_name() {
+    let tide = Tide::start_with(ROUTES, 1).await;
+    let request = tide.ask("quakes", QUAKE.replace("118.7", "181")).await;
+    assert_eq!(tide.error(&request).await, (422, "lon: out of range".to_owned()));
+}
+
+#[test]
+fn a_configuration_that_cannot_be_used_ends_the_program_with_one_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("tidegate.toml");
+    std::fs::write(&file, "[[route]]\nname = \"a\"\nmatch = \"rpc.a\"\nhandler = \"ecko\"\n").unwrap();
+    let output = run(&["--internal", "127.0.0.1:0", "--config", file.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(64));
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.starts_with("error: `route.0.handler`: there is no handler \"ecko\""), "{error}");
+    assert_eq!(error.lines().count(), 1);
+
+    let output = run(&["--config", "/nowhere.toml"]);
+    assert_eq!(output.status.code(), Some(64));
+    assert!(String::from_utf8(run(&["--version"]).stdout).unwrap().starts_with("tidegate-worker "));
+}
+
+fn run(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_tidegate-worker")).args(arguments).output().unwrap()
+}
+
+async fn get(address: std::net::SocketAddr, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: worker\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut page = String::new();
+    stream.read_to_string(&mut page).await.unwrap();
+    page
+}

@@ -1,0 +1,252 @@
+//! A broker of one's own, requests as a gateway makes them, and waiting for what has to happen.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_nats::{Message, Subscriber, jetstream::consumer::PullConsumer};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use serde_json::Value;
+use tidegate_cli::stack::{Stack, setup};
+use tidegate_shared::{
+    broker::Broker,
+    config::Config,
+    envelope::{Answer, JSON, Outcome, Request},
+    id::{GatewayId, RequestId},
+    lifecycle::Lifecycle,
+    subject::{Address, Kind, Subjects},
+    topology::{DEAD, IN, PARK, REPLY},
+};
+use tidegate_worker::{Metrics, Router, Worker};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep, timeout},
+};
+
+/// Everything a test waits for happens long before this, or never.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A broker with the streams of one configuration, and its users' connections.
+pub(crate) struct Tide {
+    pub(crate) stack: Stack,
+    pub(crate) subjects: Subjects,
+    pub(crate) gateway: Broker,
+    setup: Broker,
+    gateway_id: GatewayId,
+}
+
+impl Tide {
+    /// Starts a broker for these `[[route]]`s; unsettled requests come back after a second.
+    pub(crate) async fn start(routes: &str) -> Self {
+        Self::start_with(routes, 0).await
+    }
+
+    /// The same with stock workers.
+    pub(crate) async fn start_with(routes: &str, workers: usize) -> Self {
+        let config = format!(
+            "[worker]\nack_wait = \"1s\"\ndrain = \"10s\"\n\
+             [[namespace]]\nname = \"chat\"\n[[namespace]]\nname = \"quakes\"\n{routes}"
+        );
+        let stack = Stack::builder().config(&config).gateways(0).workers(workers).start().await.unwrap();
+        let config = stack.config();
+        let gateway = Broker::connect(&config.nats, &config.nats.gateway, "gateway", 64, true).await.unwrap();
+        let setup = setup::connect(config).await.unwrap();
+        Self { subjects: config.subjects(), gateway, setup, gateway_id: GatewayId::random(), stack }
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        self.stack.config()
+    }
+
+    /// A plain request of user 42.
+    pub(crate) fn request(&self, method: &str, body: impl Into<Bytes>) -> Request {
+        Request {
+            id: RequestId::plain(&self.gateway_id),
+            user: Some("42".to_owned()),
+            client: format!("{}.client", self.gateway_id.as_str()),
+            route: method.replace('.', "-"),
+            method: Some(method.to_owned()),
+            later: false,
+            attempt: 0,
+            accepted_at: 0,
+            content_type: JSON.to_owned(),
+            body: body.into(),
+        }
+    }
+
+    pub(crate) fn subject_of(&self, request: &Request) -> String {
+        let kind = request.method.as_deref().map_or(Kind::Send, Kind::Rpc);
+        self.subjects.request(&Address::new(kind, request.ordering_key(), &request.id))
+    }
+
+    /// Stores a request as a gateway does.
+    pub(crate) async fn send(&self, request: &Request) {
+        let (subject, headers) = (self.subject_of(request), request.headers());
+        eventually("the request is stored", async || {
+            self.gateway.store(subject.clone(), headers.clone(), request.body.clone()).await.ok()
+        })
+        .await;
+    }
+
+    /// Makes and stores a plain request.
+    pub(crate) async fn ask(&self, method: &str, body: impl Into<Bytes>) -> Request {
+        let request = self.request(method, body);
+        self.send(&request).await;
+        request
+    }
+
+    /// The stored answer, if there is one now.
+    pub(crate) async fn stored(&self, request: &Request) -> Option<Answer> {
+        let message = self.gateway.last(REPLY, &self.subjects.reply(&request.id)).await.ok()??;
+        Some(Answer::read(&message.headers?, message.payload).unwrap())
+    }
+
+    /// The answer, when it is there.
+    pub(crate) async fn answer(&self, request: &Request) -> Answer {
+        eventually("an answer is stored", async || self.stored(request).await).await
+    }
+
+    /// The body of the answer, which has to be one.
+    pub(crate) async fn body(&self, request: &Request) -> Bytes {
+        match self.answer(request).await.outcome {
+            Outcome::Ok(body) => body,
+            error @ Outcome::Error { .. } => panic!("{error:?}"),
+        }
+    }
+
+    /// Code and message of the answer, which has to be an error.
+    pub(crate) async fn error(&self, request: &Request) -> (u32, String) {
+        match self.answer(request).await.outcome {
+            Outcome::Error { code, message } => (code, message),
+            ok @ Outcome::Ok(_) => panic!("{ok:?}"),
+        }
+    }
+
+    /// The last dead letter of a route, when there is one.
+    pub(crate) async fn dead_letter(&self, route: &str) -> Message {
+        let subject = self.subjects.dead("default", route);
+        eventually("a dead letter is stored", async || self.setup.last(DEAD, &subject).await.ok()?).await
+    }
+
+    /// How many messages a stream has.
+    pub(crate) async fn count(&self, stream: &str) -> u64 {
+        self.setup.jetstream().get_stream(stream).await.unwrap().cached_info().state.messages
+    }
+
+    /// Waits until every request is settled.
+    pub(crate) async fn settled(&self) {
+        eventually("every request is settled", async || {
+            (self.count(IN).await + self.count(PARK).await == 0).then_some(())
+        })
+        .await;
+    }
+
+    /// Stores a request where its next attempt is due now.
+    pub(crate) async fn park(&self, request: &Request) {
+        let nats = &self.config().nats;
+        let worker = Broker::connect(nats, &nats.worker, "parking", 1, true).await.unwrap();
+        let mut headers = request.headers();
+        headers.insert("Nats-Schedule", "@at 2020-01-01T00:00:00Z");
+        headers.insert("Nats-Schedule-Target", self.subjects.due(&self.subject_of(request)).unwrap());
+        worker.store(self.subjects.park(&request.id), headers, request.body.clone()).await.unwrap();
+    }
+
+    /// Waits until workers have pulled this many requests of a route and not settled them.
+    pub(crate) async fn delivered(&self, route: &str, wanted: usize) {
+        eventually("the requests are pulled", async || {
+            let mut pulled = 0;
+            for stream in [IN, PARK] {
+                let consumer: PullConsumer =
+                    self.setup.jetstream().get_consumer_from_stream(route, stream).await.ok()?;
+                pulled += consumer.cached_info().num_ack_pending;
+            }
+            (pulled == wanted).then_some(())
+        })
+        .await;
+    }
+
+    /// Listens as a gateway does.
+    pub(crate) async fn listen(&self, subject: &str) -> Subscriber {
+        let subscriber = self.gateway.client().subscribe(subject.to_owned()).await.unwrap();
+        self.gateway.barrier(self.subjects.barrier()).await.unwrap();
+        subscriber
+    }
+
+    /// Starts a worker with handlers of the test's own.
+    pub(crate) async fn work<S: Clone + Send + Sync + 'static>(
+        &self,
+        name: &str,
+        router: Router<S>,
+    ) -> Running {
+        let worker = Worker::connect(self.config(), name, router).await.unwrap();
+        worker.find_consumers().await.unwrap();
+        let (lifecycle, metrics) = (Lifecycle::new(), worker.metrics());
+        let mut task = JoinSet::new();
+        let inner = lifecycle.clone();
+        task.spawn(async move { worker.run(&inner).await });
+        Running { lifecycle, metrics, task }
+    }
+}
+
+/// A worker in this process.
+pub(crate) struct Running {
+    pub(crate) lifecycle: Lifecycle,
+    metrics: Arc<Metrics>,
+    task: JoinSet<()>,
+}
+
+impl Running {
+    /// Waits until the worker has ended by itself.
+    pub(crate) async fn ended(mut self) {
+        timeout(DEADLINE, self.task.join_next()).await.unwrap().unwrap().unwrap();
+    }
+
+    /// How many deliveries ended in this way.
+    pub(crate) fn outcomes(&self, route: &str, outcome: &str) -> u64 {
+        outcomes(&self.metrics.render().unwrap(), route, outcome)
+    }
+}
+
+/// Reads a number of a metrics page.
+pub(crate) fn outcomes(page: &str, route: &str, outcome: &str) -> u64 {
+    let name = format!("tidegate_worker_requests_total{{route=\"{route}\",outcome=\"{outcome}\"}} ");
+    page.lines().find_map(|line| line.strip_prefix(&name)).map_or(0, |value| value.parse().unwrap())
+}
+
+/// Tries until there is something.
+pub(crate) async fn eventually<T>(what: &str, mut try_once: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        if let Some(found) = try_once().await {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "never: {what}");
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// The next message of a subscription.
+pub(crate) async fn next(subscriber: &mut Subscriber) -> Message {
+    timeout(DEADLINE, subscriber.next()).await.expect("a message comes").unwrap()
+}
+
+/// A header of a message.
+pub(crate) fn header<'a>(message: &'a Message, name: &str) -> &'a str {
+    message.headers.as_ref().and_then(|headers| headers.get(name)).map_or("", |value| value.as_str())
+}
+
+/// What handlers have noted, in order.
+#[derive(Clone, Default)]
+pub(crate) struct Notes(Arc<Mutex<Vec<Value>>>);
+
+impl Notes {
+    pub(crate) fn note(&self, value: impl Into<Value>) {
+        self.0.lock().unwrap().push(value.into());
+    }
+
+    pub(crate) fn all(&self) -> Vec<Value> {
+        self.0.lock().unwrap().clone()
+    }
+}
