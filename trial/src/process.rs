@@ -1,0 +1,139 @@
+//! What the kernel says about processes: memory and processor time, read from `/proc`.
+
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use serde::Serialize;
+
+/// The kernel counts a machine's processor time in hundredths of a second, whatever its own tick.
+const TICK: Duration = Duration::from_millis(10);
+/// Words of a `cpu` line that are work: user, nice, system; then, behind idle and iowait, irq and softirq.
+const WORK: [usize; 5] = [1, 2, 3, 6, 7];
+
+/// The resident memory of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(crate) struct Memory {
+    /// All of it.
+    pub(crate) rss_kib: u64,
+    /// Without pages of files, which the kernel may drop and read again.
+    pub(crate) anonymous_kib: u64,
+}
+
+impl Memory {
+    pub(crate) fn of(pid: u32) -> anyhow::Result<Self> {
+        let status = read(format!("/proc/{pid}/status"))?;
+        let field = |name| kib(&status, name).with_context(|| format!("/proc/{pid}/status has no {name}"));
+        Ok(Self { rss_kib: field("VmRSS")?, anonymous_kib: field("RssAnon")? })
+    }
+}
+
+/// The processor time a process' threads have used.
+pub(crate) fn cpu(pid: u32) -> anyhow::Result<Duration> {
+    let tasks = format!("/proc/{pid}/task");
+    let mut nanos = 0;
+    for task in fs::read_dir(&tasks).with_context(|| format!("reading {tasks}"))? {
+        // A thread may end between the two reads.
+        let text = fs::read_to_string(task?.path().join("schedstat")).unwrap_or_default();
+        nanos += text.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or(0);
+    }
+    Ok(Duration::from_nanos(nanos))
+}
+
+/// With this much foreign work, in percent of all processors, a run has to be repeated.
+const NOISY: f64 = 12.0;
+
+/// Watches how much of the machine others use: figures taken beside foreign work mean little.
+#[derive(Debug)]
+pub(crate) struct Neighbours {
+    ours: Vec<u32>,
+    started: Instant,
+    machine: Duration,
+    own: Duration,
+}
+
+impl Neighbours {
+    /// Begins to watch. `ours` are the processes that belong to the measurement.
+    pub(crate) fn watch(ours: Vec<u32>) -> anyhow::Result<Self> {
+        let (machine, own) = (machine()?, total(&ours));
+        Ok(Self { ours, started: Instant::now(), machine, own })
+    }
+
+    /// How many percent of all processors others have used since.
+    pub(crate) fn percent(&self) -> anyhow::Result<f64> {
+        let busy = machine()?.saturating_sub(self.machine);
+        let foreign = busy.saturating_sub(total(&self.ours).saturating_sub(self.own));
+        let cores = std::thread::available_parallelism()?.get();
+        let capacity = self.started.elapsed() * u32::try_from(cores)?;
+        Ok(100.0 * foreign.as_secs_f64() / capacity.as_secs_f64())
+    }
+}
+
+/// The line a person reads about the neighbours.
+pub(crate) fn foreign_line(percent: f64) -> String {
+    let remark = if percent < NOISY { "" } else { "  too much: run it again on a quiet machine" };
+    format!("  foreign CPU     {percent:.1} %{remark}")
+}
+
+/// Allows this process and those it starts as many open sockets as the system permits.
+pub(crate) fn raise_descriptors() -> anyhow::Result<()> {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).context("raising the limit of open files")
+}
+
+fn total(pids: &[u32]) -> Duration {
+    // One that has ended has no time that could be asked for.
+    pids.iter().filter_map(|pid| cpu(*pid).ok()).sum()
+}
+
+fn machine() -> anyhow::Result<Duration> {
+    let stat = read("/proc/stat")?;
+    let ticks = work(&stat).context("/proc/stat has no cpu line")?;
+    Ok(TICK * u32::try_from(ticks)?)
+}
+
+fn work(stat: &str) -> Option<u64> {
+    let words: Vec<&str> = stat.lines().next()?.split_whitespace().collect();
+    WORK.iter().map(|word| words.get(*word)?.parse::<u64>().ok()).sum()
+}
+
+fn kib(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    line.trim().strip_suffix("kB")?.trim().parse().ok()
+}
+
+fn read(path: impl AsRef<Path>) -> anyhow::Result<String> {
+    let path = path.as_ref();
+    fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_is_read_by_its_whole_name() {
+        let status = "VmRSS:\t    4012 kB\nRssAnon:\t    1000 kB\nRssFile:\t    3012 kB\n";
+        assert_eq!(kib(status, "VmRSS"), Some(4012));
+        assert_eq!(kib(status, "RssAnon"), Some(1000));
+        assert_eq!(kib(status, "Rss"), None);
+    }
+
+    #[test]
+    fn waiting_is_no_work() {
+        assert_eq!(work("cpu  1 2 4 8000 9000 16 32 64 0 0\ncpu0 1 1 1"), Some(1 + 2 + 4 + 16 + 32));
+    }
+
+    #[test]
+    fn this_process_has_memory_and_uses_time() {
+        let pid = std::process::id();
+        let memory = Memory::of(pid).unwrap();
+        assert!(memory.rss_kib >= memory.anonymous_kib && memory.anonymous_kib > 0);
+        assert!(cpu(pid).unwrap() > Duration::ZERO);
+    }
+}

@@ -1,0 +1,230 @@
+//! Scenario `roundtrip`: request, stream, worker, answer, at a fixed rate; beside the same round trip over bare NATS.
+//!
+//! The machine's speed drifts by more than the difference that is looked for. So both sides take turns in short slices on
+//! one broker, each repetition yields one ratio, and the median of the ratios is what counts.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context, ensure};
+use bytes::Bytes;
+use serde::Serialize;
+use tidegate_cli::client::Client;
+
+use self::{bare::Bare, pace::Slice};
+use crate::{
+    process::{self, Neighbours},
+    stats::{Failures, Series, Times, median},
+    target::Target,
+};
+
+mod bare;
+mod pace;
+
+/// What the ratio may be.
+const TARGET: f64 = 1.3;
+/// Requests of each side before anything counts: the first ones meet cold caches and growing buffers.
+const WARM_UP: Duration = Duration::from_secs(2);
+/// Requests carry this much beside their number.
+const PADDING: usize = 100;
+
+/// How to ask.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Args {
+    /// Requests a second, however slow the answers are
+    #[arg(long, default_value_t = 100)]
+    rate: u32,
+    /// How long one side is measured before the other takes its turn
+    #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
+    slice: Duration,
+    /// How often each side takes its turn
+    #[arg(long, default_value_t = 6)]
+    repetitions: usize,
+    /// Connections that take turns at asking
+    #[arg(long, default_value_t = 10)]
+    connections: usize,
+    /// The method, which has to answer with what it is asked
+    #[arg(long, default_value = "echo")]
+    method: String,
+}
+
+/// The figures.
+#[derive(Debug, Serialize)]
+pub(crate) struct RoundTrip {
+    rate: u32,
+    slice_secs: f64,
+    connections: usize,
+    server: Times,
+    bare: Option<Comparison>,
+    repetitions: Vec<Repetition>,
+    failures: Failures,
+    /// How late requests were sent: a generator that is late measures itself.
+    lag: Times,
+    foreign_cpu_percent: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct Comparison {
+    times: Times,
+    ratio_p50: f64,
+    ratio_p99: f64,
+    target: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct Repetition {
+    server: Times,
+    bare: Option<Times>,
+}
+
+/// One way to the answer.
+#[derive(Debug)]
+enum Way {
+    Server { clients: Vec<Client>, method: String },
+    Bare(Box<Bare>),
+}
+
+/// All slices of one side.
+struct Side {
+    way: Arc<Way>,
+    series: Series,
+    lag: Series,
+    failures: Failures,
+}
+
+/// Runs the scenario.
+pub(crate) async fn run(target: &Target, args: &Args) -> anyhow::Result<RoundTrip> {
+    ensure!(args.rate > 0 && args.connections > 0 && args.repetitions > 0, "nothing to measure");
+    let mut clients = Vec::new();
+    for number in 0..args.connections {
+        clients.push(target.connect(number).await?);
+    }
+    let mut server = Side::new(Way::Server { clients, method: args.method.clone() })?;
+    let mut bare = match target.stack() {
+        Some(stack) => Some(Side::new(Way::Bare(Box::new(Bare::start(stack.config()).await?)))?),
+        None => None,
+    };
+    for side in [Some(&server), bare.as_ref()].into_iter().flatten() {
+        pace::slice(&side.way, args.rate, WARM_UP).await?;
+    }
+    let neighbours = Neighbours::watch(target.pids())?;
+    let mut repetitions = Vec::new();
+    for _ in 0..args.repetitions {
+        let server = server.measure(args).await?;
+        let bare = match &mut bare {
+            Some(bare) => Some(bare.measure(args).await?),
+            None => None,
+        };
+        repetitions.push(Repetition { server, bare });
+    }
+    let foreign_cpu_percent = neighbours.percent()?;
+    let bare = match bare {
+        Some(bare) => Some(compare(server.absorb(bare)?, &repetitions)?),
+        None => None,
+    };
+    Ok(RoundTrip {
+        rate: args.rate,
+        slice_secs: args.slice.as_secs_f64(),
+        connections: args.connections,
+        server: server.series.times(),
+        bare,
+        repetitions,
+        failures: server.failures,
+        lag: server.lag.times(),
+        foreign_cpu_percent,
+    })
+}
+
+impl Way {
+    /// Asks once. The `n`-th body differs from all others, so an answer to another request is noticed.
+    async fn ask(&self, n: u64) -> anyhow::Result<()> {
+        let body = Bytes::from(format!(r#"{{"n":{n},"padding":"{:x>PADDING$}"}}"#, ""));
+        let answer = match self {
+            Self::Server { clients, method } => {
+                let turn = usize::try_from(n)? % clients.len();
+                let client = clients.get(turn).context("no client")?;
+                client.rpc(method, body.clone()).await?
+            }
+            Self::Bare(bare) => bare.ask(body.clone()).await?,
+        };
+        ensure!(answer == body, "the answer to another request");
+        Ok(())
+    }
+}
+
+impl Side {
+    fn new(way: Way) -> anyhow::Result<Self> {
+        let (series, lag) = (Series::new()?, Series::new()?);
+        Ok(Self { way: Arc::new(way), series, lag, failures: Failures::default() })
+    }
+
+    async fn measure(&mut self, args: &Args) -> anyhow::Result<Times> {
+        let Slice { series, lag, failures } = pace::slice(&self.way, args.rate, args.slice).await?;
+        self.series.add(&series)?;
+        self.lag.add(&lag)?;
+        self.failures.add(failures);
+        Ok(series.times())
+    }
+
+    /// Takes over what both sides have in common, and leaves the other side's times.
+    fn absorb(&mut self, other: Self) -> anyhow::Result<Times> {
+        self.lag.add(&other.lag)?;
+        self.failures.add(other.failures);
+        Ok(other.series.times())
+    }
+}
+
+fn compare(times: Times, repetitions: &[Repetition]) -> anyhow::Result<Comparison> {
+    let ratio = |of: fn(&Times) -> f64| {
+        let ratios = repetitions.iter().filter_map(|r| Some(of(&r.server) / of(r.bare.as_ref()?)));
+        median(ratios).context("no repetition has both sides")
+    };
+    let (ratio_p50, ratio_p99) = (ratio(|times| times.p50)?, ratio(|times| times.p99)?);
+    Ok(Comparison { times, ratio_p50, ratio_p99, target: TARGET })
+}
+
+impl RoundTrip {
+    /// The table a person reads.
+    pub(crate) fn table(&self) -> String {
+        let mut lines = vec![
+            format!(
+                "roundtrip: {} requests/s, open loop, {} connections, {} slices of {} s a side",
+                self.rate,
+                self.connections,
+                self.repetitions.len(),
+                self.slice_secs
+            ),
+            format!("  server          {}", self.server),
+        ];
+        if let Some(bare) = &self.bare {
+            lines.push(format!("  bare NATS       {}", bare.times));
+            lines.push(format!("  ratio p50       {}", verdict(bare.ratio_p50)));
+            lines.push(format!("  ratio p99       {}", verdict(bare.ratio_p99)));
+        }
+        lines.push(format!("  answered        {} (server side)", self.server.count));
+        lines.push(format!("  failures        {}", self.failures.total()));
+        lines.extend(self.failures.lines().map(|line| format!("    {line}")));
+        lines.push(format!("  sent late by    {}", self.lag));
+        lines.push(process::foreign_line(self.foreign_cpu_percent));
+        lines.join("\n")
+    }
+}
+
+fn verdict(ratio: f64) -> String {
+    let word = if ratio <= TARGET { "PASS" } else { "FAIL" };
+    format!("{ratio:.2}x  {word} (target <= {TARGET}x, median of the repetitions)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_bad_repetition_does_not_decide() {
+        let times = |p50| Times { count: 1, p50, p99: 2.0 * p50, max: 0.0 };
+        let repetition = |server, bare| Repetition { server: times(server), bare: Some(times(bare)) };
+        let repetitions = [repetition(1.2, 1.0), repetition(9.0, 1.0), repetition(2.2, 2.0)];
+        let comparison = compare(times(1.0), &repetitions).unwrap();
+        assert!((comparison.ratio_p50 - 1.2).abs() < 1e-9 && (comparison.ratio_p99 - 1.2).abs() < 1e-9);
+        assert!(verdict(1.2).contains("PASS") && verdict(1.31).contains("FAIL"));
+    }
+}
