@@ -5,7 +5,7 @@
 use async_nats::jetstream::{
     self,
     consumer::{AckPolicy, pull},
-    stream::{Config as Stream, DiscardPolicy, Republish, RetentionPolicy, StorageType},
+    stream::{Config as Stream, DiscardPolicy, PersistenceMode, Republish, RetentionPolicy, StorageType},
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -246,15 +246,18 @@ fn dead_letters(config: &Config, subjects: &Subjects) -> Stream {
     }
 }
 
-/// Without history a channel's stream is one message in memory: enough to be acknowledged, deduplicated and repeated.
+/// Without history a channel's stream keeps one message: enough to be acknowledged, deduplicated and repeated.
+///
+/// A file, since one server forgets its memory streams, configuration included, when it restarts. What it keeps is worth
+/// no synced write, though: on one server the broker may write it behind the acknowledgement.
 fn publications(config: &Config, subjects: &Subjects, namespace: &str) -> Stream {
     let (kept, repeated) = subjects.all_channels(namespace);
     Stream {
-        storage: StorageType::Memory,
         max_messages_per_subject: 1,
         max_age: EPHEMERAL_TTL,
         duplicate_window: config.streams.duplicate_window.min(EPHEMERAL_TTL),
         deny_delete: true,
+        persist_mode: (config.streams.replicas == 1).then_some(PersistenceMode::Async),
         republish: Some(Republish { source: kept.clone(), destination: repeated, headers_only: false }),
         ..base(config, channel_stream(namespace), kept)
     }

@@ -1,0 +1,225 @@
+//! Bad input gets the documented code or message, other clients go on, and nothing panics.
+
+use std::time::Duration;
+
+use tidegate_cli::client::{CallError, Client, ConnectError, Options};
+use tidegate_cli::stack::Stack;
+use tidegate_shared::protocol::{Command, Encoding, codes};
+use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
+
+use crate::support::{
+    PATIENCE, connect, http, nothing_panicked, quick, raw, raw_connected, start, token, url,
+};
+
+const STRICT: &str =
+    "[gateway.limits]\nhandshake = '1s'\nfirst_frame = '1s'\nmessage = '2 KiB'\ncommands_per_message = 8\n";
+
+async fn strict() -> Stack {
+    start(quick(STRICT).gateways(1)).await
+}
+
+/// A bystander that has to be unaffected by whatever happens to others.
+async fn with_bystander<F: Future<Output = ()>>(stack: &Stack, test: impl FnOnce() -> F) {
+    let (bystander, _events) = connect(stack, 0, "bystander").await;
+    test().await;
+    bystander.subscribe("chat:calm").await.unwrap();
+    nothing_panicked(stack);
+}
+
+#[tokio::test]
+async fn what_is_not_a_websocket_is_told_so() {
+    let stack = strict().await;
+    with_bystander(&stack, || async {
+        let public = stack.gateways()[0].public;
+        let plain = "GET /connection/websocket HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        let (status, body) = http(public, plain).await;
+        assert_eq!(status, 426);
+        assert!(body.contains("WebSocket"), "{body}");
+        assert_eq!(
+            http(public, &plain.replace("/connection/websocket", "/metrics")).await.0,
+            404,
+            "internal paths stay inside"
+        );
+        assert_eq!(http(public, "nonsense\r\n\r\n").await.0, 400);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_foreign_page_may_not_connect() {
+    let origins = r#"["https://app.example.com"]"#;
+    let stack = start(quick("").gateways(1).variable("gateway", "TIDEGATE_GATEWAY__ORIGINS", origins)).await;
+    let with = |origin: &str| {
+        let mut options = Options::new(url(&stack, 0)).token(token(&stack, "42"));
+        options.origin = Some(origin.to_owned());
+        Client::connect(options)
+    };
+    let refused = with("https://evil.example.com").await.unwrap_err();
+    assert!(matches!(&refused, ConnectError::Http { status: 403, .. }), "{refused:?}");
+    with("https://app.example.com").await.unwrap();
+}
+
+#[tokio::test]
+async fn silence_is_not_waited_for() {
+    let stack = strict().await;
+    with_bystander(&stack, || async {
+        let mut silent = TcpStream::connect(stack.gateways()[0].public).await.unwrap();
+        let mut rest = Vec::new();
+        // Closed with or without a word, but closed.
+        let _ = timeout(PATIENCE, silent.read_to_end(&mut rest)).await.expect("the socket is closed");
+        let mut mute = raw(&stack).await;
+        assert_eq!(mute.expect_close(3502).await.unwrap(), "stale");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn bytes_that_are_no_commands_end_the_connection() {
+    let stack = strict().await;
+    with_bystander(&stack, || async {
+        for text in ["{", "hello", "[]", "{\"id\":\"x\"}", "", "\n", "{}\n\n{}", "{\"id\":-1}", "\u{0}"] {
+            let mut client = raw_connected(&stack).await;
+            client.send_text(text).await.unwrap();
+            client.expect_close(3501).await.unwrap_or_else(|error| panic!("{text:?}: {error}"));
+        }
+        let mut client = raw_connected(&stack).await;
+        client.send_binary(vec![0xff, 0xfe, 0x00]).await.unwrap();
+        client.expect_close(3501).await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn protobuf_that_ends_early_or_lies_ends_the_connection() {
+    let stack = strict().await;
+    with_bystander(&stack, || async {
+        for bytes in [
+            &[][..],
+            &[5, 8][..],
+            &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01][..],
+            &[2, 0x22, 0x7f][..],
+            &[1][..],
+        ] {
+            let options = Options::new(url(&stack, 0)).encoding(Encoding::Protobuf);
+            let mut client = tidegate_cli::client::raw::RawClient::open(&options).await.unwrap();
+            client.send_binary(bytes.to_vec()).await.unwrap();
+            client.expect_close(3501).await.unwrap_or_else(|error| panic!("{bytes:?}: {error}"));
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_message_may_be_as_long_as_the_limit_and_not_a_byte_longer() {
+    let stack = strict().await;
+    with_bystander(&stack, || async {
+        let of = |length: usize| {
+            let empty = r#"{"id":2,"rpc":{"method":"nothing","data":""}}"#;
+            empty.replace("\"\"", &format!("\"{}\"", "x".repeat(length - empty.len())))
+        };
+        for length in [2047, 2048] {
+            let mut client = raw_connected(&stack).await;
+            client.send_text(&of(length)).await.unwrap();
+            assert_eq!(client.reply().await.unwrap().error.unwrap().code, codes::METHOD_NOT_FOUND.code);
+        }
+        for length in [2049, 60_000] {
+            let mut client = raw_connected(&stack).await;
+            client.send_text(&of(length)).await.unwrap();
+            client.expect_close(1009).await.unwrap_or_else(|error| panic!("{length}: {error}"));
+        }
+        let mut client = raw_connected(&stack).await;
+        client.send_text(&vec!["{\"id\":2,\"ping\":{}}"; 9].join("\n")).await.unwrap();
+        client.expect_close(3501).await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn commands_out_of_order_end_the_connection() {
+    let stack = strict().await;
+    with_bystander(&stack, || async {
+        let mut early = raw(&stack).await;
+        early.send_text(r#"{"id":1,"rpc":{"method":"echo"}}"#).await.unwrap();
+        early.expect_close(3501).await.unwrap();
+        let mut twice = raw_connected(&stack).await;
+        twice.send_text(r#"{"id":2,"connect":{}}"#).await.unwrap();
+        twice.expect_close(3501).await.unwrap();
+        let mut unknown = raw_connected(&stack).await;
+        unknown.send_text(r#"{"id":2,"dance":{}}"#).await.unwrap();
+        assert_eq!(unknown.reply().await.unwrap().error.unwrap().code, 108);
+        let mut nameless = raw_connected(&stack).await;
+        nameless.send_text(r#"{"rpc":{"method":"echo"}}"#).await.unwrap();
+        nameless.expect_close(3501).await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn tokens_that_are_not_ours_end_the_connection_and_expired_ones_ask_for_another() {
+    let stack = strict().await;
+    with_bystander(&stack, || async {
+        let good = token(&stack, "42");
+        let payload = good.split('.').nth(1).unwrap();
+        let none = format!("eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0.{payload}.");
+        let forged = format!("{}x", good.rsplit_once('.').unwrap().0);
+        for bad in [none, forged, "rubbish".to_owned()] {
+            let mut client = raw(&stack).await;
+            client
+                .send_text(&serde_json::json!({"id": 1, "connect": {"token": bad}}).to_string())
+                .await
+                .unwrap();
+            assert_eq!(client.expect_close(3500).await.unwrap(), "invalid token");
+        }
+        let long_ago = std::time::SystemTime::now() - Duration::from_hours(2);
+        let expired = tidegate_cli::token::connection_token(
+            &stack.config().auth,
+            "42",
+            Duration::from_mins(1),
+            long_ago,
+        )
+        .unwrap();
+        let error = Client::connect(Options::new(url(&stack, 0)).token(expired)).await.unwrap_err();
+        assert!(matches!(&error, ConnectError::Refused(CallError::Server { code: 109, .. })), "{error:?}");
+        let mut nobody = raw(&stack).await;
+        nobody.send_text(r#"{"id":1,"connect":{}}"#).await.unwrap();
+        nobody.expect_close(3501).await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn names_with_a_meaning_in_nats_are_only_names() {
+    let stack = strict().await;
+    let (stranger, mut events) = connect(&stack, 0, "stranger").await;
+    with_bystander(&stack, || async {
+        let (client, _events) = connect(&stack, 0, "42").await;
+        let code = |result: Result<(), CallError>| result.unwrap_err().code().unwrap();
+        for name in ["chat:*", "chat:>", "chat: ", "chat:.a", "chat:a.", "chat:a..b", "chat:a b", "chat:a.>"]
+        {
+            stranger.subscribe(name).await.unwrap();
+        }
+        client.publish("chat:secret", "\"for nobody else\"").await.unwrap();
+        client.publish("chat:a.c", "\"for nobody else\"").await.unwrap();
+        client.publish("chat:a..b", "\"for it\"").await.unwrap();
+        assert_eq!(crate::support::publication(&mut events, "chat:a..b").await, "\"for it\"");
+        for (name, expected) in [("*:a", 102), (">", 103), ("a b:c", 102), ("nowhere:a", 102)] {
+            assert_eq!(code(client.publish(name, "1").await), expected, "{name:?}");
+        }
+        let long = format!("chat:{}", "c".repeat(300));
+        assert_eq!(code(client.subscribe(&long).await.map(drop)), 107);
+        assert_eq!(code(client.publish(&long, "1").await), 107);
+        for method in ["*", ">", "ec ho", "echo.*", "echo.>"] {
+            assert_eq!(code(client.rpc(method, "1").await.map(drop)), 104, "{method:?}");
+        }
+        for method in ["", ".echo", "echo.", "a..b", &"m".repeat(300)] {
+            assert_eq!(code(client.rpc(method, "1").await.map(drop)), 107, "{method:?}");
+        }
+        let empty = client.call(Command {
+            subscribe: Some(tidegate_shared::protocol::SubscribeRequest::default()),
+            ..Command::default()
+        });
+        assert!(matches!(empty.await.unwrap_err(), CallError::Closed(end) if end.code == 3501));
+    })
+    .await;
+    assert!(events.try_next().is_none(), "nothing leaked");
+}

@@ -1,0 +1,95 @@
+//! The broker dies under load and comes back: sockets stay, what was accepted is answered, what was refused was refused.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tidegate_cli::client::{CallError, Client};
+use tokio::task::JoinSet;
+
+use crate::support::{connect, eventually, get, nothing_panicked, quick, start};
+
+#[derive(Default)]
+struct Counts {
+    answered: AtomicUsize,
+    refused: AtomicUsize,
+    unclear: AtomicUsize,
+}
+
+/// Calls with fresh keys until told to stop, and insists on every key: what was accepted has to be answered.
+async fn call_on(client: Client, name: usize, stop: Arc<AtomicBool>, counts: Arc<Counts>) {
+    let mut n = 0;
+    while !stop.load(Ordering::Relaxed) {
+        n += 1;
+        let body = format!("\"{name}-{n}\"");
+        loop {
+            match client.rpc(&format!("echo#{name}-{n}"), body.clone()).await {
+                Ok(answer) => {
+                    assert_eq!(answer, body);
+                    counts.answered.fetch_add(1, Ordering::Relaxed);
+                    break;
+                }
+                Err(CallError::Server { code: 1000, temporary: true, .. }) => {
+                    counts.refused.fetch_add(1, Ordering::Relaxed);
+                }
+                Err(CallError::Server { code: 1001 | 1002, temporary: true, .. }) => {
+                    counts.unclear.fetch_add(1, Ordering::Relaxed);
+                }
+                Err(error) => panic!("{name}-{n}: {error:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_accepted_request_is_answered_though_the_broker_is_killed_under_load() {
+    let stack =
+        start(quick("[worker]\nack_wait = '5s'\n[nats]\nack_timeout = '500ms'").gateways(1).workers(2)).await;
+    let (stop, counts) = (Arc::new(AtomicBool::new(false)), Arc::new(Counts::default()));
+    let mut callers = JoinSet::new();
+    let mut clients = Vec::new();
+    for name in 0..16 {
+        let (client, events) = connect(&stack, 0, &format!("caller-{name}")).await;
+        callers.spawn(call_on(client.clone(), name, Arc::clone(&stop), Arc::clone(&counts)));
+        clients.push((client, events));
+    }
+    let answered = |at_least: usize| {
+        let counts = &counts;
+        eventually("requests are answered", move || async move {
+            counts.answered.load(Ordering::Relaxed) >= at_least
+        })
+    };
+    answered(100).await;
+    stack.hold("nats").await.unwrap();
+    eventually("the gateway is not ready", || async { get(&stack, "/readyz").await.0 == 503 }).await;
+    assert_eq!(get(&stack, "/healthz").await.0, 200, "alive all the same");
+    eventually("requests are refused at once", || async { counts.refused.load(Ordering::Relaxed) > 16 })
+        .await;
+    let before = counts.answered.load(Ordering::Relaxed);
+    stack.start_process("nats").await.unwrap();
+    answered(before + 200).await;
+    stop.store(true, Ordering::Relaxed);
+    while let Some(caller) = callers.join_next().await {
+        caller.unwrap();
+    }
+    assert!(clients.iter().all(|(client, _)| client.closed().is_none()), "the sockets stayed up");
+    nothing_panicked(&stack);
+}
+
+#[tokio::test]
+async fn channels_go_on_after_the_broker_was_killed() {
+    let stack = start(quick("").gateways(1)).await;
+    let (client, mut events) = connect(&stack, 0, "42").await;
+    client.subscribe("chat:lobby").await.unwrap();
+    stack.hold("nats").await.unwrap();
+    stack.start_process("nats").await.unwrap();
+    eventually("the gateway is ready again", || async { get(&stack, "/readyz").await.0 == 200 }).await;
+    eventually("publishing works again", || async { client.publish("chat:lobby", "\"back\"").await.is_ok() })
+        .await;
+    assert_eq!(crate::support::publication(&mut events, "chat:lobby").await, "\"back\"");
+}

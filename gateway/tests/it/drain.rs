@@ -1,0 +1,46 @@
+//! SIGTERM: waiting requests are answered, clients are told to come back, and the process ends well.
+
+use tidegate_cli::client::Event;
+
+use crate::support::{connect, event, get, quick, start};
+
+#[tokio::test]
+async fn a_gateway_that_is_asked_to_stop_answers_what_waits_and_sends_its_clients_away() {
+    let stack = start(quick("").gateways(2).workers(1)).await;
+    let (client, mut events) = connect(&stack, 0, "42").await;
+    let (idle, mut idle_events) = connect(&stack, 0, "43").await;
+    let (elsewhere, _events) = connect(&stack, 1, "42").await;
+    stack.pause("worker-1").unwrap();
+    let call = tokio::spawn({
+        let client = client.clone();
+        async move { client.rpc("echo", "\"in time\"").await }
+    });
+    // Stored: from here on it has to be answered.
+    let jetstream = async_nats::jetstream::new(crate::support::setup(&stack).await);
+    let requests = jetstream.get_stream("TIDE_IN").await.unwrap();
+    crate::support::eventually("the request is stored", || async {
+        requests.get_info().await.unwrap().state.messages == 1
+    })
+    .await;
+    let stopping = async { stack.stop("gateway-1").await.unwrap() };
+    let resuming = async {
+        crate::support::eventually("it is draining", || async {
+            get(&stack, "/readyz").await.1.contains("draining")
+        })
+        .await;
+        stack.resume("worker-1").unwrap();
+    };
+    let (status, ()) = tokio::join!(stopping, resuming);
+    assert!(status.success(), "{status}");
+    assert_eq!(call.await.unwrap().unwrap(), "\"in time\"");
+    for (client, events) in [(client, &mut events), (idle, &mut idle_events)] {
+        let end = event(events, |event| match event {
+            Event::Disconnected(closed) => Some(closed),
+            _ => None,
+        })
+        .await;
+        assert_eq!((end.code, end.reason.as_str()), (3001, "shutdown"));
+        assert!(client.closed().is_some());
+    }
+    assert_eq!(elsewhere.rpc("echo", "1").await.unwrap(), "1");
+}

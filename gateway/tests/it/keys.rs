@@ -1,0 +1,70 @@
+//! Idempotency keys: one stored answer, whoever asks, wherever and whenever.
+
+use std::{collections::HashSet, time::Duration};
+
+use futures_util::{StreamExt, stream};
+use tidegate_cli::client::CallError;
+
+use crate::support::{connect, quick, setup, start};
+
+/// Calls until there is an answer: what an application does with a key in its hand.
+async fn insist(client: &tidegate_cli::client::Client, method: &str, body: &str) -> String {
+    for _ in 0..30 {
+        match client.rpc(method, body.to_owned()).await {
+            Ok(answer) => return String::from_utf8(answer.to_vec()).unwrap(),
+            Err(CallError::Server { temporary: true, .. }) => {
+                tokio::time::sleep(Duration::from_millis(50)).await
+            }
+            Err(error) => panic!("{method}: {error}"),
+        }
+    }
+    panic!("{method}: no answer");
+}
+
+#[tokio::test]
+async fn the_same_key_through_both_gateways_at_once_has_one_answer_that_both_get() {
+    let toml = "[streams]\nduplicate_window = '1s'\n";
+    let stack = start(quick(toml).gateways(2).workers(2)).await;
+    let (first, _e1) = connect(&stack, 0, "42").await;
+    let (second, _e2) = connect(&stack, 1, "42").await;
+    let keys = stream::iter(0..1000).map(|n| {
+        let (first, second) = (&first, &second);
+        async move {
+            let (method, body) = (format!("echo#{n}"), format!("{{\"n\":{n}}}"));
+            let (a, b) = tokio::join!(insist(first, &method, &body), insist(second, &method, &body));
+            assert_eq!((a.as_str(), b.as_str()), (body.as_str(), body.as_str()));
+        }
+    });
+    keys.buffer_unordered(24).collect::<Vec<()>>().await;
+    let replies = async_nats::jetstream::new(setup(&stack).await).get_stream("TIDE_REPLY").await.unwrap();
+    let state = replies.get_info().await.unwrap().state;
+    assert_eq!((state.messages, state.last_sequence), (1000, 1000), "one answer each was ever stored");
+}
+
+#[tokio::test]
+async fn a_key_belongs_to_its_user_and_its_method() {
+    let stack = start(quick("").gateways(1).workers(1)).await;
+    let (ada, _e1) = connect(&stack, 0, "ada").await;
+    let (bob, _e2) = connect(&stack, 0, "bob").await;
+    assert_eq!(insist(&ada, "echo#k", "\"a\"").await, "\"a\"");
+    assert_eq!(insist(&bob, "echo#k", "\"b\"").await, "\"b\"");
+    assert_eq!(insist(&ada, "echo#k", "\"a\"").await, "\"a\"");
+}
+
+#[tokio::test]
+async fn a_later_receipt_for_a_known_key_says_so() {
+    let stack = start(quick("").gateways(1).workers(1)).await;
+    let (client, mut events) = connect(&stack, 0, "42").await;
+    let mut ids = HashSet::new();
+    for expected in [false, true] {
+        let receipt = client.rpc("later.echo#k", "1").await.unwrap();
+        let receipt: serde_json::Value = serde_json::from_slice(&receipt).unwrap();
+        assert_eq!(receipt["duplicate"], expected);
+        ids.insert(receipt["id"].as_str().unwrap().to_owned());
+        if !expected {
+            crate::support::publication(&mut events, "#42").await;
+        }
+    }
+    assert_eq!(ids.len(), 1);
+    assert_eq!(client.rpc("later.echo#k", "2").await.unwrap_err().code(), Some(1003));
+}

@@ -1,0 +1,12 @@
+//! The gateway from outside: a real broker, real processes, real sockets.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
+
+mod bad_input;
+mod broker_down;
+mod channels;
+mod connect;
+mod drain;
+mod keys;
+mod requests;
+mod start;
+mod support;

@@ -1,0 +1,134 @@
+//! Requests: stored, worked on, answered; and what their callers learn when that takes long.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tidegate_cli::client::{CallError, Event};
+use tidegate_shared::protocol::Encoding;
+
+use crate::support::{
+    connect, connect_as, event, eventually, nothing_panicked, quick, raw_connected, setup, start,
+};
+
+#[tokio::test]
+async fn a_request_is_stored_worked_on_and_answered() {
+    let stack = start(quick("").gateways(1).workers(1)).await;
+    for encoding in [Encoding::Json, Encoding::Protobuf] {
+        let (client, _events) = connect_as(&stack, 0, "42", encoding).await;
+        assert_eq!(client.rpc("echo", r#"{"n":1}"#).await.unwrap(), r#"{"n":1}"#);
+        assert_eq!(
+            client.rpc("echo", "").await.unwrap(),
+            if encoding == Encoding::Json { "null" } else { "" }
+        );
+    }
+    nothing_panicked(&stack);
+}
+
+#[tokio::test]
+async fn commands_of_one_frame_are_answered_together() {
+    let stack = start(quick("").gateways(1).workers(1)).await;
+    let mut client = raw_connected(&stack).await;
+    let batch: Vec<String> =
+        (2..52).map(|id| format!(r#"{{"id":{id},"rpc":{{"method":"echo","data":{id}}}}}"#)).collect();
+    client.send_text(&batch.join("\n")).await.unwrap();
+    let mut answered = Vec::new();
+    while answered.len() < 50 {
+        let reply = client.reply().await.unwrap();
+        assert_eq!(reply.rpc.unwrap().data, reply.id.to_string());
+        answered.push(reply.id);
+    }
+    answered.sort_unstable();
+    assert!(answered.iter().copied().eq(2..52));
+}
+
+#[tokio::test]
+async fn a_later_request_gets_a_receipt_and_its_answer_on_the_personal_channel() {
+    let stack = start(quick("").gateways(1).workers(1)).await;
+    let (client, mut events) = connect(&stack, 0, "42").await;
+    let receipt: Value = serde_json::from_slice(&client.rpc("later.echo", "\"x\"").await.unwrap()).unwrap();
+    assert!(receipt["seq"].as_u64().unwrap() > 0 && receipt["duplicate"] == false);
+    let (data, tags) = event(&mut events, |event| match event {
+        Event::Publication { channel, data, tags, .. } if channel == "#42" => Some((data, tags)),
+        _ => None,
+    })
+    .await;
+    assert_eq!(data, "\"x\"");
+    assert_eq!(tags["re"], receipt["id"].as_str().unwrap());
+    assert_eq!(tags["status"], "ok");
+    let again: Value = serde_json::from_slice(&client.rpc("later.echo", "\"y\"").await.unwrap()).unwrap();
+    assert_ne!(again["id"], receipt["id"]);
+    crate::support::publication(&mut events, "#42").await;
+    assert_eq!(events.try_next(), None, "each answer comes once");
+}
+
+#[tokio::test]
+async fn a_request_nobody_works_on_is_accepted_and_its_late_answer_finds_the_user() {
+    let stack = start(quick("").gateways(1).workers(1)).await;
+    stack.stop("worker-1").await.unwrap();
+    let (client, mut events) = connect(&stack, 0, "42").await;
+    let error = client.rpc("echo", "\"late\"").await.unwrap_err();
+    let CallError::Server { code: 1001, message, temporary: false } = error else { panic!("{error:?}") };
+    stack.start_process("worker-1").await.unwrap();
+    let (data, tags) = event(&mut events, |event| match event {
+        Event::Publication { channel, data, tags, .. } if channel == "#42" => Some((data, tags)),
+        _ => None,
+    })
+    .await;
+    assert_eq!(data, "\"late\"");
+    assert!(message.contains(&tags["re"]), "{message} names the request");
+}
+
+#[tokio::test]
+async fn a_stopped_worker_costs_nobody_a_request() {
+    let stack = start(quick("").gateways(1).workers(1)).await;
+    stack.stop("worker-1").await.unwrap();
+    let (client, mut events) = connect(&stack, 0, "42").await;
+    let accepted = Instant::now();
+    let receipt = client.rpc("later.echo", "1").await.unwrap();
+    assert!(
+        accepted.elapsed() < Duration::from_secs(1),
+        "accepting does not wait for workers: {:?}",
+        accepted.elapsed()
+    );
+    let error = client.rpc("echo#a", "\"first\"").await.unwrap_err();
+    assert!(matches!(&error, CallError::Server { code: 1001, temporary: true, .. }), "{error:?}");
+    let other = client.rpc("echo#a", "\"other body\"");
+    stack.start_process("worker-1").await.unwrap();
+    let id = serde_json::from_slice::<Value>(&receipt).unwrap()["id"].as_str().unwrap().to_owned();
+    event(&mut events, |event| {
+        matches!(event, Event::Publication { tags, .. } if tags.get("re") == Some(&id)).then_some(())
+    })
+    .await;
+    assert_eq!(other.await.unwrap_err().code(), Some(1003));
+    assert_eq!(client.rpc("echo#a", "\"first\"").await.unwrap(), "\"first\"");
+    assert_eq!(client.rpc("echo#a", "\"other\"").await.unwrap_err().code(), Some(1003));
+}
+
+#[tokio::test]
+async fn what_is_sent_is_stored_and_worked_on_though_nobody_waits() {
+    let stack = start(quick("").gateways(1).workers(1)).await;
+    let (client, mut events) = connect(&stack, 0, "42").await;
+    let jetstream = async_nats::jetstream::new(setup(&stack).await);
+    client.send("\"noted\"").await.unwrap();
+    let replies = jetstream.get_stream("TIDE_REPLY").await.unwrap();
+    eventually("the message is worked on", || async {
+        replies.get_info().await.unwrap().state.messages == 1
+    })
+    .await;
+    assert_eq!(client.rpc("echo", "1").await.unwrap(), "1");
+    assert_eq!(events.try_next(), None, "it is answered to nobody");
+}
+
+#[tokio::test]
+async fn a_full_stream_refuses_and_says_so() {
+    let stack = start(quick("[streams]\nin_max_bytes = '16 KiB'").gateways(1)).await;
+    let (client, _events) = connect(&stack, 0, "42").await;
+    let body = format!("\"{}\"", "x".repeat(4000));
+    let mut codes = Vec::new();
+    for _ in 0..8 {
+        codes.push(client.rpc("nobody", body.clone()).await.unwrap_err().code().unwrap());
+    }
+    assert_eq!(codes.first(), Some(&1001));
+    assert_eq!(codes.last(), Some(&1000));
+    nothing_panicked(&stack);
+}

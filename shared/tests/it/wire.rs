@@ -1,0 +1,240 @@
+//! Golden frames: the same messages in both encodings, byte by byte, as published SDKs send and expect them.
+
+use bytes::{Bytes, BytesMut};
+use proptest::prelude::*;
+use tidegate_shared::protocol::{
+    ClientInfo, Command, ConnectRequest, ConnectResult, Empty, Encoding, Error, Publication, PublishRequest,
+    Reply, RpcRequest, RpcResult, SendRequest, SubscribeRequest, SubscribeResult, UnsubscribeRequest, Verb,
+    codes, encode_reply, json, protobuf,
+};
+
+fn commands() -> Vec<(Command, &'static str, &'static str)> {
+    let command = |id| Command { id, ..Command::default() };
+    vec![
+        // A pong: no field at all; on the protobuf wire one byte, the length 0.
+        (Command::default(), "{}", "00"),
+        (
+            Command {
+                connect: Some(ConnectRequest {
+                    token: "t".into(),
+                    name: "js".into(),
+                    version: "5.8".into(),
+                    ..ConnectRequest::default()
+                }),
+                ..command(1)
+            },
+            r#"{"id":1,"connect":{"token":"t","name":"js","version":"5.8"}}"#,
+            // length 16; id: 08 01; connect (4, bytes) of 12: token (1), name (4), version (5)
+            "10 08 01 22 0c 0a 01 74 22 02 6a 73 2a 03 35 2e 38",
+        ),
+        (
+            Command {
+                subscribe: Some(SubscribeRequest {
+                    channel: "c".into(),
+                    recover: true,
+                    epoch: "e".into(),
+                    offset: 7,
+                    ..SubscribeRequest::default()
+                }),
+                ..command(2)
+            },
+            r#"{"id":2,"subscribe":{"channel":"c","recover":true,"epoch":"e","offset":7}}"#,
+            // subscribe (5) of 10: channel (1), recover (3), epoch (6), offset (7)
+            "0e 08 02 2a 0a 0a 01 63 18 01 32 01 65 38 07",
+        ),
+        (
+            Command { unsubscribe: Some(UnsubscribeRequest { channel: "c".into() }), ..command(3) },
+            r#"{"id":3,"unsubscribe":{"channel":"c"}}"#,
+            "07 08 03 32 03 0a 01 63",
+        ),
+        (
+            Command {
+                publish: Some(PublishRequest { channel: "c".into(), data: "{}".into() }),
+                ..command(4)
+            },
+            r#"{"id":4,"publish":{"channel":"c","data":{}}}"#,
+            "0b 08 04 3a 07 0a 01 63 12 02 7b 7d",
+        ),
+        (
+            Command { rpc: Some(RpcRequest { data: "1".into(), method: "m".into() }), ..command(5) },
+            r#"{"id":5,"rpc":{"data":1,"method":"m"}}"#,
+            // rpc is field 13: tag 6a
+            "0a 08 05 6a 06 0a 01 31 12 01 6d",
+        ),
+        (
+            Command { send: Some(SendRequest { data: "1".into() }), ..command(0) },
+            r#"{"send":{"data":1}}"#,
+            "05 62 03 0a 01 31",
+        ),
+    ]
+}
+
+fn replies() -> Vec<(Reply, &'static str, &'static str)> {
+    let reply = |id| Reply { id, ..Reply::default() };
+    let result = ConnectResult {
+        client: "g.1".into(),
+        version: "0".into(),
+        expires: true,
+        ttl: 60,
+        subs: [("#42".to_owned(), SubscribeResult::default())].into(),
+        ping: 25,
+        pong: true,
+    };
+    let info = ClientInfo { user: String::new(), client: "g.1".into(), conn_info: Bytes::new() };
+    let publication = Publication {
+        data: "{}".into(),
+        info: Some(info),
+        offset: 9,
+        tags: [("re".to_owned(), "x".to_owned())].into(),
+    };
+    vec![
+        (Reply::ping(), "{}", "00"),
+        (
+            Reply { connect: Some(result), ..reply(1) },
+            r##"{"id":1,"connect":{"client":"g.1","version":"0","expires":true,"ttl":60,"subs":{"#42":{}},"ping":25,"pong":true}}"##,
+            // subs (6) is a map: key (1) "#42", value (2) empty; ping (7) 19, pong (8) 01
+            "1d 08 01 2a 19 0a 03 67 2e 31 12 01 30 18 01 20 3c 32 07 0a 03 23 34 32 12 00 38 19 40 01",
+        ),
+        (
+            Reply { subscribe: Some(SubscribeResult::default()), ..reply(2) },
+            r#"{"id":2,"subscribe":{}}"#,
+            "04 08 02 32 00",
+        ),
+        (Reply { unsubscribe: Some(Empty {}), ..reply(3) }, r#"{"id":3,"unsubscribe":{}}"#, "04 08 03 3a 00"),
+        (Reply { publish: Some(Empty {}), ..reply(4) }, r#"{"id":4,"publish":{}}"#, "04 08 04 42 00"),
+        (
+            Reply { rpc: Some(RpcResult { data: "1".into() }), ..reply(5) },
+            r#"{"id":5,"rpc":{"data":1}}"#,
+            "07 08 05 6a 03 0a 01 31",
+        ),
+        (
+            Reply::error(6, Error { code: 1000, message: "m".into(), temporary: true }),
+            r#"{"id":6,"error":{"code":1000,"message":"m","temporary":true}}"#,
+            "0c 08 06 12 08 08 e8 07 12 01 6d 18 01",
+        ),
+        (
+            Reply::publication("c", publication),
+            r#"{"push":{"channel":"c","pub":{"data":{},"info":{"user":"","client":"g.1"},"offset":9,"tags":{"re":"x"}}}}"#,
+            // push (4): channel (2), pub (4): data (4), info (5), offset (6), tags (7)
+            "1e 22 1c 12 01 63 22 17 22 02 7b 7d 2a 05 12 03 67 2e 31 30 09 3a 07 0a 02 72 65 12 01 78",
+        ),
+        (Reply::message("1".into()), r#"{"push":{"message":{"data":1}}}"#, "07 22 05 42 03 0a 01 31"),
+    ]
+}
+
+fn bytes(hex: &str) -> Bytes {
+    hex.split(' ').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect()
+}
+
+fn framed(message: &[u8]) -> Bytes {
+    let mut frame = BytesMut::new();
+    protobuf::append(&mut frame, message);
+    frame.freeze()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn commands_have_these_bytes() {
+    for (command, text, binary) in commands() {
+        assert_eq!(json::encode(&command).unwrap(), text);
+        assert_eq!(hex(&framed(&protobuf::encode(&command))), binary, "{text}");
+        assert_eq!(json::decode::<Command>(text).map(Result::unwrap).collect::<Vec<_>>(), [command.clone()]);
+        assert_eq!(
+            protobuf::decode::<Command>(bytes(binary)).map(Result::unwrap).collect::<Vec<_>>(),
+            [command]
+        );
+    }
+}
+
+#[test]
+fn replies_have_these_bytes() {
+    for (reply, text, binary) in replies() {
+        assert_eq!(encode_reply(Encoding::Json, &reply).unwrap(), text);
+        assert_eq!(hex(&framed(&encode_reply(Encoding::Protobuf, &reply).unwrap())), binary, "{text}");
+        assert_eq!(json::decode::<Reply>(text).map(Result::unwrap).collect::<Vec<_>>(), [reply.clone()]);
+        assert_eq!(protobuf::decode::<Reply>(bytes(binary)).map(Result::unwrap).collect::<Vec<_>>(), [reply]);
+    }
+}
+
+#[test]
+fn a_frame_carries_several_messages() {
+    let text = commands().iter().map(|(_, text, _)| *text).collect::<Vec<_>>().join("\n");
+    let binary: Bytes = commands().iter().flat_map(|(_, _, binary)| bytes(binary)).collect();
+    let wanted: Vec<Command> = commands().into_iter().map(|(command, _, _)| command).collect();
+    for text in [&text, &format!("{text}\n")] {
+        assert_eq!(json::decode::<Command>(text).map(Result::unwrap).collect::<Vec<_>>(), wanted);
+    }
+    assert_eq!(protobuf::decode::<Command>(binary).map(Result::unwrap).collect::<Vec<_>>(), wanted);
+}
+
+#[test]
+fn unknown_fields_are_passed_over_and_the_first_verb_wins() {
+    let text = r#"{"id":1,"flag":7,"rpc":{"method":"m","more":[1]},"publish":{"channel":"c"},"connect":{"flag":1,"headers":{"a":"b"}}}"#;
+    let command = json::decode::<Command>(text).next().unwrap().unwrap();
+    assert!(matches!(command.verb(), Verb::Connect(_)));
+}
+
+#[test]
+fn payloads_keep_their_text_but_no_newlines() {
+    let text = r#"{"id":1,"rpc":{"method":"m","data":{"b": 1,  "a":1.0}}}"#;
+    let Verb::Rpc(rpc) = json::decode::<Command>(text).next().unwrap().unwrap().verb() else {
+        panic!("an rpc")
+    };
+    assert_eq!(rpc.data, r#"{"b": 1,  "a":1.0}"#);
+    let pretty = Reply { rpc: Some(RpcResult { data: "{\n\"a\": 1\r\n}".into() }), ..Reply::default() };
+    assert_eq!(json::encode(&pretty).unwrap(), r#"{"rpc":{"data":{ "a": 1  }}}"#);
+}
+
+#[test]
+fn a_payload_that_is_not_json_is_never_written_into_json() {
+    for data in [&b"{"[..], b"hello", b"\xff", b"1 2", b"1}{"] {
+        let reply = Reply { rpc: Some(RpcResult { data: Bytes::copy_from_slice(data) }), ..Reply::default() };
+        assert!(encode_reply(Encoding::Json, &reply).is_err(), "{data:?}");
+        let json = json::Payload::from_any(&Bytes::copy_from_slice(data)).into_bytes();
+        let reply = Reply { rpc: Some(RpcResult { data: json }), ..Reply::default() };
+        assert!(encode_reply(Encoding::Json, &reply).is_ok(), "{data:?}");
+    }
+}
+
+#[test]
+fn every_error_has_a_message_on_the_wire() {
+    for code in codes::ERRORS {
+        let text = encode_reply(Encoding::Json, &Reply::error(1, code.error())).unwrap();
+        let value: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        assert!(!value["error"]["message"].as_str().unwrap().is_empty());
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_a_decoder_panic(frame in any::<Vec<u8>>()) {
+        for message in protobuf::decode::<Command>(frame.clone().into()).take(100) {
+            let _ = message.map(Command::verb);
+        }
+        if let Ok(text) = std::str::from_utf8(&frame) {
+            for message in json::decode::<Command>(text).take(100) {
+                let _ = message.map(Command::verb);
+            }
+        }
+    }
+
+    #[test]
+    fn both_encodings_carry_the_same_publication(data in "[a-z]{0,9}", user in "\\PC{0,9}", offset in any::<u64>(), tags in proptest::collection::btree_map("[a-z]{1,5}", "\\PC{0,5}", 0..3)) {
+        let info = Some(ClientInfo { user, client: "c".into(), conn_info: "{}".into() });
+        let reply = Reply::publication("c", Publication { data: format!("\"{data}\"").into(), info, offset, tags });
+        let text = encode_reply(Encoding::Json, &reply).unwrap();
+        let binary = framed(&encode_reply(Encoding::Protobuf, &reply).unwrap());
+        prop_assert_eq!(&json::decode::<Reply>(std::str::from_utf8(&text).unwrap()).next().unwrap().unwrap(), &reply);
+        prop_assert_eq!(protobuf::decode::<Reply>(binary).next().unwrap().unwrap(), reply);
+    }
+
+    #[test]
+    fn any_bytes_become_json(bytes in any::<Vec<u8>>()) {
+        let json = json::Payload::from_any(&bytes.into()).into_bytes();
+        prop_assert!(serde_json::from_slice::<serde_json::Value>(&json).is_ok());
+        prop_assert!(!json.contains(&b'\n'));
+    }
+}
