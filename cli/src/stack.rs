@@ -22,6 +22,7 @@ use tidegate_shared::config::Config;
 pub use self::builder::Builder;
 use self::{
     blueprint::{Blueprint, Planned},
+    guard::Guard,
     log::Logs,
     process::{LOOP, Process},
     record::Records,
@@ -32,6 +33,7 @@ mod blueprint;
 mod broker;
 mod builder;
 pub mod control;
+mod guard;
 mod log;
 mod port;
 mod probe;
@@ -115,7 +117,7 @@ pub struct Stack {
     supervisor: Supervisor,
     logs: Arc<Logs>,
     records: Arc<Records>,
-    temporary: Mutex<Option<TempDir>>,
+    temporary: Mutex<Option<(Guard, TempDir)>>,
     // Two callers that scale at once would draw the same names.
     scaling: tokio::sync::Mutex<()>,
 }
@@ -138,7 +140,9 @@ impl Stack {
             supervisor: Supervisor::start()?,
             logs,
             records,
-            temporary: Mutex::new(temporary),
+            temporary: Mutex::new(
+                temporary.map(|dir| Guard::over(dir.path()).map(|guard| (guard, dir))).transpose()?,
+            ),
             scaling: tokio::sync::Mutex::default(),
         })
     }
@@ -200,7 +204,7 @@ impl Stack {
         self.members(Kind::Worker).iter().map(|process| process.spec.internal).collect()
     }
 
-    /// Kills a process (SIGKILL) and returns when it is gone. It is started again, after a pause that grows with every crash.
+    /// Kills a process (SIGKILL) and returns when it is gone. It is started again after a moment.
     pub async fn kill(&self, name: &str) -> anyhow::Result<()> {
         self.process(name)?.kill().await
     }

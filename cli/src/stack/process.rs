@@ -70,6 +70,8 @@ pub(crate) struct State {
     pub(crate) starts: u32,
     pub(crate) restarts: u32,
     pub(crate) crashes: u32,
+    /// Whether its next end is our doing.
+    killed: bool,
     pub(crate) since: Instant,
     pub(crate) exit: Option<ExitStatus>,
 }
@@ -98,6 +100,7 @@ impl Process {
             starts: 0,
             restarts: 0,
             crashes: 0,
+            killed: false,
             since: Instant::now(),
             exit: None,
         };
@@ -198,6 +201,7 @@ impl Process {
             state.phase = Phase::Starting;
             state.pid = pid;
             state.exit = None;
+            state.killed = false;
             state.restarts += u32::from(state.starts > 0);
             state.starts += 1;
             state.since = Instant::now();
@@ -226,10 +230,14 @@ impl Process {
     fn crashed(&self) -> Duration {
         self.set(|state| {
             state.phase = Phase::Waiting;
-            state.crashes = if state.since.elapsed() > STABLE { 1 } else { state.crashes + 1 };
+            state.crashes = match state.since.elapsed() {
+                _ if state.killed => state.crashes,
+                up if up > STABLE => 1,
+                _ => state.crashes + 1,
+            };
         });
         let state = self.state.borrow().clone();
-        let pause = (FIRST_BACKOFF * 2_u32.pow((state.crashes - 1).min(10))).min(LONGEST_BACKOFF);
+        let pause = (FIRST_BACKOFF * 2_u32.pow(state.crashes.saturating_sub(1).min(10))).min(LONGEST_BACKOFF);
         let how = state.exit.map_or_else(|| "did not start".to_owned(), |exit| format!("ended ({exit})"));
         let again = format!("next start in {pause:?}");
         if state.crashes >= LOOP {
@@ -268,9 +276,10 @@ impl Process {
         Ok(())
     }
 
-    /// Kills the process and returns when it is gone; the task starts it again.
+    /// Kills the process and returns when it is gone; the task starts it again. Not a crash, so the pause does not grow.
     pub(crate) async fn kill(&self) -> anyhow::Result<()> {
         let starts = self.state.borrow().starts;
+        self.set(|state| state.killed = state.pid.is_some());
         if !self.signal(Signal::KILL) {
             bail!("{} is not running", self.spec.name);
         }

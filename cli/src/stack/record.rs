@@ -33,7 +33,7 @@ impl Records {
     pub(crate) fn add(&self, name: &str, pid: Pid) {
         if let Some(started) = started(pid) {
             // Without the record a stack works as well; only its leftovers would not be found.
-            let _ = fs::write(self.0.join(name), format!("{} {started}", pid.as_raw_nonzero()));
+            let _ = fs::write(self.0.join(name), format!("{} {started}\n", pid.as_raw_nonzero()));
         }
     }
 
@@ -86,7 +86,7 @@ impl Records {
         let text = fs::read_to_string(self.0.join(name)).ok()?;
         let (pid, recorded) = text.split_once(' ')?;
         let pid = Pid::from_raw(pid.parse().ok()?)?;
-        (started(pid)? == recorded).then_some(pid)
+        (started(pid)? == recorded.trim_end()).then_some(pid)
     }
 }
 

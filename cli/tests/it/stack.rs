@@ -1,5 +1,6 @@
 //! Starting, restarting, pausing, ending.
 
+use rustix::process::{Pid, Signal, kill_process};
 use tidegate_cli::stack::{Kind, Phase, Stack, setup};
 
 use crate::support::{eventually, exists};
@@ -111,8 +112,9 @@ async fn a_process_that_cannot_start_fails_the_start_with_its_last_words() {
 async fn a_process_that_keeps_crashing_is_reported_and_does_not_spin() {
     let stack = whole(0, 1).await;
     for _ in 0..3 {
-        stack.kill("worker-1").await.unwrap();
-        eventually("the worker runs again", || stack.pid("worker-1").is_some()).await;
+        let pid = stack.pid("worker-1").unwrap();
+        kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+        eventually("the worker runs again", || stack.pid("worker-1").is_some_and(|now| now != pid)).await;
     }
     assert!(stack.log_of("stack").contains("worker-1 keeps crashing"), "{}", stack.log_of("stack"));
     assert_eq!(stack.restarts("worker-1"), 3);

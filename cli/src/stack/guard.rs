@@ -1,0 +1,68 @@
+//! Ends a temporary stack whose program was killed: an interrupted test run leaves nothing behind.
+//!
+//! Children are in process groups of their own, so what ends the program does not end them. A shell that waits for the end
+//! of a pipe does: the kernel closes the pipe however the program ends. Stacks in a directory of their own have none;
+//! they are found again by their records.
+
+use std::{
+    os::unix::process::CommandExt,
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+use anyhow::Context;
+
+/// Waits for the end of its input, kills every recorded process group, removes the directory.
+const SCRIPT: &str = r#"
+read -r _
+for record in "$1"/pids/*; do
+    [ "${record##*/}" = supervisor ] && continue
+    pid=
+    read -r pid _ < "$record"
+    [ -n "$pid" ] && kill -s KILL -- "-$pid"
+done 2> /dev/null
+rm -rf -- "$1"
+"#;
+
+/// The waiting shell. Dropping it lets it do its work, which is none when everything has ended.
+#[derive(Debug)]
+pub(crate) struct Guard(Child);
+
+impl Guard {
+    /// Watches over the stack in a temporary directory.
+    pub(crate) fn over(dir: &Path) -> anyhow::Result<Self> {
+        let mut command = Command::new("sh");
+        command.args(["-c", SCRIPT, "sh"]).arg(dir).process_group(0);
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().map(Self).context("starting sh")
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        // It has nothing left to do but to end.
+        let _ = self.0.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stack::record::Records;
+
+    #[test]
+    fn when_the_pipe_ends_recorded_processes_and_the_directory_are_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = Records::open(dir.path()).unwrap();
+        let guard = Guard::over(dir.path()).unwrap();
+        let mut left = Command::new("sleep").arg("60").process_group(0).spawn().unwrap();
+        let pid = rustix::process::Pid::from_child(&left);
+        records.add("worker-1", pid);
+        records.claim();
+        drop(guard);
+        // Ends by itself after a minute, with success, if nobody kills it.
+        assert!(!left.wait().unwrap().success());
+        assert!(!dir.path().exists());
+    }
+}
