@@ -1,0 +1,96 @@
+// Gateways that die, gateways that end: clients come back and miss nothing of what comes later.
+
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+
+import { balance } from './support/balancer.js';
+import { PROTOCOLS, connect, subscribe, unique } from './support/client.js';
+import { publish } from './support/service.js';
+import { Stack } from './support/stack.js';
+
+const stack = Stack.forThisFile();
+
+for (const protocol of PROTOCOLS) {
+  const { payload, value } = protocol;
+
+  test(`${protocol.protocol}: after a gateway's kill -9 the client is back on another and hears what is published`, async (t) => {
+    const room = unique('room');
+    const url = await balance(t, await stack.gateway(1), await stack.gateway(2));
+    const { client, events, user, id } = await connect(t, protocol, url, unique('user'));
+    const { events: heard } = await subscribe(client, `chat:${room}`);
+    const nats = await stack.nats();
+
+    await stack.kill('gateway-1');
+    const lost = await events.get('connecting', { count: 2 });
+    assert.equal(lost.code, 1, 'transport closed');
+    assert.notEqual((await events.get('connected', { count: 2 })).client, id);
+    await heard.get('subscribed', { count: 2 });
+
+    await publish(nats, `tide.ch.chat.${room}`, '"in the room"');
+    await publish(nats, `tide.ch.user.${user}`, '"in person"');
+    assert.equal(value((await heard.get('publication')).data), 'in the room');
+    assert.equal(value((await events.get('publication')).data), 'in person');
+    assert.equal(value((await client.rpc('echo', payload('and asks'))).data), 'and asks');
+    await stack.bringUp('gateway-1');
+  });
+
+  test(`${protocol.protocol}: a client that knows one gateway only is back when it is started again`, async (t) => {
+    const channel = `chat:${unique('room')}`;
+    const { client, events } = await connect(t, protocol, await stack.gateway(2), unique('user'), { maxReconnectDelay: 200 });
+    const other = await connect(t, protocol, await stack.gateway(1), unique('user'));
+    const { events: heard } = await subscribe(client, channel);
+
+    await stack.kill('gateway-2');
+    await events.get('connected', { count: 2, limit: 30_000 });
+    await heard.get('subscribed', { count: 2 });
+    await other.client.publish(channel, payload('welcome back'));
+    assert.equal(value((await heard.get('publication')).data), 'welcome back');
+    await stack.bringUp('gateway-2');
+  });
+
+  test(`${protocol.protocol}: a gateway that is asked to end closes with 3001 and its clients move on`, async (t) => {
+    const channel = `chat:${unique('room')}`;
+    const url = await balance(t, await stack.gateway(1), await stack.gateway(2));
+    const { client, events } = await connect(t, protocol, url, unique('user'));
+    const { events: heard } = await subscribe(client, channel);
+
+    const ended = stack.drain('gateway-1');
+    const moved = await events.get('connecting', { count: 2 });
+    assert.deepEqual(moved, { code: 3001, reason: 'shutdown' });
+    await events.get('connected', { count: 2 });
+    await heard.get('subscribed', { count: 2 });
+    await client.publish(channel, payload('from the other gateway'));
+    assert.equal(value((await heard.get('publication')).data), 'from the other gateway');
+
+    await ended;
+    assert.equal((await stack.processes()).find(({ name }) => name === 'gateway-1').phase, 'stopped');
+    await stack.bringUp('gateway-1');
+  });
+
+  test(`${protocol.protocol}: a call under way when its gateway ends is answered or told that it is accepted`, async (t) => {
+    const { client, events } = await connect(t, protocol, await stack.gateway(1), unique('user'));
+    const calls = Array.from({ length: 50 }, (_, number) => client.rpc('echo', payload(number)));
+    const waiting = client.rpc('greet', payload('nobody answers')).catch((error) => error);
+    // The gateway answers in order of its work: this one is done, so it has read the others.
+    await calls.at(-1);
+    const ended = stack.drain('gateway-1');
+    const answers = await Promise.all(calls);
+    assert.deepEqual(answers.map(({ data }) => value(data)), Array.from({ length: 50 }, (_, number) => number));
+    assert.equal((await waiting).code, 1001);
+    assert.equal((await events.get('connecting', { count: 2 })).code, 3001);
+    client.disconnect();
+    await ended;
+    await stack.bringUp('gateway-1');
+  });
+
+  test(`${protocol.protocol}: a request is answered though a worker is killed meanwhile`, async (t) => {
+    const { client, events } = await connect(t, protocol, await stack.gateway(1), unique('user'));
+    const receipts = Promise.all(Array.from({ length: 50 }, (_, number) => client.rpc('later.echo', payload(number))));
+    await stack.kill('worker-1');
+    const ids = (await receipts).map(({ data }) => value(data).id);
+    await events.get('publication', { count: 50, limit: 60_000 });
+    const answered = events.all('publication').map(({ tags }) => tags.re);
+    assert.deepEqual(new Set(answered), new Set(ids));
+    await stack.bringUp('worker-1');
+  });
+}

@@ -1,0 +1,82 @@
+// Clients of the published SDK, for both of its protocols.
+
+import { createHmac, randomBytes } from 'node:crypto';
+
+import { Centrifuge as JsonCentrifuge } from 'centrifuge';
+import { Centrifuge as ProtobufCentrifuge } from 'centrifuge/build/protobuf';
+import WebSocket from 'ws';
+
+import { Events } from './events.js';
+
+const SECRET = 'dev-secret-that-everybody-knows-0123456789';
+const HOUR = 3600;
+
+/** The two protocols: the SDK's class, and how a JSON value becomes a payload and is read back. */
+export const PROTOCOLS = [
+  { protocol: 'JSON', Centrifuge: JsonCentrifuge, payload: (value) => value, value: (payload) => payload },
+  {
+    protocol: 'protobuf',
+    Centrifuge: ProtobufCentrifuge,
+    payload: (value) => new TextEncoder().encode(JSON.stringify(value)),
+    value: (payload) => JSON.parse(new TextDecoder().decode(payload)),
+  },
+];
+export const [JSON_PROTOCOL, PROTOBUF] = PROTOCOLS;
+
+/** A name nobody else uses. */
+export function unique(prefix) {
+  return `${prefix}-${randomBytes(6).toString('hex')}`;
+}
+
+/** A connection token, good for so many seconds. */
+export function tokenFor(user, { seconds = HOUR, secret = SECRET } = {}) {
+  const encode = (part) => Buffer.from(JSON.stringify(part)).toString('base64url');
+  const now = Math.floor(Date.now() / 1000);
+  const signed = `${encode({ alg: 'HS256', typ: 'JWT' })}.${encode({ sub: user, iat: now, exp: now + seconds })}`;
+  return `${signed}.${createHmac('sha256', secret).update(signed).digest('base64url')}`;
+}
+
+/** A client that is not connected yet; it is disconnected when the test ends. `events` has all that happens to it. */
+export function newClient(t, { Centrifuge }, url, options = {}) {
+  const client = new Centrifuge(url, { websocket: WebSocket, minReconnectDelay: 50, ...options });
+  const events = Events.of(
+    client,
+    'connecting', 'connected', 'disconnected', 'error', 'message', 'publication', 'subscribed', 'unsubscribed',
+  );
+  t.after(() => client.disconnect());
+  return { client, events };
+}
+
+/** A connected client of a user. */
+export async function connect(t, protocol, url, user, options = {}) {
+  const { client, events } = newClient(t, protocol, url, { token: tokenFor(user), ...options });
+  client.connect();
+  const { client: id } = await events.get('connected');
+  return { client, events, id, user };
+}
+
+/** A subscription that is in place. */
+export async function subscribe(client, channel) {
+  const { subscription, events } = newSubscription(client, channel);
+  subscription.subscribe();
+  await events.get('subscribed');
+  return { subscription, events };
+}
+
+/** A subscription that is not asked for yet. */
+export function newSubscription(client, channel) {
+  const subscription = client.newSubscription(channel, { minResubscribeDelay: 50 });
+  return { subscription, events: Events.of(subscription, 'subscribing', 'subscribed', 'unsubscribed', 'publication', 'error') };
+}
+
+/** A WebSocket class that keeps what it was given to send. */
+export function recordingSocket() {
+  const frames = [];
+  class RecordingSocket extends WebSocket {
+    send(data, ...rest) {
+      frames.push(data);
+      super.send(data, ...rest);
+    }
+  }
+  return { frames, RecordingSocket };
+}
