@@ -25,6 +25,8 @@ pub(crate) async fn run(dir: &Path) -> anyhow::Result<ExitCode> {
     let file = fs::File::create(&log).with_context(|| format!("creating {}", log.display()))?;
     let args = env::args_os().skip(1).filter(|arg| arg != "--detach" && arg != "-d");
     let mut child = Command::new(env::current_exe()?)
+        // What it shows to be typed begins as this command did.
+        .arg0(env::args_os().next().unwrap_or_default())
         .args(args)
         .arg("--detached")
         .stdin(Stdio::null())
