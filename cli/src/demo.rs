@@ -54,8 +54,19 @@ pub struct Options {
     pub file: PathBuf,
     /// Whether a worker and a gateway are killed on the way.
     pub kills: bool,
-    /// Whether the stack's files stay.
-    pub keep: bool,
+    /// When the stack's files stay.
+    pub keep: Keep,
+}
+
+/// When a run's files stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// In any case.
+    Always,
+    /// When the run failed: they are what it takes to find out why.
+    Failed,
+    /// Not even then.
+    Never,
 }
 
 /// Runs the demo once and returns what it counted.
@@ -74,8 +85,8 @@ pub async fn run(options: &Options) -> anyhow::Result<Counts> {
         Err(_) => Err(anyhow::anyhow!("not finished within {} s", LIMIT.as_secs())),
     };
     stack.down().await;
-    // A run that failed leaves what it takes to find out why.
-    if options.keep || !counts.as_ref().is_ok_and(|counts| counts.problems().is_empty()) {
+    let passed = counts.as_ref().is_ok_and(|counts| counts.problems().is_empty());
+    if options.keep == Keep::Always || (options.keep == Keep::Failed && !passed) {
         keep(dir);
     }
     counts

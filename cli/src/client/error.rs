@@ -66,6 +66,11 @@ impl CallError {
             Self::Closed(_) | Self::Timeout | Self::Payload(_) => None,
         }
     }
+
+    /// Whether a handler gave this error, rather than the gateway.
+    pub fn is_applications(&self) -> bool {
+        matches!(self.code(), Some(400..=999 | 1100..=1999))
+    }
 }
 
 impl From<protocol::Error> for CallError {

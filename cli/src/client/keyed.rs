@@ -60,9 +60,11 @@ pub(super) fn next(error: &CallError) -> Next {
     }
 }
 
-/// Whether a try that failed like this said that the request is stored.
+/// Whether a try that failed like this said that the request is stored: only a worker gives an application's errors.
 pub(super) fn says_accepted(error: &CallError) -> bool {
-    matches!(error.code(), Some(code) if code == codes::STILL_WORKING.code || code == codes::DEAD_LETTER.code)
+    const STILL_WORKING: u32 = codes::STILL_WORKING.code;
+    const DEAD_LETTER: u32 = codes::DEAD_LETTER.code;
+    matches!(error.code(), Some(STILL_WORKING | DEAD_LETTER)) || error.is_applications()
 }
 
 /// Returns the pause before the try that follows `failures` failed ones, with full jitter so that clients which failed
@@ -100,9 +102,11 @@ mod tests {
     }
 
     #[test]
-    fn only_the_gateways_word_counts_as_accepted() {
+    fn only_who_knows_that_it_is_stored_counts() {
         assert!(says_accepted(&server(codes::STILL_WORKING)));
         assert!(says_accepted(&server(codes::DEAD_LETTER)));
+        let rejected = CallError::Server { code: 422, message: String::new(), temporary: false };
+        assert!(says_accepted(&rejected));
         assert!(!says_accepted(&server(codes::OUTCOME_UNKNOWN)));
         assert!(!says_accepted(&CallError::Timeout));
     }

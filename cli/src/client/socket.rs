@@ -225,6 +225,8 @@ impl Driver {
         let message = match message {
             Some(Ok(Message::Close(frame))) => return Break(self.closed_by(frame)),
             Some(Ok(message)) => message,
+            // However the server ends it: it was this side that asked for the end.
+            Some(Err(_)) | None if self.closing => return Break(Closed::by_caller()),
             Some(Err(error)) => return Break(Closed::lost(error)),
             None => return Break(Closed::lost("connection lost")),
         };

@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::{Context, bail};
 use serde::Serialize;
 use tidegate_cli::{
-    demo::{self, Counts, Options},
+    demo::{self, Counts, Keep, Options},
     output,
 };
 
@@ -18,7 +18,7 @@ pub(crate) struct Args {
     /// Kill a worker and a gateway on the way.
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL")]
     kills: bool,
-    /// Leave the files and logs where they are.
+    /// Leave the files and logs where they are; after a run that failed they stay in any case.
     #[arg(long)]
     keep: bool,
     /// Run it so many times.
@@ -43,7 +43,8 @@ struct Run {
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let options = Options { file: args.file, kills: args.kills, keep: args.keep };
+    let keep = if args.keep { Keep::Always } else { Keep::Failed };
+    let options = Options { file: args.file, kills: args.kills, keep };
     let mut runs = Vec::new();
     for number in 1..=args.repeat {
         if args.repeat > 1 {

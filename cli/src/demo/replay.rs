@@ -28,7 +28,7 @@ const REPORTS: usize = 256;
 #[derive(Debug, Default)]
 pub(super) struct Replay {
     pub(super) requests: Requests,
-    /// Events whose request was accepted and is no dead letter: each must have its row.
+    /// Events whose request was accepted, and was neither rejected nor given up: each must have its row.
     pub(super) must: BTreeSet<String>,
     /// From first try to answer.
     pub(super) elapsed: Vec<Duration>,
@@ -84,7 +84,7 @@ impl Replay {
         requests.sent += usize::from(tries > 0);
         requests.accepted += usize::from(accepted);
         requests.retries += u64::from(tries.saturating_sub(1));
-        let mut dead = false;
+        let mut without_row = false;
         match &settled.result {
             Ok(_) if own => {
                 requests.answered += 1;
@@ -95,12 +95,14 @@ impl Replay {
                 requests.failures.push(format!("{}: the answer is somebody else's: {answer}", settled.id));
             }
             Err(Unanswered { last, .. }) => {
-                dead = last.code() == Some(codes::DEAD_LETTER.code);
+                let dead = last.code() == Some(codes::DEAD_LETTER.code);
                 requests.dead += usize::from(dead);
+                requests.rejected += usize::from(last.is_applications());
+                without_row = dead || last.is_applications();
                 requests.failures.push(format!("{}: {last}", settled.id));
             }
         }
-        if accepted && !dead {
+        if accepted && !without_row {
             self.must.insert(settled.id);
         }
     }
@@ -138,9 +140,15 @@ mod tests {
         replay.take(settled("c", Err(Unanswered { last: dead, accepted: true, tries: 1 })));
         replay.take(settled("d", Err(Unanswered { last: CallError::Timeout, accepted: true, tries: 2 })));
         replay.take(settled("e", Err(Unanswered { last: CallError::Timeout, accepted: false, tries: 0 })));
+        let rejected = CallError::Server { code: 422, message: "mag: missing".into(), temporary: false };
+        replay.take(settled("f", Err(Unanswered { last: rejected, accepted: true, tries: 1 })));
         let requests = &replay.requests;
-        assert_eq!((requests.sent, requests.accepted, requests.answered, requests.dead), (4, 4, 1, 1));
-        assert_eq!((requests.retries, requests.failures.len()), (3, 4));
+        // The answer to "b" names another event: it was answered, but not for its own report.
+        assert_eq!((requests.sent, requests.accepted, requests.answered), (5, 5, 1));
+        assert_eq!(
+            (requests.dead, requests.rejected, requests.retries, requests.failures.len()),
+            (1, 1, 3, 5)
+        );
         assert_eq!(replay.must.into_iter().collect::<Vec<_>>(), ["a", "b", "d"]);
     }
 

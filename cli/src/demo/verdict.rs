@@ -44,6 +44,8 @@ pub struct Requests {
     pub answered: usize,
     /// Given up by the workers, and the station told so.
     pub dead: usize,
+    /// Answered with an error of the handler.
+    pub rejected: usize,
     /// Asked for again, with the same key.
     pub retries: u64,
     /// Replies to a call that had its reply.
@@ -59,7 +61,7 @@ pub struct Rows {
     pub stored: usize,
     /// Rows beyond one an event.
     pub twice: usize,
-    /// Accepted requests that are no dead letters and have no row.
+    /// Accepted requests that were neither rejected nor given up, and have no row.
     pub missing: BTreeSet<String>,
     /// Rows of events nobody reported.
     pub unknown: usize,
@@ -107,10 +109,11 @@ pub struct Probes {
 }
 
 impl Counts {
-    /// Accepted, and then neither answered nor a dead letter, or without a row.
+    /// Accepted, and then neither answered nor a dead letter, or answered without a row.
     pub fn lost(&self) -> usize {
         let requests = &self.requests;
-        let unsettled = requests.accepted.saturating_sub(requests.answered + requests.dead);
+        let unsettled =
+            requests.accepted.saturating_sub(requests.answered + requests.rejected + requests.dead);
         unsettled.max(self.rows.missing.len())
     }
 

@@ -4,7 +4,11 @@
 #[cfg(test)]
 mod broker;
 #[cfg(test)]
+mod call;
+#[cfg(test)]
 mod command;
+#[cfg(test)]
+mod demo;
 #[cfg(test)]
 mod permission;
 #[cfg(test)]
