@@ -212,10 +212,9 @@ impl Connection {
         for _ in 0..READ_BUDGET {
             let Some(message) = next else { return Ok(()) };
             match message {
-                None => return Err(End::Gone),
+                None | Some(Ok(Message::Close(_))) => return Err(End::Gone),
                 Some(Ok(Message::Text(text))) => self.frame(text.into())?,
                 Some(Ok(Message::Binary(bytes))) => self.frame(bytes)?,
-                Some(Ok(Message::Close(_))) => return Err(End::Gone),
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
                 Some(Err(error)) => return Err(writer::end_of(error).map_or(End::Gone, End::Close)),
             }
@@ -282,7 +281,7 @@ impl Connection {
             Done::Ended { command, end } => self.session.finished(command, end),
             Done::Published { command, result } => {
                 self.landed();
-                self.session.published(command, result)
+                Session::published(command, result)
             }
             Done::Sent { result } => {
                 self.landed();

@@ -43,7 +43,7 @@ impl Egress {
         let pushes = client.subscribe(self.subjects.pushes_of(gateway)).await?;
         let push_all = client.subscribe(self.subjects.push_all()).await?;
         self.broker.barrier(self.subjects.barrier()).await?;
-        self.spawn(answers, |this, message| this.answer(message));
+        self.spawn(answers, Self::answer);
         self.spawn(personal, |this, message| this.publication(&message));
         self.spawn(pushes, |this, message| this.push_client(&message));
         self.spawn(push_all, |this, message| this.push_all(&message));
@@ -76,7 +76,7 @@ impl Egress {
         if let Err(late) = self.waiting.settle(answer) {
             self.metrics.late_answer();
             let ingress = Arc::clone(&self.ingress);
-            self.lifecycle.spawn(async move { ingress.deliver_late(late).await });
+            self.lifecycle.spawn(async move { ingress.deliver_late(&late).await });
         }
     }
 

@@ -112,11 +112,12 @@ impl Ingress {
             Err(refusal) => return Settled::Ended(CallEnd::Failed(codes::NOT_ACCEPTED.because(refusal))),
         }
         match self.store_request(&request, turn, deadline).await {
-            Ok(Stored { duplicate: true, .. }) => match self.stored_answer(&request).await {
-                Ok(Some(answer)) => return Settled::Ended(same_request(&request, answer)),
-                // It waits, runs or is parked: its answer will come, or can be looked up at the end.
-                Ok(None) | Err(_) => {}
-            },
+            // Without a stored answer it waits, runs or is parked: the answer will come, or is looked up at the end.
+            Ok(Stored { duplicate: true, .. }) => {
+                if let Ok(Some(answer)) = self.stored_answer(&request).await {
+                    return Settled::Ended(same_request(&request, answer));
+                }
+            }
             Ok(_) => {}
             Err(error) => return Settled::Ended(CallEnd::Failed(error)),
         }
@@ -176,21 +177,13 @@ impl Ingress {
         turn: Turn,
         deadline: Instant,
     ) -> Result<(), Error> {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::MSG_ID, random_token::<16>());
-        headers.insert(header::CLIENT, info.client.as_str());
-        if !info.user.is_empty() {
-            headers.insert(header::USER, info.user.as_str());
-        }
-        if !info.conn_info.is_empty() {
-            headers.insert(header::INFO, envelope::one_line(&String::from_utf8_lossy(&info.conn_info)));
-        }
-        let stored = self.store(self.subjects.channel(channel), headers, data, turn, deadline, false).await;
-        stored.map(|_| self.metrics.published())
+        let id = random_token::<16>();
+        let message = || (self.subjects.channel(channel), publication_headers(&id, info), data.clone());
+        self.store(message, turn, deadline, false).await.map(|_| self.metrics.published())
     }
 
     /// An answer nobody waits for any more goes to its user's personal channel.
-    pub(crate) async fn deliver_late(&self, answer: Answer) {
+    pub(crate) async fn deliver_late(&self, answer: &Answer) {
         let Some(user) = answer.user.as_deref() else { return };
         let subject = self.subjects.channel(&Channel::personal(user));
         let stored = self.broker.store(subject, answer.later_headers(), answer.later_body()).await;
@@ -203,23 +196,14 @@ impl Ingress {
         let kind = request.method.as_deref().map_or(Kind::Send, Kind::Rpc);
         let address = Address::new(kind, request.ordering_key(), &request.id);
         let keyed = request.id.is_keyed();
-        self.store(
-            self.subjects.request(&address),
-            request.headers(),
-            request.body.clone(),
-            turn,
-            deadline,
-            keyed,
-        )
-        .await
+        let message = || (self.subjects.request(&address), request.headers(), request.body.clone());
+        self.store(message, turn, deadline, keyed).await
     }
 
     /// Sends until the broker says it is stored, refuses it, or the deadline is near. Repeats carry the same id.
     async fn store(
         &self,
-        subject: String,
-        headers: HeaderMap,
-        body: Bytes,
+        message: impl Fn() -> (String, HeaderMap, Bytes),
         turn: Turn,
         deadline: Instant,
         keyed: bool,
@@ -230,7 +214,8 @@ impl Ingress {
         }
         let mut maybe_stored = false;
         loop {
-            let sent = self.broker.publish(subject.clone(), headers.clone(), body.clone()).await;
+            let (subject, headers, body) = message();
+            let sent = self.broker.publish(subject, headers, body).await;
             // Sent or refused: what the same connection sends next may go.
             turn.take();
             let stored = match sent {
@@ -265,6 +250,19 @@ impl Ingress {
         let answer = message.map(|m| Answer::read(&m.headers.unwrap_or_default(), m.payload));
         answer.transpose().map_err(|error| Refusal::Rejected(error.to_string()))
     }
+}
+
+fn publication_headers(id: &str, info: &ClientInfo) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::MSG_ID, id);
+    headers.insert(header::CLIENT, info.client.as_str());
+    if !info.user.is_empty() {
+        headers.insert(header::USER, info.user.as_str());
+    }
+    if !info.conn_info.is_empty() {
+        headers.insert(header::INFO, envelope::one_line(&String::from_utf8_lossy(&info.conn_info)));
+    }
+    headers
 }
 
 async fn next_answer(answers: &mut async_nats::Subscriber) -> Answer {

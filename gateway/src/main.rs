@@ -24,7 +24,7 @@ struct Arguments {
     internal: Option<String>,
 }
 
-/// The exit code of a configuration that cannot be used (EX_USAGE).
+/// The exit code of a configuration that cannot be used (`EX_USAGE`).
 const BAD_CONFIGURATION: u8 = 64;
 
 fn main() -> ExitCode {

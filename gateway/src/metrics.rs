@@ -110,7 +110,7 @@ impl Metrics {
         }
     }
 
-    /// The metrics page, in the OpenMetrics text format.
+    /// The metrics page, in the `OpenMetrics` text format.
     pub(crate) fn page(&self) -> String {
         let mut page = String::new();
         // Writing to a String cannot fail.

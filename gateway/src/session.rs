@@ -66,6 +66,10 @@ struct Connected {
 
 /// What the gateway has to do for a session.
 #[derive(Debug, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "effects live for a moment; boxing would allocate for every reply"
+)]
 pub(crate) enum Effect {
     /// Send this to the client.
     Reply(Reply),
@@ -227,7 +231,7 @@ impl Session {
     }
 
     /// A publication is stored, or is not.
-    pub(crate) fn published(&mut self, command: u32, result: Result<(), protocol::Error>) -> Effects {
+    pub(crate) fn published(command: u32, result: Result<(), protocol::Error>) -> Effects {
         vec![Effect::Reply(match result {
             Ok(()) => Reply { id: command, publish: Some(protocol::Empty {}), ..Reply::default() },
             Err(error) => Reply::error(command, error),

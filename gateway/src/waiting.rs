@@ -31,10 +31,10 @@ impl Waiting {
     }
 
     /// Hands an answer to whoever waits for it, or gives it back.
-    pub(crate) fn settle(&self, answer: Answer) -> Result<(), Answer> {
+    pub(crate) fn settle(&self, answer: Answer) -> Result<(), Box<Answer>> {
         match self.lock().remove(&answer.re) {
-            Some(caller) => caller.send(answer),
-            None => Err(answer),
+            Some(caller) => caller.send(answer).map_err(Box::new),
+            None => Err(Box::new(answer)),
         }
     }
 

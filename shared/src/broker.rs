@@ -246,7 +246,7 @@ fn report(event: &Event, connected: &watch::Sender<bool>) {
         Event::ServerError(error) => tracing::error!(%error, "NATS refused an operation"),
         Event::ClientError(error) => tracing::warn!(%error, "NATS client"),
         Event::SlowConsumer(id) => {
-            tracing::warn!(subscription.id = id, "messages dropped: a subscription is not read fast enough")
+            tracing::warn!(subscription.id = id, "messages dropped: a subscription is not read fast enough");
         }
         Event::LameDuckMode | Event::Draining => tracing::info!(%event, "NATS"),
     }
@@ -254,9 +254,8 @@ fn report(event: &Event, connected: &watch::Sender<bool>) {
 
 fn refusal(error: &PublishError) -> Refusal {
     match error.kind() {
-        PublishErrorKind::TimedOut => Refusal::Unknown,
+        PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe => Refusal::Unknown,
         PublishErrorKind::StreamNotFound => Refusal::Unavailable("no stream or no leader for it".to_owned()),
-        PublishErrorKind::BrokenPipe => Refusal::Unknown,
         PublishErrorKind::MaxAckPending => Refusal::Unavailable("too many publishes in flight".to_owned()),
         PublishErrorKind::MaxPayloadExceeded => Refusal::Rejected(error.to_string()),
         PublishErrorKind::WrongLastMessageId | PublishErrorKind::WrongLastSequence => Refusal::Taken,

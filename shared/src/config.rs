@@ -303,7 +303,7 @@ impl Config {
             if variable == FILE_VARIABLE {
                 continue;
             }
-            figment = merge_variable(figment, &variable, key, value)?;
+            figment = merge_variable(figment, &variable, key, &value)?;
         }
         for (key, value) in flags {
             figment = figment.merge(Named::new(format!("--{}", key.replace(['.', '_'], "-")), key, value));
@@ -373,15 +373,10 @@ fn nest(dict: &mut figment::value::Dict, key: &str, value: figment::value::Value
 }
 
 /// `TIDEGATE_A__B` sets `a.b`; `TIDEGATE_A__B_FILE` sets it to what the file holds.
-fn merge_variable(
-    figment: Figment,
-    variable: &str,
-    key: &str,
-    value: String,
-) -> Result<Figment, ConfigError> {
+fn merge_variable(figment: Figment, variable: &str, key: &str, value: &str) -> Result<Figment, ConfigError> {
     let key = key.to_lowercase().replace("__", ".");
     if let Some(key) = key.strip_suffix("_file") {
-        let secret = std::fs::read_to_string(&value).map_err(|error| {
+        let secret = std::fs::read_to_string(value).map_err(|error| {
             ConfigError(format!("{variable} names {value}, which cannot be read: {error}"))
         })?;
         return Ok(figment.merge(Named::new(
@@ -390,7 +385,7 @@ fn merge_variable(
             secret.trim_end_matches(['\n', '\r']),
         )));
     }
-    Ok(figment.merge(Named::new(variable.to_owned(), &key, &value)))
+    Ok(figment.merge(Named::new(variable.to_owned(), &key, value)))
 }
 
 fn source_of(metadata: &figment::Metadata) -> String {

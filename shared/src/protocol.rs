@@ -277,9 +277,9 @@ pub struct ConnectResult {
     #[serde(skip_serializing_if = "is_default")]
     pub ttl: u32,
     /// Subscriptions the server made for this connection.
-    #[prost(btree_map = "string, message", tag = "6")]
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub subs: BTreeMap<String, SubscribeResult>,
+    #[prost(message, repeated, tag = "6")]
+    #[serde(with = "json::subs", skip_serializing_if = "Vec::is_empty")]
+    pub subs: Vec<Sub>,
     /// Seconds between the server's pings.
     #[prost(uint32, tag = "7")]
     #[serde(skip_serializing_if = "is_default")]
@@ -288,6 +288,26 @@ pub struct ConnectResult {
     #[prost(bool, tag = "8")]
     #[serde(skip_serializing_if = "is_default")]
     pub pong: bool,
+}
+
+/// An entry of the map of subscriptions: an object's field in JSON, a map's entry in protobuf.
+///
+/// Written as a message of its own since prost leaves an empty value out of a map's entry, which some SDKs read as none.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Sub {
+    /// The channel.
+    #[prost(string, tag = "1")]
+    pub channel: String,
+    /// Its subscription.
+    #[prost(message, optional, tag = "2")]
+    pub result: Option<SubscribeResult>,
+}
+
+impl Sub {
+    /// The subscription of `channel`.
+    pub fn new(channel: impl Into<String>, result: SubscribeResult) -> Self {
+        Self { channel: channel.into(), result: Some(result) }
+    }
 }
 
 /// Start to receive a channel.

@@ -36,7 +36,7 @@ pub struct Address(String);
 impl Address {
     /// Returns the address of a request: what it asks for, the part its ordering key falls into, its id.
     pub fn new(kind: Kind<'_>, key: &str, id: &RequestId) -> Self {
-        let mut address = match kind {
+        let address = match kind {
             Kind::Rpc(method) => {
                 let mut address = "rpc".to_owned();
                 for word in method.split('.') {
@@ -47,8 +47,7 @@ impl Address {
             }
             Kind::Send => "send".to_owned(),
         };
-        address.push_str(&format!(".{}.{id}", part(key)));
-        Self(address)
+        Self(format!("{address}.{}.{id}", part(key)))
     }
 }
 

@@ -29,8 +29,7 @@ impl Token {
                 token.push(byte as char);
             } else {
                 token.push('=');
-                token.push(HEX[usize::from(byte >> 4)]);
-                token.push(HEX[usize::from(byte & 15)]);
+                token.extend([to_hex(byte >> 4), to_hex(byte & 15)]);
             }
             if token.len() > MAX_LEN {
                 return Self(
@@ -70,7 +69,9 @@ impl fmt::Display for Token {
     }
 }
 
-const HEX: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'A', 'B', 'C', 'D', 'E', 'F'];
+fn to_hex(digit: u8) -> char {
+    char::from(if digit < 10 { b'0' + digit } else { b'A' + digit - 10 })
+}
 
 fn from_hex(digit: u8) -> Option<u8> {
     match digit {

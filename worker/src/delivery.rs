@@ -10,7 +10,6 @@ use async_nats::{
 };
 use tidegate_shared::{
     envelope::{Request, Unreadable, one_line},
-    header,
     topology::IN,
 };
 
@@ -62,12 +61,6 @@ impl Delivery {
 
     pub(crate) fn body(&self) -> bytes::Bytes {
         self.message.payload.clone()
-    }
-
-    /// The digest of a keyed request's body, as the gateway wrote it.
-    pub(crate) fn digest(&self) -> Option<String> {
-        let headers = self.message.headers.as_ref()?;
-        headers.get(header::DIGEST).map(|digest| digest.as_str().to_owned())
     }
 
     /// The headers it came with, unknown ones included, but none that speak to the broker.

@@ -44,15 +44,14 @@ pub(crate) async fn serve(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => match Arc::clone(&slots).try_acquire_owned() {
-                Ok(slot) => {
-                    lifecycle.spawn(handle(stream, router.clone(), limits.handshake, Slot(Arc::new(slot))))
-                }
-                Err(_) => {
+            Ok((stream, _)) => {
+                if let Ok(slot) = Arc::clone(&slots).try_acquire_owned() {
+                    lifecycle.spawn(handle(stream, router.clone(), limits.handshake, Slot(Arc::new(slot))));
+                } else {
                     busy();
                     lifecycle.spawn(turn_away(stream));
                 }
-            },
+            }
             Err(error) => {
                 // Out of descriptors, most likely: give others time to close theirs.
                 tracing::warn!(%error, "cannot accept a connection");

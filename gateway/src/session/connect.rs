@@ -1,11 +1,13 @@
 //! `connect` and `refresh`: who is this, and for how long.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::time::Instant;
 
 use tidegate_shared::{
     VERSION,
     channel::Channel,
-    protocol::{ConnectRequest, ConnectResult, RefreshRequest, RefreshResult, Reply, SubscribeResult, codes},
+    protocol::{
+        ConnectRequest, ConnectResult, RefreshRequest, RefreshResult, Reply, Sub, SubscribeResult, codes,
+    },
 };
 
 use super::{Connected, Effect, Effects, Liveness, Now, Phase, Session, Subscriptions, refuse};
@@ -29,10 +31,7 @@ impl Session {
             version: VERSION.to_owned(),
             expires,
             ttl,
-            subs: personal
-                .iter()
-                .map(|c| (c.name().to_owned(), SubscribeResult::default()))
-                .collect::<BTreeMap<_, _>>(),
+            subs: personal.iter().map(|c| Sub::new(c.name(), SubscribeResult::default())).collect(),
             ping: u32::try_from(self.rules.ping_interval.as_secs()).unwrap_or(u32::MAX),
             pong: true,
         };

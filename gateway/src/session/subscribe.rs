@@ -23,9 +23,8 @@ impl Session {
         if channel.personal_user().is_some_and(|user| connected.user.as_deref() == Some(user)) {
             return refuse(id, codes::ALREADY_SUBSCRIBED.because("the personal channel needs no subscribe"));
         }
-        let audience = match self.rules.may_subscribe(&channel) {
-            None => return refuse(id, codes::UNKNOWN_CHANNEL),
-            Some(audience) => audience,
+        let Some(audience) = self.rules.may_subscribe(&channel) else {
+            return refuse(id, codes::UNKNOWN_CHANNEL);
         };
         if !audience.includes(connected.user.is_some()) {
             return refuse(id, codes::PERMISSION_DENIED);

@@ -45,7 +45,7 @@ impl Script {
         std::fs::remove_file(&file).unwrap();
         let rules = Arc::new(Rules::new(&config, GatewayId::random()));
         let client = ClientId::random(&rules.gateway);
-        let now = Now { instant: Instant::now(), unix: Duration::from_secs(1_800_000_000) };
+        let now = Now { instant: Instant::now(), unix: Duration::from_hours(500_000) };
         Self { session: Session::new(rules, client, Encoding::Json, now.instant), now, next_id: 1 }
     }
 

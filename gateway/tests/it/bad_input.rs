@@ -128,7 +128,7 @@ async fn a_message_may_be_as_long_as_the_limit_and_not_a_byte_longer() {
             client.expect_close(1009).await.unwrap_or_else(|error| panic!("{length}: {error}"));
         }
         let mut client = raw_connected(&stack).await;
-        client.send_text(&vec!["{\"id\":2,\"ping\":{}}"; 9].join("\n")).await.unwrap();
+        client.send_text(&["{\"id\":2,\"ping\":{}}"; 9].join("\n")).await.unwrap();
         client.expect_close(3501).await.unwrap();
     })
     .await;

@@ -11,10 +11,9 @@ async fn a_gateway_that_is_asked_to_stop_answers_what_waits_and_sends_its_client
     let (idle, mut idle_events) = connect(&stack, 0, "43").await;
     let (elsewhere, _events) = connect(&stack, 1, "42").await;
     stack.pause("worker-1").unwrap();
-    let call = tokio::spawn({
-        let client = client.clone();
-        async move { client.rpc("echo", "\"in time\"").await }
-    });
+    let mut calls = tokio::task::JoinSet::new();
+    let caller = client.clone();
+    calls.spawn(async move { caller.rpc("echo", "\"in time\"").await });
     // Stored: from here on it has to be answered.
     let jetstream = async_nats::jetstream::new(crate::support::setup(&stack).await);
     let requests = jetstream.get_stream("TIDE_IN").await.unwrap();
@@ -32,7 +31,7 @@ async fn a_gateway_that_is_asked_to_stop_answers_what_waits_and_sends_its_client
     };
     let (status, ()) = tokio::join!(stopping, resuming);
     assert!(status.success(), "{status}");
-    assert_eq!(call.await.unwrap().unwrap(), "\"in time\"");
+    assert_eq!(calls.join_next().await.unwrap().unwrap().unwrap(), "\"in time\"");
     for (client, events) in [(client, &mut events), (idle, &mut idle_events)] {
         let end = event(events, |event| match event {
             Event::Disconnected(closed) => Some(closed),

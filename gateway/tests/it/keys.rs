@@ -13,7 +13,7 @@ async fn insist(client: &tidegate_cli::client::Client, method: &str, body: &str)
         match client.rpc(method, body.to_owned()).await {
             Ok(answer) => return String::from_utf8(answer.to_vec()).unwrap(),
             Err(CallError::Server { temporary: true, .. }) => {
-                tokio::time::sleep(Duration::from_millis(50)).await
+                tokio::time::sleep(Duration::from_millis(50)).await;
             }
             Err(error) => panic!("{method}: {error}"),
         }

@@ -1,5 +1,10 @@
 //! The gateway from outside: a real broker, real processes, real sockets.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on has failed"
+)]
 
 mod bad_input;
 mod broker_down;

@@ -2,6 +2,7 @@
 
 use super::*;
 
+#[expect(clippy::unwrap_in_result, reason = "the result is what is tested, the files around it are not")]
 fn load(toml: &str, variables: &[(&str, &str)]) -> Result<Config, String> {
     let file = std::env::temp_dir().join(format!("tidegate-{}.toml", crate::id::random_token::<8>()));
     std::fs::write(&file, toml).unwrap();

@@ -86,3 +86,23 @@ pub mod raw {
         Ok(Bytes::copy_from_slice(raw.get().as_bytes()))
     }
 }
+
+/// Serde for the map of subscriptions.
+pub mod subs {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use crate::protocol::{Sub, SubscribeResult};
+
+    /// Writes an object with a field for each channel.
+    pub fn serialize<S: Serializer>(subs: &[Sub], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(subs.iter().map(|sub| (&sub.channel, sub.result.clone().unwrap_or_default())))
+    }
+
+    /// Reads it back.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Sub>, D::Error> {
+        let map = BTreeMap::<String, SubscribeResult>::deserialize(deserializer)?;
+        Ok(map.into_iter().map(|(channel, result)| Sub::new(channel, result)).collect())
+    }
+}

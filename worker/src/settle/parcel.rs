@@ -16,15 +16,7 @@ use crate::{answer::Publication, runner::Runner, store};
 
 impl Runner {
     pub(super) fn answer_of(&self, task: &Task<'_>, said: Said) -> Answer {
-        Answer {
-            re: task.request.id.clone(),
-            // A late answer to a plain request is the gateway's to tell, to this user.
-            user: task.request.user.clone().filter(|_| !task.request.later),
-            digest: task.delivery.digest(),
-            attempt: task.attempts,
-            worker: self.engine.name.clone(),
-            outcome: said,
-        }
+        Answer::to(&task.request, task.attempts, &self.engine.name, said)
     }
 
     /// Nobody can ask again for the answer to a plain request, so it does not stay as long as the stream would keep it.
