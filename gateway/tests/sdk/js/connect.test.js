@@ -52,9 +52,9 @@ for (const protocol of PROTOCOLS) {
         return tokenFor(user);
       },
     });
-    // A connection that began no earlier and does not refresh its token: when it is closed, the other's time would be over.
     client.connect();
     const { client: id } = await events.get('connected');
+    // Begun later with a token as short: when it is closed, the time of the other's first token is over.
     assert.equal(await closeCodeWithoutRefresh(t, url, short()), 3005);
     assert.equal(asked, 1);
     const { data } = await client.rpc('echo', protocol.payload('still here'));

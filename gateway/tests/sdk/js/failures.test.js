@@ -13,7 +13,7 @@ const stack = Stack.forThisFile();
 for (const protocol of PROTOCOLS) {
   const { payload, value } = protocol;
 
-  test(`${protocol.protocol}: after a gateway's kill -9 the client is back on another and hears what is published`, async (t) => {
+  test(`${protocol.protocol}: after a gateway's kill -9 the client comes back and hears what is published`, async (t) => {
     const room = unique('room');
     const url = await balance(t, await stack.gateway(1), await stack.gateway(2));
     const { client, events, user, id } = await connect(t, protocol, url, unique('user'));
