@@ -108,13 +108,8 @@ pub(crate) async fn run(target: &Target, args: &Args) -> anyhow::Result<RoundTri
     }
     let neighbours = Neighbours::watch(target.pids())?;
     let mut repetitions = Vec::new();
-    for _ in 0..args.repetitions {
-        let server = server.measure(args).await?;
-        let bare = match &mut bare {
-            Some(bare) => Some(bare.measure(args).await?),
-            None => None,
-        };
-        repetitions.push(Repetition { server, bare });
+    for turn in 0..args.repetitions {
+        repetitions.push(repetition(&mut server, bare.as_mut(), turn, args).await?);
     }
     let foreign_cpu_percent = neighbours.percent()?;
     let bare = match bare {
@@ -131,6 +126,25 @@ pub(crate) async fn run(target: &Target, args: &Args) -> anyhow::Result<RoundTri
         failures: server.failures,
         lag: server.lag.times(),
         foreign_cpu_percent,
+    })
+}
+
+/// The sides take turns at being first, so that a drift favours neither.
+async fn repetition(
+    server: &mut Side,
+    bare: Option<&mut Side>,
+    turn: usize,
+    args: &Args,
+) -> anyhow::Result<Repetition> {
+    Ok(match bare {
+        None => Repetition { server: server.measure(args).await?, bare: None },
+        Some(bare) if turn.is_multiple_of(2) => {
+            Repetition { server: server.measure(args).await?, bare: Some(bare.measure(args).await?) }
+        }
+        Some(bare) => {
+            let first = bare.measure(args).await?;
+            Repetition { server: server.measure(args).await?, bare: Some(first) }
+        }
     })
 }
 
