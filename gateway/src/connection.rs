@@ -86,8 +86,10 @@ enum Done {
 
 /// Why the loop of a connection ended.
 enum End {
-    /// The client went away.
+    /// The client went away without a word.
     Gone,
+    /// The client said goodbye.
+    Left,
     /// The gateway ends it.
     Close(Disconnect),
 }
@@ -123,12 +125,16 @@ impl Connection {
         self.shared.hub.register(self.session.client().clone(), Arc::clone(&self.outbox));
         let end = self.serve().await;
         self.leave_all();
-        if let End::Close(disconnect) = end {
-            self.shared.metrics.disconnected(disconnect.code);
-            tracing::debug!(client.id = %self.session.client(), close.code = disconnect.code, "closing");
-            // What is queued is still written, unless the client is too slow for it.
-            let rest = if disconnect == codes::SLOW { Vec::new() } else { self.rest() };
-            self.writer.close(rest, disconnect).await;
+        match end {
+            End::Gone => {}
+            End::Left => self.writer.say_goodbye().await,
+            End::Close(disconnect) => {
+                self.shared.metrics.disconnected(disconnect.code);
+                tracing::debug!(client.id = %self.session.client(), close.code = disconnect.code, "closing");
+                // What is queued is still written, unless the client is too slow for it.
+                let rest = if disconnect == codes::SLOW { Vec::new() } else { self.rest() };
+                self.writer.close(rest, disconnect).await;
+            }
         }
         self.shared.metrics.closed();
     }
@@ -212,7 +218,8 @@ impl Connection {
         for _ in 0..READ_BUDGET {
             let Some(message) = next else { return Ok(()) };
             match message {
-                None | Some(Ok(Message::Close(_))) => return Err(End::Gone),
+                None => return Err(End::Gone),
+                Some(Ok(Message::Close(_))) => return Err(End::Left),
                 Some(Ok(Message::Text(text))) => self.frame(text.into())?,
                 Some(Ok(Message::Binary(bytes))) => self.frame(bytes)?,
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}

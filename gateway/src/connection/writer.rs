@@ -67,11 +67,20 @@ impl Writer {
             }
             self.socket.send(Message::Close(Some(reason))).await?;
             // Closing with unread input would reset the connection and take the reason with it.
-            while let Some(Ok(_)) = self.socket.next().await {}
+            self.read_to_the_end().await;
             Ok::<(), axum::Error>(())
         };
         // Whether the client listened is its own business.
         let _ = timeout(CLOSE_LIMIT, goodbye).await;
+    }
+
+    /// Answers a client's close frame, which the library does as soon as it is read on.
+    pub(super) async fn say_goodbye(mut self) {
+        let _ = timeout(CLOSE_LIMIT, self.read_to_the_end()).await;
+    }
+
+    async fn read_to_the_end(&mut self) {
+        while let Some(Ok(_)) = self.socket.next().await {}
     }
 }
 

@@ -96,3 +96,16 @@ async fn a_full_gateway_turns_connections_away() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_clients_goodbye_is_answered() {
+    use futures_util::{SinkExt, StreamExt};
+    use tokio_tungstenite::tungstenite::{Message, protocol::frame::coding::CloseCode};
+    let stack = start(quick("").gateways(1)).await;
+    let (mut socket, _) = tokio_tungstenite::connect_async(url(&stack, 0)).await.unwrap();
+    let goodbye =
+        tokio_tungstenite::tungstenite::protocol::CloseFrame { code: CloseCode::Normal, reason: "".into() };
+    socket.send(Message::Close(Some(goodbye))).await.unwrap();
+    let Some(Ok(Message::Close(Some(answer)))) = socket.next().await else { panic!("no close frame") };
+    assert_eq!(answer.code, CloseCode::Normal);
+}

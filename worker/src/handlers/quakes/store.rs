@@ -7,6 +7,7 @@ use sqlx::{
     SqlitePool,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions},
 };
+use tokio::time::{Instant, sleep};
 
 use super::event::Event;
 
@@ -14,6 +15,8 @@ use super::event::Event;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// More would only wait for each other.
 const CONNECTIONS: u32 = 4;
+/// Between two tries to open a file that others are opening.
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
 /// The table of earthquakes.
 #[derive(Debug, Clone)]
@@ -22,13 +25,21 @@ pub(crate) struct Store(SqlitePool);
 impl Store {
     /// Opens the file, and makes it if it is not there.
     pub(crate) async fn open(path: &Path) -> anyhow::Result<Self> {
-        Self::try_open(path).await.with_context(|| format!("cannot use quakes.database = {}", path.display()))
+        let unusable = || format!("cannot use quakes.database = {}", path.display());
+        if let Some(directory) = path.parent() {
+            tokio::fs::create_dir_all(directory).await.with_context(unusable)?;
+        }
+        let started = Instant::now();
+        loop {
+            match Self::try_open(path).await {
+                // The switch to WAL does not honour the busy timeout: workers that start together have to take turns.
+                Err(error) if is_busy(&error) && started.elapsed() < BUSY_TIMEOUT => sleep(BUSY_PAUSE).await,
+                opened => return opened.with_context(unusable),
+            }
+        }
     }
 
-    async fn try_open(path: &Path) -> anyhow::Result<Self> {
-        if let Some(directory) = path.parent() {
-            tokio::fs::create_dir_all(directory).await?;
-        }
+    async fn try_open(path: &Path) -> sqlx::Result<Self> {
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
@@ -76,5 +87,32 @@ impl Store {
     #[cfg(test)]
     pub(crate) async fn count(&self) -> sqlx::Result<i64> {
         sqlx::query_scalar("SELECT count(*) FROM quakes").fetch_one(&self.0).await
+    }
+}
+
+/// Whether the file is another process' for the moment: `SQLITE_BUSY`, or one of its extended codes.
+fn is_busy(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code()?.parse::<u32>().ok());
+    code.is_some_and(|code| code & 0xff == 5)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn workers_that_start_together_all_open_a_new_file() {
+        let path = std::env::temp_dir()
+            .join(format!("quakes-{}", tidegate_shared::id::random_token::<8>()))
+            .join("quakes.db");
+        let mut opening = tokio::task::JoinSet::new();
+        for _ in 0..16 {
+            let path = path.clone();
+            opening.spawn(async move { Store::open(&path).await.map(drop) });
+        }
+        while let Some(opened) = opening.join_next().await {
+            opened.unwrap().unwrap();
+        }
+        tokio::fs::remove_dir_all(path.parent().unwrap()).await.unwrap();
     }
 }
