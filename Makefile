@@ -8,7 +8,7 @@ workers ?= 2
 gateways ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help build up down status scale kill-worker logs demo check test test-sdk tools clean-data
+.PHONY: help build up down status scale kill-worker logs demo check test test-sdk bench soak tools clean-data
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,6 +64,14 @@ bench: ## figures: idle connections, round trip beside bare NATS, throughput (ab
 
 soak: ## the demo ten times over, with a verdict
 	@cargo build --release --workspace --bins --quiet
+	@target/release/tidegate demo --repeat 10
+
+bench: ## figures: idle connections, round trip beside bare NATS, throughput (about two minutes)
+	@cargo build --release --workspace --bins
+	@target/release/tidegate-trial bench
+
+soak: ## the demo ten times over, with a verdict
+	@cargo build --release --workspace --bins
 	@target/release/tidegate demo --repeat 10
 
 tools: ## fetch nats-server into .tools (the stack does it by itself when it finds none)
