@@ -59,14 +59,6 @@ $(SDK)/js/node_modules/.package-lock.json: $(SDK)/js/package-lock.json
 	cp $< $@
 
 bench: ## figures: idle connections, round trip beside bare NATS, throughput (about two minutes)
-	@cargo build --release --workspace --bins --quiet
-	@target/release/tidegate-trial bench
-
-soak: ## the demo ten times over, with a verdict
-	@cargo build --release --workspace --bins --quiet
-	@target/release/tidegate demo --repeat 10
-
-bench: ## figures: idle connections, round trip beside bare NATS, throughput (about two minutes)
 	@cargo build --release --workspace --bins
 	@target/release/tidegate-trial bench
 
