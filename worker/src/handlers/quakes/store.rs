@@ -100,19 +100,21 @@ fn is_busy(error: &sqlx::Error) -> bool {
 mod tests {
     use super::*;
 
-    #[tokio::test]
+    #[tokio::test(flavor = "multi_thread", worker_threads = 8)]
     async fn workers_that_start_together_all_open_a_new_file() {
-        let path = std::env::temp_dir()
-            .join(format!("quakes-{}", tidegate_shared::id::random_token::<8>()))
-            .join("quakes.db");
-        let mut opening = tokio::task::JoinSet::new();
-        for _ in 0..16 {
-            let path = path.clone();
-            opening.spawn(async move { Store::open(&path).await.map(drop) });
+        for _ in 0..20 {
+            let dir =
+                std::env::temp_dir().join(format!("quakes-{}", tidegate_shared::id::random_token::<8>()));
+            let path = dir.join("quakes.db");
+            let mut opening = tokio::task::JoinSet::new();
+            for _ in 0..16 {
+                let path = path.clone();
+                opening.spawn(async move { Store::open(&path).await.map(drop) });
+            }
+            while let Some(opened) = opening.join_next().await {
+                opened.unwrap().unwrap();
+            }
+            tokio::fs::remove_dir_all(dir).await.unwrap();
         }
-        while let Some(opened) = opening.join_next().await {
-            opened.unwrap().unwrap();
-        }
-        tokio::fs::remove_dir_all(path.parent().unwrap()).await.unwrap();
     }
 }
