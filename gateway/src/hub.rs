@@ -134,8 +134,7 @@ impl Hub {
         let shard = self.channel_shard(key);
         let Some(members) = shard.get(key) else { return Reach::default() };
         let mut message = Shared::new(|encoding| {
-            let publication = for_encoding(encoding, publication);
-            Reply::publication(&*members.name, publication)
+            Reply::publication(&*members.name, publication.clone().suited_to(encoding))
         });
         let mut reach = 0;
         for (_, outbox) in members.first.iter().map(|(c, o)| (c, o)).chain(&members.more) {
@@ -215,19 +214,6 @@ fn push(data: &Bytes) -> Shared<impl Fn(Encoding) -> Reply> {
             Encoding::Protobuf => data.clone(),
         })
     })
-}
-
-/// JSON clients get any bytes as JSON, and a tag when they are base64.
-fn for_encoding(encoding: Encoding, publication: &Publication) -> Publication {
-    let mut publication = publication.clone();
-    if encoding == Encoding::Json {
-        let payload = Payload::from_any(&publication.data);
-        if matches!(payload, Payload::Base64(_)) {
-            publication.tags.insert("encoding".to_owned(), "base64".to_owned());
-        }
-        publication.data = payload.into_bytes();
-    }
-    publication
 }
 
 /// One message for many, encoded when the first client of an encoding needs it.

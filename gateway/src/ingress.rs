@@ -131,7 +131,9 @@ impl Ingress {
                 Ok(Some(answer)) if differs(request, &answer) => {
                     return CallEnd::Failed(codes::KEY_REUSED.error());
                 }
-                Ok(Some(_)) => return CallEnd::Accepted { id, seq: None, duplicate: true },
+                Ok(Some(answer)) => {
+                    return CallEnd::Accepted { id, seq: None, duplicate: true, answer: Some(answer) };
+                }
                 Ok(None) => {}
                 Err(refusal) => return CallEnd::Failed(codes::NOT_ACCEPTED.because(refusal)),
             }
@@ -141,6 +143,7 @@ impl Ingress {
                 id,
                 seq: (stored.seq > 0).then_some(stored.seq),
                 duplicate: stored.duplicate,
+                answer: None,
             },
             Err(error) => CallEnd::Failed(error),
         }

@@ -4,6 +4,7 @@
 //! effects out and feeds back how they ended.
 
 use std::{
+    iter,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -15,7 +16,7 @@ use tidegate_shared::{
     envelope::{Answer, Outcome, Request},
     id::ClientId,
     protocol::{
-        self, ClientInfo, Command, Encoding, Reply, Verb,
+        self, ClientInfo, Command, Encoding, Publication, Reply, Verb,
         codes::{self, Disconnect},
     },
 };
@@ -106,8 +107,8 @@ pub(crate) struct Now {
 pub(crate) enum CallEnd {
     /// A worker's answer.
     Answered(Answer),
-    /// A receipt: the request is stored under this id.
-    Accepted { id: String, seq: Option<u64>, duplicate: bool },
+    /// A receipt: the request is stored under this id; with its answer, if that has been there already.
+    Accepted { id: String, seq: Option<u64>, duplicate: bool, answer: Option<Answer> },
     /// It was not stored, or not answered in time.
     Failed(protocol::Error),
 }
@@ -217,13 +218,12 @@ impl Session {
                     Reply::error(command, protocol::Error { code, message, temporary: false })
                 }
             },
-            CallEnd::Accepted { id, seq, duplicate } => {
+            CallEnd::Accepted { id, seq, duplicate, answer } => {
                 let receipt = serde_json::json!({"id": id, "seq": seq, "duplicate": duplicate}).to_string();
-                Reply {
-                    id: command,
-                    rpc: Some(protocol::RpcResult { data: receipt.into() }),
-                    ..Reply::default()
-                }
+                let receipt = protocol::RpcResult { data: receipt.into() };
+                let receipt = Reply { id: command, rpc: Some(receipt), ..Reply::default() };
+                let answer = answer.and_then(|answer| self.bring(&answer));
+                return iter::once(receipt).chain(answer).map(Effect::Reply).collect();
             }
             CallEnd::Failed(error) => Reply::error(command, error),
         };
@@ -246,6 +246,15 @@ impl Session {
     fn close(&mut self, disconnect: Disconnect) -> Effects {
         self.phase = Phase::Closed;
         vec![Effect::Close(disconnect)]
+    }
+
+    /// An answer as it comes on the personal channel, for this connection alone: it has asked again for what it missed.
+    fn bring(&self, answer: &Answer) -> Option<Reply> {
+        let Phase::Connected(connected) = &self.phase else { return None };
+        let channel = Channel::personal(connected.user.as_deref()?);
+        let publication =
+            Publication { data: answer.later_body(), tags: answer.later_tags(), ..Publication::default() };
+        Some(Reply::publication(channel.name(), publication.suited_to(self.encoding)))
     }
 
     /// A worker's bytes as this connection's encoding can carry them.

@@ -2,6 +2,8 @@
 //!
 //! Pure: headers in, headers out. Never talks to the broker.
 
+use std::collections::BTreeMap;
+
 use async_nats::HeaderMap;
 use bytes::Bytes;
 
@@ -207,10 +209,18 @@ impl Answer {
     pub fn later_headers(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
         headers.insert(header::MSG_ID, format!("{}.l", self.re));
-        headers.insert(format!("{}re", header::TAG_PREFIX), self.re.as_str());
-        let status = if matches!(self.outcome, Outcome::Ok(_)) { "ok" } else { "error" };
-        headers.insert(format!("{}status", header::TAG_PREFIX), status);
+        for (name, value) in self.later_tags() {
+            headers.insert(format!("{}{name}", header::TAG_PREFIX), value);
+        }
         headers
+    }
+
+    /// Its tags: which request it answers, and whether that went well.
+    pub fn later_tags(&self) -> BTreeMap<String, String> {
+        let status = if matches!(self.outcome, Outcome::Ok(_)) { "ok" } else { "error" };
+        [("re", self.re.as_str()), ("status", status)]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into()
     }
 
     /// Its payload: the answer, or `{"code", "message"}` of an error.

@@ -214,6 +214,21 @@ pub struct Publication {
     pub tags: BTreeMap<String, String>,
 }
 
+impl Publication {
+    /// The publication as an encoding can carry it: JSON clients get any bytes as JSON, with a tag when they are base64.
+    #[must_use]
+    pub fn suited_to(mut self, encoding: Encoding) -> Self {
+        if encoding == Encoding::Json {
+            let payload = json::Payload::from_any(&self.data);
+            if matches!(payload, json::Payload::Base64(_)) {
+                self.tags.insert("encoding".to_owned(), "base64".to_owned());
+            }
+            self.data = payload.into_bytes();
+        }
+        self
+    }
+}
+
 /// The server ended a subscription.
 #[derive(Clone, PartialEq, Eq, prost::Message, Serialize, Deserialize)]
 #[serde(default)]
