@@ -55,7 +55,8 @@ $(SDK)/js/node_modules/.package-lock.json: $(SDK)/js/package-lock.json
 
 .tools/py/requirements.txt: $(SDK)/python/requirements.txt
 	rm -rf .tools/py
-	python3 -m pip install --quiet --no-deps --require-hashes --only-binary=:all: --target .tools/py -r $<
+	python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps --require-hashes \
+		--only-binary=:all: --target .tools/py -r $<
 	cp $< $@
 
 bench: ## figures: idle connections, round trip beside bare NATS, throughput (about two minutes)

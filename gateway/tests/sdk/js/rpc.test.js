@@ -140,6 +140,30 @@ for (const protocol of PROTOCOLS) {
     await assert.rejects(call(client, `later.echo#${key}`, 'something else'), { code: 1003 });
   });
 
+  test(`${protocol.protocol}: a "later" call that is repeated brings the answer a client has missed`, async (t) => {
+    const user = unique('user');
+    const key = unique('key');
+    const before = await connect(t, protocol, await stack.gateway(1), user);
+    const receipt = await call(before.client, `later.echo#${key}`, VALUE);
+    await before.events.get('publication');
+    before.client.disconnect();
+
+    const { client, events } = await connect(t, protocol, await stack.gateway(2), user);
+    assert.equal((await call(client, `later.echo#${key}`, VALUE)).id, receipt.id);
+    const answer = await events.get('publication');
+    assert.equal(answer.channel, `#${user}`);
+    assert.deepEqual(protocol.value(answer.data), VALUE);
+    assert.deepEqual(answer.tags, { re: receipt.id, status: 'ok' });
+  });
+
+  test(`${protocol.protocol}: a message within the limit is answered, a longer one ends the connection for good`, async (t) => {
+    const { client, events } = await connect(t, protocol, await stack.gateway(1), unique('user'));
+    const long = 'x'.repeat(60 * 1024);
+    assert.equal(await call(client, 'echo', long), long);
+    await assert.rejects(call(client, 'echo', long + long));
+    assert.equal((await events.get('disconnected')).reason, 'message size limit exceeded');
+  });
+
   test(`${protocol.protocol}: what a client sends without waiting is worked on`, async (t) => {
     const { client } = await connect(t, protocol, await stack.gateway(1), unique('user'));
     const answered = await stack.answered('send');

@@ -2,12 +2,16 @@
 
 import asyncio
 import inspect
+import signal
 
 import pytest
 from support.client import PROTOCOLS, Clients
 from support.stack import Stack
 
 TEST_LIMIT = 90
+
+# Asked to end, it ends the stack too, as it does at Ctrl-C.
+signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -39,6 +39,7 @@ export class Stack {
       { stdio: ['ignore', log, log] },
     );
     process.once('exit', (code) => this.#leave(code));
+    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.once(signal, () => process.exit(1));
     const limit = AbortSignal.timeout(START_LIMIT);
     for (;;) {
       const processes = await this.processes().catch(() => []);
