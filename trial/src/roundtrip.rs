@@ -5,10 +5,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
 use serde::Serialize;
-use tidegate_cli::client::Client;
+use tidegate_cli::client::{CallError, Client};
 
 use self::{bare::Bare, pace::Slice};
 use crate::{
@@ -24,6 +24,8 @@ mod pace;
 const TARGET: f64 = 1.3;
 /// Requests of each side before anything counts: the first ones meet cold caches and growing buffers.
 const WARM_UP: Duration = Duration::from_secs(2);
+/// A method without a route.
+const NO_METHOD: &str = "trial.nobody";
 /// Requests carry this much beside their number.
 const PADDING: usize = 100;
 
@@ -55,6 +57,8 @@ pub(crate) struct RoundTrip {
     connections: usize,
     server: Times,
     bare: Option<Comparison>,
+    /// Commands that the server refuses by itself: what sockets and the server's front cost, without broker and worker.
+    front: Times,
     repetitions: Vec<Repetition>,
     failures: Failures,
     /// How late requests were sent: a generator that is late measures itself.
@@ -79,8 +83,13 @@ struct Repetition {
 /// One way to the answer.
 #[derive(Debug)]
 enum Way {
-    Server { clients: Vec<Client>, method: String },
+    Server {
+        clients: Vec<Client>,
+        method: String,
+    },
     Bare(Box<Bare>),
+    /// To the server and back, no further.
+    Front(Vec<Client>),
 }
 
 /// All slices of one side.
@@ -98,6 +107,7 @@ pub(crate) async fn run(target: &Target, args: &Args) -> anyhow::Result<RoundTri
     for number in 0..args.connections {
         clients.push(target.connect(number).await?);
     }
+    let mut front = Side::new(Way::Front(clients.clone()))?;
     let mut server = Side::new(Way::Server { clients, method: args.method.clone() })?;
     let mut bare = match target.stack() {
         Some(stack) => Some(Side::new(Way::Bare(Box::new(Bare::start(stack.config()).await?)))?),
@@ -111,7 +121,9 @@ pub(crate) async fn run(target: &Target, args: &Args) -> anyhow::Result<RoundTri
     for turn in 0..args.repetitions {
         repetitions.push(repetition(&mut server, bare.as_mut(), turn, args).await?);
     }
+    let front_times = front.measure(args).await?;
     let foreign_cpu_percent = neighbours.percent()?;
+    server.absorb(front)?;
     let bare = match bare {
         Some(bare) => Some(compare(server.absorb(bare)?, &repetitions)?),
         None => None,
@@ -122,6 +134,7 @@ pub(crate) async fn run(target: &Target, args: &Args) -> anyhow::Result<RoundTri
         connections: args.connections,
         server: server.series.times(),
         bare,
+        front: front_times,
         repetitions,
         failures: server.failures,
         lag: server.lag.times(),
@@ -153,15 +166,25 @@ impl Way {
     async fn ask(&self, n: u64) -> anyhow::Result<()> {
         let body = Bytes::from(format!(r#"{{"n":{n},"padding":"{:x>PADDING$}"}}"#, ""));
         let answer = match self {
-            Self::Server { clients, method } => {
-                let turn = usize::try_from(n)? % clients.len();
-                let client = clients.get(turn).context("no client")?;
-                client.rpc(method, body.clone()).await?
-            }
+            Self::Server { clients, method } => turn_of(clients, n)?.rpc(method, body.clone()).await?,
             Self::Bare(bare) => bare.ask(body.clone()).await?,
+            Self::Front(clients) => return refused(turn_of(clients, n)?, body).await,
         };
         ensure!(answer == body, "the answer to another request");
         Ok(())
+    }
+}
+
+fn turn_of(clients: &[Client], n: u64) -> anyhow::Result<&Client> {
+    clients.get(usize::try_from(n)? % clients.len()).context("no client")
+}
+
+/// Calls a method that no server has.
+async fn refused(client: &Client, body: Bytes) -> anyhow::Result<()> {
+    match client.rpc(NO_METHOD, body).await {
+        Err(CallError::Server { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+        Ok(_) => bail!("a server that answers {NO_METHOD}"),
     }
 }
 
@@ -214,6 +237,7 @@ impl RoundTrip {
             lines.push(format!("  ratio p50       {}", verdict(bare.ratio_p50)));
             lines.push(format!("  ratio p99       {}", verdict(bare.ratio_p99)));
         }
+        lines.push(format!("  front alone     {} (refused by the server itself)", self.front));
         lines.push(format!("  answered        {} (server side)", self.server.count));
         lines.push(format!("  failures        {}", self.failures.total()));
         lines.extend(self.failures.lines().map(|line| format!("    {line}")));
