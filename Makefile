@@ -2,7 +2,7 @@
 
 PROFILE ?= release
 BIN = target/$(PROFILE)
-BUILD = cargo build --workspace --bins $(if $(filter release,$(PROFILE)),--release)
+BUILD = cargo build --workspace --exclude tidegate-trial --bins $(if $(filter release,$(PROFILE)),--release)
 SDK = gateway/tests/sdk
 workers ?= 2
 gateways ?= 1
@@ -35,7 +35,7 @@ logs: ## follow the logs: of=worker-2 for one process
 	@$(BIN)/tidegate logs --follow $(of)
 
 demo: ## see it work: start everything, lose a worker, lose nothing
-	@cargo build --release --workspace --bins
+	@cargo build --release --workspace --exclude tidegate-trial --bins
 	@target/release/tidegate demo
 
 check: ## formatting and lints
@@ -64,7 +64,7 @@ bench: ## figures: idle connections, round trip beside bare NATS, throughput (ab
 	@target/release/tidegate-trial bench
 
 soak: ## the demo ten times over, with a verdict
-	@cargo build --release --workspace --bins
+	@cargo build --release --workspace --exclude tidegate-trial --bins
 	@target/release/tidegate demo --repeat 10
 
 tools: ## fetch nats-server into .tools (the stack does it by itself when it finds none)
