@@ -12,10 +12,11 @@ use axum::extract::ws::{Message, WebSocket};
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tidegate_shared::{
+    broker::Refusal,
     channel::Channel,
     id::ClientId,
     protocol::{
-        self, Command, Encoding,
+        self, Command, Encoding, HistoryResult,
         codes::{self, Disconnect},
         encode_reply, json, protobuf,
     },
@@ -27,13 +28,17 @@ use self::{
     writer::Writer,
 };
 use crate::{
-    egress::interest::{Held, Interests},
+    egress::{
+        Egress,
+        interest::{Held, Interests},
+    },
+    feed::{Feed, Resume},
     http::accept::Slot,
     hub::Hub,
     ingress::{Ingress, Settled, turn::Turns},
     metrics::Metrics,
     rules::Rules,
-    session::{CallEnd, Effect, Effects, Now, Session},
+    session::{CallEnd, Effect, Effects, Now, Position, Session},
 };
 
 pub(crate) mod outbox;
@@ -50,6 +55,7 @@ pub(crate) struct Shared {
     pub(crate) hub: Arc<Hub>,
     pub(crate) ingress: Arc<Ingress>,
     pub(crate) interests: Arc<Interests>,
+    pub(crate) egress: Egress,
     pub(crate) metrics: Metrics,
     pub(crate) answer_timeout: Duration,
 }
@@ -63,6 +69,8 @@ pub(crate) struct Connection {
     work: Option<Box<Work>>,
     held: Vec<(Channel, Held)>,
     personal: Option<Channel>,
+    /// Commands that came while `connect` is being answered.
+    stash: Vec<Command>,
     drain: Option<Drain>,
     _slot: Option<Slot>,
 }
@@ -81,7 +89,16 @@ enum Done {
     Ended { command: u32, end: CallEnd },
     Published { command: u32, result: Result<(), protocol::Error> },
     Sent { result: Result<(), protocol::Error> },
-    Received { ticket: u32, channel: Channel, result: Result<Held, protocol::Error> },
+    Received { ticket: u32, channel: Channel, result: Result<Ready, protocol::Error> },
+    Personal { channel: Channel, result: Result<Option<u64>, Refusal> },
+    Paged { command: u32, page: Result<Option<HistoryResult>, protocol::Error> },
+}
+
+/// A channel that can be joined.
+struct Ready {
+    held: Held,
+    /// The offset to resume from, if that is possible.
+    resume: Option<u64>,
 }
 
 /// Why the loop of a connection ended.
@@ -114,26 +131,29 @@ impl Connection {
             work: None,
             held: Vec::new(),
             personal: None,
+            stash: Vec::new(),
             drain: None,
             _slot: slot,
         }
     }
 
     /// Serves the client until it goes, is closed, or the gateway drains.
-    pub(crate) async fn run(mut self) {
+    ///
+    /// By reference, and with the ends boxed: the future of a connection that is doing nothing stays small.
+    pub(crate) async fn run(&mut self) {
         self.shared.metrics.opened();
         self.shared.hub.register(self.session.client().clone(), Arc::clone(&self.outbox));
         let end = self.serve().await;
         self.leave_all();
         match end {
             End::Gone => {}
-            End::Left => self.writer.say_goodbye().await,
+            End::Left => Box::pin(self.writer.say_goodbye()).await,
             End::Close(disconnect) => {
                 self.shared.metrics.disconnected(disconnect.code);
                 tracing::debug!(client.id = %self.session.client(), close.code = disconnect.code, "closing");
                 // What is queued is still written, unless the client is too slow for it.
                 let rest = if disconnect == codes::SLOW { Vec::new() } else { self.rest() };
-                self.writer.close(rest, disconnect).await;
+                Box::pin(self.writer.close(rest, disconnect)).await;
             }
         }
         self.shared.metrics.closed();
@@ -168,6 +188,7 @@ impl Connection {
     /// A full set of unsettled publishes stops reading: the broker's pace becomes the client's, through TCP.
     fn is_reading(&self) -> bool {
         self.drain.is_none()
+            && !self.session.is_connecting()
             && self.work.as_ref().is_none_or(|work| work.in_flight < self.shared.rules.limits.max_in_flight)
     }
 
@@ -208,6 +229,11 @@ impl Connection {
             Mail::Drain(drain) => {
                 self.drain = Some(drain);
                 Ok(())
+            }
+            Mail::Lost(channel) => {
+                let Ok(channel) = Channel::parse(&channel) else { return Ok(()) };
+                let effects = self.session.lost(&channel);
+                self.perform(effects)
             }
         }
     }
@@ -259,10 +285,18 @@ impl Connection {
                 return self.malformed();
             }
             self.shared.metrics.command();
-            let effects = self.session.handle(command, rand::random(), now);
-            self.perform(effects)?;
+            self.command(command, now)?;
         }
         Ok(())
+    }
+
+    fn command(&mut self, command: Command, now: Now) -> Result<(), End> {
+        if self.session.is_connecting() {
+            self.stash.push(command);
+            return Ok(());
+        }
+        let effects = self.session.handle(command, rand::random(), now);
+        self.perform(effects)
     }
 
     fn malformed(&mut self) -> Result<(), End> {
@@ -294,18 +328,21 @@ impl Connection {
                 self.landed();
                 if result.is_err() { self.session.send_failed() } else { Vec::new() }
             }
-            Done::Received { ticket, channel, result } => {
-                let (held, result) = match result {
-                    Ok(held) => (Some(held), Ok(())),
-                    Err(error) => (None, Err(error)),
-                };
-                let effects = self.session.subscribed(ticket, result);
-                // A subscription that was given up meanwhile gives its share back.
-                if let (Some(held), false) = (held, effects.is_empty()) {
-                    self.held.push((channel, held));
+            Done::Received { ticket, channel, result } => match result {
+                Ok(ready) => {
+                    self.subscribe(ticket, channel, ready)?;
+                    Vec::new()
                 }
-                effects
-            }
+                Err(error) => self.session.not_subscribed(ticket, error),
+            },
+            Done::Personal { channel, result } => match result {
+                Ok(resume) => {
+                    self.welcome(Some(&channel), resume)?;
+                    Vec::new()
+                }
+                Err(_) => self.session.not_welcomed(now().instant),
+            },
+            Done::Paged { command, page } => self.session.paged(command, page),
         };
         if self.work.as_ref().is_some_and(|work| work.tasks.is_empty()) {
             self.work = None;
@@ -331,12 +368,24 @@ impl Connection {
                     Err(_) => return Err(End::Close(codes::INAPPROPRIATE)),
                 }
             }
-            Effect::Register { personal } => {
-                self.outbox.open();
-                if let Some(channel) = personal {
-                    self.join(&channel);
-                    self.personal = Some(channel);
-                }
+            Effect::Welcome { personal: None, .. } => self.welcome(None, None)?,
+            Effect::Welcome { personal: Some(channel), resume: None } => {
+                self.welcome(Some(&channel), None)?;
+            }
+            Effect::Welcome { personal: Some(channel), resume: Some(resume) } => {
+                let shared = Arc::clone(&self.shared);
+                self.work().tasks.push(Box::pin(async move {
+                    let feed = shared.personal_feed(&channel);
+                    let result = shared.egress.prepare(&channel, &feed, &resume).await;
+                    Done::Personal { channel, result }
+                }));
+            }
+            Effect::History { command, channel, ask } => {
+                let shared = Arc::clone(&self.shared);
+                self.work().tasks.push(Box::pin(async move {
+                    let page = shared.egress.history.page(&channel, &ask).await;
+                    Done::Paged { command, page: page.map_err(|refusal| codes::INTERNAL.because(refusal)) }
+                }));
             }
             Effect::Call { command, mode, request } => {
                 let (ingress, turn, deadline) = self.publish_slot();
@@ -359,17 +408,16 @@ impl Connection {
                     Done::Sent { result: ingress.send(*request, turn, deadline).await }
                 }));
             }
-            Effect::Interest { ticket, channel } => {
-                let interests = Arc::clone(&self.shared.interests);
+            Effect::Interest { ticket, channel, resume, or_refuse } => {
+                let shared = Arc::clone(&self.shared);
                 self.work().tasks.push(Box::pin(async move {
-                    let held = interests.hold(&channel).await;
-                    let result = held.map_err(|error| codes::INTERNAL.because(error));
+                    let result = shared.ready(&channel, resume.as_ref(), or_refuse).await;
                     Done::Received { ticket, channel, result }
                 }));
             }
-            Effect::Join { channel } => self.join(&channel),
             Effect::Leave { channel } => {
-                self.shared.hub.leave(&channel, self.session.client());
+                let client = self.session.client();
+                self.shared.hub.quit(&channel, |feed| feed.leave(client));
                 self.held.retain(|(held, _)| *held != channel);
             }
             Effect::Close(disconnect) => return Err(End::Close(disconnect)),
@@ -377,8 +425,63 @@ impl Connection {
         Ok(())
     }
 
-    fn join(&self, channel: &Channel) {
-        self.shared.hub.join(channel, self.session.client().clone(), Arc::clone(&self.outbox));
+    /// Joins a channel. What the client is told goes into its outbox at the position it is told: nothing in between.
+    fn subscribe(&mut self, ticket: u32, channel: Channel, ready: Ready) -> Result<(), End> {
+        let epoch = self.shared.egress.history.epoch(&channel);
+        let Self { session, outbox, .. } = self;
+        let (client, encoding) = (session.client().clone(), outbox.encoding());
+        let mut told = Ok(false);
+        ready.held.feed.join(client, outbox, ready.resume, |joined| {
+            let reply = session.subscribed(ticket, &Position { joined, epoch })?;
+            let frame = encode_reply(encoding, &reply);
+            told = frame.as_ref().map(|_| true).map_err(|_| End::Close(codes::INAPPROPRIATE));
+            if let Some(result) = reply.subscribe.filter(|result| result.was_recovering) {
+                self.shared.metrics.resumed(result.recovered);
+            }
+            frame.ok()
+        });
+        // A subscription that was given up meanwhile gives its share back.
+        if told? {
+            self.held.push((channel, ready.held));
+        }
+        Ok(())
+    }
+
+    /// Answers `connect`, at the position in the personal channel that the client is told; then takes what waited for it.
+    fn welcome(&mut self, personal: Option<&Channel>, resume: Option<u64>) -> Result<(), End> {
+        let encoding = self.outbox.encoding();
+        let tell = |session: &mut Session, personal: Option<(&Channel, Position)>| {
+            let reply = session.welcomed(personal)?;
+            let sub =
+                reply.connect.iter().flat_map(|connect| &connect.subs).filter_map(|sub| sub.result.as_ref());
+            sub.filter(|result| result.was_recovering)
+                .for_each(|result| self.shared.metrics.resumed(result.recovered));
+            encode_reply(encoding, &reply).ok()
+        };
+        let Self { session, outbox, .. } = self;
+        outbox.open();
+        match personal {
+            None => {
+                if let Some(frame) = tell(session, None) {
+                    outbox.push(frame);
+                }
+            }
+            Some(channel) => {
+                let epoch = self.shared.egress.history.epoch(channel);
+                let client = session.client().clone();
+                self.shared.with_personal_feed(channel, |feed| {
+                    feed.join(client, outbox, resume, |joined| {
+                        tell(session, Some((channel, Position { joined, epoch })))
+                    });
+                });
+                self.personal = Some(channel.clone());
+            }
+        }
+        let at = now();
+        for command in std::mem::take(&mut self.stash) {
+            self.command(command, at)?;
+        }
+        Ok(())
     }
 
     fn work(&mut self) -> &mut Work {
@@ -408,7 +511,7 @@ impl Connection {
     fn leave_all(&mut self) {
         let client = self.session.client();
         for channel in self.held.iter().map(|(channel, _)| channel).chain(&self.personal) {
-            self.shared.hub.leave(channel, client);
+            self.shared.hub.quit(channel, |feed| feed.leave(client));
         }
         self.held.clear();
         self.shared.hub.unregister(client);
@@ -418,8 +521,41 @@ impl Connection {
     fn rest(&self) -> Vec<Bytes> {
         match poll_fn(|cx| self.outbox.poll_take(cx, usize::MAX)).now_or_never() {
             Some(Mail::Frames(frames)) => frames,
-            Some(Mail::End(_) | Mail::Drain(_)) | None => Vec::new(),
+            Some(Mail::End(_) | Mail::Drain(_) | Mail::Lost(_)) | None => Vec::new(),
         }
+    }
+}
+
+impl Shared {
+    /// Sees to it that a channel can be joined, from where the client left it if that is possible.
+    async fn ready(
+        &self,
+        channel: &Channel,
+        resume: Option<&Resume>,
+        or_refuse: bool,
+    ) -> Result<Ready, protocol::Error> {
+        let held = self.interests.hold(channel).await.map_err(|error| codes::INTERNAL.because(error))?;
+        let Some(resume) = resume else { return Ok(Ready { held, resume: None }) };
+        let prepared = self.egress.prepare(channel, &held.feed, resume).await;
+        let from = prepared.map_err(|refusal| codes::INTERNAL.because(refusal))?;
+        if from.is_none() && or_refuse && self.egress.history.keeps(channel) {
+            return Err(codes::UNRECOVERABLE.error());
+        }
+        Ok(Ready { held, resume: from })
+    }
+
+    /// Uses a personal channel, whose publications reach every gateway anyway: its position needs no read.
+    fn with_personal_feed<T>(&self, channel: &Channel, use_it: impl FnOnce(&Arc<Feed>) -> T) -> T {
+        self.hub.enter(channel, |feed| {
+            if let Some(position) = self.egress.history.seen(channel) {
+                feed.track(position);
+            }
+            use_it(feed)
+        })
+    }
+
+    fn personal_feed(&self, channel: &Channel) -> Arc<Feed> {
+        self.with_personal_feed(channel, Arc::clone)
     }
 }
 

@@ -2,12 +2,12 @@
 //!
 //! One task a subscription; none of them ever waits for a client.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_nats::{HeaderMap, Message, Subscriber};
 use futures_util::StreamExt;
 use tidegate_shared::{
-    broker::Broker,
+    broker::{Broker, header_number},
     channel::USER_NAMESPACE,
     envelope::{Answer, get},
     header,
@@ -17,9 +17,23 @@ use tidegate_shared::{
     subject::Subjects,
 };
 
-use crate::{hub::Hub, ingress::Ingress, metrics::Metrics, waiting::Waiting};
+use self::history::History;
+use crate::{
+    feed::{Live, Taken},
+    hub::{Hub, Reach},
+    ingress::Ingress,
+    metrics::Metrics,
+    waiting::Waiting,
+};
 
+pub(crate) mod history;
 pub(crate) mod interest;
+pub(crate) mod resume;
+
+/// How often positions are compared with the streams though nothing has happened.
+const CHECK_INTERVAL: Duration = Duration::from_secs(30);
+/// Between two tries while the broker is away.
+const CHECK_PAUSE: Duration = Duration::from_millis(200);
 
 /// What the tasks of this file share.
 #[derive(Clone)]
@@ -27,6 +41,7 @@ pub(crate) struct Egress {
     pub(crate) broker: Broker,
     pub(crate) subjects: Subjects,
     pub(crate) hub: Arc<Hub>,
+    pub(crate) history: Arc<History>,
     pub(crate) waiting: Waiting,
     pub(crate) ingress: Arc<Ingress>,
     pub(crate) metrics: Metrics,
@@ -43,6 +58,9 @@ impl Egress {
         let pushes = client.subscribe(self.subjects.pushes_of(gateway)).await?;
         let push_all = client.subscribe(self.subjects.push_all()).await?;
         self.broker.barrier(self.subjects.barrier()).await?;
+        self.history.refresh().await?;
+        let this = self.clone();
+        self.lifecycle.spawn(async move { this.watch_positions().await });
         self.spawn(answers, Self::answer);
         self.spawn(personal, |this, message| this.publication(&message));
         self.spawn(pushes, |this, message| this.push_client(&message));
@@ -82,8 +100,45 @@ impl Egress {
 
     pub(crate) fn publication(&self, message: &Message) {
         let Some(key) = self.subjects.live_key(&message.subject) else { return };
-        let publication = read_publication(message);
-        self.metrics.delivered(self.hub.publish(key, &publication));
+        let seq = header_number(message, "Nats-Sequence").unwrap_or_default();
+        // Before the channel is looked up: who joins in between takes this as its position.
+        if let Some((namespace, _)) = key.split_once('.') {
+            self.history.see(namespace, seq);
+        }
+        let Some(feed) = self.hub.feed(key) else { return };
+        let previous = header_number(message, "Nats-Last-Sequence").unwrap_or_default();
+        match feed.live(Live { seq, previous, publication: read_publication(message) }) {
+            Taken::Delivered(members) => self.metrics.delivered(Reach(members)),
+            Taken::Known => {}
+            Taken::Gap { after } => {
+                let this = self.clone();
+                self.lifecycle.spawn(async move { this.heal(&feed, after).await });
+            }
+        }
+    }
+
+    /// Checks positions when the broker is back, and now and then.
+    async fn watch_positions(&self) {
+        let mut connection = self.broker.connection();
+        loop {
+            let back = async {
+                // Down, then up again; a change that was missed meanwhile counts as well.
+                let _ = connection.changed().await;
+                let _ = connection.wait_for(|up| *up).await;
+            };
+            tokio::select! {
+                () = back => {}
+                () = tokio::time::sleep(CHECK_INTERVAL) => {}
+                () = self.lifecycle.finishing() => return,
+            }
+            while let Err(refusal) = self.check_positions().await {
+                tracing::debug!(%refusal, "positions cannot be checked yet");
+                tokio::select! {
+                    () = tokio::time::sleep(CHECK_PAUSE) => {}
+                    () = self.lifecycle.finishing() => return,
+                }
+            }
+        }
     }
 
     fn push_client(&self, message: &Message) {

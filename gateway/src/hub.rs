@@ -1,6 +1,6 @@
-//! Who is here: connections by client id, and channels with their members. Handles only, never sockets.
+//! Who is here: connections by client id, and channels by name. Handles only, never sockets.
 //!
-//! Methods are short and never wait. A message is encoded once per encoding and shared by everyone who gets it.
+//! Methods are short and never wait.
 
 use std::{
     collections::HashMap,
@@ -16,11 +16,15 @@ use bytes::Bytes;
 use tidegate_shared::{
     channel::Channel,
     id::ClientId,
-    protocol::{Encoding, Publication, Reply, encode_reply, json::Payload},
+    protocol::{Encoding, Reply, json::Payload},
 };
 use tokio::{sync::Notify, time::Instant};
 
-use crate::connection::outbox::{Drain, Outbox};
+use crate::{
+    connection::outbox::{Drain, Outbox},
+    encoded::Encoded,
+    feed::Feed,
+};
 
 /// How many locks the maps are spread over.
 const SHARDS: usize = 64;
@@ -29,7 +33,7 @@ const SHARDS: usize = 64;
 pub(crate) struct Hub {
     hasher: RandomState,
     clients: Vec<Mutex<HashMap<ClientId, Arc<Outbox>>>>,
-    channels: Vec<Mutex<HashMap<Box<str>, Members>>>,
+    channels: Vec<Mutex<HashMap<Box<str>, Arc<Feed>>>>,
     count: AtomicUsize,
     empty: Notify,
     draining: OnceLock<Pace>,
@@ -41,13 +45,6 @@ struct Pace {
     settle_until: Instant,
     close_from: Instant,
     window: Duration,
-}
-
-/// A channel's members. Most channels are personal and have one.
-struct Members {
-    name: Box<str>,
-    first: Option<(ClientId, Arc<Outbox>)>,
-    more: HashMap<ClientId, Arc<Outbox>>,
 }
 
 /// How many a message went to.
@@ -95,52 +92,39 @@ impl Hub {
         }
     }
 
-    /// Adds a connection to a channel.
-    pub(crate) fn join(&self, channel: &Channel, client: ClientId, outbox: Arc<Outbox>) {
+    /// Returns a channel, which begins with this if nobody has it. `use_it` sees it before anybody can give it up.
+    pub(crate) fn enter<T>(&self, channel: &Channel, use_it: impl FnOnce(&Arc<Feed>) -> T) -> T {
         let key = key_of(channel);
         let mut shard = self.channel_shard(&key);
-        let members = shard.entry(key).or_insert_with(|| Members {
-            name: channel.name().into(),
-            first: None,
-            more: HashMap::new(),
-        });
-        match &members.first {
-            None => members.first = Some((client, outbox)),
-            Some((first, _)) if *first == client => {}
-            Some(_) => {
-                members.more.insert(client, outbox);
-            }
-        }
+        let feed = shard.entry(key).or_insert_with(|| Arc::new(Feed::new(channel.name())));
+        use_it(feed)
     }
 
-    /// Removes a connection from a channel.
-    pub(crate) fn leave(&self, channel: &Channel, client: &ClientId) {
+    /// Returns the channel `<namespace>.<token>`, if somebody has it.
+    pub(crate) fn feed(&self, key: &str) -> Option<Arc<Feed>> {
+        self.channel_shard(key).get(key).map(Arc::clone)
+    }
+
+    /// Every channel whose key begins so.
+    pub(crate) fn feeds(&self, prefix: &str) -> Vec<(Box<str>, Arc<Feed>)> {
+        let mut found = Vec::new();
+        for shard in &self.channels {
+            let shard = lock(shard);
+            let some = shard.iter().filter(|(key, _)| key.starts_with(prefix));
+            found.extend(some.map(|(key, feed)| (key.clone(), Arc::clone(feed))));
+        }
+        found
+    }
+
+    /// Uses a channel, and forgets it if nothing refers to it any more.
+    pub(crate) fn quit(&self, channel: &Channel, use_it: impl FnOnce(&Feed)) {
         let key = key_of(channel);
         let mut shard = self.channel_shard(&key);
-        let Some(members) = shard.get_mut(&key) else { return };
-        match &members.first {
-            Some((first, _)) if first == client => members.first = None,
-            _ => {
-                members.more.remove(client);
-            }
-        }
-        if members.first.is_none() && members.more.is_empty() {
+        let Some(feed) = shard.get(&key) else { return };
+        use_it(feed);
+        if feed.is_idle() {
             shard.remove(&key);
         }
-    }
-
-    /// Delivers a publication to the members of `<namespace>.<token>`.
-    pub(crate) fn publish(&self, key: &str, publication: &Publication) -> Reach {
-        let shard = self.channel_shard(key);
-        let Some(members) = shard.get(key) else { return Reach::default() };
-        let mut message = Shared::new(|encoding| {
-            Reply::publication(&*members.name, publication.clone().suited_to(encoding))
-        });
-        let mut reach = 0;
-        for (_, outbox) in members.first.iter().map(|(c, o)| (c, o)).chain(&members.more) {
-            reach += message.deliver(outbox);
-        }
-        Reach(reach)
     }
 
     /// Delivers a message to one connection.
@@ -179,7 +163,7 @@ impl Hub {
     }
 
     #[expect(clippy::indexing_slicing, reason = "the index is taken modulo the length")]
-    fn channel_shard(&self, key: &str) -> MutexGuard<'_, HashMap<Box<str>, Members>> {
+    fn channel_shard(&self, key: &str) -> MutexGuard<'_, HashMap<Box<str>, Arc<Feed>>> {
         lock(&self.channels[self.shard(key)])
     }
 
@@ -207,8 +191,8 @@ fn key_of(channel: &Channel) -> Box<str> {
     format!("{}.{}", channel.namespace(), channel.token()).into()
 }
 
-fn push(data: &Bytes) -> Shared<impl Fn(Encoding) -> Reply> {
-    Shared::new(|encoding| {
+fn push(data: &Bytes) -> Encoded<impl Fn(Encoding) -> Reply> {
+    Encoded::new(|encoding| {
         Reply::message(match encoding {
             Encoding::Json => Payload::from_any(data).into_bytes(),
             Encoding::Protobuf => data.clone(),
@@ -216,47 +200,18 @@ fn push(data: &Bytes) -> Shared<impl Fn(Encoding) -> Reply> {
     })
 }
 
-/// One message for many, encoded when the first client of an encoding needs it.
-struct Shared<F> {
-    build: F,
-    json: Option<Bytes>,
-    protobuf: Option<Bytes>,
-}
-
-impl<F: Fn(Encoding) -> Reply> Shared<F> {
-    fn new(build: F) -> Self {
-        Self { build, json: None, protobuf: None }
-    }
-
-    fn deliver(&mut self, outbox: &Outbox) -> usize {
-        let encoding = outbox.encoding();
-        let slot = match encoding {
-            Encoding::Json => &mut self.json,
-            Encoding::Protobuf => &mut self.protobuf,
-        };
-        if slot.is_none() {
-            match encode_reply(encoding, &(self.build)(encoding)) {
-                Ok(bytes) => *slot = Some(bytes),
-                Err(error) => {
-                    tracing::error!(%error, "a message could not be encoded");
-                    return 0;
-                }
-            }
-        }
-        if let Some(bytes) = slot {
-            outbox.deliver(bytes.clone());
-        }
-        1
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use futures_util::{FutureExt, future::poll_fn};
     use tidegate_shared::id::GatewayId;
 
+    use tidegate_shared::protocol::Publication;
+
     use super::*;
-    use crate::connection::outbox::Mail;
+    use crate::{
+        connection::outbox::Mail,
+        feed::{Live, Taken},
+    };
 
     fn member(hub: &Hub, gateway: &GatewayId, encoding: Encoding) -> (ClientId, Arc<Outbox>) {
         let client = ClientId::random(gateway);
@@ -273,8 +228,14 @@ mod tests {
         }
     }
 
-    fn publication(data: &'static str) -> Publication {
-        Publication { data: Bytes::from(data), ..Publication::default() }
+    fn publish(hub: &Hub, key: &str, data: impl Into<Bytes>) -> Taken {
+        let publication = Publication { data: data.into(), ..Publication::default() };
+        let live = Live { seq: 0, previous: 0, publication };
+        hub.feed(key).map_or(Taken::Delivered(0), |feed| feed.live(live))
+    }
+
+    fn join(hub: &Hub, channel: &Channel, client: &ClientId, outbox: &Arc<Outbox>) {
+        hub.enter(channel, |feed| feed.join(client.clone(), outbox, None, |_| None));
     }
 
     #[test]
@@ -284,21 +245,17 @@ mod tests {
         let (_, stranger) = member(&hub, &gateway, Encoding::Json);
         let channel = Channel::parse("chat:lobby").unwrap();
         for (client, outbox) in &members {
-            hub.join(&channel, client.clone(), Arc::clone(outbox));
+            join(&hub, &channel, client, outbox);
         }
-        assert_eq!(hub.publish("chat.lobby", &publication("1")), Reach(3));
+        assert_eq!(publish(&hub, "chat.lobby", "1"), Taken::Delivered(3));
         for (_, outbox) in &members {
             assert_eq!(received(outbox), [r#"{"push":{"channel":"chat:lobby","pub":{"data":1}}}"#]);
         }
         assert!(received(&stranger).is_empty());
         for (client, _) in &members {
-            hub.leave(&channel, client);
+            hub.quit(&channel, |feed| feed.leave(client));
         }
-        assert_eq!(hub.publish("chat.lobby", &publication("2")), Reach(0));
-        assert!(
-            hub.channels.iter().all(|shard| lock(shard).is_empty()),
-            "an empty channel leaves nothing behind"
-        );
+        assert!(hub.feed("chat.lobby").is_none(), "an empty channel leaves nothing behind");
     }
 
     #[test]
@@ -307,19 +264,16 @@ mod tests {
         let channel = Channel::parse("c").unwrap();
         let (json, json_outbox) = member(&hub, &gateway, Encoding::Json);
         let (protobuf, protobuf_outbox) = member(&hub, &gateway, Encoding::Protobuf);
-        hub.join(&channel, json, Arc::clone(&json_outbox));
-        hub.join(&channel, protobuf, Arc::clone(&protobuf_outbox));
-        hub.publish(
-            "default.c",
-            &Publication { data: Bytes::from_static(&[0xff, 0]), ..Publication::default() },
-        );
+        join(&hub, &channel, &json, &json_outbox);
+        join(&hub, &channel, &protobuf, &protobuf_outbox);
+        publish(&hub, "default.c", Bytes::from_static(&[0xff, 0]));
         assert_eq!(
             received(&json_outbox),
             [r#"{"push":{"channel":"c","pub":{"data":"/wA=","tags":{"encoding":"base64"}}}}"#]
         );
         let [frame] = received(&protobuf_outbox).try_into().unwrap();
         assert!(frame.windows(2).any(|w| w == [0xff, 0]));
-        hub.publish("default.c", &publication("hello"));
+        publish(&hub, "default.c", "hello");
         assert_eq!(received(&json_outbox), [r#"{"push":{"channel":"c","pub":{"data":"hello"}}}"#]);
     }
 

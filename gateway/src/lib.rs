@@ -6,6 +6,8 @@
 mod auth;
 mod connection;
 mod egress;
+mod encoded;
+mod feed;
 mod http;
 mod hub;
 mod ingress;
@@ -25,7 +27,7 @@ use tokio::net::TcpListener;
 
 use crate::{
     connection::Shared,
-    egress::{Egress, interest::Interests},
+    egress::{Egress, history::History, interest::Interests},
     http::{
         Vitals,
         accept::{Limits, serve},
@@ -128,11 +130,15 @@ async fn wire(
     let subjects = config.subjects();
     let waiting = Waiting::default();
     let hub = Arc::new(Hub::new());
+    let namespaces = config.all_namespaces();
+    let recovery = config.gateway.limits.recovery;
+    let history = Arc::new(History::new(broker.clone(), subjects.clone(), &namespaces, recovery));
     let ingress = Arc::new(Ingress::new(broker.clone(), subjects.clone(), waiting.clone(), metrics.clone()));
     let egress = Egress {
         broker,
         subjects,
         hub: Arc::clone(&hub),
+        history,
         waiting,
         ingress: Arc::clone(&ingress),
         metrics: metrics.clone(),
@@ -143,7 +149,8 @@ async fn wire(
         rules: Arc::new(Rules::new(config, gateway)),
         hub,
         ingress,
-        interests: Interests::new(egress),
+        interests: Interests::new(egress.clone()),
+        egress,
         metrics: metrics.clone(),
         answer_timeout: config.gateway.answer_timeout,
     }))

@@ -30,6 +30,9 @@ pub(crate) struct Metrics {
     publications: Counter,
     deliveries: Counter,
     late_answers: Counter,
+    gaps: Family<Reason, Counter>,
+    window_reads: Counter,
+    recoveries: Family<Reason, Counter>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -62,6 +65,9 @@ impl Metrics {
         let publications = Counter::default();
         let deliveries = Counter::default();
         let late_answers = Counter::default();
+        let gaps = Family::default();
+        let window_reads = Counter::default();
+        let recoveries = Family::default();
         registry.register("connections", "Open WebSocket connections", connections.clone());
         registry.register(
             "connections_accepted",
@@ -94,6 +100,17 @@ impl Metrics {
             "Answers that came when nobody waited for them any more",
             late_answers.clone(),
         );
+        registry.register("gaps", "Gaps found in channels, by whether they were filled", gaps.clone());
+        registry.register(
+            "recovery_reads",
+            "Reads of a stream for clients that came back",
+            window_reads.clone(),
+        );
+        registry.register(
+            "recoveries",
+            "Clients that asked to resume, by whether they got everything",
+            recoveries.clone(),
+        );
         Self {
             registry: Arc::new(registry),
             connections,
@@ -107,6 +124,9 @@ impl Metrics {
             publications,
             deliveries,
             late_answers,
+            gaps,
+            window_reads,
+            recoveries,
         }
     }
 
@@ -154,6 +174,20 @@ impl Metrics {
 
     pub(crate) fn delivered(&self, reach: Reach) {
         self.deliveries.inc_by(reach.0 as u64);
+    }
+
+    pub(crate) fn healed(&self, complete: bool) {
+        self.gaps.get_or_create(&Reason { reason: if complete { "filled" } else { "told" } }).inc();
+    }
+
+    pub(crate) fn window_read(&self) {
+        self.window_reads.inc();
+    }
+
+    pub(crate) fn resumed(&self, recovered: bool) {
+        self.recoveries
+            .get_or_create(&Reason { reason: if recovered { "recovered" } else { "not_recovered" } })
+            .inc();
     }
 
     pub(crate) fn late_answer(&self) {

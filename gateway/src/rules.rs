@@ -57,6 +57,12 @@ impl Rules {
         self.namespaces.get(channel.namespace()).map(|namespace| namespace.allow_subscribe)
     }
 
+    /// How many past publications a channel keeps, and who may read them; nothing if its namespace is not declared.
+    pub(crate) fn history(&self, channel: &Channel) -> Option<(u32, Audience)> {
+        let namespace = self.namespaces.get(channel.namespace())?;
+        Some((namespace.history_size, namespace.allow_history))
+    }
+
     /// Who may publish into a channel; nothing if its namespace is not declared.
     pub(crate) fn may_publish(&self, channel: &Channel) -> Option<Audience> {
         self.namespaces.get(channel.namespace()).map(|namespace| namespace.allow_publish)

@@ -16,16 +16,17 @@ use tidegate_shared::{
     envelope::{Answer, Outcome, Request},
     id::ClientId,
     protocol::{
-        self, ClientInfo, Command, Encoding, Publication, Reply, Verb,
+        self, ClientInfo, Command, Encoding, HistoryRequest, Publication, Reply, Verb,
         codes::{self, Disconnect},
     },
 };
 
+pub(crate) use self::subscribe::Position;
 use self::{
     liveness::{Due, Liveness},
     subscriptions::Subscriptions,
 };
-use crate::rules::Rules;
+use crate::{feed::Resume, rules::Rules};
 
 mod connect;
 mod liveness;
@@ -51,10 +52,20 @@ enum Phase {
     Fresh { until: Instant },
     /// `connect` was refused with an error: the client will close; until this moment.
     Refused { until: Instant },
+    /// The token is good, and the personal channel is being joined: nothing else is taken until that is done.
+    Connecting(Box<Connecting>),
     /// Authenticated.
     Connected(Box<Connected>),
     /// Over: whatever still arrives is ignored.
     Closed,
+}
+
+/// What waits for the personal channel.
+struct Connecting {
+    until: Instant,
+    reply: Reply,
+    resume: Option<Resume>,
+    connected: Connected,
 }
 
 struct Connected {
@@ -74,8 +85,8 @@ struct Connected {
 pub(crate) enum Effect {
     /// Send this to the client.
     Reply(Reply),
-    /// The client is authenticated: pushes may reach it from now on, its personal channel's publications too.
-    Register { personal: Option<Channel> },
+    /// The client is authenticated: join its personal channel, if it has one, and say so with `welcomed`.
+    Welcome { personal: Option<Channel>, resume: Option<Resume> },
     /// Store a request; `settled` and then `finished` tell how it went.
     Call { command: u32, mode: AnswerMode, request: Box<Request> },
     /// Store a publication; `published` tells how it went.
@@ -83,9 +94,9 @@ pub(crate) enum Effect {
     /// Store a message nobody waits for.
     Send { request: Box<Request> },
     /// See to it that a channel's publications reach this gateway; then call `subscribed` with the same ticket.
-    Interest { ticket: u32, channel: Channel },
-    /// Publications of this channel reach the client from now on.
-    Join { channel: Channel },
+    Interest { ticket: u32, channel: Channel, resume: Option<Resume>, or_refuse: bool },
+    /// Read past publications; `paged` tells them.
+    History { command: u32, channel: Channel, ask: Box<HistoryRequest> },
     /// No more publications of this channel.
     Leave { channel: Channel },
     /// End the connection.
@@ -129,6 +140,7 @@ impl Session {
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
         match &self.phase {
             Phase::Fresh { until } | Phase::Refused { until } => Some(*until),
+            Phase::Connecting(connecting) => Some(connecting.until),
             Phase::Connected(connected) => {
                 let ping = connected.liveness.next_timeout();
                 Some(connected.expires.map_or(ping, |expires| expires.min(ping)))
@@ -141,6 +153,7 @@ impl Session {
     pub(crate) fn tick(&mut self, now: Instant, reading: bool) -> Effects {
         match &mut self.phase {
             Phase::Fresh { until } | Phase::Refused { until } if *until <= now => self.close(codes::STALE),
+            Phase::Connecting(connecting) if connecting.until <= now => self.close(codes::STALE),
             Phase::Connected(connected) => {
                 if connected.expires.is_some_and(|expires| expires <= now) {
                     return self.close(codes::EXPIRED);
@@ -152,8 +165,13 @@ impl Session {
                     Due::NoPong => self.close(codes::NO_PONG),
                 }
             }
-            Phase::Fresh { .. } | Phase::Refused { .. } | Phase::Closed => Vec::new(),
+            Phase::Fresh { .. } | Phase::Refused { .. } | Phase::Connecting(_) | Phase::Closed => Vec::new(),
         }
+    }
+
+    /// Whether commands have to wait: `connect` has to be answered before the next one is looked at.
+    pub(crate) fn is_connecting(&self) -> bool {
+        matches!(self.phase, Phase::Connecting(_))
     }
 
     /// A command arrived.
@@ -165,9 +183,8 @@ impl Session {
             (Phase::Fresh { .. }, Verb::Connect(request)) if id > 0 => {
                 self.connect(id, &request, jitter, now)
             }
-            (Phase::Fresh { .. } | Phase::Refused { .. }, _) | (Phase::Connected(_), Verb::Connect(_)) => {
-                self.close(codes::BAD_PROTOCOL)
-            }
+            (Phase::Fresh { .. } | Phase::Refused { .. } | Phase::Connecting(_), _)
+            | (Phase::Connected(_), Verb::Connect(_)) => self.close(codes::BAD_PROTOCOL),
             (Phase::Connected(connected), Verb::Pong) => {
                 if connected.liveness.pong() {
                     Vec::new()
@@ -182,15 +199,11 @@ impl Session {
             (Phase::Connected(_), Verb::Subscribe(request)) => self.subscribe(id, &request),
             (Phase::Connected(_), Verb::Unsubscribe(request)) => self.unsubscribe(id, &request),
             (Phase::Connected(_), Verb::Refresh(request)) => self.refresh(id, &request, now),
-            // History, presence and subscription tokens are switched off in every namespace there is.
+            (Phase::Connected(_), Verb::History(request)) => self.history(id, request),
+            // Presence and subscription tokens are switched off in every namespace there is.
             (
                 Phase::Connected(_),
-                Verb::Ping
-                | Verb::Presence(_)
-                | Verb::PresenceStats(_)
-                | Verb::History(_)
-                | Verb::SubRefresh(_)
-                | Verb::Unknown,
+                Verb::Ping | Verb::Presence(_) | Verb::PresenceStats(_) | Verb::SubRefresh(_) | Verb::Unknown,
             ) => refuse(id, codes::NOT_AVAILABLE),
         }
     }

@@ -14,12 +14,16 @@ use async_nats::{
     },
 };
 use bytes::Bytes;
+use futures_util::StreamExt;
 use tokio::sync::watch;
 
 use crate::config::{NatsConfig, NatsUser};
 
 /// The oldest server whose behaviour the streams rest on.
 pub const MIN_SERVER: (i64, i64, i64) = (2, 14, 3);
+
+/// How long the next message of a direct get may take.
+const DIRECT_GET_LIMIT: Duration = Duration::from_secs(2);
 
 /// A connection to NATS as one of its users.
 #[derive(Debug, Clone)]
@@ -61,6 +65,31 @@ pub enum Refusal {
 /// A message that has been sent and whose acknowledgement is awaited.
 #[derive(Debug)]
 pub struct Sent(PublishAckFuture);
+
+/// Messages of a subject.
+#[derive(Debug, Clone)]
+pub struct Range {
+    /// Oldest first.
+    pub messages: Vec<Message>,
+    /// How many follow.
+    pub more: u64,
+}
+
+/// What makes a stream this stream, and how far it has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamFacts {
+    /// When it was made, in milliseconds since 1970.
+    pub created: u64,
+    /// The sequence of its oldest message; when there is none, of the next one.
+    pub first_seq: u64,
+    /// The sequence of the newest message it ever had.
+    pub last_seq: u64,
+}
+
+/// Returns the number in a header.
+pub fn header_number(message: &Message, name: &str) -> Option<u64> {
+    message.headers.as_ref()?.get(name)?.as_str().parse().ok()
+}
 
 /// Why a connection could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -181,6 +210,60 @@ impl Broker {
             Ok(message) => Ok(Some(message)),
             Err(error) => Err(Refusal::Unavailable(error.to_string())),
         }
+    }
+
+    /// Returns up to `limit` messages of `subject` from sequence `from` on, oldest first, and how many more there are.
+    pub async fn range(
+        &self,
+        stream: &str,
+        subject: &str,
+        from: u64,
+        limit: usize,
+    ) -> Result<Range, Refusal> {
+        let ask = serde_json::json!({"seq": from.max(1), "next_by_subj": subject, "batch": limit});
+        self.direct(stream, &ask).await
+    }
+
+    /// Returns the newest message's sequence of each of at most 1,024 subjects that has one.
+    pub async fn newest(&self, stream: &str, subjects: &[String]) -> Result<Vec<(String, u64)>, Refusal> {
+        let range = self.direct(stream, &serde_json::json!({"multi_last": subjects})).await?;
+        let newest = range.messages.iter().filter_map(|message| {
+            let subject = message.headers.as_ref()?.get("Nats-Subject")?.as_str().to_owned();
+            Some((subject, header_number(message, "Nats-Sequence")?))
+        });
+        Ok(newest.collect())
+    }
+
+    /// Asks a direct get for a batch: its messages come one by one, then an end, or a single "not found".
+    async fn direct(&self, stream: &str, ask: &serde_json::Value) -> Result<Range, Refusal> {
+        let away = |error: &dyn std::fmt::Display| Refusal::Unavailable(error.to_string());
+        let inbox = self.client.new_inbox();
+        let mut answers = self.client.subscribe(inbox.clone()).await.map_err(|e| away(&e))?;
+        let subject = format!("$JS.API.DIRECT.GET.{stream}");
+        self.client.publish_with_reply(subject, inbox, ask.to_string().into()).await.map_err(|e| away(&e))?;
+        let mut range = Range { messages: Vec::new(), more: 0 };
+        loop {
+            let next = tokio::time::timeout(DIRECT_GET_LIMIT, answers.next()).await.map_err(|e| away(&e))?;
+            let message = next.ok_or_else(|| away(&"the subscription ended"))?;
+            match message.status {
+                None => range.messages.push(message),
+                Some(StatusCode::NOT_FOUND) => return Ok(range),
+                Some(status) if status.as_u16() == 204 => {
+                    range.more = header_number(&message, "Nats-Num-Pending").unwrap_or(0);
+                    return Ok(range);
+                }
+                Some(status) => return Err(away(&status)),
+            }
+        }
+    }
+
+    /// Returns what the server says of a stream.
+    pub async fn stream_facts(&self, stream: &str) -> Result<StreamFacts, Refusal> {
+        let stream =
+            self.jetstream.get_stream(stream).await.map_err(|e| Refusal::Unavailable(e.to_string()))?;
+        let info = stream.cached_info();
+        let created = u64::try_from(info.created.unix_timestamp_nanos() / 1_000_000).unwrap_or_default();
+        Ok(StreamFacts { created, first_seq: info.state.first_sequence, last_seq: info.state.last_sequence })
     }
 
     /// Waits until the server has read everything sent before, subscriptions included. `subject` is one nobody serves.

@@ -212,6 +212,8 @@ pub struct LimitsConfig {
     pub max_in_flight_total: usize,
     /// Channels one client may subscribe to.
     pub channels: usize,
+    /// Publications one reply may bring.
+    pub recovery: usize,
 }
 
 /// How a gateway ends.

@@ -128,6 +128,10 @@ pub struct Reply {
     #[prost(message, optional, tag = "8")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub publish: Option<Empty>,
+    /// Answer to `history`.
+    #[prost(message, optional, tag = "11")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub history: Option<HistoryResult>,
     /// Answer to `rpc`.
     #[prost(message, optional, tag = "13")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -263,6 +267,10 @@ pub struct ConnectRequest {
     #[prost(bytes = "bytes", tag = "2")]
     #[serde(with = "json::raw", skip_serializing_if = "Bytes::is_empty")]
     pub data: Bytes,
+    /// Where the client left the subscriptions that the server makes.
+    #[prost(btree_map = "string, message", tag = "3")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub subs: BTreeMap<String, SubscribeRequest>,
     /// The SDK's name.
     #[prost(string, tag = "4")]
     #[serde(skip_serializing_if = "is_default")]
@@ -349,6 +357,10 @@ pub struct SubscribeRequest {
     #[prost(uint64, tag = "7")]
     #[serde(skip_serializing_if = "is_default")]
     pub offset: u64,
+    /// Bit 1 (value 2): answer error 112 instead of a failed recovery.
+    #[prost(int64, tag = "14")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub flag: i64,
 }
 
 /// The channel is received from now on.
@@ -359,10 +371,26 @@ pub struct SubscribeResult {
     #[prost(bool, tag = "3")]
     #[serde(skip_serializing_if = "is_default")]
     pub recoverable: bool,
+    /// The stream that offsets belong to.
+    #[prost(string, tag = "6")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub epoch: String,
+    /// What was missed, oldest first.
+    #[prost(message, repeated, tag = "7")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub publications: Vec<Publication>,
     /// Whether what was missed is part of this result.
     #[prost(bool, tag = "8")]
     #[serde(skip_serializing_if = "is_default")]
     pub recovered: bool,
+    /// Where the client stands: what it asked from when it recovered, else the newest publication.
+    #[prost(uint64, tag = "9")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub offset: u64,
+    /// Whether the server watches the client's position for gaps.
+    #[prost(bool, tag = "10")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub positioned: bool,
     /// Whether the client asked to resume.
     #[prost(bool, tag = "12")]
     #[serde(skip_serializing_if = "is_default")]
@@ -421,6 +449,47 @@ pub struct HistoryRequest {
     #[prost(string, tag = "1")]
     #[serde(skip_serializing_if = "is_default")]
     pub channel: String,
+    /// How many at most; 0 asks for the position alone, a negative number for as many as one reply may carry.
+    #[prost(int32, tag = "7")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub limit: i32,
+    /// Behind this position, or before it when `reverse`.
+    #[prost(message, optional, tag = "8")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<StreamPosition>,
+    /// Newest first.
+    #[prost(bool, tag = "9")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub reverse: bool,
+}
+
+/// A place in a channel's stream.
+#[derive(Clone, PartialEq, Eq, prost::Message, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StreamPosition {
+    /// The publication's offset.
+    #[prost(uint64, tag = "1")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub offset: u64,
+    /// The stream it belongs to; empty for whichever there is.
+    #[prost(string, tag = "2")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub epoch: String,
+}
+
+/// Past publications.
+#[derive(Clone, PartialEq, prost::Message, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HistoryResult {
+    /// In the order asked for.
+    #[prost(message, repeated, tag = "1")]
+    pub publications: Vec<Publication>,
+    /// The stream that offsets belong to.
+    #[prost(string, tag = "2")]
+    pub epoch: String,
+    /// The newest publication's place.
+    #[prost(uint64, tag = "3")]
+    pub offset: u64,
 }
 
 /// A message that gets no reply.

@@ -12,7 +12,7 @@ use serde_json::Value;
 use std::time::Duration;
 
 use crate::{
-    config::{Config, Route},
+    config::{Config, Namespace, Route},
     subject::Subjects,
 };
 
@@ -80,7 +80,7 @@ impl Topology {
             answers(config, &subjects),
             dead_letters(config, &subjects),
         ];
-        streams.extend(config.all_namespaces().iter().map(|n| publications(config, &subjects, &n.name)));
+        streams.extend(config.all_namespaces().iter().map(|n| publications(config, &subjects, n)));
         let consumers = config.routes.iter().flat_map(|route| {
             let consumer = |stage| consumer(config, route, route.matches.filter(&subjects, stage));
             [(IN, consumer("in")), (PARK, consumer("due"))]
@@ -246,20 +246,23 @@ fn dead_letters(config: &Config, subjects: &Subjects) -> Stream {
     }
 }
 
-/// Without history a channel's stream keeps one message: enough to be acknowledged, deduplicated and repeated.
+/// The publications of a namespace: its history, or one message of each channel, which is enough to be acknowledged,
+/// deduplicated and repeated.
 ///
-/// A file, since one server forgets its memory streams, configuration included, when it restarts. What it keeps is worth
-/// no synced write, though: on one server the broker may write it behind the acknowledgement.
-fn publications(config: &Config, subjects: &Subjects, namespace: &str) -> Stream {
-    let (kept, repeated) = subjects.all_channels(namespace);
+/// Always a file, since one server forgets its memory streams, configuration included, when it restarts. Without history
+/// what it keeps is worth no synced write, though: on one server the broker may write it behind the acknowledgement.
+fn publications(config: &Config, subjects: &Subjects, namespace: &Namespace) -> Stream {
+    let (kept, repeated) = subjects.all_channels(&namespace.name);
+    let history = namespace.has_history();
+    let max_age = if history { namespace.history_ttl } else { EPHEMERAL_TTL };
     Stream {
-        max_messages_per_subject: 1,
-        max_age: EPHEMERAL_TTL,
-        duplicate_window: config.streams.duplicate_window.min(EPHEMERAL_TTL),
+        max_messages_per_subject: if history { i64::from(namespace.history_size) } else { 1 },
+        max_age,
+        duplicate_window: config.streams.duplicate_window.min(max_age),
         deny_delete: true,
-        persist_mode: (config.streams.replicas == 1).then_some(PersistenceMode::Async),
+        persist_mode: (!history && config.streams.replicas == 1).then_some(PersistenceMode::Async),
         republish: Some(Republish { source: kept.clone(), destination: repeated, headers_only: false }),
-        ..base(config, channel_stream(namespace), kept)
+        ..base(config, channel_stream(&namespace.name), kept)
     }
 }
 

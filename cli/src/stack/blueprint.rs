@@ -55,12 +55,8 @@ impl Blueprint {
             self.config.nats.url = format!("nats://{public}");
         }
         let data = self.dir.join("nats");
-        let text = broker::configuration(
-            &self.config.nats,
-            public.port(),
-            internal.port(),
-            &data.display().to_string(),
-        )?;
+        let text =
+            broker::configuration(&self.config, public.port(), internal.port(), &data.display().to_string())?;
         let file = self.dir.join("nats.conf");
         std::fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
         let spec = Spec {

@@ -1,18 +1,17 @@
 //! The broker's configuration file: the `nats.conf` of this repository with the ports, directory and passwords of a stack.
 
 use anyhow::Context;
-use tidegate_shared::config::NatsConfig;
+use tidegate_shared::{
+    config::{Config, Namespace},
+    topology::channel_stream,
+};
 
 /// The configuration every stack starts from.
 const NATS_CONF: &str = include_str!("../../../nats.conf");
 
 /// Writes the configuration of one broker: `port` for clients, `monitor` for its health, `data` for its files.
-pub(crate) fn configuration(
-    nats: &NatsConfig,
-    port: u16,
-    monitor: u16,
-    data: &str,
-) -> anyhow::Result<String> {
+pub(crate) fn configuration(config: &Config, port: u16, monitor: u16, data: &str) -> anyhow::Result<String> {
+    let nats = &config.nats;
     let values = [
         ("CLIENT_PORT", port.to_string()),
         ("MONITOR_PORT", monitor.to_string()),
@@ -22,11 +21,29 @@ pub(crate) fn configuration(
         ("SERVICE_PASSWORD", quoted(nats.service.password.expose())),
         ("SETUP_PASSWORD", quoted(nats.setup.password.expose())),
     ];
-    let mut text = NATS_CONF.replace("tide.", &format!("{}.", nats.prefix));
+    let mut text = with_namespaces(NATS_CONF, config).replace("tide.", &format!("{}.", nats.prefix));
     for (name, value) in values {
         text = with(&text, name, &value).with_context(|| format!("nats.conf does not define {name}"))?;
     }
     Ok(text)
+}
+
+/// Lets the gateway read the streams of the namespaces that have history: a wildcard cannot name them.
+fn with_namespaces(text: &str, config: &Config) -> String {
+    let is_one = |line: &&str| line.trim_start().starts_with("\"$JS.API.DIRECT.GET.TIDE_CH_");
+    let mut lines: Vec<String> = Vec::new();
+    for line in text.lines() {
+        if !is_one(&line) {
+            lines.push(line.to_owned());
+        } else if line.contains("TIDE_CH_user\"") {
+            let kept = config.all_namespaces().into_iter().filter(Namespace::has_history);
+            lines.extend(kept.map(|namespace| {
+                let stream = channel_stream(&namespace.name);
+                format!("            \"$JS.API.DIRECT.GET.{stream}\", \"$JS.API.DIRECT.GET.{stream}.>\",")
+            }));
+        }
+    }
+    lines.join("\n") + "\n"
 }
 
 /// Replaces the value of the variable that is defined at a line's start.
@@ -42,15 +59,14 @@ fn quoted(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use tidegate_shared::config::Config;
-
     use super::*;
 
     #[test]
     fn every_variable_is_replaced_and_nothing_else() {
-        let config = Config::from_sources(None, std::collections::BTreeMap::new(), &[]).unwrap();
-        let text = configuration(&config.nats, 4223, 8223, "/tmp/x").unwrap();
+        let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tidegate.toml");
+        let config = Config::from_sources(Some(&file), std::collections::BTreeMap::new(), &[]).unwrap();
+        let text = configuration(&config, 4223, 8223, "/tmp/x").unwrap();
         assert!(text.contains("CLIENT_PORT = 4223\n") && text.contains("DATA_DIR = \"/tmp/x\"\n"));
-        assert_eq!(configuration(&config.nats, 4222, 8222, ".run/nats").unwrap(), NATS_CONF);
+        assert_eq!(configuration(&config, 4222, 8222, ".run/nats").unwrap(), NATS_CONF);
     }
 }

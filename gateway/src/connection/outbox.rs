@@ -32,6 +32,8 @@ struct Inner {
     open: bool,
     end: Option<Disconnect>,
     drain: Option<Drain>,
+    /// Channels whose publications were missed and cannot be filled in.
+    lost: Vec<Box<str>>,
 }
 
 /// How a connection is to end when the gateway drains.
@@ -52,6 +54,8 @@ pub(crate) enum Mail {
     End(Disconnect),
     /// The gateway drains.
     Drain(Drain),
+    /// This channel's publications were missed: the client has to resume.
+    Lost(Box<str>),
 }
 
 impl Outbox {
@@ -101,7 +105,13 @@ impl Outbox {
         self.waker.wake();
     }
 
-    /// Takes what is there: the end first, then news of a drain, then frames up to about `most` bytes.
+    /// Tells the connection that publications of this channel were missed. The channel has let go of it already.
+    pub(crate) fn lose(&self, channel: &str) {
+        self.lock().lost.push(channel.into());
+        self.waker.wake();
+    }
+
+    /// Takes what is there: the end first, then news, then frames up to about `most` bytes.
     pub(crate) fn poll_take(&self, cx: &mut Context<'_>, most: usize) -> Poll<Mail> {
         self.waker.register(cx.waker());
         let mut inner = self.lock();
@@ -110,6 +120,9 @@ impl Outbox {
         }
         if let Some(drain) = inner.drain.take() {
             return Poll::Ready(Mail::Drain(drain));
+        }
+        if let Some(channel) = inner.lost.pop() {
+            return Poll::Ready(Mail::Lost(channel));
         }
         if inner.frames.is_empty() {
             return Poll::Pending;

@@ -59,7 +59,7 @@ impl Writer {
     }
 
     /// Writes what is left and the reason, then waits a moment for the client to have read it.
-    pub(super) async fn close(mut self, rest: Vec<Bytes>, disconnect: Disconnect) {
+    pub(super) async fn close(&mut self, rest: Vec<Bytes>, disconnect: Disconnect) {
         let reason = CloseFrame { code: disconnect.code, reason: Utf8Bytes::from_static(disconnect.reason) };
         let goodbye = async {
             if let Some(message) = join(self.encoding, rest) {
@@ -75,7 +75,7 @@ impl Writer {
     }
 
     /// Answers a client's close frame, which the library does as soon as it is read on.
-    pub(super) async fn say_goodbye(mut self) {
+    pub(super) async fn say_goodbye(&mut self) {
         let _ = timeout(CLOSE_LIMIT, self.read_to_the_end()).await;
     }
 

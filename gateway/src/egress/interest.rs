@@ -16,6 +16,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::Egress;
+use crate::feed::Feed;
 
 /// How long a subscription outlives its last subscriber.
 const LINGER: Duration = Duration::from_secs(5);
@@ -27,6 +28,7 @@ pub(crate) struct Interests {
 }
 
 struct Interest {
+    feed: Arc<Feed>,
     ready: OnceCell<()>,
     stop: CancellationToken,
     state: Mutex<State>,
@@ -40,6 +42,7 @@ struct State {
 /// One subscriber's share in a channel's subscription; returned when dropped.
 pub(crate) struct Held {
     interest: Arc<Interest>,
+    pub(crate) feed: Arc<Feed>,
 }
 
 /// The broker did not take the subscription.
@@ -58,7 +61,7 @@ impl Interests {
     /// Returns when the channel's publications reach this gateway.
     pub(crate) async fn hold(&self, channel: &Channel) -> Result<Held, NotReceived> {
         let held = self.take(channel);
-        held.interest.ready.get_or_try_init(|| self.subscribe(channel, held.interest.stop.clone())).await?;
+        held.interest.ready.get_or_try_init(|| self.subscribe(channel, &held)).await?;
         Ok(held)
     }
 
@@ -66,6 +69,10 @@ impl Interests {
         let mut channels = lock(&self.channels);
         let interest = channels.entry(channel.clone()).or_insert_with(|| {
             Arc::new(Interest {
+                feed: self.egress.hub.enter(channel, |feed| {
+                    feed.hold(true);
+                    Arc::clone(feed)
+                }),
                 ready: OnceCell::new(),
                 stop: CancellationToken::new(),
                 state: Mutex::new(State { holders: 0, idle_since: None }),
@@ -75,17 +82,20 @@ impl Interests {
         state.holders += 1;
         state.idle_since = None;
         drop(state);
-        Held { interest: Arc::clone(interest) }
+        Held { interest: Arc::clone(interest), feed: Arc::clone(&interest.feed) }
     }
 
-    async fn subscribe(&self, channel: &Channel, stop: CancellationToken) -> Result<(), NotReceived> {
+    async fn subscribe(&self, channel: &Channel, held: &Held) -> Result<(), NotReceived> {
         let failed = |error: &dyn std::error::Error| NotReceived(error.to_string());
         let broker = &self.egress.broker;
         let subject = self.egress.subjects.live(channel);
         let mut messages = broker.client().subscribe(subject).await.map_err(|e| failed(&e))?;
         // Flushing would only empty our own buffer: the barrier's answer shows that the server has read the SUB.
         broker.barrier(self.egress.subjects.barrier()).await.map_err(|e| failed(&e))?;
-        let egress = self.egress.clone();
+        if let Some(position) = self.egress.history.position(channel).await.map_err(|e| failed(&e))? {
+            held.feed.track(position);
+        }
+        let (egress, stop) = (self.egress.clone(), held.interest.stop.clone());
         self.egress.lifecycle.spawn(async move {
             loop {
                 tokio::select! {
@@ -111,10 +121,11 @@ impl Interests {
                 () = self.egress.lifecycle.finishing() => return,
             }
             let now = Instant::now();
-            lock(&self.channels).retain(|_, interest| {
+            lock(&self.channels).retain(|channel, interest| {
                 let keep = lock(&interest.state).idle_since.is_none_or(|since| now < since + LINGER);
                 if !keep {
                     interest.stop.cancel();
+                    self.egress.hub.quit(channel, |feed| feed.hold(false));
                 }
                 keep
             });

@@ -63,7 +63,10 @@ fn accept(
         .max_frame_size(hard_limit)
         .protocols([PROTOBUF_SUBPROTOCOL, JSON_SUBPROTOCOL]);
     let encoding = encoding_of(&upgrade, query);
-    upgrade.on_upgrade(move |socket| Connection::new(shared, socket, encoding, slot).run())
+    upgrade.on_upgrade(move |socket| {
+        let mut connection = Connection::new(shared, socket, encoding, slot);
+        async move { connection.run().await }
+    })
 }
 
 /// A subprotocol says which encoding, or the query does for clients that cannot set one.

@@ -5,12 +5,13 @@ use std::time::Instant;
 use tidegate_shared::{
     VERSION,
     channel::Channel,
-    protocol::{
-        ConnectRequest, ConnectResult, RefreshRequest, RefreshResult, Reply, Sub, SubscribeResult, codes,
-    },
+    protocol::{ConnectRequest, ConnectResult, RefreshRequest, RefreshResult, Reply, Sub, codes},
 };
 
-use super::{Connected, Effect, Effects, Liveness, Now, Phase, Session, Subscriptions, refuse};
+use super::{
+    Connected, Connecting, Effect, Effects, Liveness, Now, Phase, Session, Subscriptions, refuse,
+    subscribe::{Position, resume_of},
+};
 use crate::auth::{Identity, Invalid};
 
 impl Session {
@@ -31,19 +32,50 @@ impl Session {
             version: VERSION.to_owned(),
             expires,
             ttl,
-            subs: personal.iter().map(|c| Sub::new(c.name(), SubscribeResult::default())).collect(),
+            subs: Vec::new(),
             ping: u32::try_from(self.rules.ping_interval.as_secs()).unwrap_or(u32::MAX),
             pong: true,
         };
-        self.phase = Phase::Connected(Box::new(Connected {
+        let resume =
+            personal.as_ref().and_then(|channel| request.subs.get(channel.name())).and_then(resume_of);
+        let connected = Connected {
             expires: self.end_of(&identity, now),
             user: identity.user,
             info: identity.info,
             liveness: Liveness::new(now.instant, self.rules.ping_interval, jitter),
             subscriptions: Subscriptions::default(),
-        }));
+        };
         let reply = Reply { id, connect: Some(result), ..Reply::default() };
-        vec![Effect::Reply(reply), Effect::Register { personal }]
+        let until = now.instant + self.rules.limits.first_frame;
+        let asked = resume.clone();
+        self.phase = Phase::Connecting(Box::new(Connecting { until, reply, resume: asked, connected }));
+        vec![Effect::Welcome { personal, resume }]
+    }
+
+    /// The personal channel is joined, if there is one: the reply to `connect`.
+    pub(crate) fn welcomed(&mut self, personal: Option<(&Channel, Position)>) -> Option<Reply> {
+        let phase = std::mem::replace(&mut self.phase, Phase::Closed);
+        let Phase::Connecting(connecting) = phase else {
+            self.phase = phase;
+            return None;
+        };
+        let Connecting { mut reply, resume, connected, .. } = *connecting;
+        if let (Some(result), Some((channel, position))) = (&mut reply.connect, personal) {
+            result.subs = vec![Sub::new(channel.name(), position.result(resume.as_ref(), self.encoding))];
+        }
+        self.phase = Phase::Connected(Box::new(connected));
+        Some(reply)
+    }
+
+    /// The personal channel could not be joined: the client tries again.
+    pub(crate) fn not_welcomed(&mut self, now: Instant) -> Effects {
+        let phase =
+            std::mem::replace(&mut self.phase, Phase::Refused { until: now + self.rules.limits.first_frame });
+        let Phase::Connecting(connecting) = phase else {
+            self.phase = phase;
+            return Vec::new();
+        };
+        refuse(connecting.reply.id, codes::INTERNAL)
     }
 
     pub(super) fn refresh(&mut self, id: u32, request: &RefreshRequest, now: Now) -> Effects {

@@ -89,7 +89,7 @@ impl Session {
     fn user(&self) -> Option<&str> {
         match &self.phase {
             Phase::Connected(connected) => connected.user.as_deref(),
-            Phase::Fresh { .. } | Phase::Refused { .. } | Phase::Closed => None,
+            Phase::Fresh { .. } | Phase::Refused { .. } | Phase::Connecting(_) | Phase::Closed => None,
         }
     }
 

@@ -1,14 +1,17 @@
 //! `subscribe` and `unsubscribe`: a channel's reply is on the wire before its first publication.
 
+use std::sync::Arc;
+
 use tidegate_shared::{
     channel::Channel,
-    protocol::{self, Empty, Reply, SubscribeRequest, SubscribeResult, UnsubscribeRequest, codes},
+    protocol::{
+        self, Empty, Encoding, HistoryRequest, HistoryResult, Publication, Push, Reply, SubscribeRequest,
+        SubscribeResult, Unsubscribe, UnsubscribeRequest, codes,
+    },
 };
 
-use super::{
-    Effect, Effects, Phase, Session, refuse,
-    subscriptions::{Left, Pending},
-};
+use super::{Effect, Effects, Phase, Session, refuse, subscriptions::Left};
+use crate::feed::{Joined, Resume};
 
 impl Session {
     pub(super) fn subscribe(&mut self, id: u32, request: &SubscribeRequest) -> Effects {
@@ -35,22 +38,49 @@ impl Session {
         if connected.subscriptions.len() >= self.rules.limits.channels {
             return refuse(id, codes::LIMIT_EXCEEDED.because("too many channels on this connection"));
         }
-        let ticket = connected.subscriptions.begin(channel.clone(), id, request.recover);
-        vec![Effect::Interest { ticket, channel }]
+        let resume = resume_of(request);
+        let ticket = connected.subscriptions.begin(channel.clone(), id, resume.clone());
+        let or_refuse = request.flag & REFUSE_UNRECOVERABLE != 0;
+        vec![Effect::Interest { ticket, channel, resume, or_refuse }]
     }
 
-    /// The channel's publications reach this gateway now, or cannot.
-    pub(crate) fn subscribed(&mut self, ticket: u32, result: Result<(), protocol::Error>) -> Effects {
+    /// The channel is joined at this position: the reply, unless the subscription has been given up meanwhile.
+    pub(crate) fn subscribed(&mut self, ticket: u32, position: &Position) -> Option<Reply> {
+        let Phase::Connected(connected) = &mut self.phase else { return None };
+        let pending = connected.subscriptions.complete(ticket)?;
+        let result = position.result(pending.resume.as_ref(), self.encoding);
+        Some(Reply { id: pending.command, subscribe: Some(result), ..Reply::default() })
+    }
+
+    /// The channel cannot be joined.
+    pub(crate) fn not_subscribed(&mut self, ticket: u32, error: protocol::Error) -> Effects {
         let Phase::Connected(connected) = &mut self.phase else { return Vec::new() };
-        if let Err(error) = result {
-            let command = connected.subscriptions.fail(ticket);
-            return command.map(|id| refuse(id, error)).unwrap_or_default();
+        let command = connected.subscriptions.fail(ticket);
+        command.map(|id| refuse(id, error)).unwrap_or_default()
+    }
+
+    /// Publications of a channel were missed and cannot be filled in: the client subscribes again from its position.
+    pub(crate) fn lost(&mut self, channel: &Channel) -> Effects {
+        let Phase::Connected(connected) = &mut self.phase else { return Vec::new() };
+        if channel.personal_user().is_some() {
+            return self.close(codes::INSUFFICIENT_STATE);
         }
-        let Some((pending, channel)) = connected.subscriptions.complete(ticket) else { return Vec::new() };
-        vec![subscribed_reply(pending), Effect::Join { channel }]
+        match connected.subscriptions.leave(channel) {
+            Left::Nothing | Left::Pending(_) => Vec::new(),
+            Left::Active => {
+                let (code, reason) = codes::UNSUBSCRIBED_INSUFFICIENT_STATE;
+                let unsubscribe = Some(Unsubscribe { code, reason: reason.to_owned() });
+                let push = Push { channel: channel.name().to_owned(), unsubscribe, ..Push::default() };
+                vec![
+                    Effect::Leave { channel: channel.clone() },
+                    Effect::Reply(Reply { push: Some(push), ..Reply::default() }),
+                ]
+            }
+        }
     }
 
     pub(super) fn unsubscribe(&mut self, id: u32, request: &UnsubscribeRequest) -> Effects {
+        let encoding = self.encoding;
         let Phase::Connected(connected) = &mut self.phase else { return Vec::new() };
         let done = Effect::Reply(Reply { id, unsubscribe: Some(Empty {}), ..Reply::default() });
         // A name that is no channel cannot be subscribed to, and leaving what one does not have succeeds.
@@ -58,14 +88,94 @@ impl Session {
         match connected.subscriptions.leave(&channel) {
             Left::Nothing => vec![done],
             // Replies come in the order of the commands: the subscription was granted, and is over before it began.
-            Left::Pending(pending) => vec![subscribed_reply(pending), done],
+            Left::Pending(pending) => {
+                let result = Position::live().result(pending.resume.as_ref(), encoding);
+                let granted = Reply { id: pending.command, subscribe: Some(result), ..Reply::default() };
+                vec![Effect::Reply(granted), done]
+            }
             Left::Active => vec![Effect::Leave { channel }, done],
+        }
+    }
+
+    pub(super) fn history(&mut self, id: u32, ask: HistoryRequest) -> Effects {
+        if ask.channel.is_empty() {
+            return self.close(codes::BAD_PROTOCOL);
+        }
+        let channel = match Channel::parse(&ask.channel) {
+            Ok(channel) => channel,
+            Err(error) => return refuse(id, codes::BAD_REQUEST.because(error)),
+        };
+        let Phase::Connected(connected) = &self.phase else { return Vec::new() };
+        let own = channel.personal_user().is_some_and(|user| connected.user.as_deref() == Some(user));
+        match self.rules.history(&channel) {
+            None => refuse(id, codes::UNKNOWN_CHANNEL),
+            Some((_, audience)) if !own && !audience.includes(connected.user.is_some()) => {
+                refuse(id, codes::PERMISSION_DENIED)
+            }
+            Some((0, _)) => refuse(id, codes::NOT_AVAILABLE),
+            Some(_) if ask.reverse && ask.since.as_ref().is_some_and(|since| since.offset == 0) => {
+                refuse(id, codes::BAD_REQUEST.because("nothing is before the beginning"))
+            }
+            Some(_) => vec![Effect::History { command: id, channel, ask: Box::new(ask) }],
+        }
+    }
+
+    /// Past publications are read, or the position asked for is not of this stream.
+    pub(crate) fn paged(&self, id: u32, page: Result<Option<HistoryResult>, protocol::Error>) -> Effects {
+        match page {
+            Ok(Some(mut page)) => {
+                page.publications =
+                    page.publications.into_iter().map(|p| p.suited_to(self.encoding)).collect();
+                vec![Effect::Reply(Reply { id, history: Some(page), ..Reply::default() })]
+            }
+            Ok(None) => refuse(id, codes::UNRECOVERABLE),
+            Err(error) => refuse(id, error),
         }
     }
 }
 
-/// Without history nothing can be resumed, and a client that asks for it is told so.
-fn subscribed_reply(pending: Pending) -> Effect {
-    let result = SubscribeResult { recoverable: false, recovered: false, was_recovering: pending.recovering };
-    Effect::Reply(Reply { id: pending.command, subscribe: Some(result), ..Reply::default() })
+/// The bit of `flag` by which a client asks for an error instead of a failed recovery.
+const REFUSE_UNRECOVERABLE: i64 = 2;
+
+/// Where the client left the channel, if it wants to go on from there.
+pub(super) fn resume_of(request: &SubscribeRequest) -> Option<Resume> {
+    request.recover.then(|| Resume { offset: request.offset, epoch: request.epoch.clone() })
+}
+
+/// Where a member stands in a channel.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Position {
+    /// What the channel said when it was joined.
+    pub(crate) joined: Joined,
+    /// The stream its offsets belong to; nothing without history.
+    pub(crate) epoch: Option<Arc<str>>,
+}
+
+impl Position {
+    /// The position in a channel without history.
+    pub(crate) fn live() -> Self {
+        Self { joined: Joined::Live, epoch: None }
+    }
+
+    /// What a client that asked to resume, or did not, is told.
+    pub(super) fn result(&self, resume: Option<&Resume>, encoding: Encoding) -> SubscribeResult {
+        let result = SubscribeResult { was_recovering: resume.is_some(), ..SubscribeResult::default() };
+        let positioned = SubscribeResult {
+            recoverable: true,
+            positioned: true,
+            epoch: self.epoch.as_deref().unwrap_or_default().to_owned(),
+            ..result.clone()
+        };
+        match &self.joined {
+            Joined::Live => result,
+            Joined::At { position } => SubscribeResult { offset: *position, ..positioned },
+            Joined::Resumed { missed } => SubscribeResult {
+                recovered: true,
+                // The position asked for, not the newest: the publications move it.
+                offset: resume.map_or(0, |resume| resume.offset),
+                publications: missed.iter().map(|p| Publication::clone(p).suited_to(encoding)).collect(),
+                ..positioned
+            },
+        }
+    }
 }

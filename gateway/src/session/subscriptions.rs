@@ -2,6 +2,8 @@
 
 use tidegate_shared::channel::Channel;
 
+use crate::feed::Resume;
+
 /// The channels of one session. Few per session, so a list is smaller and as fast as a map.
 #[derive(Debug, Default)]
 pub(super) struct Subscriptions {
@@ -16,12 +18,12 @@ struct Entry {
 }
 
 /// A subscription that is being prepared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Pending {
     /// The command that waits for its reply.
     pub(super) command: u32,
-    /// Whether the client asked to resume.
-    pub(super) recovering: bool,
+    /// From where the client asked to resume.
+    pub(super) resume: Option<Resume>,
     ticket: u32,
 }
 
@@ -46,17 +48,16 @@ impl Subscriptions {
     }
 
     /// Begins a subscription; the ticket tells its preparation from a later one for the same channel.
-    pub(super) fn begin(&mut self, channel: Channel, command: u32, recovering: bool) -> u32 {
+    pub(super) fn begin(&mut self, channel: Channel, command: u32, resume: Option<Resume>) -> u32 {
         let ticket = self.next_ticket;
         self.next_ticket = self.next_ticket.wrapping_add(1);
-        self.entries.push(Entry { channel, pending: Some(Pending { command, recovering, ticket }) });
+        self.entries.push(Entry { channel, pending: Some(Pending { command, resume, ticket }) });
         ticket
     }
 
     /// Completes a subscription; nothing if it has been given up meanwhile.
-    pub(super) fn complete(&mut self, ticket: u32) -> Option<(Pending, Channel)> {
-        let entry = self.entries.iter_mut().find(|entry| entry.is_pending(ticket))?;
-        Some((entry.pending.take()?, entry.channel.clone()))
+    pub(super) fn complete(&mut self, ticket: u32) -> Option<Pending> {
+        self.entries.iter_mut().find(|entry| entry.is_pending(ticket))?.pending.take()
     }
 
     /// Gives a subscription up, begun or complete.
@@ -79,6 +80,6 @@ impl Subscriptions {
 
 impl Entry {
     fn is_pending(&self, ticket: u32) -> bool {
-        self.pending.is_some_and(|pending| pending.ticket == ticket)
+        self.pending.as_ref().is_some_and(|pending| pending.ticket == ticket)
     }
 }

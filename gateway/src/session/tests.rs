@@ -11,6 +11,7 @@ use tidegate_shared::{
 };
 
 use super::*;
+use crate::feed::Joined;
 
 const TOML: &str = r#"
     [[namespace]]
@@ -20,6 +21,13 @@ const TOML: &str = r#"
     [[namespace]]
     name = "open"
     allow_subscribe = "anyone"
+    [[namespace]]
+    name = "kept"
+    allow_history = "authenticated"
+    history_size = 10
+    [[namespace]]
+    name = "bare"
+    allow_history = "authenticated"
     [[route]]
     name = "echo"
     match = "rpc.echo"
@@ -51,16 +59,23 @@ impl Script {
 
     fn connected(flags: &[(&str, &str)]) -> Self {
         let mut script = Self::fresh(flags);
-        let effects = script.connect(&token(&serde_json::json!({"sub": "42"})));
-        assert!(
-            matches!(&effects[..], [Effect::Reply(reply), Effect::Register { .. }] if reply.connect.is_some())
-        );
+        let reply = script.welcome(&token(&serde_json::json!({"sub": "42"})));
+        assert!(reply.connect.is_some());
         script
+    }
+
+    /// Connects, with the personal channel, if there is one, at once at hand.
+    fn welcome(&mut self, token: &str) -> Reply {
+        let effects = self.connect(token);
+        let [Effect::Welcome { personal, resume: None }] = &effects[..] else { panic!("{effects:?}") };
+        assert!(self.session.is_connecting());
+        let personal = personal.as_ref().map(|channel| (channel, at(7)));
+        self.session.welcomed(personal).unwrap()
     }
 
     fn anonymous() -> Self {
         let mut script = Self::fresh(&[("auth.anonymous", "true")]);
-        script.connect("");
+        script.welcome("");
         script
     }
 
@@ -121,6 +136,11 @@ fn token(claims: &serde_json::Value) -> String {
     jsonwebtoken::encode(&jsonwebtoken::Header::default(), claims, &key).unwrap()
 }
 
+/// A position in a channel with history.
+fn at(position: u64) -> Position {
+    Position { joined: Joined::At { position }, epoch: Some("e".into()) }
+}
+
 fn error(effects: &Effects) -> u32 {
     match &effects[..] {
         [Effect::Reply(Reply { error: Some(error), .. })] => {
@@ -172,10 +192,7 @@ fn tokens_decide_who_connects() {
 fn a_token_that_ends_asks_for_a_fresh_one_and_its_end_is_the_sessions() {
     let mut script = Script::fresh(&[]);
     let first = token(&serde_json::json!({"sub": "42", "exp": 1_800_000_060}));
-    let effects = script.connect(&first);
-    let [Effect::Reply(Reply { connect: Some(result), .. }), Effect::Register { .. }] = &effects[..] else {
-        panic!("{effects:?}")
-    };
+    let result = script.welcome(&first).connect.unwrap();
     assert!(result.expires && result.ttl == 60);
     script.live(50);
     let refresh =
@@ -258,14 +275,19 @@ fn channels_have_rules() {
     );
 }
 
-#[test]
-fn a_subscription_is_answered_before_it_delivers() {
-    let mut script = Script::connected(&[]);
-    let effects = script.subscribe("chat:x");
+fn ticket(effects: &Effects) -> u32 {
     let [Effect::Interest { ticket, .. }] = effects[..] else { panic!("{effects:?}") };
+    ticket
+}
+
+#[test]
+fn a_subscription_is_granted_once_it_is_joined() {
+    let mut script = Script::connected(&[]);
+    let ticket = ticket(&script.subscribe("chat:x"));
     assert_eq!(error(&script.subscribe("chat:x")), 105);
-    let effects = script.session.subscribed(ticket, Ok(()));
-    assert!(matches!(&effects[..], [Effect::Reply(r), Effect::Join { .. }] if r.subscribe.is_some()));
+    let result = script.session.subscribed(ticket, &at(7)).unwrap().subscribe.unwrap();
+    assert!(result.recoverable && result.positioned && !result.recovered && !result.was_recovering);
+    assert_eq!((result.offset, result.epoch.as_str()), (7, "e"));
     let effects = script.unsubscribe("chat:x");
     assert!(matches!(&effects[..], [Effect::Leave { .. }, Effect::Reply(r)] if r.unsubscribe.is_some()));
 }
@@ -273,14 +295,89 @@ fn a_subscription_is_answered_before_it_delivers() {
 #[test]
 fn a_subscription_given_up_while_it_begins_answers_both_commands_in_order() {
     let mut script = Script::connected(&[]);
-    let effects = script.subscribe("chat:x");
-    let [Effect::Interest { ticket, .. }] = effects[..] else { panic!("{effects:?}") };
+    let ticket = ticket(&script.subscribe("chat:x"));
     let effects = script.unsubscribe("chat:x");
     assert!(
         matches!(&effects[..], [Effect::Reply(a), Effect::Reply(b)] if a.subscribe.is_some() && b.unsubscribe.is_some())
     );
-    assert_eq!(script.session.subscribed(ticket, Ok(())), [], "its preparation comes too late");
+    assert_eq!(script.session.subscribed(ticket, &at(7)), None, "its preparation comes too late");
     assert!(matches!(&script.subscribe("chat:x")[..], [Effect::Interest { .. }]));
+}
+
+#[test]
+fn who_resumes_is_told_whether_that_worked() {
+    let missed = vec![Arc::new(Publication { data: "1".into(), offset: 9, ..Publication::default() })];
+    for (joined, recovered, offset, count) in [
+        (Joined::Resumed { missed }, true, 5, 1),
+        (Joined::Resumed { missed: Vec::new() }, true, 5, 0),
+        (Joined::At { position: 9 }, false, 9, 0),
+    ] {
+        let mut script = Script::connected(&[]);
+        let subscribe = SubscribeRequest {
+            channel: "chat:x".into(),
+            recover: true,
+            offset: 5,
+            epoch: "e".into(),
+            ..SubscribeRequest::default()
+        };
+        let effects = script.say(Command { subscribe: Some(subscribe), ..Command::default() });
+        let [Effect::Interest { ticket, resume: Some(resume), or_refuse: false, .. }] = &effects[..] else {
+            panic!("{effects:?}")
+        };
+        assert_eq!(*resume, Resume { offset: 5, epoch: "e".into() });
+        let result = script
+            .session
+            .subscribed(*ticket, &Position { joined, epoch: Some("e".into()) })
+            .unwrap()
+            .subscribe
+            .unwrap();
+        assert_eq!(
+            (result.recovered, result.was_recovering, result.offset, result.publications.len()),
+            (recovered, true, offset, count)
+        );
+    }
+}
+
+#[test]
+fn a_channel_that_lost_publications_is_resumed_and_a_personal_one_by_connecting_again() {
+    let mut script = Script::connected(&[]);
+    let ticket = ticket(&script.subscribe("chat:x"));
+    script.session.subscribed(ticket, &at(7)).unwrap();
+    let effects = script.session.lost(&Channel::parse("chat:x").unwrap());
+    let [Effect::Leave { .. }, Effect::Reply(push)] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!(push.push.as_ref().unwrap().unsubscribe.as_ref().unwrap().code, 2500);
+    assert!(matches!(&script.subscribe("chat:x")[..], [Effect::Interest { .. }]), "it may come back at once");
+    assert_eq!(closed(&script.session.lost(&Channel::personal("42"))), 3010);
+}
+
+#[test]
+fn commands_behind_connect_wait_until_it_is_answered() {
+    let mut script = Script::fresh(&[]);
+    script.connect(&token(&serde_json::json!({"sub": "42"})));
+    assert!(script.session.is_connecting());
+    assert_eq!(error(&script.session.not_welcomed(script.now.instant)), 100);
+    assert_eq!(closed(&script.rpc("echo")), 3501, "the rest of a frame after a refused connect");
+}
+
+#[test]
+fn past_publications_are_read_by_those_who_may() {
+    let history = |channel: &str| HistoryRequest {
+        channel: channel.to_owned(),
+        limit: 10,
+        ..HistoryRequest::default()
+    };
+    let ask =
+        |script: &mut Script, request| script.say(Command { history: Some(request), ..Command::default() });
+    let mut script = Script::connected(&[]);
+    assert_eq!(error(&ask(&mut script, history("nowhere:x"))), 102);
+    assert_eq!(error(&ask(&mut script, history("chat:x"))), 103);
+    assert_eq!(error(&ask(&mut script, history("#43"))), 103);
+    assert!(matches!(&ask(&mut script, history("#42"))[..], [Effect::History { .. }]), "one's own");
+    assert!(matches!(&ask(&mut script, history("kept:x"))[..], [Effect::History { .. }]));
+    let since = Some(protocol::StreamPosition::default());
+    assert_eq!(error(&ask(&mut script, HistoryRequest { reverse: true, since, ..history("kept:x") })), 107);
+    assert_eq!(error(&ask(&mut script, history("bare:x"))), 108);
+    assert_eq!(error(&script.session.paged(9, Ok(None))), 112);
 }
 
 #[test]
@@ -293,8 +390,6 @@ fn channels_of_one_connection_are_bounded() {
 #[test]
 fn what_is_switched_off_is_not_available() {
     let mut script = Script::connected(&[]);
-    let history = HistoryRequest { channel: "chat:x".to_owned() };
-    assert_eq!(error(&script.say(Command { history: Some(history), ..Command::default() })), 108);
     assert_eq!(error(&script.say(Command { ping: Some(Empty {}), ..Command::default() })), 108);
     assert_eq!(error(&script.say(Command::default())), 108, "a verb of a later protocol");
     let send = Command { send: Some(SendRequest { data: "1".into() }), ..Command::default() };
@@ -341,7 +436,7 @@ proptest! {
         let mut script = Script::connected(&[]);
         let mut open: Vec<u32> = Vec::new();
         let mut calls: Vec<u32> = Vec::new();
-        let mut tickets: Vec<u32> = Vec::new();
+        let mut tickets: Vec<(u32, Channel)> = Vec::new();
         let mut joined: Vec<Channel> = Vec::new();
         let mut over = false;
         for step in steps {
@@ -356,7 +451,15 @@ proptest! {
                     None => Vec::new(),
                 },
                 Step::Prepare(well) => match tickets.pop() {
-                    Some(ticket) => script.session.subscribed(ticket, if well { Ok(()) } else { Err(codes::INTERNAL.error()) }),
+                    Some((ticket, channel)) if well => match script.session.subscribed(ticket, &Position::live()) {
+                        Some(reply) => {
+                            prop_assert!(!joined.contains(&channel));
+                            joined.push(channel);
+                            vec![Effect::Reply(reply)]
+                        }
+                        None => Vec::new(),
+                    },
+                    Some((ticket, _)) => script.session.not_subscribed(ticket, codes::INTERNAL.error()),
                     None => Vec::new(),
                 },
                 Step::Wait(seconds) => script.after(u64::from(seconds)),
@@ -379,17 +482,15 @@ proptest! {
                         let place = open.iter().position(|id| *id == command);
                         open.remove(place.unwrap());
                     }
-                    Effect::Interest { ticket, .. } => tickets.push(ticket),
-                    Effect::Join { channel } => {
-                        prop_assert!(!joined.contains(&channel));
-                        joined.push(channel);
-                    }
+                    Effect::Interest { ticket, channel, .. } => tickets.push((ticket, channel)),
                     Effect::Leave { channel } => {
                         prop_assert!(joined.contains(&channel));
                         joined.retain(|c| *c != channel);
                     }
                     Effect::Close(_) => over = true,
-                    Effect::Register { .. } | Effect::Send { .. } => prop_assert!(false, "not in this script"),
+                    Effect::Welcome { .. } | Effect::History { .. } | Effect::Send { .. } => {
+                        prop_assert!(false, "not in this script");
+                    }
                 }
             }
         }

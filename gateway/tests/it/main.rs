@@ -12,6 +12,7 @@ mod channels;
 mod connect;
 mod drain;
 mod keys;
+mod recovery;
 mod requests;
 mod start;
 mod support;

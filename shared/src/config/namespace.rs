@@ -1,7 +1,10 @@
 //! `[[namespace]]`: which channels there are and who may use them.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 
+use super::unit;
 use crate::channel::{DEFAULT_NAMESPACE, USER_NAMESPACE};
 
 /// The channels whose names begin with `<name>:`.
@@ -16,6 +19,19 @@ pub struct Namespace {
     /// Which clients may publish.
     #[serde(default = "nobody")]
     pub allow_publish: Audience,
+    /// Which clients may read past publications.
+    #[serde(default = "nobody")]
+    pub allow_history: Audience,
+    /// Publications kept of each channel; none means that nothing can be recovered.
+    #[serde(default)]
+    pub history_size: u32,
+    /// How long they are kept.
+    #[serde(default = "history_ttl", with = "unit::duration")]
+    pub history_ttl: Duration,
+}
+
+fn history_ttl() -> Duration {
+    Duration::from_hours(1)
 }
 
 /// Which clients may do something.
@@ -52,16 +68,29 @@ impl Namespace {
         Self {
             name: DEFAULT_NAMESPACE.to_owned(),
             allow_subscribe: Audience::Authenticated,
-            allow_publish: Audience::Nobody,
+            ..Self::closed()
         }
     }
 
     /// The personal channels: every connection of a user has its own, nobody subscribes to it by name.
     pub(crate) fn user() -> Self {
+        Self { name: USER_NAMESPACE.to_owned(), history_size: 100, ..Self::closed() }
+    }
+
+    /// A namespace that no client may use, without history.
+    fn closed() -> Self {
         Self {
-            name: USER_NAMESPACE.to_owned(),
+            name: String::new(),
             allow_subscribe: Audience::Nobody,
             allow_publish: Audience::Nobody,
+            allow_history: Audience::Nobody,
+            history_size: 0,
+            history_ttl: history_ttl(),
         }
+    }
+
+    /// Whether clients can recover what they missed.
+    pub fn has_history(&self) -> bool {
+        self.history_size > 0
     }
 }

@@ -1,6 +1,8 @@
 //! What types cannot say about a configuration. Each check names the key it is about.
 
-use super::{Config, Environment, Secret};
+use std::time::Duration;
+
+use super::{Audience, Config, Environment, Secret};
 use crate::{channel::USER_NAMESPACE, token::Token};
 
 type Problem = (String, String);
@@ -38,8 +40,20 @@ fn names(config: &Config) -> Result<(), Problem> {
                 format!("{:?} is not a namespace: use letters, digits, `_` and `-`", namespace.name),
             );
         }
-        if namespace.name == USER_NAMESPACE {
-            return problem(key, "`user` is the namespace of personal channels and always exists");
+        if namespace.name == USER_NAMESPACE
+            && [namespace.allow_subscribe, namespace.allow_publish, namespace.allow_history]
+                != [Audience::Nobody; 3]
+        {
+            return problem(
+                key,
+                "personal channels are their users' alone: in the namespace `user` only history can be set, and allow_subscribe has to be \"nobody\"",
+            );
+        }
+        if namespace.history_ttl < Duration::from_secs(1) {
+            return problem(
+                format!("namespace.{index}.history_ttl"),
+                "at least 1s; to keep nothing set history_size = 0",
+            );
         }
         if config.namespaces.iter().take(index).any(|other| other.name == namespace.name) {
             return problem(key, format!("the namespace {:?} is declared twice", namespace.name));
@@ -93,6 +107,7 @@ fn limits(config: &Config) -> Result<(), Problem> {
         ("max_waiting", limits.max_waiting),
         ("max_in_flight_total", limits.max_in_flight_total),
         ("channels", limits.channels),
+        ("recovery", limits.recovery),
     ] {
         if value == 0 {
             return problem(format!("gateway.limits.{key}"), "must be at least 1");
@@ -104,7 +119,7 @@ fn limits(config: &Config) -> Result<(), Problem> {
             "between 128 B and 512 KiB, so that a request fits into a broker message",
         );
     }
-    if config.gateway.ping_interval < std::time::Duration::from_secs(1) {
+    if config.gateway.ping_interval < Duration::from_secs(1) {
         return problem("gateway.ping_interval", "at least 1s: clients are told whole seconds");
     }
     if config.gateway.pong_timeout >= config.gateway.ping_interval {

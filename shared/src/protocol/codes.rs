@@ -60,6 +60,8 @@ pub const BAD_REQUEST: ErrorCode = ErrorCode::new(107, "bad request");
 pub const NOT_AVAILABLE: ErrorCode = ErrorCode::new(108, "not available");
 /// The token has expired; the SDK fetches a new one.
 pub const TOKEN_EXPIRED: ErrorCode = ErrorCode::new(109, "token expired");
+/// The position belongs to a stream that is not there any more, or to what has been trimmed.
+pub const UNRECOVERABLE: ErrorCode = ErrorCode::new(112, "unrecoverable position");
 /// The broker refused the request or cannot be reached; nothing was stored.
 pub const NOT_ACCEPTED: ErrorCode = ErrorCode::temporary(1000, "not accepted, try again");
 /// The request is stored, its answer did not come in time.
@@ -82,6 +84,7 @@ pub const ERRORS: &[ErrorCode] = &[
     BAD_REQUEST,
     NOT_AVAILABLE,
     TOKEN_EXPIRED,
+    UNRECOVERABLE,
     NOT_ACCEPTED,
     STILL_WORKING,
     OUTCOME_UNKNOWN,
@@ -119,6 +122,8 @@ pub const SERVER_ERROR: Disconnect = Disconnect::new(3004, "internal server erro
 pub const EXPIRED: Disconnect = Disconnect::new(3005, "connection expired");
 /// The client reads too slowly for what it is sent.
 pub const SLOW: Disconnect = Disconnect::new(3008, "slow");
+/// Publications of a channel the server subscribed this client to were missed and cannot be filled in: the client resumes.
+pub const INSUFFICIENT_STATE: Disconnect = Disconnect::new(3010, "insufficient state");
 /// A ping was not answered in time.
 pub const NO_PONG: Disconnect = Disconnect::new(3012, "no pong");
 /// The client sends faster than its messages can be stored.
@@ -141,6 +146,7 @@ pub const DISCONNECTS: &[Disconnect] = &[
     SERVER_ERROR,
     EXPIRED,
     SLOW,
+    INSUFFICIENT_STATE,
     NO_PONG,
     TOO_MANY_REQUESTS,
     INVALID_TOKEN,
@@ -149,6 +155,10 @@ pub const DISCONNECTS: &[Disconnect] = &[
     INAPPROPRIATE,
     SEND_NOT_AVAILABLE,
 ];
+
+/// The code and reason of an unsubscribe push after which SDKs subscribe again from their position: publications were
+/// missed and could not be filled in.
+pub const UNSUBSCRIBED_INSUFFICIENT_STATE: (u32, &str) = (2500, "insufficient state");
 
 #[cfg(test)]
 mod tests {

@@ -19,6 +19,8 @@ const RULES: &[(&str, &[&str])] = &[
     ("gateway/src/rules.rs", &["tokio", "axum", "async_nats", "Instant::now"]),
     ("gateway/src/origin.rs", &["tokio", "axum", "async_nats"]),
     ("gateway/src/connection", &["async_nats"]),
+    ("gateway/src/feed", &["axum", "async_nats", "session", "Instant::now"]),
+    ("gateway/src/encoded.rs", &["tokio", "axum", "async_nats"]),
     ("gateway/src/hub.rs", &["axum", "async_nats", "session"]),
     ("gateway/src/ingress", &["axum"]),
     ("gateway/src/egress", &["axum", "session"]),

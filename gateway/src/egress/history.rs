@@ -1,0 +1,238 @@
+//! Reading the streams of channels: where a channel stands, and what is behind a position.
+//!
+//! Says that something is complete only when the stream shows it: the position's own message is still there, or the stream
+//! reaches back to it and no limit can have taken anything. Never delivers to anybody.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use async_nats::Message;
+use tidegate_shared::{
+    broker::{Broker, Refusal, header_number},
+    channel::Channel,
+    config::Namespace,
+    protocol::{HistoryRequest, HistoryResult, Publication},
+    subject::Subjects,
+    topology::channel_stream,
+};
+
+use super::read_publication;
+use crate::feed::Past;
+
+/// Messages read at a time: a batch has no flow control.
+const BATCH: usize = 500;
+
+/// The namespaces with history.
+pub(crate) struct History {
+    broker: Broker,
+    subjects: Subjects,
+    limit: usize,
+    streams: HashMap<String, Kept>,
+}
+
+/// One namespace's stream.
+struct Kept {
+    stream: String,
+    /// Messages kept of each channel.
+    size: usize,
+    epoch: RwLock<Arc<str>>,
+    /// The newest sequence this gateway has seen of the whole stream, where it receives all of it.
+    seen: AtomicU64,
+}
+
+impl History {
+    pub(crate) fn new(broker: Broker, subjects: Subjects, namespaces: &[Namespace], limit: usize) -> Self {
+        let kept = namespaces.iter().filter(|namespace| namespace.has_history()).map(|namespace| {
+            let kept = Kept {
+                stream: channel_stream(&namespace.name),
+                size: namespace.history_size as usize,
+                epoch: RwLock::new("".into()),
+                seen: AtomicU64::new(0),
+            };
+            (namespace.name.clone(), kept)
+        });
+        Self { broker, subjects, limit, streams: kept.collect() }
+    }
+
+    /// How many publications one reply may bring.
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// The namespaces with history.
+    pub(crate) fn namespaces(&self) -> impl Iterator<Item = &str> {
+        self.streams.keys().map(String::as_str)
+    }
+
+    /// Whether a channel has history.
+    pub(crate) fn keeps(&self, channel: &Channel) -> bool {
+        self.streams.contains_key(channel.namespace())
+    }
+
+    /// Reads every stream's epoch and newest sequence; returns the namespaces whose stream is another one than before.
+    pub(crate) async fn refresh(&self) -> Result<Vec<(String, u64)>, Refusal> {
+        let mut changed = Vec::new();
+        for (namespace, kept) in &self.streams {
+            let facts = self.broker.stream_facts(&kept.stream).await?;
+            let epoch: Arc<str> = format!("{:x}", facts.created).into();
+            let mut known = kept.epoch.write().unwrap_or_else(PoisonError::into_inner);
+            let first = known.is_empty();
+            if *known != epoch {
+                *known = epoch;
+                kept.seen.store(facts.last_seq, Ordering::Release);
+                if !first {
+                    changed.push((namespace.clone(), facts.last_seq));
+                }
+            } else if facts.last_seq < kept.seen.load(Ordering::Acquire) {
+                // The stream ends before what was seen of it: an older copy was restored.
+                kept.seen.store(facts.last_seq, Ordering::Release);
+                changed.push((namespace.clone(), facts.last_seq));
+            }
+        }
+        Ok(changed)
+    }
+
+    /// The stream that a channel's offsets belong to.
+    pub(crate) fn epoch(&self, channel: &Channel) -> Option<Arc<str>> {
+        let kept = self.streams.get(channel.namespace())?;
+        Some(Arc::clone(&kept.epoch.read().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    /// Notes the sequence of a message of a namespace that this gateway receives as a whole.
+    pub(crate) fn see(&self, namespace: &str, seq: u64) {
+        if let Some(kept) = self.streams.get(namespace) {
+            kept.seen.fetch_max(seq, Ordering::AcqRel);
+        }
+    }
+
+    /// The position of a channel of such a namespace.
+    pub(crate) fn seen(&self, channel: &Channel) -> Option<u64> {
+        self.streams.get(channel.namespace()).map(|kept| kept.seen.load(Ordering::Acquire))
+    }
+
+    /// The position of a channel: its newest message, or the end of the stream if it has none.
+    pub(crate) async fn position(&self, channel: &Channel) -> Result<Option<u64>, Refusal> {
+        let Some(kept) = self.streams.get(channel.namespace()) else { return Ok(None) };
+        let newest = self.broker.last(&kept.stream, &self.subjects.channel(channel)).await?;
+        match newest.and_then(|message| header_number(&message, "Nats-Sequence")) {
+            Some(seq) => Ok(Some(seq)),
+            None => Ok(Some(self.broker.stream_facts(&kept.stream).await?.last_seq)),
+        }
+    }
+
+    /// Which of these channels have newer messages than their positions.
+    pub(crate) async fn behind_schedule(
+        &self,
+        namespace: &str,
+        channels: &[(Channel, u64)],
+    ) -> Result<Vec<Channel>, Refusal> {
+        let Some(kept) = self.streams.get(namespace) else { return Ok(Vec::new()) };
+        let subjects: Vec<String> =
+            channels.iter().map(|(channel, _)| self.subjects.channel(channel)).collect();
+        let newest: HashMap<_, _> = self.broker.newest(&kept.stream, &subjects).await?.into_iter().collect();
+        let behind = channels.iter().zip(&subjects);
+        let behind =
+            behind.filter(|((_, position), subject)| newest.get(*subject).is_some_and(|seq| seq > position));
+        Ok(behind.map(|((channel, _), _)| channel.clone()).collect())
+    }
+
+    /// Whether the stream reaches as far as this position.
+    pub(crate) async fn reaches(&self, channel: &Channel, position: u64) -> Result<bool, Refusal> {
+        let Some(kept) = self.streams.get(channel.namespace()) else { return Ok(false) };
+        Ok(self.broker.stream_facts(&kept.stream).await?.last_seq >= position)
+    }
+
+    /// What the stream holds of a channel behind `after`: at most one more than `most`, so that too much can be told.
+    pub(crate) async fn behind(&self, channel: &Channel, after: u64, most: usize) -> Result<Past, Refusal> {
+        let nothing = Past { publications: Vec::new(), complete: false };
+        let Some(kept) = self.streams.get(channel.namespace()) else { return Ok(nothing) };
+        // From the position itself: its own message still being there shows that nothing behind it was trimmed.
+        let messages = self.read(kept, channel, after, most.saturating_add(2)).await?;
+        let count = messages.len();
+        let mut publications: Vec<Publication> = messages.iter().map(publication).collect();
+        let anchored = publications.first().is_some_and(|first| first.offset == after);
+        publications.retain(|publication| publication.offset > after);
+        let complete = anchored || {
+            let facts = self.broker.stream_facts(&kept.stream).await?;
+            facts.first_seq <= after.saturating_add(1) && facts.last_seq >= after && count < kept.size
+        };
+        Ok(Past { publications, complete })
+    }
+
+    /// Answers a client's question for past publications; nothing if its position is not of this stream.
+    pub(crate) async fn page(
+        &self,
+        channel: &Channel,
+        ask: &HistoryRequest,
+    ) -> Result<Option<HistoryResult>, Refusal> {
+        let (Some(kept), Some(epoch)) = (self.streams.get(channel.namespace()), self.epoch(channel)) else {
+            return Ok(None);
+        };
+        let since = ask.since.clone().unwrap_or_default();
+        if !since.epoch.is_empty() && *since.epoch != *epoch {
+            return Ok(None);
+        }
+        let limit = usize::try_from(ask.limit).map_or(self.limit, |limit| limit.min(self.limit));
+        let mut publications = Vec::new();
+        if limit > 0 && ask.reverse {
+            publications =
+                self.newest_first(kept, channel, ask.since.as_ref().map(|since| since.offset), limit).await?;
+        } else if limit > 0 {
+            let messages = self.read(kept, channel, since.offset.saturating_add(1), limit).await?;
+            publications = messages.iter().map(publication).collect();
+        }
+        let offset = self.position(channel).await?.unwrap_or_default();
+        Ok(Some(HistoryResult { publications, epoch: epoch.as_ref().to_owned(), offset }))
+    }
+
+    /// The stream reads forward only, so everything before the position is read and the end of it kept.
+    async fn newest_first(
+        &self,
+        kept: &Kept,
+        channel: &Channel,
+        before: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<Publication>, Refusal> {
+        let messages = self.read(kept, channel, 1, kept.size).await?;
+        let older =
+            messages.iter().map(publication).filter(|p| before.is_none_or(|before| p.offset < before));
+        let mut publications: Vec<Publication> = older.collect();
+        publications.reverse();
+        publications.truncate(limit);
+        Ok(publications)
+    }
+
+    async fn read(
+        &self,
+        kept: &Kept,
+        channel: &Channel,
+        from: u64,
+        most: usize,
+    ) -> Result<Vec<Message>, Refusal> {
+        let subject = self.subjects.channel(channel);
+        let mut messages: Vec<Message> = Vec::new();
+        let mut from = from;
+        loop {
+            let want = BATCH.min(most.saturating_sub(messages.len()));
+            let range = self.broker.range(&kept.stream, &subject, from, want).await?;
+            let last = range.messages.last().and_then(|message| header_number(message, "Nats-Sequence"));
+            messages.extend(range.messages);
+            match last {
+                Some(last) if range.more > 0 && messages.len() < most => from = last + 1,
+                _ => return Ok(messages),
+            }
+        }
+    }
+}
+
+fn publication(message: &Message) -> Publication {
+    Publication {
+        offset: header_number(message, "Nats-Sequence").unwrap_or_default(),
+        ..read_publication(message)
+    }
+}

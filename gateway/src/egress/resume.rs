@@ -1,0 +1,119 @@
+//! Filling in what was missed: gaps of a channel on this gateway, and what a client missed while it was away.
+//!
+//! Many clients that come back to one channel share one read of its stream.
+
+use std::{sync::Arc, time::Duration};
+
+use tidegate_shared::{broker::Refusal, channel::Channel};
+use tokio::time::sleep;
+
+use super::Egress;
+use crate::feed::{Feed, Past, Resume};
+
+/// The most publications a gap is filled with.
+const HEAL_LIMIT: usize = 1000;
+/// Between two tries to read a stream while the broker is away.
+const HEAL_PAUSE: Duration = Duration::from_millis(200);
+/// How long what was read for one client is kept for others that come back at the same time.
+const WINDOW_TIME: Duration = Duration::from_secs(10);
+/// Channels whose newest messages are asked for at once; the broker answers no more.
+const CHECK_BATCH: usize = 1000;
+
+impl Egress {
+    /// Fills the gap of a channel behind `after` from its stream, or lets its members go, who then resume by themselves.
+    pub(super) async fn heal(&self, feed: &Feed, after: u64) {
+        let Ok(channel) = Channel::parse(feed.name()) else { return };
+        let past = loop {
+            match self.history.behind(&channel, after, HEAL_LIMIT).await {
+                Ok(past) => break past,
+                Err(refusal) => tracing::debug!(%refusal, "a gap cannot be filled yet"),
+            }
+            tokio::select! {
+                () = sleep(HEAL_PAUSE) => {}
+                () = self.lifecycle.finishing() => return,
+            }
+        };
+        let complete = past.complete && past.publications.len() <= HEAL_LIMIT;
+        self.metrics.healed(complete);
+        let lost = feed.heal(Past { complete, ..past });
+        for outbox in lost {
+            outbox.lose(feed.name());
+        }
+    }
+
+    /// Sees to it that a client can resume from its position; nothing if it cannot.
+    pub(crate) async fn prepare(
+        &self,
+        channel: &Channel,
+        feed: &Arc<Feed>,
+        resume: &Resume,
+    ) -> Result<Option<u64>, Refusal> {
+        let Some(epoch) = self.history.epoch(channel) else { return Ok(None) };
+        if !resume.epoch.is_empty() && *resume.epoch != *epoch {
+            return Ok(None);
+        }
+        let offset = resume.offset;
+        if feed.position().is_some_and(|position| position < offset) {
+            // The client has seen more than this gateway: another one was faster, or the stream has lost its end.
+            if !self.history.reaches(channel, offset).await? {
+                return Ok(None);
+            }
+            if let Some(after) = feed.suspect() {
+                self.heal(feed, after).await;
+            }
+            feed.reach(offset);
+        }
+        if !feed.covers(offset) {
+            let _turn = feed.reading.lock().await;
+            if !feed.covers(offset) {
+                self.open_window(channel, feed, offset).await?;
+            }
+        }
+        Ok(feed.covers(offset).then_some(offset))
+    }
+
+    async fn open_window(&self, channel: &Channel, feed: &Arc<Feed>, after: u64) -> Result<(), Refusal> {
+        let limit = self.history.limit();
+        feed.record();
+        let past = self.history.behind(channel, after, limit).await?;
+        self.metrics.window_read();
+        feed.open_window(after, past, limit);
+        let (feed, lifecycle) = (Arc::clone(feed), self.lifecycle.clone());
+        self.lifecycle.spawn(async move {
+            tokio::select! {
+                () = sleep(WINDOW_TIME) => feed.close_window(),
+                () = lifecycle.finishing() => {}
+            }
+        });
+        Ok(())
+    }
+
+    /// Compares every channel's position with its stream: after the broker was away nothing live may follow that would show
+    /// what was missed.
+    pub(crate) async fn check_positions(&self) -> Result<(), Refusal> {
+        for (namespace, position) in self.history.refresh().await? {
+            tracing::warn!(namespace, "the stream of a namespace is another one, or has lost its end");
+            for (_, feed) in self.hub.feeds(&format!("{namespace}.")) {
+                for outbox in feed.restart(position) {
+                    outbox.lose(feed.name());
+                }
+            }
+        }
+        for namespace in self.history.namespaces() {
+            let feeds = self.hub.feeds(&format!("{namespace}."));
+            let positions = feeds
+                .iter()
+                .filter_map(|(_, feed)| Some((Channel::parse(feed.name()).ok()?, feed.position()?)));
+            let positions: Vec<_> = positions.collect();
+            for some in positions.chunks(CHECK_BATCH) {
+                for channel in self.history.behind_schedule(namespace, some).await? {
+                    let feed = self.hub.enter(&channel, Arc::clone);
+                    if let Some(after) = feed.suspect() {
+                        self.heal(&feed, after).await;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,363 @@
+//! One channel on this gateway: its members, and how far along its stream it is.
+//!
+//! Everything a member gets of the channel passes through here, in order and under one lock, so that joining is exact: a
+//! member's first publication follows the position it was told. Gaps are found here by the chain of sequences and filled from
+//! the stream by the caller. Handles only: no sockets, no broker, no clock.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use bytes::Bytes;
+use tidegate_shared::{
+    id::ClientId,
+    protocol::{Publication, Reply},
+};
+
+use crate::{connection::outbox::Outbox, encoded::Encoded};
+
+/// Live publications that wait while a gap is filled; more than that and the gap is not worth filling.
+const MAX_QUEUED: usize = 1024;
+
+/// A channel's members and its position.
+pub(crate) struct Feed {
+    name: Box<str>,
+    state: Mutex<State>,
+    /// Held while somebody reads the stream for a window, so that all who wait for one share it.
+    pub(crate) reading: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct State {
+    first: Option<(ClientId, Arc<Outbox>)>,
+    more: HashMap<ClientId, Arc<Outbox>>,
+    /// Nothing for a channel without history.
+    track: Option<Track>,
+    /// Kept though nobody is a member: its subscription is held.
+    held: bool,
+}
+
+/// How far along its stream a channel is.
+struct Track {
+    /// Nothing of this channel up to here is still to come.
+    position: u64,
+    /// Live publications behind a gap that is being filled.
+    healing: Option<Vec<Live>>,
+    window: Option<Window>,
+    /// What is delivered while a window is being read.
+    recording: Option<Vec<Arc<Publication>>>,
+}
+
+/// Publications at hand for members that resume.
+struct Window {
+    /// Complete from here on, exclusively.
+    after: u64,
+    publications: VecDeque<Arc<Publication>>,
+    /// The most one member may be brought.
+    limit: usize,
+}
+
+/// A publication as the broker repeated it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Live {
+    /// Its sequence in the stream.
+    pub(crate) seq: u64,
+    /// The sequence of the channel's message before it; 0 if that is not stored any more.
+    pub(crate) previous: u64,
+    pub(crate) publication: Publication,
+}
+
+/// What became of a live publication.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// Handed to this many members.
+    Delivered(usize),
+    /// The members have it, or it waits behind a gap.
+    Known,
+    /// Publications behind this sequence are missing; the caller reads them and calls `heal`.
+    Gap { after: u64 },
+}
+
+/// Where a client left a channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Resume {
+    pub(crate) offset: u64,
+    /// Empty for whichever stream there is.
+    pub(crate) epoch: String,
+}
+
+/// What the stream holds of a channel behind some position.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Past {
+    /// In the order of their offsets.
+    pub(crate) publications: Vec<Publication>,
+    /// Whether nothing in between is missing.
+    pub(crate) complete: bool,
+}
+
+/// What a new member is told.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Joined {
+    /// The channel has no history.
+    Live,
+    /// A fresh start behind this position; whoever asked to resume could not.
+    At { position: u64 },
+    /// Resumed: this is what was missed.
+    Resumed { missed: Vec<Arc<Publication>> },
+}
+
+impl Feed {
+    pub(crate) fn new(name: &str) -> Self {
+        Self { name: name.into(), state: Mutex::default(), reading: tokio::sync::Mutex::default() }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Begins to follow the channel's stream from `position`, unless it is followed already.
+    pub(crate) fn track(&self, position: u64) {
+        let mut state = self.lock();
+        if state.track.is_none() {
+            state.track = Some(Track { position, healing: None, window: None, recording: None });
+        }
+    }
+
+    /// How far along the stream the channel is; nothing without history.
+    pub(crate) fn position(&self) -> Option<u64> {
+        self.lock().track.as_ref().map(|track| track.position)
+    }
+
+    /// Says whether the channel's subscription is held.
+    pub(crate) fn hold(&self, held: bool) {
+        self.lock().held = held;
+    }
+
+    /// Whether nothing refers to the channel any more.
+    pub(crate) fn is_idle(&self) -> bool {
+        let state = self.lock();
+        !state.held && state.is_empty()
+    }
+
+    /// Adds a member. `resume` is the offset behind which it wants everything; `tell` builds what it gets first.
+    pub(crate) fn join(
+        &self,
+        client: ClientId,
+        outbox: &Arc<Outbox>,
+        resume: Option<u64>,
+        tell: impl FnOnce(Joined) -> Option<Bytes>,
+    ) {
+        let mut state = self.lock();
+        let joined = state.track.as_ref().map_or(Joined::Live, |track| track.joined(resume));
+        if let Some(frame) = tell(joined) {
+            outbox.push(frame);
+        }
+        state.add(client, Arc::clone(outbox));
+    }
+
+    /// Removes a member.
+    pub(crate) fn leave(&self, client: &ClientId) {
+        let mut state = self.lock();
+        match &state.first {
+            Some((first, _)) if first == client => state.first = None,
+            _ => {
+                state.more.remove(client);
+            }
+        }
+        if state.is_empty()
+            && let Some(track) = &mut state.track
+        {
+            track.window = None;
+        }
+    }
+
+    /// Takes a live publication of a channel with history.
+    pub(crate) fn live(&self, live: Live) -> Taken {
+        let mut state = self.lock();
+        let Some(track) = &mut state.track else {
+            return Taken::Delivered(state.deliver(&self.name, &live.publication));
+        };
+        if let Some(queue) = &mut track.healing {
+            if queue.len() < MAX_QUEUED {
+                queue.push(live);
+            }
+            return Taken::Known;
+        }
+        if live.seq <= track.position {
+            return Taken::Known;
+        }
+        if live.previous > track.position {
+            let after = track.position;
+            track.healing = Some(vec![live]);
+            return Taken::Gap { after };
+        }
+        Taken::Delivered(state.advance(&self.name, live))
+    }
+
+    /// Begins to fill a gap that nothing live has shown: after the connection to the broker was away. Returns from where.
+    pub(crate) fn suspect(&self) -> Option<u64> {
+        let mut state = self.lock();
+        let track = state.track.as_mut().filter(|track| track.healing.is_none())?;
+        track.healing = Some(Vec::new());
+        Some(track.position)
+    }
+
+    /// Fills a gap with what the stream holds behind the position. If that is not everything, the members are taken out,
+    /// so that nothing behind the gap reaches them, and returned: they have to be told. The channel goes on either way.
+    pub(crate) fn heal(&self, past: Past) -> Vec<Arc<Outbox>> {
+        let mut state = self.lock();
+        let Some(queue) = state.track.as_mut().and_then(|track| track.healing.take()) else {
+            return Vec::new();
+        };
+        if !past.complete || queue.len() >= MAX_QUEUED {
+            let newest =
+                past.publications.iter().map(|p| p.offset).chain(queue.iter().map(|live| live.seq)).max();
+            let position = state.track.as_ref().map_or(0, |track| track.position);
+            return state.restart(newest.unwrap_or(position).max(position));
+        }
+        let past = past.publications.into_iter().map(|publication| Live {
+            seq: publication.offset,
+            previous: 0,
+            publication,
+        });
+        for live in past.chain(queue) {
+            if state.track.as_ref().is_some_and(|track| live.seq > track.position) {
+                state.advance(&self.name, live);
+            }
+        }
+        Vec::new()
+    }
+
+    /// The stream is another one, or ends before the position: goes on from `position`, and returns the members to tell.
+    pub(crate) fn restart(&self, position: u64) -> Vec<Arc<Outbox>> {
+        self.lock().restart(position)
+    }
+
+    /// Nothing of this channel is between its position and `position`, which somebody knows who has seen more.
+    pub(crate) fn reach(&self, position: u64) {
+        if let Some(track) = self.lock().track.as_mut().filter(|track| track.healing.is_none()) {
+            track.position = track.position.max(position);
+        }
+    }
+
+    /// Whether somebody who resumes from `offset` can be served without reading the stream.
+    pub(crate) fn covers(&self, offset: u64) -> bool {
+        let state = self.lock();
+        state.track.as_ref().is_none_or(|track| {
+            track.position == offset || track.window.as_ref().is_some_and(|window| window.after <= offset)
+        })
+    }
+
+    /// Begins to record what is delivered while the stream is read for a window.
+    pub(crate) fn record(&self) {
+        if let Some(track) = &mut self.lock().track {
+            track.recording = Some(Vec::new());
+        }
+    }
+
+    /// Opens a window with what the stream holds behind `after`, if that is complete and not too much.
+    pub(crate) fn open_window(&self, after: u64, past: Past, limit: usize) {
+        let mut state = self.lock();
+        let Some(track) = &mut state.track else { return };
+        let Some(recorded) = track.recording.take() else { return };
+        if !past.complete || past.publications.len() > limit {
+            return;
+        }
+        let begun = recorded.first().map_or(track.position + 1, |publication| publication.offset);
+        let read =
+            past.publications.into_iter().filter(|p| p.offset > after && p.offset < begun).map(Arc::new);
+        track.window = Some(Window { after, publications: read.chain(recorded).collect(), limit });
+    }
+
+    /// Gives the window's memory back.
+    pub(crate) fn close_window(&self) {
+        if let Some(track) = &mut self.lock().track {
+            track.window = None;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn restart(&mut self, position: u64) -> Vec<Arc<Outbox>> {
+        if let Some(track) = &mut self.track {
+            *track = Track { position, healing: None, window: None, recording: None };
+        }
+        let first = self.first.take().into_iter();
+        first.chain(self.more.drain()).map(|(_, outbox)| outbox).collect()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.first.is_none() && self.more.is_empty()
+    }
+
+    fn add(&mut self, client: ClientId, outbox: Arc<Outbox>) {
+        match &self.first {
+            None => self.first = Some((client, outbox)),
+            Some((first, _)) if *first == client => {}
+            Some(_) => {
+                self.more.insert(client, outbox);
+            }
+        }
+    }
+
+    fn advance(&mut self, name: &str, live: Live) -> usize {
+        let publication = Publication { offset: live.seq, ..live.publication };
+        let reach = self.deliver(name, &publication);
+        if let Some(track) = &mut self.track {
+            track.position = live.seq;
+            if track.window.is_some() || track.recording.is_some() {
+                let publication = Arc::new(publication);
+                if let Some(recording) = &mut track.recording {
+                    recording.push(Arc::clone(&publication));
+                }
+                if let Some(window) = &mut track.window {
+                    window.publications.push_back(publication);
+                    window.trim();
+                }
+            }
+        }
+        reach
+    }
+
+    fn deliver(&self, name: &str, publication: &Publication) -> usize {
+        let mut message =
+            Encoded::new(|encoding| Reply::publication(name, publication.clone().suited_to(encoding)));
+        let members = self.first.iter().map(|(_, outbox)| outbox).chain(self.more.values());
+        members.map(|outbox| message.deliver(outbox)).sum()
+    }
+}
+
+impl Track {
+    fn joined(&self, resume: Option<u64>) -> Joined {
+        let position = self.position;
+        let missed = match (resume, &self.window) {
+            (Some(offset), _) if offset == position => Some(Vec::new()),
+            (Some(offset), Some(window)) if window.after <= offset && offset < position => {
+                let missed: Vec<_> =
+                    window.publications.iter().filter(|p| p.offset > offset).map(Arc::clone).collect();
+                (missed.len() <= window.limit).then_some(missed)
+            }
+            _ => None,
+        };
+        missed.map_or(Joined::At { position }, |missed| Joined::Resumed { missed })
+    }
+}
+
+impl Window {
+    /// Nobody may be brought more than the limit, so nothing older is of use.
+    fn trim(&mut self) {
+        while self.publications.len() > self.limit
+            && let Some(oldest) = self.publications.pop_front()
+        {
+            self.after = oldest.offset;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

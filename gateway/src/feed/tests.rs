@@ -1,0 +1,204 @@
+//! What a member sees of a channel whatever order things happen in.
+
+use futures_util::{FutureExt, future::poll_fn};
+use proptest::prelude::*;
+use tidegate_shared::{
+    id::GatewayId,
+    protocol::{Encoding, json},
+};
+
+use super::*;
+use crate::connection::outbox::Mail;
+
+fn publication(offset: u64) -> Publication {
+    Publication { data: offset.to_string().into(), offset, ..Publication::default() }
+}
+
+fn live(seq: u64, previous: u64) -> Live {
+    Live { seq, previous, publication: publication(0) }
+}
+
+fn past(offsets: &[u64], complete: bool) -> Past {
+    Past { publications: offsets.iter().map(|offset| publication(*offset)).collect(), complete }
+}
+
+struct Member {
+    id: ClientId,
+    outbox: Arc<Outbox>,
+}
+
+impl Member {
+    fn new() -> Self {
+        let outbox = Arc::new(Outbox::new(Encoding::Json, 1 << 20));
+        outbox.open();
+        Self { id: ClientId::random(&GatewayId::random()), outbox }
+    }
+
+    fn join(&self, feed: &Feed, resume: Option<u64>) -> Joined {
+        let mut told = None;
+        feed.join(self.id.clone(), &self.outbox, resume, |joined| {
+            told = Some(joined);
+            None
+        });
+        told.unwrap()
+    }
+
+    fn offsets(&self) -> Vec<u64> {
+        let Some(Mail::Frames(frames)) = poll_fn(|cx| self.outbox.poll_take(cx, usize::MAX)).now_or_never()
+        else {
+            return Vec::new();
+        };
+        let replies = frames
+            .iter()
+            .flat_map(|frame| json::decode::<Reply>(std::str::from_utf8(frame).unwrap()).collect::<Vec<_>>());
+        replies.map(|reply| reply.unwrap().push.unwrap().publication.unwrap().offset).collect()
+    }
+}
+
+fn tracked(position: u64) -> (Feed, Member) {
+    let feed = Feed::new("chat:x");
+    feed.track(position);
+    let member = Member::new();
+    assert_eq!(member.join(&feed, None), Joined::At { position });
+    (feed, member)
+}
+
+fn offsets(joined: Joined) -> Option<Vec<u64>> {
+    match joined {
+        Joined::Resumed { missed } => Some(missed.iter().map(|p| p.offset).collect()),
+        Joined::At { .. } | Joined::Live => None,
+    }
+}
+
+#[test]
+fn publications_arrive_once_and_in_order() {
+    let (feed, member) = tracked(10);
+    assert_eq!(feed.live(live(10, 8)), Taken::Known);
+    assert_eq!(feed.live(live(12, 10)), Taken::Delivered(1));
+    assert_eq!(feed.live(live(12, 10)), Taken::Known);
+    assert_eq!(feed.live(live(15, 12)), Taken::Delivered(1));
+    assert_eq!(feed.live(live(20, 0)), Taken::Delivered(1), "the one before it has expired, not been missed");
+    assert_eq!(member.offsets(), [12, 15, 20]);
+}
+
+#[test]
+fn a_gap_is_filled_before_what_follows_it() {
+    let (feed, member) = tracked(10);
+    assert_eq!(feed.live(live(15, 13)), Taken::Gap { after: 10 });
+    assert_eq!(feed.live(live(16, 15)), Taken::Known);
+    assert_eq!(member.offsets(), [0_u64; 0]);
+    assert!(feed.heal(past(&[12, 13, 15], true)).is_empty());
+    assert_eq!(member.offsets(), [12, 13, 15, 16]);
+    assert_eq!(feed.live(live(17, 16)), Taken::Delivered(1));
+}
+
+#[test]
+fn a_gap_that_cannot_be_filled_lets_the_members_go() {
+    let (feed, member) = tracked(10);
+    feed.live(live(15, 13));
+    let lost = feed.heal(past(&[13, 15], false));
+    assert_eq!(lost.len(), 1);
+    assert_eq!(feed.live(live(17, 15)), Taken::Delivered(0));
+    assert_eq!(member.offsets(), [0_u64; 0], "nothing behind the gap");
+    assert_eq!(member.join(&feed, None), Joined::At { position: 17 });
+}
+
+#[test]
+fn who_resumes_gets_what_was_missed_and_then_the_rest() {
+    let (feed, _first) = tracked(10);
+    let back = Member::new();
+    assert_eq!(offsets(back.join(&feed, Some(10))), Some(vec![]), "nothing was missed");
+    assert!(!feed.covers(5));
+    feed.record();
+    feed.live(live(11, 10));
+    feed.open_window(5, past(&[7, 10, 11], true), 300);
+    feed.live(live(12, 11));
+    let back = Member::new();
+    assert!(feed.covers(5) && feed.covers(9) && !feed.covers(4));
+    assert_eq!(offsets(back.join(&feed, Some(5))), Some(vec![7, 10, 11, 12]));
+    assert_eq!(offsets(Member::new().join(&feed, Some(10))), Some(vec![11, 12]));
+    assert_eq!(offsets(Member::new().join(&feed, Some(4))), None);
+    feed.live(live(13, 12));
+    assert_eq!(back.offsets(), [13]);
+}
+
+#[test]
+fn nobody_is_brought_more_than_the_limit_or_half_of_it() {
+    let (feed, _first) = tracked(10);
+    feed.record();
+    feed.open_window(5, past(&[7, 8, 9], true), 2);
+    assert!(!feed.covers(5), "more than the limit");
+    feed.record();
+    feed.open_window(5, past(&[7, 8], false), 2);
+    assert!(!feed.covers(5), "not all of it");
+    feed.record();
+    feed.open_window(5, past(&[7, 8], true), 2);
+    feed.live(live(11, 10));
+    assert_eq!(offsets(Member::new().join(&feed, Some(5))), None, "one more than the limit by now");
+    assert_eq!(offsets(Member::new().join(&feed, Some(7))), Some(vec![8, 11]));
+}
+
+#[test]
+fn a_channel_without_history_has_no_positions() {
+    let feed = Feed::new("chat:x");
+    let member = Member::new();
+    assert_eq!(member.join(&feed, Some(5)), Joined::Live);
+    assert_eq!(feed.live(Live { seq: 3, previous: 9, publication: publication(0) }), Taken::Delivered(1));
+    feed.leave(&member.id);
+    assert!(feed.is_idle());
+}
+
+proptest! {
+    /// Publications of a stream reach a gateway with losses, repeats and reads in between; members come and resume at any
+    /// time. Each sees everything behind the position it was told, once and in order.
+    #[test]
+    fn every_member_sees_everything_behind_its_position(
+        seqs in proptest::collection::btree_set(1u64..200, 1..40),
+        lost in proptest::collection::vec(any::<bool>(), 40),
+        repeated in proptest::collection::vec(any::<bool>(), 40),
+        heal_after in proptest::collection::vec(0usize..4, 40),
+        joins in proptest::collection::vec((0usize..40, proptest::option::of(0u64..200)), 0..5),
+    ) {
+        let stream: Vec<u64> = seqs.into_iter().collect();
+        let feed = Feed::new("chat:x");
+        feed.track(0);
+        let mut members: Vec<(Member, u64)> = Vec::new();
+        let mut gap: Option<(u64, usize)> = None;
+        for (index, seq) in stream.iter().enumerate() {
+            let stored = &stream[..=index];
+            for (_, resume) in joins.iter().filter(|(at, _)| *at == index) {
+                let resume = resume.filter(|offset| feed.position().is_some_and(|position| *offset <= position));
+                if let Some(offset) = resume {
+                    feed.record();
+                    let behind: Vec<u64> = stored.iter().copied().filter(|s| *s > offset).collect();
+                    feed.open_window(offset, past(&behind, true), 300);
+                }
+                let member = Member::new();
+                let position = match member.join(&feed, resume) {
+                    Joined::At { position } => position,
+                    Joined::Resumed { missed } => missed.last().map_or_else(|| resume.unwrap(), |p| p.offset),
+                    Joined::Live => unreachable!("the channel has history"),
+                };
+                members.push((member, position));
+            }
+            let previous = if index == 0 { 0 } else { stream[index - 1] };
+            for _ in 0..if lost[index] { 0 } else { 1 + usize::from(repeated[index]) } {
+                if let Taken::Gap { after } = feed.live(live(*seq, previous)) {
+                    gap = Some((after, index + heal_after[index]));
+                }
+            }
+            if let Some((after, _)) = gap.take_if(|(_, at)| *at <= index) {
+                let behind: Vec<u64> = stored.iter().copied().filter(|s| *s > after).collect();
+                prop_assert!(feed.heal(past(&behind, true)).is_empty());
+            }
+        }
+        if let Some(after) = gap.map(|(after, _)| after).or_else(|| feed.suspect()) {
+            let behind: Vec<u64> = stream.iter().copied().filter(|s| *s > after).collect();
+            feed.heal(past(&behind, true));
+        }
+        for (member, position) in members {
+            let expected: Vec<u64> = stream.iter().copied().filter(|seq| *seq > position).collect();
+            prop_assert_eq!(member.offsets(), expected);
+        }
+    }
+}

@@ -1,0 +1,336 @@
+//! Channels with history: nobody misses anything, or is told so.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tidegate_cli::{
+    client::{CallError, Client, Event, Events},
+    stack::Stack,
+};
+use tidegate_shared::protocol::{
+    Command, Encoding, HistoryRequest, HistoryResult, StreamPosition, SubscribeRequest, SubscribeResult,
+};
+
+use crate::support::{connect, connect_as, event, eventually, get, quick, service, setup, start};
+
+const KEPT: &str = r#"
+[[namespace]]
+name = "kept"
+allow_subscribe = "authenticated"
+allow_publish = "authenticated"
+allow_history = "authenticated"
+history_size = 20
+"#;
+
+async fn kept(gateways: usize) -> Stack {
+    start(quick(KEPT).gateways(gateways)).await
+}
+
+async fn subscribe(client: &Client, request: SubscribeRequest) -> Result<SubscribeResult, CallError> {
+    let reply = client.call(Command { subscribe: Some(request), ..Command::default() }).await?;
+    Ok(reply.subscribe.unwrap())
+}
+
+async fn fresh(client: &Client, channel: &str) -> SubscribeResult {
+    subscribe(client, SubscribeRequest { channel: channel.to_owned(), ..SubscribeRequest::default() })
+        .await
+        .unwrap()
+}
+
+async fn resume(client: &Client, channel: &str, offset: u64, epoch: &str) -> SubscribeResult {
+    let (channel, epoch) = (channel.to_owned(), epoch.to_owned());
+    subscribe(
+        client,
+        SubscribeRequest { channel, recover: true, offset, epoch, ..SubscribeRequest::default() },
+    )
+    .await
+    .unwrap()
+}
+
+fn texts(result: &SubscribeResult) -> Vec<String> {
+    result.publications.iter().map(|p| String::from_utf8_lossy(&p.data).into_owned()).collect()
+}
+
+/// The next publication: its data and offset.
+async fn next(events: &mut Events) -> (String, u64) {
+    event(events, |event| match event {
+        Event::Publication { data, offset, .. } => {
+            Some((String::from_utf8_lossy(&data).into_owned(), offset))
+        }
+        _ => None,
+    })
+    .await
+}
+
+async fn history(client: &Client, ask: HistoryRequest) -> Result<HistoryResult, CallError> {
+    let reply = client.call(Command { history: Some(ask), ..Command::default() }).await?;
+    Ok(reply.history.unwrap())
+}
+
+#[tokio::test]
+async fn a_client_that_comes_back_on_another_gateway_gets_what_it_missed() {
+    let stack = kept(2).await;
+    for encoding in [Encoding::Json, Encoding::Protobuf] {
+        let channel = format!("kept:{encoding:?}");
+        let (publisher, _e) = connect(&stack, 0, "publisher").await;
+        let (client, mut events) = connect_as(&stack, 0, "42", encoding).await;
+        let start = fresh(&client, &channel).await;
+        assert!(start.recoverable && start.positioned && !start.was_recovering && !start.epoch.is_empty());
+        publisher.publish(&channel, "1").await.unwrap();
+        let (data, offset) = next(&mut events).await;
+        assert_eq!(data, "1");
+        assert!(offset > start.offset);
+        client.close().await;
+        for n in 2..=5 {
+            publisher.publish(&channel, n.to_string()).await.unwrap();
+        }
+        let (back, mut events) = connect_as(&stack, 1, "42", encoding).await;
+        let result = resume(&back, &channel, offset, &start.epoch).await;
+        assert!(result.recovered && result.was_recovering && result.offset == offset, "{result:?}");
+        assert_eq!(texts(&result), ["2", "3", "4", "5"]);
+        assert!(result.publications.is_sorted_by_key(|p| p.offset));
+        publisher.publish(&channel, "6").await.unwrap();
+        assert_eq!(next(&mut events).await.0, "6");
+    }
+}
+
+#[tokio::test]
+async fn a_position_nothing_is_known_of_is_not_recovered() {
+    let stack = kept(1).await;
+    let (client, _events) = connect(&stack, 0, "42").await;
+    let start = fresh(&client, "kept:a").await;
+    for n in 0..30 {
+        client.publish("kept:a", n.to_string()).await.unwrap();
+    }
+    client.unsubscribe("kept:a").await.unwrap();
+    let trimmed = resume(&client, "kept:a", start.offset, &start.epoch).await;
+    assert!(!trimmed.recovered && trimmed.was_recovering && trimmed.publications.is_empty(), "{trimmed:?}");
+    assert!(trimmed.offset > start.offset);
+    client.unsubscribe("kept:a").await.unwrap();
+    let foreign = resume(&client, "kept:a", trimmed.offset, "another stream").await;
+    assert!(!foreign.recovered && foreign.epoch == start.epoch);
+    client.unsubscribe("kept:a").await.unwrap();
+    let ahead = resume(&client, "kept:a", trimmed.offset + 1000, &start.epoch).await;
+    assert!(!ahead.recovered, "the stream ends before it");
+    client.unsubscribe("kept:a").await.unwrap();
+    let request = SubscribeRequest {
+        channel: "kept:a".to_owned(),
+        recover: true,
+        epoch: "another stream".to_owned(),
+        flag: 3,
+        ..SubscribeRequest::default()
+    };
+    assert_eq!(subscribe(&client, request).await.unwrap_err().code(), Some(112));
+    let last = resume(&client, "kept:a", trimmed.offset, &start.epoch).await;
+    assert!(last.recovered && last.publications.is_empty(), "the newest position is always good: {last:?}");
+}
+
+#[tokio::test]
+async fn from_the_very_beginning_works_while_nothing_was_trimmed() {
+    let stack = kept(1).await;
+    let (client, _events) = connect(&stack, 0, "42").await;
+    for n in 0..5 {
+        client.publish("kept:a", n.to_string()).await.unwrap();
+    }
+    let result = resume(&client, "kept:a", 0, "").await;
+    assert!(result.recovered, "{result:?}");
+    assert_eq!(texts(&result), ["0", "1", "2", "3", "4"]);
+}
+
+#[tokio::test]
+async fn a_personal_channel_is_resumed_with_the_connection() {
+    let stack = kept(2).await;
+    let nats = async_nats::jetstream::new(service(&stack).await);
+    let publish = |text: &'static str| {
+        let nats = nats.clone();
+        async move { nats.publish("tide.ch.user.42", Bytes::from(text)).await.unwrap().await.unwrap() }
+    };
+    let (client, mut events) = connect(&stack, 0, "42").await;
+    let sub = client.connected().subs.first().unwrap().result.clone().unwrap();
+    assert!(sub.recoverable && sub.positioned);
+    publish("1").await;
+    let (data, offset) = next(&mut events).await;
+    assert_eq!(data, "1");
+    client.close().await;
+    publish("2").await;
+    publish("3").await;
+    let mut back = crate::support::raw(&stack).await;
+    let token = crate::support::token(&stack, "42");
+    let subs = serde_json::json!({"#42": {"recover": true, "offset": offset, "epoch": sub.epoch}});
+    let connect = serde_json::json!({"id": 1, "connect": {"token": token, "subs": subs}});
+    // What follows in the same frame waits for the connection.
+    let frame = format!("{connect}\n{}", serde_json::json!({"id": 2, "subscribe": {"channel": "chat:x"}}));
+    back.send_text(&frame).await.unwrap();
+    let reply = back.reply().await.unwrap();
+    let result = reply.connect.unwrap().subs.first().unwrap().result.clone().unwrap();
+    assert!(result.recovered && texts(&result) == ["2", "3"], "{result:?}");
+    assert!(back.reply().await.unwrap().subscribe.is_some());
+    publish("4").await;
+    assert_eq!(back.reply().await.unwrap().push.unwrap().publication.unwrap().data, "4");
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_while_its_user_is_away_is_there_when_the_user_is_back() {
+    let stack = start(quick("").gateways(2).workers(1)).await;
+    let (client, mut events) = connect(&stack, 0, "42").await;
+    client.rpc("later.echo", "\"first\"").await.unwrap();
+    let (_, offset) = next(&mut events).await;
+    let epoch = client.connected().subs.first().unwrap().result.clone().unwrap().epoch;
+    stack.pause("worker-1").unwrap();
+    client.rpc("later.echo", "\"second\"").await.unwrap();
+    stack.kill("gateway-1").await.unwrap();
+    stack.resume("worker-1").unwrap();
+    let dead = async_nats::jetstream::new(setup(&stack).await);
+    let personal = dead.get_stream("TIDE_CH_user").await.unwrap();
+    eventually("it is answered", || async { personal.get_info().await.unwrap().state.messages == 2 }).await;
+    let mut back = tidegate_cli::client::raw::RawClient::open(&tidegate_cli::client::Options::new(
+        crate::support::url(&stack, 1),
+    ))
+    .await
+    .unwrap();
+    let subs = serde_json::json!({"#42": {"recover": true, "offset": offset, "epoch": epoch}});
+    let connect =
+        serde_json::json!({"id": 1, "connect": {"token": crate::support::token(&stack, "42"), "subs": subs}});
+    back.send_text(&connect.to_string()).await.unwrap();
+    let result = back.reply().await.unwrap().connect.unwrap().subs.first().unwrap().result.clone().unwrap();
+    assert!(result.recovered && texts(&result) == ["\"second\""], "{result:?}");
+}
+
+#[tokio::test]
+async fn what_was_published_while_the_broker_was_away_from_a_gateway_is_filled_in() {
+    let stack = kept(2).await;
+    let (client, mut events) = connect(&stack, 0, "42").await;
+    fresh(&client, "kept:a").await;
+    let (publisher, _e) = connect(&stack, 1, "publisher").await;
+    publisher.publish("kept:a", "0").await.unwrap();
+    assert_eq!(next(&mut events).await.0, "0");
+    stack.hold("nats").await.unwrap();
+    stack.start_process("nats").await.unwrap();
+    let mut sent = 0;
+    // The other gateway may be back first: what it publishes meanwhile the first one misses live.
+    while sent < 10 {
+        if publisher.publish("kept:a", (sent + 1).to_string()).await.is_ok() {
+            sent += 1;
+        } else {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+    for n in 1..=10 {
+        assert_eq!(next(&mut events).await.0, n.to_string());
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_was_made_anew_is_another_one() {
+    let stack = kept(1).await;
+    let (client, mut events) = connect(&stack, 0, "42").await;
+    let start = fresh(&client, "kept:a").await;
+    client.publish("kept:a", "1").await.unwrap();
+    let (_, offset) = next(&mut events).await;
+    // Nobody but an operator can do this: the broker's files are exchanged.
+    stack.hold("nats").await.unwrap();
+    let streams = stack.dir().join("nats").join("jetstream").join("TIDEGATE").join("streams");
+    std::fs::remove_dir_all(streams.join("TIDE_CH_kept")).unwrap();
+    stack.start_process("nats").await.unwrap();
+    stack.wait_ready("nats").await.unwrap();
+    let broker = tidegate_cli::stack::setup::connect(stack.config()).await.unwrap();
+    tidegate_cli::stack::setup::apply(&broker, stack.config()).await.unwrap();
+    let told = event(&mut events, |event| match event {
+        Event::Unsubscribed { channel, code, .. } => Some((channel, code)),
+        _ => None,
+    })
+    .await;
+    assert_eq!(told, ("kept:a".to_owned(), 2500));
+    let again = resume(&client, "kept:a", offset, &start.epoch).await;
+    assert!(!again.recovered && again.epoch != start.epoch, "{again:?}");
+}
+
+#[tokio::test]
+async fn a_stream_that_was_restored_from_an_older_copy_has_lost_its_end() {
+    let stack = kept(1).await;
+    let (client, mut events) = connect(&stack, 0, "42").await;
+    let start = fresh(&client, "kept:a").await;
+    client.publish("kept:a", "\"kept\"").await.unwrap();
+    next(&mut events).await;
+    let stream = stack.dir().join("nats/jetstream/TIDEGATE/streams/TIDE_CH_kept");
+    let copy = stack.dir().join("copy");
+    let exchange = |from: std::path::PathBuf, to: std::path::PathBuf| {
+        assert!(std::process::Command::new("rm").arg("-rf").arg(&to).status().unwrap().success());
+        assert!(std::process::Command::new("cp").arg("-r").arg(from).arg(to).status().unwrap().success());
+    };
+    stack.hold("nats").await.unwrap();
+    exchange(stream.clone(), copy.clone());
+    stack.start_process("nats").await.unwrap();
+    eventually("publishing works again", || async { client.publish("kept:a", "\"gone\"").await.is_ok() })
+        .await;
+    let (_, gone) = next(&mut events).await;
+    stack.hold("nats").await.unwrap();
+    exchange(copy, stream);
+    stack.start_process("nats").await.unwrap();
+    event(&mut events, |event| matches!(event, Event::Unsubscribed { code: 2500, .. }).then_some(())).await;
+    let again = resume(&client, "kept:a", gone, &start.epoch).await;
+    assert!(!again.recovered && again.offset < gone, "{again:?}");
+    eventually("publishing works again", || async { client.publish("kept:a", "\"new\"").await.is_ok() })
+        .await;
+    assert_eq!(next(&mut events).await.0, "\"new\"");
+}
+
+#[tokio::test]
+async fn past_publications_can_be_read_from_either_end() {
+    let stack = kept(1).await;
+    let (client, _events) = connect(&stack, 0, "42").await;
+    for n in 0..30 {
+        client.publish("kept:a", n.to_string()).await.unwrap();
+        client.publish("kept:b", "\"other\"").await.unwrap();
+    }
+    let ask =
+        |limit: i32| HistoryRequest { channel: "kept:a".to_owned(), limit, ..HistoryRequest::default() };
+    let data = |result: &HistoryResult| {
+        result.publications.iter().map(|p| String::from_utf8_lossy(&p.data).into_owned()).collect::<Vec<_>>()
+    };
+    let all = history(&client, ask(-1)).await.unwrap();
+    assert_eq!(data(&all), (10..30).map(|n| n.to_string()).collect::<Vec<_>>());
+    let top = history(&client, ask(0)).await.unwrap();
+    assert!(
+        top.publications.is_empty()
+            && top.offset == all.publications.last().unwrap().offset
+            && top.epoch == all.epoch
+    );
+    assert_eq!(data(&history(&client, ask(2)).await.unwrap()), ["10", "11"]);
+    let newest = history(&client, HistoryRequest { reverse: true, ..ask(2) }).await.unwrap();
+    assert_eq!(data(&newest), ["29", "28"]);
+    let since = Some(StreamPosition { offset: all.publications[4].offset, epoch: all.epoch.clone() });
+    let behind = history(&client, HistoryRequest { since: since.clone(), ..ask(2) }).await.unwrap();
+    assert_eq!(data(&behind), ["15", "16"]);
+    let before = history(&client, HistoryRequest { since, reverse: true, ..ask(2) }).await.unwrap();
+    assert_eq!(data(&before), ["13", "12"]);
+    let foreign = Some(StreamPosition { offset: 1, epoch: "another".to_owned() });
+    assert_eq!(
+        history(&client, HistoryRequest { since: foreign, ..ask(2) }).await.unwrap_err().code(),
+        Some(112)
+    );
+    assert_eq!(
+        history(&client, HistoryRequest { channel: "chat:x".into(), ..ask(1) }).await.unwrap_err().code(),
+        Some(103)
+    );
+}
+
+#[tokio::test]
+async fn many_clients_that_come_back_to_a_channel_share_a_read() {
+    let stack = kept(2).await;
+    let (publisher, _e) = connect(&stack, 1, "publisher").await;
+    let start = fresh(&publisher, "kept:a").await;
+    for n in 0..10 {
+        publisher.publish("kept:a", n.to_string()).await.unwrap();
+    }
+    let mut clients = Vec::new();
+    for n in 0..100 {
+        clients.push(connect(&stack, 0, &format!("user-{n}")).await);
+    }
+    let all = clients.iter().map(|(client, _)| resume(client, "kept:a", start.offset, &start.epoch));
+    for result in futures_util::future::join_all(all).await {
+        assert!(result.recovered && result.publications.len() == 10, "{result:?}");
+    }
+    let (_, page) = get(&stack, "/metrics").await;
+    assert!(page.contains("tidegate_gateway_recovery_reads_total 1\n"), "{page}");
+}
