@@ -11,6 +11,7 @@ const RULES: &[(&str, &[&str])] = &[
     ("shared/src/token.rs", &["tokio", "axum", "async_nats", "SystemTime"]),
     ("shared/src/channel.rs", &["tokio", "axum", "async_nats", "SystemTime"]),
     ("shared/src/delta.rs", &["tokio", "axum", "async_nats", "SystemTime"]),
+    ("shared/src/filter.rs", &["tokio", "axum", "async_nats", "SystemTime"]),
     ("shared/src/route.rs", &["tokio", "axum", "async_nats", "SystemTime"]),
     ("shared/src/subject.rs", &["tokio", "axum", "async_nats", "SystemTime"]),
     ("shared/src/envelope.rs", &["tokio", "axum", "Client", "jetstream"]),
