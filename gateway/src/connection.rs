@@ -431,7 +431,8 @@ impl Connection {
         let Self { session, outbox, .. } = self;
         let (client, encoding) = (session.client().clone(), outbox.encoding());
         let mut told = Ok(false);
-        ready.held.feed.join(client, outbox, ready.resume, |joined| {
+        let wish = session.wish(ticket);
+        ready.held.feed.join(client, outbox, wish, ready.resume, |joined| {
             let reply = session.subscribed(ticket, &Position { joined, epoch })?;
             let frame = encode_reply(encoding, &reply);
             told = frame.as_ref().map(|_| true).map_err(|_| End::Close(codes::INAPPROPRIATE));
@@ -470,7 +471,7 @@ impl Connection {
                 let epoch = self.shared.egress.history.epoch(channel);
                 let client = session.client().clone();
                 self.shared.with_personal_feed(channel, |feed| {
-                    feed.join(client, outbox, resume, |joined| {
+                    feed.join(client, outbox, None, resume, |joined| {
                         tell(session, Some((channel, Position { joined, epoch })))
                     });
                 });

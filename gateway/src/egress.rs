@@ -163,5 +163,5 @@ fn read_publication(message: &Message) -> Publication {
         let name: &str = name.as_ref();
         Some((name.strip_prefix(header::TAG_PREFIX)?.to_owned(), values.first()?.as_str().to_owned()))
     });
-    Publication { data: message.payload.clone(), info, offset: 0, tags: tags.collect() }
+    Publication { data: message.payload.clone(), info, tags: tags.collect(), ..Publication::default() }
 }

@@ -1,31 +1,38 @@
-//! One message for many: encoded when the first client of an encoding needs it, then shared.
+//! One message for many: encoded when the first client that needs a form of it is there, then shared.
 
 use bytes::Bytes;
 use tidegate_shared::protocol::{Encoding, Reply, encode_reply};
 
 use crate::connection::outbox::Outbox;
 
+/// The forms a message can take in one encoding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// As it was published.
+    Plain,
+    /// Whole, for somebody who will get patches of it.
+    Whole,
+    /// As a patch of the message before it, if that is shorter.
+    Patch,
+}
+
 /// A message and its encoded forms.
 pub(crate) struct Encoded<F> {
     build: F,
-    json: Option<Bytes>,
-    protobuf: Option<Bytes>,
+    forms: [Option<Bytes>; 6],
 }
 
-impl<F: Fn(Encoding) -> Reply> Encoded<F> {
+impl<F: Fn(Encoding, Form) -> Reply> Encoded<F> {
     pub(crate) fn new(build: F) -> Self {
-        Self { build, json: None, protobuf: None }
+        Self { build, forms: Default::default() }
     }
 
     /// Hands the message to one connection; returns how many it went to, so that callers can add up.
-    pub(crate) fn deliver(&mut self, outbox: &Outbox) -> usize {
+    pub(crate) fn deliver(&mut self, outbox: &Outbox, form: Form) -> usize {
         let encoding = outbox.encoding();
-        let slot = match encoding {
-            Encoding::Json => &mut self.json,
-            Encoding::Protobuf => &mut self.protobuf,
-        };
+        let Some(slot) = self.forms.get_mut(index(encoding, form)) else { return 0 };
         if slot.is_none() {
-            match encode_reply(encoding, &(self.build)(encoding)) {
+            match encode_reply(encoding, &(self.build)(encoding, form)) {
                 Ok(bytes) => *slot = Some(bytes),
                 Err(error) => {
                     tracing::error!(%error, "a message could not be encoded");
@@ -37,5 +44,17 @@ impl<F: Fn(Encoding) -> Reply> Encoded<F> {
             outbox.deliver(bytes.clone());
         }
         1
+    }
+}
+
+fn index(encoding: Encoding, form: Form) -> usize {
+    let form = match form {
+        Form::Plain => 0,
+        Form::Whole => 1,
+        Form::Patch => 2,
+    };
+    match encoding {
+        Encoding::Json => form,
+        Encoding::Protobuf => 3 + form,
     }
 }

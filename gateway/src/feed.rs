@@ -11,11 +11,17 @@ use std::{
 
 use bytes::Bytes;
 use tidegate_shared::{
+    filter::{self, FilterNode},
     id::ClientId,
     protocol::{Publication, Reply},
 };
 
-use crate::{connection::outbox::Outbox, encoded::Encoded};
+use crate::{
+    connection::outbox::Outbox,
+    encoded::{Encoded, Form},
+};
+
+pub(crate) mod patch;
 
 /// Live publications that wait while a gap is filled; more than that and the gap is not worth filling.
 const MAX_QUEUED: usize = 1024;
@@ -30,12 +36,38 @@ pub(crate) struct Feed {
 
 #[derive(Default)]
 struct State {
-    first: Option<(ClientId, Arc<Outbox>)>,
-    more: HashMap<ClientId, Arc<Outbox>>,
+    first: Option<(ClientId, Member)>,
+    more: HashMap<ClientId, Member>,
+    /// The newest publication, while somebody gets patches of it.
+    newest: Option<Bytes>,
     /// Nothing for a channel without history.
     track: Option<Track>,
     /// Kept though nobody is a member: its subscription is held.
     held: bool,
+}
+
+/// A member, and what it asked for.
+struct Member {
+    outbox: Arc<Outbox>,
+    wish: Option<Box<Wish>>,
+    /// Whether it has the newest publication whole, so that the next may be a patch.
+    has_newest: bool,
+}
+
+/// What a member wants beyond plain publications. Most want nothing.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Wish {
+    /// Patches instead of whole payloads.
+    pub(crate) delta: bool,
+    /// Only publications with such tags.
+    pub(crate) filter: Option<FilterNode>,
+}
+
+impl Wish {
+    /// Whether a publication is wanted.
+    pub(crate) fn wants(&self, publication: &Publication) -> bool {
+        self.filter.as_ref().is_none_or(|node| filter::matches(node, &publication.tags))
+    }
 }
 
 /// How far along its stream a channel is.
@@ -140,20 +172,29 @@ impl Feed {
         !state.held && state.is_empty()
     }
 
-    /// Adds a member. `resume` is the offset behind which it wants everything; `tell` builds what it gets first.
+    /// Adds a member. `resume` is the offset behind which it wants everything; `tell` builds what it gets first, or
+    /// nothing if it does not want to be a member any more.
     pub(crate) fn join(
         &self,
         client: ClientId,
         outbox: &Arc<Outbox>,
+        wish: Option<Box<Wish>>,
         resume: Option<u64>,
         tell: impl FnOnce(Joined) -> Option<Bytes>,
     ) {
         let mut state = self.lock();
         let joined = state.track.as_ref().map_or(Joined::Live, |track| track.joined(resume));
-        if let Some(frame) = tell(joined) {
-            outbox.push(frame);
+        let newest = match &joined {
+            Joined::Resumed { missed } => missed.last().map(|publication| publication.data.clone()),
+            Joined::Live | Joined::At { .. } => None,
+        };
+        let Some(frame) = tell(joined) else { return };
+        outbox.push(frame);
+        let has_newest = newest.is_some();
+        if has_newest && wish.as_ref().is_some_and(|wish| wish.delta) {
+            state.newest = newest;
         }
-        state.add(client, Arc::clone(outbox));
+        state.add(client, Member { outbox: Arc::clone(outbox), wish, has_newest });
     }
 
     /// Removes a member.
@@ -175,6 +216,7 @@ impl Feed {
     /// Takes a live publication of a channel with history.
     pub(crate) fn live(&self, live: Live) -> Taken {
         let mut state = self.lock();
+        let state = &mut *state;
         let Some(track) = &mut state.track else {
             return Taken::Delivered(state.deliver(&self.name, &live.publication));
         };
@@ -288,19 +330,19 @@ impl State {
             *track = Track { position, healing: None, window: None, recording: None };
         }
         let first = self.first.take().into_iter();
-        first.chain(self.more.drain()).map(|(_, outbox)| outbox).collect()
+        first.chain(self.more.drain()).map(|(_, member)| member.outbox).collect()
     }
 
     fn is_empty(&self) -> bool {
         self.first.is_none() && self.more.is_empty()
     }
 
-    fn add(&mut self, client: ClientId, outbox: Arc<Outbox>) {
+    fn add(&mut self, client: ClientId, member: Member) {
         match &self.first {
-            None => self.first = Some((client, outbox)),
+            None => self.first = Some((client, member)),
             Some((first, _)) if *first == client => {}
             Some(_) => {
-                self.more.insert(client, outbox);
+                self.more.insert(client, member);
             }
         }
     }
@@ -324,11 +366,35 @@ impl State {
         reach
     }
 
-    fn deliver(&self, name: &str, publication: &Publication) -> usize {
-        let mut message =
-            Encoded::new(|encoding| Reply::publication(name, publication.clone().suited_to(encoding)));
-        let members = self.first.iter().map(|(_, outbox)| outbox).chain(self.more.values());
-        members.map(|outbox| message.deliver(outbox)).sum()
+    fn deliver(&mut self, name: &str, publication: &Publication) -> usize {
+        let before = self.newest.take();
+        let mut message = Encoded::new(|encoding, form| {
+            let before = before.as_ref().filter(|_| form == Form::Patch);
+            Reply::publication(
+                name,
+                match form {
+                    Form::Plain => publication.clone().suited_to(encoding),
+                    Form::Whole | Form::Patch => patch::patched(publication, before, encoding),
+                },
+            )
+        });
+        let (mut reach, mut patches) = (0, false);
+        let members = self.first.iter_mut().map(|(_, member)| member).chain(self.more.values_mut());
+        for member in members {
+            let form = match member.wish.as_deref() {
+                Some(wish) if !wish.wants(publication) => continue,
+                None | Some(Wish { delta: false, .. }) => Form::Plain,
+                Some(Wish { delta: true, .. }) => {
+                    patches = true;
+                    if std::mem::replace(&mut member.has_newest, true) { Form::Patch } else { Form::Whole }
+                }
+            };
+            reach += message.deliver(&member.outbox, form);
+        }
+        if patches {
+            self.newest = Some(publication.data.clone());
+        }
+        reach
     }
 }
 

@@ -22,7 +22,7 @@ use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     connection::outbox::{Drain, Outbox},
-    encoded::Encoded,
+    encoded::{Encoded, Form},
     feed::Feed,
 };
 
@@ -130,14 +130,18 @@ impl Hub {
     /// Delivers a message to one connection.
     pub(crate) fn push_client(&self, client: &ClientId, data: &Bytes) -> Reach {
         let outbox = self.client_shard(client).get(client).map(Arc::clone);
-        Reach(outbox.map_or(0, |outbox| push(data).deliver(&outbox)))
+        Reach(outbox.map_or(0, |outbox| push(data).deliver(&outbox, Form::Plain)))
     }
 
     /// Delivers a message to every connection.
     pub(crate) fn push_all(&self, data: &Bytes) -> Reach {
         let mut message = push(data);
         let shards = self.clients.iter().map(lock);
-        Reach(shards.map(|shard| shard.values().map(|outbox| message.deliver(outbox)).sum::<usize>()).sum())
+        Reach(
+            shards
+                .map(|shard| shard.values().map(|outbox| message.deliver(outbox, Form::Plain)).sum::<usize>())
+                .sum(),
+        )
     }
 
     /// Tells every connection that the gateway drains; their ends are spread over `window`.
@@ -191,8 +195,8 @@ fn key_of(channel: &Channel) -> Box<str> {
     format!("{}.{}", channel.namespace(), channel.token()).into()
 }
 
-fn push(data: &Bytes) -> Encoded<impl Fn(Encoding) -> Reply> {
-    Encoded::new(|encoding| {
+fn push(data: &Bytes) -> Encoded<impl Fn(Encoding, Form) -> Reply> {
+    Encoded::new(|encoding, _| {
         Reply::message(match encoding {
             Encoding::Json => Payload::from_any(data).into_bytes(),
             Encoding::Protobuf => data.clone(),
@@ -223,7 +227,7 @@ mod tests {
 
     fn received(outbox: &Outbox) -> Vec<Bytes> {
         match poll_fn(|cx| outbox.poll_take(cx, usize::MAX)).now_or_never() {
-            Some(Mail::Frames(frames)) => frames,
+            Some(Mail::Frames(frames)) => frames.into_iter().filter(|frame| !frame.is_empty()).collect(),
             _ => Vec::new(),
         }
     }
@@ -235,7 +239,7 @@ mod tests {
     }
 
     fn join(hub: &Hub, channel: &Channel, client: &ClientId, outbox: &Arc<Outbox>) {
-        hub.enter(channel, |feed| feed.join(client.clone(), outbox, None, |_| None));
+        hub.enter(channel, |feed| feed.join(client.clone(), outbox, None, None, |_| Some(Bytes::new())));
     }
 
     #[test]

@@ -7,10 +7,12 @@ use std::{collections::HashMap, time::Duration};
 use tidegate_shared::{
     channel::Channel,
     config::{Audience, Config, LimitsConfig, Match, Namespace, Route},
+    filter,
     id::GatewayId,
+    protocol::SubscribeRequest,
 };
 
-use crate::auth::Verifier;
+use crate::{auth::Verifier, feed::Wish};
 
 /// Everything a session looks up.
 pub(crate) struct Rules {
@@ -61,6 +63,27 @@ impl Rules {
     pub(crate) fn history(&self, channel: &Channel) -> Option<(u32, Audience)> {
         let namespace = self.namespaces.get(channel.namespace())?;
         Some((namespace.history_size, namespace.allow_history))
+    }
+
+    /// What a subscription asks for beyond plain publications, as far as its namespace grants it.
+    pub(crate) fn wish(
+        &self,
+        channel: &Channel,
+        request: &SubscribeRequest,
+    ) -> Result<Option<Box<Wish>>, String> {
+        let namespace = self.namespaces.get(channel.namespace());
+        let filter = request.tf.clone();
+        if let Some(node) = &filter {
+            if !namespace.is_some_and(|namespace| namespace.tags_filter) {
+                return Err("this namespace has no tags filter".to_owned());
+            }
+            filter::validate(node).map_err(|error| error.to_string())?;
+        }
+        // Patches need every publication, so a filter goes before them; not granting them is no error.
+        let delta = request.delta == "fossil"
+            && filter.is_none()
+            && namespace.is_some_and(|namespace| namespace.delta);
+        Ok((delta || filter.is_some()).then(|| Box::new(Wish { delta, filter })))
     }
 
     /// Who may publish into a channel; nothing if its namespace is not declared.

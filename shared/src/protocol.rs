@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::filter::FilterNode;
+
 pub mod codes;
 pub mod json;
 pub mod protobuf;
@@ -216,6 +218,10 @@ pub struct Publication {
     #[prost(btree_map = "string, string", tag = "7")]
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub tags: BTreeMap<String, String>,
+    /// Whether `data` is a patch of the publication before it.
+    #[prost(bool, tag = "8")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub delta: bool,
 }
 
 impl Publication {
@@ -357,6 +363,14 @@ pub struct SubscribeRequest {
     #[prost(uint64, tag = "7")]
     #[serde(skip_serializing_if = "is_default")]
     pub offset: u64,
+    /// `fossil` asks for patches instead of whole payloads.
+    #[prost(string, tag = "12")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub delta: String,
+    /// Which publications are wanted, by their tags.
+    #[prost(message, optional, tag = "13")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tf: Option<FilterNode>,
     /// Bit 1 (value 2): answer error 112 instead of a failed recovery.
     #[prost(int64, tag = "14")]
     #[serde(skip_serializing_if = "is_default")]
@@ -395,6 +409,10 @@ pub struct SubscribeResult {
     #[prost(bool, tag = "12")]
     #[serde(skip_serializing_if = "is_default")]
     pub was_recovering: bool,
+    /// Whether payloads come as patches.
+    #[prost(bool, tag = "13")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub delta: bool,
 }
 
 /// Stop to receive a channel.

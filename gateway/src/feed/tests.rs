@@ -4,7 +4,7 @@ use futures_util::{FutureExt, future::poll_fn};
 use proptest::prelude::*;
 use tidegate_shared::{
     id::GatewayId,
-    protocol::{Encoding, json},
+    protocol::{Encoding, encode_reply, json},
 };
 
 use super::*;
@@ -22,12 +22,12 @@ fn past(offsets: &[u64], complete: bool) -> Past {
     Past { publications: offsets.iter().map(|offset| publication(*offset)).collect(), complete }
 }
 
-struct Member {
+struct Client {
     id: ClientId,
     outbox: Arc<Outbox>,
 }
 
-impl Member {
+impl Client {
     fn new() -> Self {
         let outbox = Arc::new(Outbox::new(Encoding::Json, 1 << 20));
         outbox.open();
@@ -36,9 +36,9 @@ impl Member {
 
     fn join(&self, feed: &Feed, resume: Option<u64>) -> Joined {
         let mut told = None;
-        feed.join(self.id.clone(), &self.outbox, resume, |joined| {
+        feed.join(self.id.clone(), &self.outbox, None, resume, |joined| {
             told = Some(joined);
-            None
+            Some(encode_reply(Encoding::Json, &Reply::ping()).unwrap())
         });
         told.unwrap()
     }
@@ -51,14 +51,14 @@ impl Member {
         let replies = frames
             .iter()
             .flat_map(|frame| json::decode::<Reply>(std::str::from_utf8(frame).unwrap()).collect::<Vec<_>>());
-        replies.map(|reply| reply.unwrap().push.unwrap().publication.unwrap().offset).collect()
+        replies.filter_map(|reply| Some(reply.unwrap().push?.publication?.offset)).collect()
     }
 }
 
-fn tracked(position: u64) -> (Feed, Member) {
+fn tracked(position: u64) -> (Feed, Client) {
     let feed = Feed::new("chat:x");
     feed.track(position);
-    let member = Member::new();
+    let member = Client::new();
     assert_eq!(member.join(&feed, None), Joined::At { position });
     (feed, member)
 }
@@ -106,18 +106,18 @@ fn a_gap_that_cannot_be_filled_lets_the_members_go() {
 #[test]
 fn who_resumes_gets_what_was_missed_and_then_the_rest() {
     let (feed, _first) = tracked(10);
-    let back = Member::new();
+    let back = Client::new();
     assert_eq!(offsets(back.join(&feed, Some(10))), Some(vec![]), "nothing was missed");
     assert!(!feed.covers(5));
     feed.record();
     feed.live(live(11, 10));
     feed.open_window(5, past(&[7, 10, 11], true), 300);
     feed.live(live(12, 11));
-    let back = Member::new();
+    let back = Client::new();
     assert!(feed.covers(5) && feed.covers(9) && !feed.covers(4));
     assert_eq!(offsets(back.join(&feed, Some(5))), Some(vec![7, 10, 11, 12]));
-    assert_eq!(offsets(Member::new().join(&feed, Some(10))), Some(vec![11, 12]));
-    assert_eq!(offsets(Member::new().join(&feed, Some(4))), None);
+    assert_eq!(offsets(Client::new().join(&feed, Some(10))), Some(vec![11, 12]));
+    assert_eq!(offsets(Client::new().join(&feed, Some(4))), None);
     feed.live(live(13, 12));
     assert_eq!(back.offsets(), [13]);
 }
@@ -134,14 +134,14 @@ fn nobody_is_brought_more_than_the_limit_or_half_of_it() {
     feed.record();
     feed.open_window(5, past(&[7, 8], true), 2);
     feed.live(live(11, 10));
-    assert_eq!(offsets(Member::new().join(&feed, Some(5))), None, "one more than the limit by now");
-    assert_eq!(offsets(Member::new().join(&feed, Some(7))), Some(vec![8, 11]));
+    assert_eq!(offsets(Client::new().join(&feed, Some(5))), None, "one more than the limit by now");
+    assert_eq!(offsets(Client::new().join(&feed, Some(7))), Some(vec![8, 11]));
 }
 
 #[test]
 fn a_channel_without_history_has_no_positions() {
     let feed = Feed::new("chat:x");
-    let member = Member::new();
+    let member = Client::new();
     assert_eq!(member.join(&feed, Some(5)), Joined::Live);
     assert_eq!(feed.live(Live { seq: 3, previous: 9, publication: publication(0) }), Taken::Delivered(1));
     feed.leave(&member.id);
@@ -162,7 +162,7 @@ proptest! {
         let stream: Vec<u64> = seqs.into_iter().collect();
         let feed = Feed::new("chat:x");
         feed.track(0);
-        let mut members: Vec<(Member, u64)> = Vec::new();
+        let mut members: Vec<(Client, u64)> = Vec::new();
         let mut gap: Option<(u64, usize)> = None;
         for (index, seq) in stream.iter().enumerate() {
             let stored = &stream[..=index];
@@ -173,7 +173,7 @@ proptest! {
                     let behind: Vec<u64> = stored.iter().copied().filter(|s| *s > offset).collect();
                     feed.open_window(offset, past(&behind, true), 300);
                 }
-                let member = Member::new();
+                let member = Client::new();
                 let position = match member.join(&feed, resume) {
                     Joined::At { position } => position,
                     Joined::Resumed { missed } => missed.last().map_or_else(|| resume.unwrap(), |p| p.offset),

@@ -61,7 +61,8 @@ impl Session {
         };
         let Connecting { mut reply, resume, connected, .. } = *connecting;
         if let (Some(result), Some((channel, position))) = (&mut reply.connect, personal) {
-            result.subs = vec![Sub::new(channel.name(), position.result(resume.as_ref(), self.encoding))];
+            result.subs =
+                vec![Sub::new(channel.name(), position.result(resume.as_ref(), None, self.encoding))];
         }
         self.phase = Phase::Connected(Box::new(connected));
         Some(reply)

@@ -11,7 +11,7 @@ use tidegate_shared::{
 };
 
 use super::{Effect, Effects, Phase, Session, refuse, subscriptions::Left};
-use crate::feed::{Joined, Resume};
+use crate::feed::{Joined, Resume, Wish, patch};
 
 impl Session {
     pub(super) fn subscribe(&mut self, id: u32, request: &SubscribeRequest) -> Effects {
@@ -38,17 +38,27 @@ impl Session {
         if connected.subscriptions.len() >= self.rules.limits.channels {
             return refuse(id, codes::LIMIT_EXCEEDED.because("too many channels on this connection"));
         }
+        let wish = match self.rules.wish(&channel, request) {
+            Ok(wish) => wish,
+            Err(problem) => return refuse(id, codes::BAD_REQUEST.because(problem)),
+        };
         let resume = resume_of(request);
-        let ticket = connected.subscriptions.begin(channel.clone(), id, resume.clone());
+        let ticket = connected.subscriptions.begin(channel.clone(), id, resume.clone(), wish);
         let or_refuse = request.flag & REFUSE_UNRECOVERABLE != 0;
         vec![Effect::Interest { ticket, channel, resume, or_refuse }]
+    }
+
+    /// What the client asked for with a subscription that is about to be joined.
+    pub(crate) fn wish(&self, ticket: u32) -> Option<Box<Wish>> {
+        let Phase::Connected(connected) = &self.phase else { return None };
+        connected.subscriptions.wish(ticket)
     }
 
     /// The channel is joined at this position: the reply, unless the subscription has been given up meanwhile.
     pub(crate) fn subscribed(&mut self, ticket: u32, position: &Position) -> Option<Reply> {
         let Phase::Connected(connected) = &mut self.phase else { return None };
         let pending = connected.subscriptions.complete(ticket)?;
-        let result = position.result(pending.resume.as_ref(), self.encoding);
+        let result = position.result(pending.resume.as_ref(), pending.wish.as_deref(), self.encoding);
         Some(Reply { id: pending.command, subscribe: Some(result), ..Reply::default() })
     }
 
@@ -89,7 +99,7 @@ impl Session {
             Left::Nothing => vec![done],
             // Replies come in the order of the commands: the subscription was granted, and is over before it began.
             Left::Pending(pending) => {
-                let result = Position::live().result(pending.resume.as_ref(), encoding);
+                let result = Position::live().result(pending.resume.as_ref(), None, encoding);
                 let granted = Reply { id: pending.command, subscribe: Some(result), ..Reply::default() };
                 vec![Effect::Reply(granted), done]
             }
@@ -158,8 +168,15 @@ impl Position {
     }
 
     /// What a client that asked to resume, or did not, is told.
-    pub(super) fn result(&self, resume: Option<&Resume>, encoding: Encoding) -> SubscribeResult {
-        let result = SubscribeResult { was_recovering: resume.is_some(), ..SubscribeResult::default() };
+    pub(super) fn result(
+        &self,
+        resume: Option<&Resume>,
+        wish: Option<&Wish>,
+        encoding: Encoding,
+    ) -> SubscribeResult {
+        let delta = wish.is_some_and(|wish| wish.delta);
+        let result =
+            SubscribeResult { was_recovering: resume.is_some(), delta, ..SubscribeResult::default() };
         let positioned = SubscribeResult {
             recoverable: true,
             positioned: true,
@@ -173,7 +190,14 @@ impl Position {
                 recovered: true,
                 // The position asked for, not the newest: the publications move it.
                 offset: resume.map_or(0, |resume| resume.offset),
-                publications: missed.iter().map(|p| Publication::clone(p).suited_to(encoding)).collect(),
+                publications: {
+                    let wanted = missed.iter().filter(|p| wish.is_none_or(|wish| wish.wants(p)));
+                    if delta {
+                        patch::chain(wanted.map(AsRef::as_ref), encoding)
+                    } else {
+                        wanted.map(|p| Publication::clone(p).suited_to(encoding)).collect()
+                    }
+                },
                 ..positioned
             },
         }

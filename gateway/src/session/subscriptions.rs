@@ -2,7 +2,7 @@
 
 use tidegate_shared::channel::Channel;
 
-use crate::feed::Resume;
+use crate::feed::{Resume, Wish};
 
 /// The channels of one session. Few per session, so a list is smaller and as fast as a map.
 #[derive(Debug, Default)]
@@ -18,17 +18,19 @@ struct Entry {
 }
 
 /// A subscription that is being prepared.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Pending {
     /// The command that waits for its reply.
     pub(super) command: u32,
     /// From where the client asked to resume.
     pub(super) resume: Option<Resume>,
+    /// What it asked for beyond plain publications.
+    pub(super) wish: Option<Box<Wish>>,
     ticket: u32,
 }
 
 /// What a session had of a channel it leaves.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub(super) enum Left {
     /// Nothing.
     Nothing,
@@ -48,11 +50,22 @@ impl Subscriptions {
     }
 
     /// Begins a subscription; the ticket tells its preparation from a later one for the same channel.
-    pub(super) fn begin(&mut self, channel: Channel, command: u32, resume: Option<Resume>) -> u32 {
+    pub(super) fn begin(
+        &mut self,
+        channel: Channel,
+        command: u32,
+        resume: Option<Resume>,
+        wish: Option<Box<Wish>>,
+    ) -> u32 {
         let ticket = self.next_ticket;
         self.next_ticket = self.next_ticket.wrapping_add(1);
-        self.entries.push(Entry { channel, pending: Some(Pending { command, resume, ticket }) });
+        self.entries.push(Entry { channel, pending: Some(Pending { command, resume, wish, ticket }) });
         ticket
+    }
+
+    /// What a subscription that is being prepared asked for.
+    pub(super) fn wish(&self, ticket: u32) -> Option<Box<Wish>> {
+        self.entries.iter().find(|entry| entry.is_pending(ticket))?.pending.as_ref()?.wish.clone()
     }
 
     /// Completes a subscription; nothing if it has been given up meanwhile.

@@ -16,3 +16,4 @@ mod recovery;
 mod requests;
 mod start;
 mod support;
+mod wishes;

@@ -28,6 +28,12 @@ pub struct Namespace {
     /// How long they are kept.
     #[serde(default = "history_ttl", with = "unit::duration")]
     pub history_ttl: Duration,
+    /// Whether clients may ask for patches instead of whole payloads.
+    #[serde(default)]
+    pub delta: bool,
+    /// Whether clients may ask for some publications only, by their tags.
+    #[serde(default)]
+    pub tags_filter: bool,
 }
 
 fn history_ttl() -> Duration {
@@ -86,6 +92,8 @@ impl Namespace {
             allow_history: Audience::Nobody,
             history_size: 0,
             history_ttl: history_ttl(),
+            delta: false,
+            tags_filter: false,
         }
     }
 

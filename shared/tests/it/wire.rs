@@ -86,6 +86,7 @@ fn replies() -> Vec<(Reply, &'static str, &'static str)> {
         info: Some(info),
         offset: 9,
         tags: [("re".to_owned(), "x".to_owned())].into(),
+        delta: false,
     };
     vec![
         (Reply::ping(), "{}", "00"),
@@ -230,7 +231,7 @@ proptest! {
     #[test]
     fn both_encodings_carry_the_same_publication(data in "[a-z]{0,9}", user in "\\PC{0,9}", offset in any::<u64>(), tags in proptest::collection::btree_map("[a-z]{1,5}", "\\PC{0,5}", 0..3)) {
         let info = Some(ClientInfo { user, client: "c".into(), conn_info: "{}".into() });
-        let reply = Reply::publication("c", Publication { data: format!("\"{data}\"").into(), info, offset, tags });
+        let reply = Reply::publication("c", Publication { data: format!("\"{data}\"").into(), info, offset, tags, delta: false });
         let text = encode_reply(Encoding::Json, &reply).unwrap();
         let binary = framed(&encode_reply(Encoding::Protobuf, &reply).unwrap());
         prop_assert_eq!(&json::decode::<Reply>(std::str::from_utf8(&text).unwrap()).next().unwrap().unwrap(), &reply);
