@@ -156,7 +156,7 @@ impl Client {
     ) -> Result<Bytes, CallError> {
         let rpc = RpcRequest { data: data.into(), method: method.to_owned() };
         let command = Command { rpc: Some(rpc), ..Command::default() };
-        let reply = call(&self.inner.orders, &self.inner.shared, command, timeout).await?;
+        let reply = self.exchange(command, timeout).await?;
         Ok(reply.rpc.unwrap_or_default().data)
     }
 
@@ -187,7 +187,12 @@ impl Client {
 
     /// Sends any command, for verbs without a method here. Its id is chosen by this client.
     pub async fn call(&self, command: Command) -> Result<Reply, CallError> {
-        call(&self.inner.orders, &self.inner.shared, command, self.inner.timeout).await
+        self.exchange(command, self.inner.timeout).await
+    }
+
+    /// Boxed, so that an application's futures do not carry the reply of every verb there is.
+    async fn exchange(&self, command: Command, timeout: Duration) -> Result<Reply, CallError> {
+        Box::pin(call(&self.inner.orders, &self.inner.shared, command, timeout)).await
     }
 
     /// Sends a message that gets no reply.
