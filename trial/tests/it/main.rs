@@ -1,0 +1,16 @@
+//! The scenarios that count, small enough for every day.
+
+use std::process::{Command, Stdio};
+
+#[test]
+fn whoever_recovers_after_being_torn_off_has_everything_once_and_in_order() {
+    let output = Command::new(env!("CARGO_BIN_EXE_tidegate-trial"))
+        .args(["torn", "--debug-ok", "--subscribers", "60", "--channels", "10", "--rate", "100"])
+        .args(["--time", "10s", "--cut-every", "2s", "--kill-every", "3s"])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("not recovered      0"), "the history is long enough for every break: {text}");
+}
