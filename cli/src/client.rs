@@ -116,7 +116,7 @@ impl Client {
             ..ConnectRequest::default()
         };
         let command = Command { connect: Some(connect), ..Command::default() };
-        let reply = call(&orders, &shared, command, options.timeout).await?;
+        let reply = Box::pin(call(&orders, &shared, command, options.timeout)).await?;
         let connected = reply.connect.unwrap_or_default();
         let inner = Inner { orders, shared, timeout: options.timeout, connected, _task: task };
         Ok((Self { inner: Arc::new(inner) }, Events(receiver)))

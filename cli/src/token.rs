@@ -24,6 +24,10 @@ pub fn connection_token(
     ttl: Duration,
     now: SystemTime,
 ) -> anyhow::Result<String> {
+    anyhow::ensure!(
+        !auth.hmac_secret.is_empty(),
+        "auth.hmac_secret is empty: tokens come from the configured issuers, give one with --token"
+    );
     let iat = now.duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
     let claims = Claims {
         sub: user,

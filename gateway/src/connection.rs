@@ -36,6 +36,7 @@ use crate::{
     http::accept::Slot,
     hub::Hub,
     ingress::{Ingress, Settled, turn::Turns},
+    keys::Keys,
     metrics::Metrics,
     rules::Rules,
     session::{CallEnd, Effect, Effects, Now, Position, Session},
@@ -56,6 +57,7 @@ pub(crate) struct Shared {
     pub(crate) ingress: Arc<Ingress>,
     pub(crate) interests: Arc<Interests>,
     pub(crate) egress: Egress,
+    pub(crate) keys: Keys,
     pub(crate) metrics: Metrics,
     pub(crate) answer_timeout: Duration,
 }
@@ -415,6 +417,7 @@ impl Connection {
                     Done::Received { ticket, channel, result }
                 }));
             }
+            Effect::FetchKeys { issuer } => self.shared.keys.want(issuer),
             Effect::Leave { channel } => {
                 let client = self.session.client();
                 self.shared.hub.quit(&channel, |feed| feed.leave(client));

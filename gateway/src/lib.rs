@@ -11,6 +11,7 @@ mod feed;
 mod http;
 mod hub;
 mod ingress;
+mod keys;
 mod metrics;
 mod origin;
 mod rules;
@@ -26,6 +27,7 @@ use tidegate_shared::{
 use tokio::net::TcpListener;
 
 use crate::{
+    auth::Verifier,
     connection::Shared,
     egress::{Egress, history::History, interest::Interests},
     http::{
@@ -34,6 +36,7 @@ use crate::{
     },
     hub::Hub,
     ingress::Ingress,
+    keys::{Keys, Pace},
     metrics::Metrics,
     origin::Origins,
     rules::Rules,
@@ -65,6 +68,7 @@ impl Gateway {
     /// Serves until the process is asked to stop and everything has ended. Waits for NATS first, saying so.
     pub async fn run(self, lifecycle: Lifecycle) -> anyhow::Result<()> {
         let Self { config, public, internal } = self;
+        let verifier = Verifier::new(&config)?;
         let vitals =
             Vitals { metrics: Metrics::new(), serving: Arc::default(), lifecycle: lifecycle.clone() };
         serve_internal(internal, &vitals, &config);
@@ -72,7 +76,7 @@ impl Gateway {
             lifecycle.finish(LAST_MOMENT).await;
             return Ok(());
         };
-        let shared = wire(&config, broker.clone(), &vitals.metrics, &lifecycle).await?;
+        let shared = wire(&config, verifier, broker.clone(), &vitals.metrics, &lifecycle).await?;
         let metrics = vitals.metrics.clone();
         let limits = Limits {
             connections: config.gateway.limits.connections,
@@ -122,6 +126,7 @@ async fn connect(config: &Config, lifecycle: &Lifecycle) -> anyhow::Result<Optio
 /// Builds the parts and joins them.
 async fn wire(
     config: &Config,
+    verifier: Verifier,
     broker: Broker,
     metrics: &Metrics,
     lifecycle: &Lifecycle,
@@ -145,12 +150,14 @@ async fn wire(
         lifecycle: lifecycle.clone(),
     };
     egress.start(&gateway).await?;
+    let keys = Keys::start(&verifier, Pace::every(config.auth.jwks_refresh), metrics, lifecycle).await?;
     Ok(Arc::new(Shared {
-        rules: Arc::new(Rules::new(config, gateway)),
+        rules: Arc::new(Rules::new(config, verifier, gateway)),
         hub,
         ingress,
         interests: Interests::new(egress.clone()),
         egress,
+        keys,
         metrics: metrics.clone(),
         answer_timeout: config.gateway.answer_timeout,
     }))

@@ -33,6 +33,7 @@ pub(crate) struct Metrics {
     gaps: Family<Reason, Counter>,
     window_reads: Counter,
     recoveries: Family<Reason, Counter>,
+    jwks_fetches: Family<Fetch, Counter>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -48,6 +49,12 @@ struct Reason {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Request {
     route: String,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Fetch {
+    issuer: String,
     outcome: &'static str,
 }
 
@@ -68,6 +75,8 @@ impl Metrics {
         let gaps = Family::default();
         let window_reads = Counter::default();
         let recoveries = Family::default();
+        let jwks_fetches = Family::default();
+        registry.register("jwks_fetches", "Fetches of issuers' keys, by how they went", jwks_fetches.clone());
         registry.register("connections", "Open WebSocket connections", connections.clone());
         registry.register(
             "connections_accepted",
@@ -127,6 +136,7 @@ impl Metrics {
             gaps,
             window_reads,
             recoveries,
+            jwks_fetches,
         }
     }
 
@@ -188,6 +198,10 @@ impl Metrics {
         self.recoveries
             .get_or_create(&Reason { reason: if recovered { "recovered" } else { "not_recovered" } })
             .inc();
+    }
+
+    pub(crate) fn keys_fetched(&self, issuer: &str, outcome: &'static str) {
+        self.jwks_fetches.get_or_create(&Fetch { issuer: issuer.to_owned(), outcome }).inc();
     }
 
     pub(crate) fn late_answer(&self) {

@@ -28,10 +28,10 @@ pub(crate) struct Rules {
 }
 
 impl Rules {
-    pub(crate) fn new(config: &Config, gateway: GatewayId) -> Self {
+    pub(crate) fn new(config: &Config, verifier: Verifier, gateway: GatewayId) -> Self {
         Self {
             gateway,
-            verifier: Verifier::new(&config.auth),
+            verifier,
             anonymous: config.auth.anonymous,
             refresh_grace: config.auth.refresh_grace,
             limits: config.gateway.limits.clone(),

@@ -33,6 +33,7 @@ mod liveness;
 mod request;
 mod subscribe;
 mod subscriptions;
+mod token;
 
 #[cfg(test)]
 mod tests;
@@ -97,6 +98,8 @@ pub(crate) enum Effect {
     Interest { ticket: u32, channel: Channel, resume: Option<Resume>, or_refuse: bool },
     /// Read past publications; `paged` tells them.
     History { command: u32, channel: Channel, ask: Box<HistoryRequest> },
+    /// A token names a key of this issuer that is not here: see to it that the issuer's keys are fetched.
+    FetchKeys { issuer: usize },
     /// No more publications of this channel.
     Leave { channel: Channel },
     /// End the connection.
@@ -142,8 +145,8 @@ impl Session {
             Phase::Fresh { until } | Phase::Refused { until } => Some(*until),
             Phase::Connecting(connecting) => Some(connecting.until),
             Phase::Connected(connected) => {
-                let ping = connected.liveness.next_timeout();
-                Some(connected.expires.map_or(ping, |expires| expires.min(ping)))
+                let ends = [connected.expires, connected.subscriptions.next_end()];
+                ends.into_iter().flatten().chain([connected.liveness.next_timeout()]).min()
             }
             Phase::Closed => None,
         }
@@ -158,12 +161,14 @@ impl Session {
                 if connected.expires.is_some_and(|expires| expires <= now) {
                     return self.close(codes::EXPIRED);
                 }
+                let mut effects = connected.expire_subscriptions(now);
                 match connected.liveness.tick(now, reading, self.rules.ping_interval, self.rules.pong_timeout)
                 {
-                    Due::Nothing => Vec::new(),
-                    Due::Ping => vec![Effect::Reply(Reply::ping())],
-                    Due::NoPong => self.close(codes::NO_PONG),
+                    Due::Nothing => {}
+                    Due::Ping => effects.push(Effect::Reply(Reply::ping())),
+                    Due::NoPong => effects.extend(self.close(codes::NO_PONG)),
                 }
+                effects
             }
             Phase::Fresh { .. } | Phase::Refused { .. } | Phase::Connecting(_) | Phase::Closed => Vec::new(),
         }
@@ -196,14 +201,15 @@ impl Session {
             (Phase::Connected(_), _) if id == 0 => self.close(codes::BAD_PROTOCOL),
             (Phase::Connected(_), Verb::Rpc(request)) => self.rpc(id, request, now),
             (Phase::Connected(_), Verb::Publish(request)) => self.publish(id, request),
-            (Phase::Connected(_), Verb::Subscribe(request)) => self.subscribe(id, &request),
+            (Phase::Connected(_), Verb::Subscribe(request)) => self.subscribe(id, &request, now),
             (Phase::Connected(_), Verb::Unsubscribe(request)) => self.unsubscribe(id, &request),
             (Phase::Connected(_), Verb::Refresh(request)) => self.refresh(id, &request, now),
             (Phase::Connected(_), Verb::History(request)) => self.history(id, request),
-            // Presence and subscription tokens are switched off in every namespace there is.
+            (Phase::Connected(_), Verb::SubRefresh(request)) => self.sub_refresh(id, &request, now),
+            // Presence is switched off in every namespace there is.
             (
                 Phase::Connected(_),
-                Verb::Ping | Verb::Presence(_) | Verb::PresenceStats(_) | Verb::SubRefresh(_) | Verb::Unknown,
+                Verb::Ping | Verb::Presence(_) | Verb::PresenceStats(_) | Verb::Unknown,
             ) => refuse(id, codes::NOT_AVAILABLE),
         }
     }
@@ -281,4 +287,10 @@ impl Session {
 
 fn refuse(id: u32, error: impl Into<protocol::Error>) -> Effects {
     vec![Effect::Reply(Reply::error(id, error.into()))]
+}
+
+/// Terminal would be wrong: the issuer may have a new key that has not been fetched yet.
+fn refuse_without_key(id: u32, issuer: usize) -> Effects {
+    let error = codes::INTERNAL.because("keys are being fetched");
+    vec![Effect::Reply(Reply::error(id, error)), Effect::FetchKeys { issuer }]
 }

@@ -77,6 +77,12 @@ impl Channel {
         &self.token
     }
 
+    /// Returns whether only a subscription token opens it: what follows the namespace begins with `$`.
+    pub fn is_private(&self) -> bool {
+        let rest = self.name.split_once(':').map_or(&*self.name, |(_, rest)| rest);
+        self.personal_user().is_none() && rest.starts_with('$')
+    }
+
     /// Returns the user whose personal channel this is.
     pub fn personal_user(&self) -> Option<&str> {
         (&*self.namespace == USER_NAMESPACE).then(|| self.name.strip_prefix('#')).flatten()
@@ -98,6 +104,14 @@ mod tests {
         assert_eq!(place("chat:a:b"), Ok(("chat".into(), "a=3Ab".into())));
         assert_eq!(place("#42"), Ok(("user".into(), "42".into())));
         assert_eq!(place(">"), Ok(("default".into(), "=3E".into())));
+    }
+
+    #[test]
+    fn a_dollar_behind_the_namespace_makes_a_channel_private() {
+        let private = |name: &str| Channel::parse(name).unwrap().is_private();
+        assert!(private("$vip") && private("chat:$vip") && private("chat:$a:b"));
+        assert!(!private("vip$") && !private("chat:vip") && !private("chat:a:$b") && !private("#$42"));
+        assert!(!private("#a:$b"));
     }
 
     #[test]

@@ -18,12 +18,14 @@ use figment::{
 use serde::Deserialize;
 
 pub use self::{
+    issuer::{Issuer, KeySource, SHORT_FORM, TokenAlgorithm},
     namespace::{Audience, Namespace},
     route::{AnswerMode, Backoff, Match, Route},
     unit::Secret,
 };
 use crate::subject::Subjects;
 
+mod issuer;
 mod namespace;
 mod route;
 mod unit;
@@ -52,6 +54,9 @@ pub struct Config {
     pub gateway: GatewayConfig,
     /// Who may connect.
     pub auth: AuthConfig,
+    /// Whose tokens are accepted besides those `auth` describes.
+    #[serde(default, rename = "issuer")]
+    pub issuers: Vec<Issuer>,
     /// The worker program.
     pub worker: WorkerConfig,
     /// The stock handler `quakes`.
@@ -232,7 +237,7 @@ pub struct DrainConfig {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AuthConfig {
-    /// The key that signs connection tokens (HS256).
+    /// The key that signs tokens (HS256); empty when only `[[issuer]]`s do.
     pub hmac_secret: Secret,
     /// The only accepted `iss`, if set.
     pub issuer: String,
@@ -244,6 +249,9 @@ pub struct AuthConfig {
     /// How long an expired connection may take to bring a fresh token.
     #[serde(with = "unit::duration")]
     pub refresh_grace: Duration,
+    /// How often the keys of issuers with a `jwks_url` are fetched.
+    #[serde(with = "unit::duration")]
+    pub jwks_refresh: Duration,
     /// Whether a client without a token may connect.
     pub anonymous: bool,
 }
@@ -310,8 +318,9 @@ impl Config {
         for (key, value) in flags {
             figment = figment.merge(Named::new(format!("--{}", key.replace(['.', '_'], "-")), key, value));
         }
-        let config: Self = figment.extract().map_err(|error| explain(&error))?;
-        validate::validate(&config).map_err(|(key, problem)| {
+        let mut config: Self = figment.extract().map_err(|error| explain(&error))?;
+        let read = validate::tokens::read_files(&mut config);
+        read.and_then(|()| validate::validate(&config)).map_err(|(key, problem)| {
             let source = figment.find_metadata(&key).map(source_of).unwrap_or_default();
             ConfigError(format!("`{key}`{source}: {problem}"))
         })?;

@@ -142,6 +142,10 @@ pub struct Reply {
     #[prost(message, optional, tag = "14")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refresh: Option<RefreshResult>,
+    /// Answer to `sub_refresh`.
+    #[prost(message, optional, tag = "15")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sub_refresh: Option<SubRefreshResult>,
 }
 
 /// An error as the client sees it.
@@ -381,6 +385,14 @@ pub struct SubscribeRequest {
 #[derive(Clone, PartialEq, prost::Message, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SubscribeResult {
+    /// Whether the client has to bring a fresh token after `ttl`.
+    #[prost(bool, tag = "1")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub expires: bool,
+    /// Seconds until then.
+    #[prost(uint32, tag = "2")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub ttl: u32,
     /// Whether the client may resume after a disconnect.
     #[prost(bool, tag = "3")]
     #[serde(skip_serializing_if = "is_default")]
@@ -586,6 +598,20 @@ pub struct SubRefreshRequest {
     #[prost(string, tag = "2")]
     #[serde(skip_serializing_if = "is_default")]
     pub token: String,
+}
+
+/// The subscription lives on.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SubRefreshResult {
+    /// Whether the new token expires too.
+    #[prost(bool, tag = "1")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub expires: bool,
+    /// Seconds until then.
+    #[prost(uint32, tag = "2")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub ttl: u32,
 }
 
 /// A message without fields.

@@ -75,7 +75,8 @@ where
     C: Future<Output = R>,
 {
     let (listener, options) = listen().await;
-    let server = async { server(Gateway::accept(&listener).await).await };
+    // Boxed: scripts hold whole replies, one for every verb.
+    let server = Box::pin(async { server(Gateway::accept(&listener).await).await });
     let client = async {
         let (handle, events) = Client::connect(options).await.unwrap();
         client(handle, events).await

@@ -10,6 +10,7 @@ use tidegate_shared::{
 
 use super::{
     Connected, Connecting, Effect, Effects, Liveness, Now, Phase, Session, Subscriptions, refuse,
+    refuse_without_key,
     subscribe::{Position, resume_of},
 };
 use crate::auth::{Identity, Invalid};
@@ -18,15 +19,15 @@ impl Session {
     pub(super) fn connect(&mut self, id: u32, request: &ConnectRequest, jitter: f32, now: Now) -> Effects {
         let identity = match self.identify(&request.token, now) {
             Ok(identity) => identity,
-            Err(Some(Invalid::Expired)) => {
-                self.phase = Phase::Refused { until: now.instant + self.rules.limits.first_frame };
-                return refuse(id, codes::TOKEN_EXPIRED);
+            Err(Some(Invalid::Expired)) => return self.refused(refuse(id, codes::TOKEN_EXPIRED), now),
+            Err(Some(Invalid::UnknownKey { issuer })) => {
+                return self.refused(refuse_without_key(id, issuer), now);
             }
             Err(Some(Invalid::Forged)) => return self.close(codes::INVALID_TOKEN),
             Err(None) => return self.close(codes::BAD_PROTOCOL),
         };
         let personal = identity.user.as_deref().map(Channel::personal);
-        let (expires, ttl) = time_left(&identity, now);
+        let (expires, ttl) = time_left(identity.expires_at, now);
         let result = ConnectResult {
             client: self.client.as_str().to_owned(),
             version: VERSION.to_owned(),
@@ -39,7 +40,7 @@ impl Session {
         let resume =
             personal.as_ref().and_then(|channel| request.subs.get(channel.name())).and_then(resume_of);
         let connected = Connected {
-            expires: self.end_of(&identity, now),
+            expires: self.end_of(identity.expires_at, now),
             user: identity.user,
             info: identity.info,
             liveness: Liveness::new(now.instant, self.rules.ping_interval, jitter),
@@ -86,14 +87,15 @@ impl Session {
         let identity = match self.rules.verifier.verify(&request.token, now.unix.as_secs()) {
             Ok(identity) => identity,
             Err(Invalid::Expired) => return self.close(codes::EXPIRED),
+            Err(Invalid::UnknownKey { issuer }) => return refuse_without_key(id, issuer),
             Err(Invalid::Forged) => return self.close(codes::INVALID_TOKEN),
         };
-        let end = self.end_of(&identity, now);
+        let end = self.end_of(identity.expires_at, now);
         let Phase::Connected(connected) = &mut self.phase else { return Vec::new() };
         if connected.user != identity.user {
             return self.close(codes::INVALID_TOKEN);
         }
-        let (expires, ttl) = time_left(&identity, now);
+        let (expires, ttl) = time_left(identity.expires_at, now);
         connected.expires = end;
         connected.info = identity.info;
         let client = self.client.as_str().to_owned();
@@ -112,16 +114,22 @@ impl Session {
         Err(None)
     }
 
-    /// When a connection with this token is ended, the grace for a fresh token included.
-    fn end_of(&self, identity: &Identity, now: Now) -> Option<Instant> {
-        let left = std::time::Duration::from_secs(identity.expires_at?).saturating_sub(now.unix);
+    /// The client will close, and come back by itself.
+    fn refused(&mut self, effects: Effects, now: Now) -> Effects {
+        self.phase = Phase::Refused { until: now.instant + self.rules.limits.first_frame };
+        effects
+    }
+
+    /// When what a token allows is ended, the grace for a fresh token included.
+    pub(super) fn end_of(&self, expires_at: Option<u64>, now: Now) -> Option<Instant> {
+        let left = std::time::Duration::from_secs(expires_at?).saturating_sub(now.unix);
         now.instant.checked_add(left + self.rules.refresh_grace)
     }
 }
 
 /// What the client is told: whether it has to refresh, and after how many seconds.
-fn time_left(identity: &Identity, now: Now) -> (bool, u32) {
-    identity.expires_at.map_or((false, 0), |at| {
+pub(super) fn time_left(expires_at: Option<u64>, now: Now) -> (bool, u32) {
+    expires_at.map_or((false, 0), |at| {
         (true, u32::try_from(at.saturating_sub(now.unix.as_secs()).max(1)).unwrap_or(u32::MAX))
     })
 }

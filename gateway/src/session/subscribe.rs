@@ -5,16 +5,19 @@ use std::sync::Arc;
 use tidegate_shared::{
     channel::Channel,
     protocol::{
-        self, Empty, Encoding, HistoryRequest, HistoryResult, Publication, Push, Reply, SubscribeRequest,
-        SubscribeResult, Unsubscribe, UnsubscribeRequest, codes,
+        self, Empty, Encoding, HistoryRequest, HistoryResult, Publication, Reply, SubscribeRequest,
+        SubscribeResult, UnsubscribeRequest, codes,
     },
 };
 
-use super::{Effect, Effects, Phase, Session, refuse, subscriptions::Left};
+use super::{
+    Effect, Effects, Now, Phase, Session, refuse,
+    subscriptions::{Left, Pending},
+};
 use crate::feed::{Joined, Resume, Wish, patch};
 
 impl Session {
-    pub(super) fn subscribe(&mut self, id: u32, request: &SubscribeRequest) -> Effects {
+    pub(super) fn subscribe(&mut self, id: u32, request: &SubscribeRequest, now: Now) -> Effects {
         if request.channel.is_empty() {
             return self.close(codes::BAD_PROTOCOL);
         }
@@ -22,15 +25,9 @@ impl Session {
             Ok(channel) => channel,
             Err(error) => return refuse(id, codes::BAD_REQUEST.because(error)),
         };
-        let Phase::Connected(connected) = &mut self.phase else { return Vec::new() };
+        let Phase::Connected(connected) = &self.phase else { return Vec::new() };
         if channel.personal_user().is_some_and(|user| connected.user.as_deref() == Some(user)) {
             return refuse(id, codes::ALREADY_SUBSCRIBED.because("the personal channel needs no subscribe"));
-        }
-        let Some(audience) = self.rules.may_subscribe(&channel) else {
-            return refuse(id, codes::UNKNOWN_CHANNEL);
-        };
-        if !audience.includes(connected.user.is_some()) {
-            return refuse(id, codes::PERMISSION_DENIED);
         }
         if connected.subscriptions.contains(&channel) {
             return refuse(id, codes::ALREADY_SUBSCRIBED);
@@ -38,12 +35,17 @@ impl Session {
         if connected.subscriptions.len() >= self.rules.limits.channels {
             return refuse(id, codes::LIMIT_EXCEEDED.because("too many channels on this connection"));
         }
+        let term = match self.admit(id, &channel, &request.token, now) {
+            Ok(term) => term,
+            Err(refusal) => return refusal,
+        };
         let wish = match self.rules.wish(&channel, request) {
             Ok(wish) => wish,
             Err(problem) => return refuse(id, codes::BAD_REQUEST.because(problem)),
         };
         let resume = resume_of(request);
-        let ticket = connected.subscriptions.begin(channel.clone(), id, resume.clone(), wish);
+        let Phase::Connected(connected) = &mut self.phase else { return Vec::new() };
+        let ticket = connected.subscriptions.begin(channel.clone(), id, resume.clone(), wish, term);
         let or_refuse = request.flag & REFUSE_UNRECOVERABLE != 0;
         vec![Effect::Interest { ticket, channel, resume, or_refuse }]
     }
@@ -58,8 +60,7 @@ impl Session {
     pub(crate) fn subscribed(&mut self, ticket: u32, position: &Position) -> Option<Reply> {
         let Phase::Connected(connected) = &mut self.phase else { return None };
         let pending = connected.subscriptions.complete(ticket)?;
-        let result = position.result(pending.resume.as_ref(), pending.wish.as_deref(), self.encoding);
-        Some(Reply { id: pending.command, subscribe: Some(result), ..Reply::default() })
+        Some(granted(&pending, position, self.encoding))
     }
 
     /// The channel cannot be joined.
@@ -78,13 +79,8 @@ impl Session {
         match connected.subscriptions.leave(channel) {
             Left::Nothing | Left::Pending(_) => Vec::new(),
             Left::Active => {
-                let (code, reason) = codes::UNSUBSCRIBED_INSUFFICIENT_STATE;
-                let unsubscribe = Some(Unsubscribe { code, reason: reason.to_owned() });
-                let push = Push { channel: channel.name().to_owned(), unsubscribe, ..Push::default() };
-                vec![
-                    Effect::Leave { channel: channel.clone() },
-                    Effect::Reply(Reply { push: Some(push), ..Reply::default() }),
-                ]
+                let push = codes::UNSUBSCRIBED_INSUFFICIENT_STATE.push(channel.name());
+                vec![Effect::Leave { channel: channel.clone() }, Effect::Reply(push)]
             }
         }
     }
@@ -99,9 +95,7 @@ impl Session {
             Left::Nothing => vec![done],
             // Replies come in the order of the commands: the subscription was granted, and is over before it began.
             Left::Pending(pending) => {
-                let result = Position::live().result(pending.resume.as_ref(), None, encoding);
-                let granted = Reply { id: pending.command, subscribe: Some(result), ..Reply::default() };
-                vec![Effect::Reply(granted), done]
+                vec![Effect::Reply(granted(&pending, &Position::live(), encoding)), done]
             }
             Left::Active => vec![Effect::Leave { channel }, done],
         }
@@ -116,6 +110,9 @@ impl Session {
             Err(error) => return refuse(id, codes::BAD_REQUEST.because(error)),
         };
         let Phase::Connected(connected) = &self.phase else { return Vec::new() };
+        if channel.is_private() && !connected.subscriptions.contains(&channel) {
+            return refuse(id, codes::PERMISSION_DENIED.because("the channel needs a subscription token"));
+        }
         let own = channel.personal_user().is_some_and(|user| connected.user.as_deref() == Some(user));
         match self.rules.history(&channel) {
             None => refuse(id, codes::UNKNOWN_CHANNEL),
@@ -142,6 +139,15 @@ impl Session {
             Err(error) => refuse(id, error),
         }
     }
+}
+
+fn granted(pending: &Pending, position: &Position, encoding: Encoding) -> Reply {
+    let result = SubscribeResult {
+        expires: pending.ttl.is_some(),
+        ttl: pending.ttl.unwrap_or_default(),
+        ..position.result(pending.resume.as_ref(), pending.wish.as_deref(), encoding)
+    };
+    Reply { id: pending.command, subscribe: Some(result), ..Reply::default() }
 }
 
 /// The bit of `flag` by which a client asks for an error instead of a failed recovery.

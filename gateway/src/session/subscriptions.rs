@@ -1,7 +1,10 @@
 //! The channels one session has, or is about to have. Pure bookkeeping.
 
+use std::time::Instant;
+
 use tidegate_shared::channel::Channel;
 
+use super::token::Term;
 use crate::feed::{Resume, Wish};
 
 /// The channels of one session. Few per session, so a list is smaller and as fast as a map.
@@ -9,12 +12,16 @@ use crate::feed::{Resume, Wish};
 pub(super) struct Subscriptions {
     entries: Vec<Entry>,
     next_ticket: u32,
+    /// The first of the entries' ends: what is asked for often.
+    next_end: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct Entry {
     channel: Channel,
     pending: Option<Pending>,
+    /// When it ends, if its token does.
+    end: Option<Instant>,
 }
 
 /// A subscription that is being prepared.
@@ -26,6 +33,8 @@ pub(super) struct Pending {
     pub(super) resume: Option<Resume>,
     /// What it asked for beyond plain publications.
     pub(super) wish: Option<Box<Wish>>,
+    /// After how many seconds the client is to bring a fresh token, if it has to.
+    pub(super) ttl: Option<u32>,
     ticket: u32,
 }
 
@@ -56,10 +65,12 @@ impl Subscriptions {
         command: u32,
         resume: Option<Resume>,
         wish: Option<Box<Wish>>,
+        term: Term,
     ) -> u32 {
         let ticket = self.next_ticket;
         self.next_ticket = self.next_ticket.wrapping_add(1);
-        self.entries.push(Entry { channel, pending: Some(Pending { command, resume, wish, ticket }) });
+        let pending = Pending { command, resume, wish, ttl: term.ttl, ticket };
+        self.entries.push(Entry { channel, pending: Some(pending), end: term.end });
         ticket
     }
 
@@ -70,7 +81,39 @@ impl Subscriptions {
 
     /// Completes a subscription; nothing if it has been given up meanwhile.
     pub(super) fn complete(&mut self, ticket: u32) -> Option<Pending> {
-        self.entries.iter_mut().find(|entry| entry.is_pending(ticket))?.pending.take()
+        let pending = self.entries.iter_mut().find(|entry| entry.is_pending(ticket))?.pending.take();
+        self.find_next_end();
+        pending
+    }
+
+    /// Gives a complete subscription another end; false if there is none.
+    pub(super) fn renew(&mut self, channel: &Channel, term: Term) -> bool {
+        let complete = |entry: &&mut Entry| entry.channel == *channel && entry.pending.is_none();
+        let Some(entry) = self.entries.iter_mut().find(complete) else { return false };
+        entry.end = term.end;
+        self.find_next_end();
+        true
+    }
+
+    /// When the next subscription ends.
+    pub(super) fn next_end(&self) -> Option<Instant> {
+        self.next_end
+    }
+
+    /// Gives up the subscriptions that have ended. One that is not complete ends when it is.
+    pub(super) fn take_expired(&mut self, now: Instant) -> Vec<Channel> {
+        if self.next_end.is_none_or(|end| end > now) {
+            return Vec::new();
+        }
+        let over = |entry: &mut Entry| entry.pending.is_none() && entry.end.is_some_and(|end| end <= now);
+        let expired = self.entries.extract_if(.., over).map(|entry| entry.channel).collect();
+        self.find_next_end();
+        expired
+    }
+
+    fn find_next_end(&mut self) {
+        let complete = self.entries.iter().filter(|entry| entry.pending.is_none());
+        self.next_end = complete.filter_map(|entry| entry.end).min();
     }
 
     /// Gives a subscription up, begun or complete.
@@ -78,7 +121,11 @@ impl Subscriptions {
         let Some(index) = self.entries.iter().position(|entry| entry.channel == *channel) else {
             return Left::Nothing;
         };
-        match self.entries.swap_remove(index).pending {
+        let entry = self.entries.swap_remove(index);
+        if entry.end.is_some() {
+            self.find_next_end();
+        }
+        match entry.pending {
             Some(pending) => Left::Pending(pending),
             None => Left::Active,
         }

@@ -11,7 +11,9 @@ use tidegate_shared::{
 };
 
 use super::*;
-use crate::feed::Joined;
+use crate::{auth::Verifier, feed::Joined};
+
+mod tokens;
 
 const TOML: &str = r#"
     [[namespace]]
@@ -28,6 +30,9 @@ const TOML: &str = r#"
     [[namespace]]
     name = "bare"
     allow_history = "authenticated"
+    [[namespace]]
+    name = "closed"
+    allow_subscribe = "nobody"
     [[route]]
     name = "echo"
     match = "rpc.echo"
@@ -45,13 +50,17 @@ struct Script {
 
 impl Script {
     fn fresh(flags: &[(&str, &str)]) -> Self {
+        Self::with_toml("", flags)
+    }
+
+    fn with_toml(toml: &str, flags: &[(&str, &str)]) -> Self {
         let file =
             std::env::temp_dir().join(format!("session-{}.toml", tidegate_shared::id::random_token::<8>()));
-        std::fs::write(&file, TOML).unwrap();
+        std::fs::write(&file, format!("{TOML}\n{toml}")).unwrap();
         let flags: Vec<_> = flags.iter().map(|(key, value)| (*key, (*value).to_owned())).collect();
         let config = Config::load(Some(&file), &flags).unwrap();
         std::fs::remove_file(&file).unwrap();
-        let rules = Arc::new(Rules::new(&config, GatewayId::random()));
+        let rules = Arc::new(Rules::new(&config, Verifier::new(&config).ok().unwrap(), GatewayId::random()));
         let client = ClientId::random(&rules.gateway);
         let now = Now { instant: Instant::now(), unix: Duration::from_hours(500_000) };
         Self { session: Session::new(rules, client, Encoding::Json, now.instant), now, next_id: 1 }
@@ -377,6 +386,9 @@ fn past_publications_are_read_by_those_who_may() {
     let since = Some(protocol::StreamPosition::default());
     assert_eq!(error(&ask(&mut script, HistoryRequest { reverse: true, since, ..history("kept:x") })), 107);
     assert_eq!(error(&ask(&mut script, history("bare:x"))), 108);
+    assert_eq!(error(&ask(&mut script, history("kept:$vip"))), 103, "private");
+    script.subscribe_for("kept:$vip", 60);
+    assert!(matches!(&ask(&mut script, history("kept:$vip"))[..], [Effect::History { .. }]));
     assert_eq!(error(&script.session.paged(9, Ok(None))), 112);
 }
 
@@ -406,6 +418,7 @@ fn a_pong_nobody_asked_for_breaks_the_protocol() {
 enum Step {
     Rpc(u8),
     Subscribe(u8),
+    SubscribeFor(u8),
     Unsubscribe(u8),
     Publish,
     Finish,
@@ -418,6 +431,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         (0u8..3).prop_map(Step::Rpc),
         (0u8..3).prop_map(Step::Subscribe),
+        (0u8..30).prop_map(Step::SubscribeFor),
         (0u8..3).prop_map(Step::Unsubscribe),
         Just(Step::Publish),
         Just(Step::Finish),
@@ -433,7 +447,7 @@ proptest! {
     /// a channel is joined and left in turn.
     #[test]
     fn replies_answer_commands_once(steps in steps()) {
-        let mut script = Script::connected(&[]);
+        let mut script = Script::connected(&[("auth.refresh_grace", "1s"), ("gateway.pong_timeout", "24s")]);
         let mut open: Vec<u32> = Vec::new();
         let mut calls: Vec<u32> = Vec::new();
         let mut tickets: Vec<(u32, Channel)> = Vec::new();
@@ -444,6 +458,7 @@ proptest! {
             let effects = match step {
                 Step::Rpc(n) => script.rpc(["echo", "nothing", ".."][usize::from(n)]),
                 Step::Subscribe(n) => script.subscribe(["chat:a", "chat:b", "#43"][usize::from(n)]),
+                Step::SubscribeFor(seconds) => script.subscribe_for("chat:a", u64::from(seconds)),
                 Step::Unsubscribe(n) => script.unsubscribe(["chat:a", "chat:b", ":"][usize::from(n)]),
                 Step::Publish => script.publish("chat:a", "1"),
                 Step::Finish => match calls.pop() {
@@ -476,6 +491,10 @@ proptest! {
                         prop_assert!(place.is_some(), "{reply:?} answers nothing");
                         open.remove(place.unwrap());
                     }
+                    Effect::Reply(Reply { push: Some(push), .. }) => {
+                        prop_assert!(push.unsubscribe.is_some_and(|u| u.code == 2501));
+                        prop_assert!(joined.iter().all(|channel| channel.name() != push.channel));
+                    }
                     Effect::Reply(reply) => prop_assert_eq!(reply, Reply::ping()),
                     Effect::Call { command, .. } => calls.push(command),
                     Effect::Publish { command, .. } => {
@@ -488,7 +507,7 @@ proptest! {
                         joined.retain(|c| *c != channel);
                     }
                     Effect::Close(_) => over = true,
-                    Effect::Welcome { .. } | Effect::History { .. } | Effect::Send { .. } => {
+                    Effect::Welcome { .. } | Effect::History { .. } | Effect::Send { .. } | Effect::FetchKeys { .. } => {
                         prop_assert!(false, "not in this script");
                     }
                 }

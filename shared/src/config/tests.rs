@@ -26,14 +26,15 @@ fn the_default_file_is_a_configuration() {
 
 #[test]
 fn the_commented_tables_of_the_default_file_are_valid_and_complete() {
-    let tables = DEFAULT_TOML.split("# [[namespace]]").nth(1).unwrap();
+    let tables = DEFAULT_TOML.split("# [[issuer]]").nth(1).unwrap();
     let tables: String = tables.lines().map(|line| line.trim_start_matches('#').to_owned() + "\n").collect();
     let tables: String = tables
         .lines()
-        .filter(|line| line.contains('=') || line.contains("[["))
+        .filter(|line| line.contains(" = ") || line.trim_start().starts_with("[["))
         .map(|l| l.to_owned() + "\n")
         .collect();
-    let config = load(&format!("[[namespace]]\n{tables}"), &[]).unwrap();
+    let config = load(&format!("[[issuer]]\n{tables}"), &[]).unwrap();
+    assert_eq!(config.all_issuers().len(), 2);
     assert_eq!(config.namespaces.first().unwrap().name, "chat");
     let route = config.routes.first().unwrap();
     assert_eq!(route.matches.to_string(), "rpc.orders.{id}.place");
@@ -144,4 +145,77 @@ fn a_missing_file_is_named() {
     let error = Config::from_sources(Some(Path::new("/nonexistent/tidegate.toml")), BTreeMap::new(), &[])
         .unwrap_err();
     assert!(error.to_string().contains("/nonexistent/tidegate.toml"));
+}
+
+const ISSUER: &str = "[[issuer]]\nname = 'a'\nissuer = 'https://a'\n";
+
+#[test]
+fn an_issuer_has_one_source_of_keys_and_algorithms_that_go_with_it() {
+    for (toml, key, word) in [
+        ("algorithms = ['RS256']", "jwks_url", "one of"),
+        ("algorithms = ['HS256']\nhmac_secret = 's'\njwks_url = 'https://a/'", "jwks_url", "not several"),
+        ("algorithms = ['RS256', 'HS256']\npublic_key = 'x'", "algorithms", "HS256"),
+        ("algorithms = ['HS256', 'RS256']\nhmac_secret = 's'", "algorithms", "RS256"),
+        ("algorithms = []\npublic_key = 'x'", "algorithms", "at least one"),
+        ("algorithms = ['HS256']\nhmac_secret = ''", "hmac_secret", "empty"),
+        ("algorithms = ['RS256']\njwks_url = 'http://a.example.com/'", "jwks_url", "https"),
+        (
+            "algorithms = ['RS256']\npublic_key_file = '/nonexistent/key'",
+            "public_key_file",
+            "/nonexistent/key",
+        ),
+        ("algorithms = ['RS256']\npublic_key = 'x'\npublic_key_file = '/k'", "public_key_file", "not both"),
+    ] {
+        let error = refusal(&format!("{ISSUER}{toml}"), &[]);
+        assert!(error.contains(&format!("issuer.0.{key}")) && error.contains(word), "{toml}: {error}");
+    }
+    for algorithm in ["none", "rs256", "PS256"] {
+        let error = refusal(&format!("{ISSUER}algorithms = ['{algorithm}']\npublic_key = 'x'"), &[]);
+        assert!(error.contains("issuer.0.algorithms") && error.contains("EdDSA"), "{error}");
+    }
+}
+
+#[test]
+fn a_tokens_issuer_is_never_a_guess() {
+    let issuer = |name: &str, iss: &str| {
+        format!("[[issuer]]\nname = '{name}'\nissuer = '{iss}'\nalgorithms = ['HS256']\nhmac_secret = 's'\n")
+    };
+    assert!(load(&(issuer("a", "x") + &issuer("b", "y")), &[]).is_ok());
+    let error = refusal(&(issuer("a", "x") + &issuer("b", "x")), &[]);
+    assert!(error.contains("issuer.1.issuer") && error.contains("\"a\""), "{error}");
+    assert!(refusal(&(issuer("a", "x") + &issuer("a", "y")), &[]).contains("issuer.1.name"));
+    assert!(refusal(&issuer("auth", "x"), &[]).contains("issuer.0.name"));
+    assert!(refusal(&issuer("a", ""), &[]).contains("auth.hmac_secret"));
+    assert!(load(&issuer("a", ""), &[("TIDEGATE_AUTH__HMAC_SECRET", "")]).is_ok());
+    assert!(refusal("[auth]\nleeway = '61s'", &[]).contains("auth.leeway"));
+}
+
+#[test]
+fn production_refuses_known_and_short_secrets_of_issuers_too() {
+    let own: Vec<(String, String)> = ["GATEWAY", "WORKER", "SERVICE", "SETUP"]
+        .map(|user| (format!("TIDEGATE_NATS__{user}__PASSWORD"), "x".repeat(32)))
+        .to_vec();
+    let own: Vec<(&str, &str)> = own.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    let production = |secret: &str| {
+        format!(
+            "env = 'production'\n[auth]\nhmac_secret = ''\n{ISSUER}algorithms = ['HS256']\nhmac_secret = '{secret}'"
+        )
+    };
+    assert!(load(&production(&"x".repeat(32)), &own).is_ok());
+    for secret in ["dev-secret-that-everybody-knows-0123456789", "short"] {
+        let error = refusal(&production(secret), &own);
+        assert!(error.contains("issuer.0.hmac_secret"), "{error}");
+    }
+    assert!(refusal("env = 'production'\n[auth]\nhmac_secret = ''", &own).contains("auth.hmac_secret"));
+}
+
+#[test]
+fn an_issuers_keys_can_come_from_files() {
+    let file = std::env::temp_dir().join(format!("tidegate-{}.pem", crate::id::random_token::<8>()));
+    std::fs::write(&file, "a key\n").unwrap();
+    let toml = format!("{ISSUER}algorithms = ['EdDSA']\npublic_key_file = '{}'", file.display());
+    let config = load(&toml, &[]).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    let issuer = config.issuers.first().unwrap();
+    assert!(matches!(issuer.key_source(), Ok(KeySource::Public("a key\n"))));
 }

@@ -46,6 +46,10 @@ pub(crate) mod size {
 pub struct Secret(String);
 
 impl Secret {
+    pub(super) fn new(value: impl Into<String>) -> Self {
+        Self(value.into())
+    }
+
     /// Returns the value, for the one place that needs it.
     pub fn expose(&self) -> &str {
         &self.0

@@ -5,12 +5,16 @@ use std::time::Duration;
 use super::{Audience, Config, Environment, Secret};
 use crate::{channel::USER_NAMESPACE, token::Token};
 
+pub(super) mod tokens;
+
 type Problem = (String, String);
 
 pub(super) fn validate(config: &Config) -> Result<(), Problem> {
     names(config)?;
     routes(config)?;
     limits(config)?;
+    tokens::auth(config)?;
+    tokens::issuers(config)?;
     match config.env {
         Environment::Development => development(config),
         Environment::Production => production(config),
@@ -154,13 +158,13 @@ fn development(config: &Config) -> Result<(), Problem> {
 }
 
 fn production(config: &Config) -> Result<(), Problem> {
-    let secrets: [(&str, &Secret); 5] = [
-        ("auth.hmac_secret", &config.auth.hmac_secret),
+    let secrets: [(&str, &Secret); 4] = [
         ("nats.gateway.password", &config.nats.gateway.password),
         ("nats.worker.password", &config.nats.worker.password),
         ("nats.service.password", &config.nats.service.password),
         ("nats.setup.password", &config.nats.setup.password),
     ];
+    tokens::production(config)?;
     for (key, secret) in secrets {
         let variable = format!("TIDEGATE_{}", key.replace('.', "__").to_uppercase());
         if secret.is_empty() || secret.is_built_in() {
@@ -169,9 +173,6 @@ fn production(config: &Config) -> Result<(), Problem> {
                 format!("env = \"production\" needs a secret of your own: set {variable} or {variable}_FILE"),
             );
         }
-    }
-    if config.auth.hmac_secret.expose().len() < 32 {
-        return problem("auth.hmac_secret", "needs at least 32 bytes in production");
     }
     if config.gateway.origins.iter().any(|origin| origin == "*") {
         return problem(

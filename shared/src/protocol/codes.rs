@@ -1,9 +1,9 @@
-//! Every error code and disconnect code a client can see: number, text, and whether trying again can help.
+//! Every error, unsubscribe and disconnect code a client can see: number, text, and whether trying again can help.
 //!
 //! The numbers up to 113 and from 3000 on are the Centrifuge protocol's; 1000 to 1099 are Tidegate's own.
 //! Applications have 400 to 999 and 1100 to 1999.
 
-use super::Error;
+use super::{Error, Push, Reply, Unsubscribe};
 
 /// An error a command can be answered with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,6 +92,35 @@ pub const ERRORS: &[ErrorCode] = &[
     DEAD_LETTER,
 ];
 
+/// A way for the server to end one subscription, in an unsubscribe push.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unsubscription {
+    /// The number in `unsubscribe.code`. From 2500 on SDKs subscribe again.
+    pub code: u32,
+    /// The text in `unsubscribe.reason`.
+    pub reason: &'static str,
+}
+
+impl Unsubscription {
+    /// The push that tells it.
+    pub fn push(self, channel: impl Into<String>) -> Reply {
+        let unsubscribe = Some(Unsubscribe { code: self.code, reason: self.reason.to_owned() });
+        let push = Push { channel: channel.into(), unsubscribe, ..Push::default() };
+        Reply { push: Some(push), ..Reply::default() }
+    }
+}
+
+/// The code and reason of an unsubscribe push after which SDKs subscribe again from their position: publications were
+/// missed and could not be filled in.
+pub const UNSUBSCRIBED_INSUFFICIENT_STATE: Unsubscription =
+    Unsubscription { code: 2500, reason: "insufficient state" };
+/// The subscription token's time is over and no fresh one came.
+pub const UNSUBSCRIBED_EXPIRED: Unsubscription =
+    Unsubscription { code: 2501, reason: "subscription expired" };
+
+/// Every unsubscription of this file, in the order of the numbers.
+pub const UNSUBSCRIPTIONS: &[Unsubscription] = &[UNSUBSCRIBED_INSUFFICIENT_STATE, UNSUBSCRIBED_EXPIRED];
+
 /// A way for the server to end a connection: the close code and its text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Disconnect {
@@ -156,10 +185,6 @@ pub const DISCONNECTS: &[Disconnect] = &[
     SEND_NOT_AVAILABLE,
 ];
 
-/// The code and reason of an unsubscribe push after which SDKs subscribe again from their position: publications were
-/// missed and could not be filled in.
-pub const UNSUBSCRIBED_INSUFFICIENT_STATE: (u32, &str) = (2500, "insufficient state");
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -174,6 +199,7 @@ mod tests {
 
     #[test]
     fn numbers_are_unique_and_sorted() {
+        assert!(UNSUBSCRIPTIONS.is_sorted_by(|a, b| a.code < b.code));
         assert!(ERRORS.is_sorted_by(|a, b| a.code < b.code));
         assert!(DISCONNECTS.is_sorted_by(|a, b| a.code < b.code));
     }

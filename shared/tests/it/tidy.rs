@@ -17,7 +17,7 @@ const RULES: &[(&str, &[&str])] = &[
     ("shared/src/envelope.rs", &["tokio", "axum", "Client", "jetstream"]),
     ("shared/src", &["axum"]),
     ("gateway/src/session", &["tokio", "axum", "async_nats", "Instant::now", "SystemTime::now"]),
-    ("gateway/src/auth.rs", &["tokio", "axum", "async_nats", "Instant::now", "SystemTime::now"]),
+    ("gateway/src/auth", &["tokio", "axum", "async_nats", "Instant::now", "SystemTime::now"]),
     ("gateway/src/rules.rs", &["tokio", "axum", "async_nats", "Instant::now"]),
     ("gateway/src/origin.rs", &["tokio", "axum", "async_nats"]),
     ("gateway/src/connection", &["async_nats"]),
@@ -82,13 +82,17 @@ fn sources_keep_the_import_rules() {
 
 #[test]
 fn every_code_a_client_can_see_is_documented() {
-    use tidegate_shared::protocol::codes::{DISCONNECTS, ERRORS};
+    use tidegate_shared::protocol::codes::{DISCONNECTS, ERRORS, UNSUBSCRIPTIONS};
     let page = fs::read_to_string(root().join("docs/codes.md")).unwrap();
     for error in ERRORS {
         assert!(
             page.contains(&format!("| {} | {} |", error.code, error.message)),
             "{error:?} is not in docs/codes.md"
         );
+    }
+    for ended in UNSUBSCRIPTIONS {
+        let row = format!("| {} | {} |", ended.code, ended.reason);
+        assert!(page.contains(&row), "{ended:?} is not in docs/codes.md");
     }
     for disconnect in DISCONNECTS {
         let row = format!("| {} | {} |", disconnect.code, disconnect.reason);

@@ -4,8 +4,9 @@ use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 use tidegate_shared::protocol::{
     ClientInfo, Command, ConnectRequest, ConnectResult, Empty, Encoding, Error, Publication, PublishRequest,
-    Reply, RpcRequest, RpcResult, SendRequest, Sub, SubscribeRequest, SubscribeResult, UnsubscribeRequest,
-    Verb, codes, encode_reply, json, protobuf,
+    Push, Reply, RpcRequest, RpcResult, SendRequest, Sub, SubRefreshRequest, SubRefreshResult,
+    SubscribeRequest, SubscribeResult, Unsubscribe, UnsubscribeRequest, Verb, codes, encode_reply, json,
+    protobuf,
 };
 
 fn commands() -> Vec<(Command, &'static str, &'static str)> {
@@ -66,6 +67,28 @@ fn commands() -> Vec<(Command, &'static str, &'static str)> {
             r#"{"send":{"data":1}}"#,
             "05 62 03 0a 01 31",
         ),
+        (
+            Command {
+                subscribe: Some(SubscribeRequest {
+                    channel: "$c".into(),
+                    token: "t".into(),
+                    ..SubscribeRequest::default()
+                }),
+                ..command(6)
+            },
+            r#"{"id":6,"subscribe":{"channel":"$c","token":"t"}}"#,
+            // channel (1), token (2)
+            "0b 08 06 2a 07 0a 02 24 63 12 01 74",
+        ),
+        (
+            Command {
+                sub_refresh: Some(SubRefreshRequest { channel: "$c".into(), token: "t".into() }),
+                ..command(7)
+            },
+            r#"{"id":7,"sub_refresh":{"channel":"$c","token":"t"}}"#,
+            // sub_refresh is field 15: tag 7a
+            "0b 08 07 7a 07 0a 02 24 63 12 01 74",
+        ),
     ]
 }
 
@@ -100,6 +123,39 @@ fn replies() -> Vec<(Reply, &'static str, &'static str)> {
             Reply { subscribe: Some(SubscribeResult::default()), ..reply(2) },
             r#"{"id":2,"subscribe":{}}"#,
             "04 08 02 32 00",
+        ),
+        (
+            Reply {
+                subscribe: Some(SubscribeResult { expires: true, ttl: 60, ..SubscribeResult::default() }),
+                ..reply(2)
+            },
+            r#"{"id":2,"subscribe":{"expires":true,"ttl":60}}"#,
+            // expires (1), ttl (2)
+            "08 08 02 32 04 08 01 10 3c",
+        ),
+        (
+            Reply { sub_refresh: Some(SubRefreshResult { expires: true, ttl: 60 }), ..reply(7) },
+            r#"{"id":7,"sub_refresh":{"expires":true,"ttl":60}}"#,
+            // sub_refresh is field 15: tag 7a
+            "08 08 07 7a 04 08 01 10 3c",
+        ),
+        (
+            Reply { sub_refresh: Some(SubRefreshResult::default()), ..reply(8) },
+            r#"{"id":8,"sub_refresh":{}}"#,
+            "04 08 08 7a 00",
+        ),
+        (
+            Reply {
+                push: Some(Push {
+                    channel: "c".into(),
+                    unsubscribe: Some(Unsubscribe { code: 2501, reason: "x".into() }),
+                    ..Push::default()
+                }),
+                ..reply(0)
+            },
+            r#"{"push":{"channel":"c","unsubscribe":{"code":2501,"reason":"x"}}}"#,
+            // push (4): channel (2), unsubscribe (7): code (2) 2501, reason (3)
+            "0d 22 0b 12 01 63 3a 06 10 c5 13 1a 01 78",
         ),
         (Reply { unsubscribe: Some(Empty {}), ..reply(3) }, r#"{"id":3,"unsubscribe":{}}"#, "04 08 03 3a 00"),
         (Reply { publish: Some(Empty {}), ..reply(4) }, r#"{"id":4,"publish":{}}"#, "04 08 04 42 00"),

@@ -1,0 +1,137 @@
+//! One issuer: the algorithms it may use, each with its own rule, and its keys. Pure.
+
+use std::sync::Arc;
+
+use jsonwebtoken::{Algorithm, DecodingKey, Header, Validation};
+use serde::de::DeserializeOwned;
+use tidegate_shared::config::{Issuer, KeySource, TokenAlgorithm};
+
+use super::{
+    key_set::{FetchedKeys, Lookup},
+    public_key,
+};
+
+/// The longest `kid`.
+const MAX_KID_LEN: usize = 128;
+
+/// A configured issuer.
+pub(super) struct Trusted {
+    iss: String,
+    /// The algorithms it may use; a rule for several would need them to be of one family.
+    rules: Vec<(Algorithm, Validation)>,
+    keys: Keys,
+}
+
+enum Keys {
+    One(DecodingKey),
+    Fetched(Arc<FetchedKeys>),
+}
+
+/// Why a token is not this issuer's.
+pub(super) enum Refusal {
+    Forged,
+    /// The key it names is not here.
+    UnknownKey,
+}
+
+/// A configured key that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("the issuer {issuer:?} has an unusable public_key: {reason}")]
+pub(crate) struct BadKey {
+    issuer: String,
+    reason: String,
+}
+
+impl Trusted {
+    pub(super) fn new(config: &Issuer) -> Result<Self, BadKey> {
+        let bad = |reason: String| BadKey { issuer: config.name.clone(), reason };
+        let algorithms: Vec<Algorithm> = config.algorithms.iter().copied().map(algorithm).collect();
+        let keys = match config.key_source().map_err(|(_, reason)| bad(reason))? {
+            KeySource::Hmac(secret) => Keys::One(DecodingKey::from_secret(secret.expose().as_bytes())),
+            KeySource::Public(pem) => Keys::One(public_key::read(pem, &algorithms).map_err(bad)?),
+            KeySource::Jwks(url) => {
+                Keys::Fetched(Arc::new(FetchedKeys::new(&config.name, url, algorithms.clone())))
+            }
+        };
+        let rules = algorithms.into_iter().map(|algorithm| (algorithm, rule(config, algorithm))).collect();
+        Ok(Self { iss: config.issuer.clone(), rules, keys })
+    }
+
+    /// The `iss` of its tokens; empty for the one that takes every other.
+    pub(super) fn iss(&self) -> &str {
+        &self.iss
+    }
+
+    pub(super) fn fetched_keys(&self) -> Option<&Arc<FetchedKeys>> {
+        match &self.keys {
+            Keys::One(_) => None,
+            Keys::Fetched(keys) => Some(keys),
+        }
+    }
+
+    /// Checks a token's signature, `iss` and `aud`, and reads its claims.
+    pub(super) fn open<T: DeserializeOwned>(&self, token: &str, header: &Header) -> Result<T, Refusal> {
+        // No extension is understood here, and `crit` names those a reader has to understand.
+        if header.crit.is_some() || !header.kid.as_deref().is_none_or(is_kid) {
+            return Err(Refusal::Forged);
+        }
+        let (algorithm, rule) =
+            self.rules.iter().find(|(algorithm, _)| *algorithm == header.alg).ok_or(Refusal::Forged)?;
+        match &self.keys {
+            Keys::One(key) => read(token, key, rule),
+            Keys::Fetched(keys) => {
+                // Which of several keys it was may not be a guess.
+                let kid = header.kid.as_deref().ok_or(Refusal::Forged)?;
+                let set = keys.current().ok_or(Refusal::UnknownKey)?;
+                match set.find(kid, *algorithm) {
+                    Lookup::Key(key) => read(token, key, rule),
+                    Lookup::OtherAlgorithm => Err(Refusal::Forged),
+                    Lookup::Unknown => Err(Refusal::UnknownKey),
+                }
+            }
+        }
+    }
+}
+
+fn read<T: DeserializeOwned>(token: &str, key: &DecodingKey, rule: &Validation) -> Result<T, Refusal> {
+    jsonwebtoken::decode(token, key, rule).map(|data| data.claims).map_err(|_| Refusal::Forged)
+}
+
+fn rule(config: &Issuer, algorithm: Algorithm) -> Validation {
+    let mut rule = Validation::new(algorithm);
+    rule.required_spec_claims.clear();
+    // Time is checked by the caller, against the caller's clock.
+    rule.validate_exp = false;
+    rule.validate_nbf = false;
+    if !config.issuer.is_empty() {
+        rule.set_issuer(&[&config.issuer]);
+        rule.required_spec_claims.insert("iss".to_owned());
+    }
+    if config.audience.is_empty() {
+        rule.validate_aud = false;
+    } else {
+        rule.set_audience(&[&config.audience]);
+        rule.required_spec_claims.insert("aud".to_owned());
+    }
+    rule
+}
+
+fn algorithm(configured: TokenAlgorithm) -> Algorithm {
+    match configured {
+        TokenAlgorithm::HS256 => Algorithm::HS256,
+        TokenAlgorithm::HS384 => Algorithm::HS384,
+        TokenAlgorithm::HS512 => Algorithm::HS512,
+        TokenAlgorithm::RS256 => Algorithm::RS256,
+        TokenAlgorithm::RS384 => Algorithm::RS384,
+        TokenAlgorithm::RS512 => Algorithm::RS512,
+        TokenAlgorithm::ES256 => Algorithm::ES256,
+        TokenAlgorithm::ES384 => Algorithm::ES384,
+        TokenAlgorithm::EdDSA => Algorithm::EdDSA,
+    }
+}
+
+/// A key's name is looked up and nothing else; what is no name is not looked up either.
+pub(super) fn is_kid(kid: &str) -> bool {
+    (1..=MAX_KID_LEN).contains(&kid.len())
+        && kid.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~=+/:".contains(&byte))
+}

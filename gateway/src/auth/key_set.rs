@@ -1,0 +1,126 @@
+//! A key set (JWKS): which key may check which algorithm. Pure: `keys` fetches the bytes.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use jsonwebtoken::{
+    Algorithm, DecodingKey,
+    jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, KeyOperations, PublicKeyUse},
+};
+use serde::Deserialize;
+
+use super::issuer::is_kid;
+
+/// Keys of one set.
+const MAX_KEYS: usize = 50;
+
+/// The keys of one issuer, replaced as a whole. Each issuer has its own: the same `kid` elsewhere is another key.
+pub(crate) struct FetchedKeys {
+    /// The issuer's name in the configuration.
+    pub(crate) name: String,
+    /// Where they are fetched, from the configuration.
+    pub(crate) url: String,
+    algorithms: Vec<Algorithm>,
+    current: RwLock<Option<Arc<KeySet>>>,
+}
+
+/// Keys by `kid`, each with the algorithms it may check.
+pub(crate) struct KeySet {
+    keys: HashMap<String, Vec<(Algorithm, DecodingKey)>>,
+}
+
+/// What a set has under a name.
+pub(super) enum Lookup<'a> {
+    Key(&'a DecodingKey),
+    /// A key for other algorithms.
+    OtherAlgorithm,
+    Unknown,
+}
+
+/// Why bytes are not a key set.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotAKeySet {
+    #[error("not a JSON key set: {0}")]
+    Malformed(#[from] serde_json::Error),
+    #[error("more than {MAX_KEYS} keys")]
+    TooManyKeys,
+}
+
+#[derive(Deserialize)]
+struct Document {
+    keys: Vec<serde_json::Value>,
+}
+
+impl FetchedKeys {
+    pub(super) fn new(name: &str, url: &str, algorithms: Vec<Algorithm>) -> Self {
+        Self { name: name.to_owned(), url: url.to_owned(), algorithms, current: RwLock::default() }
+    }
+
+    /// The keys as last fetched; nothing before the first time, and when they are too old.
+    pub(crate) fn current(&self) -> Option<Arc<KeySet>> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Replaces the keys by what was fetched. A document that is no key set leaves them as they are.
+    pub(crate) fn replace(&self, document: &[u8]) -> Result<usize, NotAKeySet> {
+        let set = KeySet::parse(document, &self.algorithms)?;
+        let len = set.keys.len();
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(set));
+        Ok(len)
+    }
+
+    /// Forgets keys that have become too old.
+    pub(crate) fn forget(&self) {
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+impl KeySet {
+    /// Keys that cannot check any of the algorithms are passed over: a set may serve other purposes too.
+    fn parse(document: &[u8], algorithms: &[Algorithm]) -> Result<Self, NotAKeySet> {
+        let document: Document = serde_json::from_slice(document)?;
+        if document.keys.len() > MAX_KEYS {
+            return Err(NotAKeySet::TooManyKeys);
+        }
+        let mut keys: HashMap<String, Vec<_>> = HashMap::new();
+        for key in document.keys {
+            let Ok(key) = serde_json::from_value::<Jwk>(key) else { continue };
+            let Ok(decoding) = DecodingKey::from_jwk(&key) else { continue };
+            let usable: Vec<_> = usable(&key).filter(|algorithm| algorithms.contains(algorithm)).collect();
+            let Some(kid) = key.common.key_id.filter(|kid| is_kid(kid) && !usable.is_empty()) else {
+                continue;
+            };
+            keys.entry(kid).or_default().extend(usable.into_iter().map(|a| (a, decoding.clone())));
+        }
+        Ok(Self { keys })
+    }
+
+    pub(super) fn find(&self, kid: &str, algorithm: Algorithm) -> Lookup<'_> {
+        let Some(keys) = self.keys.get(kid) else { return Lookup::Unknown };
+        keys.iter()
+            .find(|(of, _)| *of == algorithm)
+            .map_or(Lookup::OtherAlgorithm, |(_, key)| Lookup::Key(key))
+    }
+}
+
+/// The algorithms a key is made for, by its type and by what it says of itself. None for a shared secret: published, it
+/// would be none.
+fn usable(key: &Jwk) -> impl Iterator<Item = Algorithm> + use<> {
+    let by_type: &[Algorithm] = match &key.algorithm {
+        AlgorithmParameters::RSA(_) => &[Algorithm::RS256, Algorithm::RS384, Algorithm::RS512],
+        AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P256 => &[Algorithm::ES256],
+        AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P384 => &[Algorithm::ES384],
+        AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => &[Algorithm::EdDSA],
+        _ => &[],
+    };
+    let common = &key.common;
+    let signs = common.public_key_use.as_ref().is_none_or(|purpose| *purpose == PublicKeyUse::Signature)
+        && common.key_operations.as_ref().is_none_or(|all| all.contains(&KeyOperations::Verify));
+    let only = common.key_algorithm;
+    by_type
+        .iter()
+        .copied()
+        .filter(move |algorithm| signs && only.is_none_or(|only| only == KeyAlgorithm::from(*algorithm)))
+}

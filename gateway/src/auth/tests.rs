@@ -1,0 +1,87 @@
+//! Tokens that are ours and tokens that are not.
+
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use serde_json::json;
+
+use super::*;
+
+const NOW: u64 = 1_800_000_000;
+
+fn verifier(toml: &[(&str, &str)]) -> Verifier {
+    let flags: Vec<_> = toml.iter().map(|(k, v)| (*k, (*v).to_owned())).collect();
+    Verifier::new(&Config::load(None, &flags).unwrap()).ok().unwrap()
+}
+
+fn secret() -> String {
+    Config::load(None, &[]).unwrap().auth.hmac_secret.expose().to_owned()
+}
+
+fn token(algorithm: Algorithm, secret: &str, claims: &Value) -> String {
+    encode(&Header::new(algorithm), claims, &EncodingKey::from_secret(secret.as_bytes())).unwrap()
+}
+
+fn verify(claims: &Value) -> Result<Identity, Invalid> {
+    verifier(&[]).verify(&token(Algorithm::HS256, &secret(), claims), NOW)
+}
+
+#[test]
+fn a_token_says_who_connects() {
+    let identity = verify(&json!({"sub": "42", "exp": NOW + 60, "info": {"name": "Ada"}})).unwrap();
+    assert_eq!(identity.user.as_deref(), Some("42"));
+    assert_eq!(identity.expires_at, Some(NOW + 60));
+    assert_eq!(&identity.info[..], br#"{"name":"Ada"}"#);
+    assert_eq!(verify(&json!({})).unwrap().user, None);
+}
+
+#[test]
+fn a_token_out_of_its_time_is_expired() {
+    assert_eq!(verify(&json!({"sub": "42", "exp": NOW - 11})), Err(Invalid::Expired));
+    assert_eq!(verify(&json!({"sub": "42", "nbf": NOW + 11})), Err(Invalid::Expired));
+    assert!(
+        verify(&json!({"sub": "42", "exp": NOW - 9, "nbf": NOW + 10})).is_ok(),
+        "clocks may differ a little"
+    );
+}
+
+#[test]
+fn claims_of_the_wrong_type_are_not_absent_claims() {
+    for exp in [json!("soon"), json!(-1), json!({}), json!(1e300), json!(true)] {
+        assert_eq!(verify(&json!({"sub": "42", "exp": exp})), Err(Invalid::Forged), "{exp}");
+    }
+    assert_eq!(verify(&json!({"sub": 42})), Err(Invalid::Forged));
+    assert_eq!(verify(&json!({"sub": "a\nb"})), Err(Invalid::Forged));
+    assert_eq!(verify(&json!({"sub": "42", "channel": "chat"})), Err(Invalid::Forged));
+}
+
+#[test]
+fn forged_tokens_are_refused() {
+    let good = token(Algorithm::HS256, &secret(), &json!({"sub": "42"}));
+    let parts: Vec<&str> = good.split('.').collect();
+    let none = "eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0";
+    let forged = [
+        token(Algorithm::HS256, "another secret", &json!({"sub": "42"})),
+        token(Algorithm::HS512, &secret(), &json!({"sub": "42"})),
+        format!("{none}.{}.", parts[1]),
+        format!("{none}.{}.{}", parts[1], parts[2]),
+        format!("{}.{}.", parts[0], parts[1]),
+        format!("{}.{}A.{}", parts[0], parts[1], parts[2]),
+        "not a token".to_owned(),
+        "x".repeat(MAX_TOKEN_LEN + 1),
+    ];
+    for token in forged {
+        assert_eq!(verifier(&[]).verify(&token, NOW), Err(Invalid::Forged), "{token}");
+    }
+    assert!(verifier(&[]).verify(&good, NOW).is_ok());
+}
+
+#[test]
+fn issuer_and_audience_are_exact_where_configured() {
+    let strict = verifier(&[("auth.issuer", "me"), ("auth.audience", "tide")]);
+    let verify = |claims: Value| strict.verify(&token(Algorithm::HS256, &secret(), &claims), NOW);
+    assert!(verify(json!({"iss": "me", "aud": ["tide", "x"]})).is_ok());
+    for claims in
+        [json!({}), json!({"iss": "me"}), json!({"aud": "tide"}), json!({"iss": "you", "aud": "tide"})]
+    {
+        assert_eq!(verify(claims.clone()), Err(Invalid::Forged), "{claims}");
+    }
+}

@@ -1,0 +1,114 @@
+//! Subscription tokens: whether this client may receive a channel, and until when. `sub_refresh` brings a fresh one.
+
+use std::time::Instant;
+
+use tidegate_shared::{
+    channel::Channel,
+    protocol::{Reply, SubRefreshRequest, SubRefreshResult, codes},
+};
+
+use super::{
+    Connected, Effect, Effects, Now, Phase, Session, connect::time_left, refuse, refuse_without_key,
+};
+use crate::auth::{Invalid, Permit};
+
+/// How long a client may receive a channel.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Term {
+    /// When its subscription is ended, the grace for a fresh token included.
+    pub(super) end: Option<Instant>,
+    /// After how many seconds it is to bring one.
+    pub(super) ttl: Option<u32>,
+}
+
+impl Session {
+    /// Whether the client may receive `channel`, by a token or by the namespace's rule. Otherwise what to do instead.
+    pub(super) fn admit(
+        &mut self,
+        id: u32,
+        channel: &Channel,
+        token: &str,
+        now: Now,
+    ) -> Result<Term, Effects> {
+        let Some(audience) = self.rules.may_subscribe(channel) else {
+            return Err(refuse(id, codes::UNKNOWN_CHANNEL));
+        };
+        if channel.personal_user().is_some() {
+            // Delivered to its user's connections and to nobody else, whatever a token says.
+            return Err(refuse(id, codes::PERMISSION_DENIED));
+        }
+        if !token.is_empty() {
+            let permit = self.permit(id, token, now)?;
+            return self.term(&permit, channel.name(), now);
+        }
+        let Phase::Connected(connected) = &self.phase else { return Err(Vec::new()) };
+        if channel.is_private() {
+            return Err(refuse(
+                id,
+                codes::PERMISSION_DENIED.because("the channel needs a subscription token"),
+            ));
+        }
+        if !audience.includes(connected.user.is_some()) {
+            return Err(refuse(id, codes::PERMISSION_DENIED));
+        }
+        Ok(Term::default())
+    }
+
+    pub(super) fn sub_refresh(&mut self, id: u32, request: &SubRefreshRequest, now: Now) -> Effects {
+        if request.token.is_empty() {
+            return self.close(codes::BAD_PROTOCOL);
+        }
+        self.sub_refreshed(id, request, now).unwrap_or_else(|refusal| refusal)
+    }
+
+    fn sub_refreshed(&mut self, id: u32, request: &SubRefreshRequest, now: Now) -> Result<Effects, Effects> {
+        let permit = self.permit(id, &request.token, now)?;
+        // Some SDKs leave the channel out; the token has it too.
+        let name = if request.channel.is_empty() { &permit.channel } else { &request.channel };
+        if name.is_empty() {
+            return Err(self.close(codes::BAD_PROTOCOL));
+        }
+        let term = self.term(&permit, name, now)?;
+        let Phase::Connected(connected) = &mut self.phase else { return Ok(Vec::new()) };
+        let renewed = Channel::parse(name).is_ok_and(|channel| connected.subscriptions.renew(&channel, term));
+        if !renewed {
+            return Err(refuse(id, codes::PERMISSION_DENIED.because("not subscribed")));
+        }
+        let result = SubRefreshResult { expires: term.ttl.is_some(), ttl: term.ttl.unwrap_or_default() };
+        Ok(vec![Effect::Reply(Reply { id, sub_refresh: Some(result), ..Reply::default() })])
+    }
+
+    fn permit(&self, id: u32, token: &str, now: Now) -> Result<Permit, Effects> {
+        self.rules.verifier.verify_subscription(token, now.unix.as_secs()).map_err(|invalid| match invalid {
+            Invalid::Expired => refuse(id, codes::TOKEN_EXPIRED),
+            Invalid::Forged => refuse(id, codes::PERMISSION_DENIED.because("not a subscription token")),
+            Invalid::UnknownKey { issuer } => refuse_without_key(id, issuer),
+        })
+    }
+
+    /// A token for somebody or something else is no mistake to come back from.
+    fn term(&mut self, permit: &Permit, channel: &str, now: Now) -> Result<Term, Effects> {
+        let Phase::Connected(connected) = &self.phase else { return Err(Vec::new()) };
+        let fits = connected.user == permit.user
+            && permit.channel == channel
+            && permit.client.as_deref().is_none_or(|client| client == self.client.as_str());
+        if !fits {
+            return Err(self.close(codes::INVALID_TOKEN));
+        }
+        let (expires, ttl) = time_left(permit.expires_at, now);
+        Ok(Term { end: self.end_of(permit.expires_at, now), ttl: expires.then_some(ttl) })
+    }
+}
+
+impl Connected {
+    /// Ends the subscriptions whose time is over.
+    pub(super) fn expire_subscriptions(&mut self, now: Instant) -> Effects {
+        self.subscriptions.take_expired(now).into_iter().flat_map(expired).collect()
+    }
+}
+
+/// Nothing of the channel follows the push that ends it.
+fn expired(channel: Channel) -> [Effect; 2] {
+    let push = codes::UNSUBSCRIBED_EXPIRED.push(channel.name());
+    [Effect::Leave { channel }, Effect::Reply(push)]
+}

@@ -1,0 +1,113 @@
+//! What may be wrong with `[auth]` and the issuers. Never reads a key, only whether there is one of the right kind.
+
+use std::time::Duration;
+
+use super::{Problem, plain, problem};
+use crate::config::{Config, Issuer, KeySource, SHORT_FORM, Secret, issuer::is_fetchable};
+
+/// Fills in what issuers keep in files.
+pub(in crate::config) fn read_files(config: &mut Config) -> Result<(), Problem> {
+    for (index, issuer) in config.issuers.iter_mut().enumerate() {
+        issuer.read_files().map_err(|(field, text)| (format!("issuer.{index}.{field}"), text))?;
+    }
+    Ok(())
+}
+
+pub(super) fn auth(config: &Config) -> Result<(), Problem> {
+    if config.auth.leeway > Duration::from_mins(1) {
+        return problem("auth.leeway", "at most 1m: a longer one keeps tokens alive that have ended");
+    }
+    if !(Duration::from_secs(1)..=Duration::from_hours(1)).contains(&config.auth.jwks_refresh) {
+        return problem(
+            "auth.jwks_refresh",
+            "between 1s and 1h, after which fetched keys are not used any more",
+        );
+    }
+    Ok(())
+}
+
+pub(super) fn issuers(config: &Config) -> Result<(), Problem> {
+    let all = config.all_issuers();
+    // `all` begins with the short form, if there is one, and the table's own indices follow.
+    let short_forms = all.len() - config.issuers.len();
+    for (place, issuer) in all.iter().enumerate().skip(short_forms) {
+        let key = |field: &str| format!("issuer.{}.{field}", place - short_forms);
+        if !plain(&issuer.name) {
+            let text = format!("{:?} is not an issuer's name: use letters, digits, `_` and `-`", issuer.name);
+            return problem(key("name"), text);
+        }
+        for other in all.iter().take(place) {
+            if other.name == issuer.name {
+                return problem(key("name"), format!("there are two issuers {:?}", issuer.name));
+            }
+            if other.issuer == issuer.issuer {
+                return problem(key("issuer"), same_iss(&other.name, &issuer.issuer));
+            }
+        }
+        issuer_keys(issuer).map_err(|(field, text)| (key(field), text))?;
+    }
+    Ok(())
+}
+
+fn same_iss(other: &str, iss: &str) -> String {
+    if iss.is_empty() && other == SHORT_FORM {
+        return "auth.hmac_secret takes every `iss` already: give this issuer or auth.issuer one, or set \
+                auth.hmac_secret = \"\""
+            .to_owned();
+    }
+    format!("the issuer {other:?} has the same `iss`; a token's issuer would be a guess")
+}
+
+fn issuer_keys(issuer: &Issuer) -> Result<(), (&'static str, String)> {
+    let source = issuer.key_source()?;
+    if issuer.algorithms.is_empty() {
+        return Err(("algorithms", "name at least one, for example [\"RS256\"]".to_owned()));
+    }
+    let hmac = matches!(source, KeySource::Hmac(_));
+    if let Some(other) = issuer.algorithms.iter().find(|algorithm| algorithm.is_hmac() != hmac) {
+        let text = if hmac {
+            format!("{other:?} is checked with a public key, not with hmac_secret")
+        } else {
+            format!("{other:?} needs hmac_secret; with it everybody who has the public key could sign")
+        };
+        return Err(("algorithms", text));
+    }
+    match source {
+        KeySource::Hmac(secret) if secret.is_empty() => Err(("hmac_secret", "is empty".to_owned())),
+        KeySource::Jwks(url) if !is_fetchable(url) => Err((
+            "jwks_url",
+            "use an https:// address without user and password; http:// only on loopback".to_owned(),
+        )),
+        KeySource::Hmac(_) | KeySource::Jwks(_) | KeySource::Public(_) => Ok(()),
+    }
+}
+
+pub(super) fn production(config: &Config) -> Result<(), Problem> {
+    let secret = &config.auth.hmac_secret;
+    if secret.is_built_in() || (secret.is_empty() && config.issuers.is_empty()) {
+        return problem(
+            "auth.hmac_secret",
+            "env = \"production\" needs a secret of your own: set TIDEGATE_AUTH__HMAC_SECRET or \
+             TIDEGATE_AUTH__HMAC_SECRET_FILE; or leave it empty (\"\") and declare an [[issuer]]",
+        );
+    }
+    if !secret.is_empty() {
+        long_enough("auth.hmac_secret", secret)?;
+    }
+    for (index, issuer) in config.issuers.iter().enumerate() {
+        let Some(secret) = &issuer.hmac_secret else { continue };
+        let key = format!("issuer.{index}.hmac_secret");
+        if secret.is_built_in() {
+            return problem(key, "env = \"production\" needs a secret of your own");
+        }
+        long_enough(&key, secret)?;
+    }
+    Ok(())
+}
+
+fn long_enough(key: &str, secret: &Secret) -> Result<(), Problem> {
+    if secret.expose().len() < 32 {
+        return problem(key, "needs at least 32 bytes in production");
+    }
+    Ok(())
+}
