@@ -16,8 +16,6 @@ use crate::{
 
 /// The longest key set.
 const MAX_BODY: usize = 256 * 1024;
-/// How long one fetch may take.
-const TIMEOUT: Duration = Duration::from_secs(5);
 /// The first wait after a fetch that failed; each further one doubles it, up to the cool-down.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 
@@ -30,6 +28,8 @@ pub(crate) struct Pace {
     pub(crate) cool_down: Duration,
     /// How old keys may become while fetching fails.
     pub(crate) max_stale: Duration,
+    /// How long one fetch may take.
+    pub(crate) timeout: Duration,
 }
 
 /// Where a missing key is reported.
@@ -64,7 +64,12 @@ enum Failure {
 impl Pace {
     /// The limits that are not configurable, around `refresh`.
     pub(crate) fn every(refresh: Duration) -> Self {
-        Self { refresh, cool_down: Duration::from_secs(30), max_stale: Duration::from_hours(1) }
+        Self {
+            refresh,
+            cool_down: Duration::from_secs(30),
+            max_stale: Duration::from_hours(1),
+            timeout: Duration::from_secs(5),
+        }
     }
 }
 
@@ -109,7 +114,7 @@ impl Fetcher {
         let http = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
-            .timeout(TIMEOUT)
+            .timeout(pace.timeout)
             .build()
             .context("cannot prepare fetching the keys of issuers")?;
         Ok(Self { http, keys, wanted: Arc::default(), pace, metrics, fetched: None, failures: 0 })
@@ -197,3 +202,6 @@ impl From<reqwest::Error> for Failure {
         Self::Unreachable(error.without_url().into())
     }
 }
+
+#[cfg(test)]
+mod tests;

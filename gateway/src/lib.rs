@@ -18,6 +18,11 @@ mod rules;
 mod session;
 mod waiting;
 
+/// Keys and tokens made for one test, shared with the integration tests.
+#[cfg(test)]
+#[path = "../tests/it/signer.rs"]
+mod signer;
+
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;

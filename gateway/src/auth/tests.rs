@@ -5,6 +5,8 @@ use serde_json::json;
 
 use super::*;
 
+mod issuers;
+
 const NOW: u64 = 1_800_000_000;
 
 fn verifier(toml: &[(&str, &str)]) -> Verifier {
