@@ -14,6 +14,8 @@ mod drain;
 mod keys;
 mod recovery;
 mod requests;
+mod signer;
 mod start;
 mod support;
+mod tokens;
 mod wishes;

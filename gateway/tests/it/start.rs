@@ -31,6 +31,7 @@ fn a_configuration_that_cannot_be_used_is_explained_and_ends_with_64() {
         ("[gateway]\nanswer_timeout = 4", "gateway.answer_timeout"),
         ("env = 'production'", "auth.hmac_secret"),
         ("[gateway]\nlisten = '0.0.0.0:1'", "gateway.listen"),
+        ("[[issuer]]\nname = 'ids'\nissuer = 'i'\nalgorithms = ['RS256']", "issuer.0.jwks_url"),
     ] {
         let output = run(toml, &[]);
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -41,6 +42,16 @@ fn a_configuration_that_cannot_be_used_is_explained_and_ends_with_64() {
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(64), "{text}");
     assert!(text.contains("TIDEGATE_GATEWAY__LIMITS__CHANNELS"), "{text}");
+}
+
+#[test]
+fn a_public_key_that_is_none_is_named() {
+    let toml = "[[issuer]]\nname = 'ids'\nissuer = 'i'\nalgorithms = ['RS256']\npublic_key = 'none'";
+    let free = [("TIDEGATE_GATEWAY__LISTEN", "127.0.0.1:0"), ("TIDEGATE_GATEWAY__INTERNAL", "127.0.0.1:0")];
+    let output = run(toml, &free);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("ids") && text.contains("public_key"), "{text}");
 }
 
 #[test]
