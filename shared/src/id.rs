@@ -21,6 +21,11 @@ impl GatewayId {
         Self(random_token::<5>().into())
     }
 
+    /// Reads an id that a client wrote; nothing if it is not one plain token.
+    pub fn parse(text: &str) -> Option<Self> {
+        (text.len() <= 64 && plain_token(text)).then(|| Self(text.into()))
+    }
+
     /// Returns the id's text, one subject token.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -99,10 +104,12 @@ impl fmt::Display for RequestId {
 }
 
 fn two_tokens(text: &str) -> bool {
-    let plain = |token: &str| {
-        !token.is_empty() && token.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
-    };
-    text.len() <= 64 && text.split_once('.').is_some_and(|(first, second)| plain(first) && plain(second))
+    text.len() <= 64
+        && text.split_once('.').is_some_and(|(first, second)| plain_token(first) && plain_token(second))
+}
+
+fn plain_token(token: &str) -> bool {
+    !token.is_empty() && token.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
 }
 
 /// Returns the digest by which two bodies under one key are compared.
@@ -139,6 +146,15 @@ mod tests {
     fn what_is_not_an_id_is_not_read_as_one() {
         for text in ["", "a", "a.", ".b", "a.b.c", "a.*", "a b.c", "a.>"] {
             assert_eq!(RequestId::parse(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_gateways_id_is_one_plain_token() {
+        let gateway = GatewayId::random();
+        assert_eq!(GatewayId::parse(gateway.as_str()), Some(gateway));
+        for text in ["", "a.b", "*", ">", "a b", "\u{e4}", &"a".repeat(65)] {
+            assert_eq!(GatewayId::parse(text), None, "{text:?}");
         }
     }
 

@@ -184,6 +184,10 @@ pub struct Push {
     #[prost(message, optional, tag = "8")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<Message>,
+    /// The connection ends here; only on transports that have no close frame.
+    #[prost(message, optional, tag = "11")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disconnect: Option<Disconnected>,
 }
 
 /// Who published or who is present.
@@ -255,6 +259,18 @@ pub struct Unsubscribe {
     pub reason: String,
 }
 
+/// The server ends the connection: what a close frame says elsewhere.
+#[derive(Clone, PartialEq, Eq, prost::Message, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Disconnected {
+    /// A number of [`codes::DISCONNECTS`].
+    #[prost(uint32, tag = "1")]
+    pub code: u32,
+    /// A sentence for people; never empty.
+    #[prost(string, tag = "2")]
+    pub reason: String,
+}
+
 /// A message for one connection, outside any channel.
 #[derive(Clone, PartialEq, Eq, prost::Message, Serialize, Deserialize)]
 #[serde(default)]
@@ -321,6 +337,14 @@ pub struct ConnectResult {
     #[prost(bool, tag = "8")]
     #[serde(skip_serializing_if = "is_default")]
     pub pong: bool,
+    /// What further commands are posted under, where the connection itself brings none; a secret.
+    #[prost(string, tag = "9")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub session: String,
+    /// The gateway that holds the session.
+    #[prost(string, tag = "10")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub node: String,
 }
 
 /// An entry of the map of subscriptions: an object's field in JSON, a map's entry in protobuf.
@@ -614,6 +638,22 @@ pub struct SubRefreshResult {
     pub ttl: u32,
 }
 
+/// Commands for a connection that cannot bring them itself: the body of a POST.
+#[derive(Clone, PartialEq, Eq, prost::Message, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EmulationRequest {
+    /// The gateway that holds the session.
+    #[prost(string, tag = "1")]
+    pub node: String,
+    /// The session.
+    #[prost(string, tag = "2")]
+    pub session: String,
+    /// What would be one WebSocket message; in JSON a string that holds it.
+    #[prost(bytes = "bytes", tag = "3")]
+    #[serde(with = "json::text")]
+    pub data: Bytes,
+}
+
 /// A message without fields.
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message, Serialize, Deserialize)]
 #[serde(default)]
@@ -708,6 +748,13 @@ impl Reply {
     /// A message outside any channel.
     pub fn message(data: Bytes) -> Self {
         let push = Push { message: Some(Message { data }), ..Push::default() };
+        Self { push: Some(push), ..Self::default() }
+    }
+
+    /// The end of the connection, for transports that have no close frame.
+    pub fn disconnect(disconnect: codes::Disconnect) -> Self {
+        let said = Disconnected { code: disconnect.code.into(), reason: disconnect.reason.to_owned() };
+        let push = Push { disconnect: Some(said), ..Push::default() };
         Self { push: Some(push), ..Self::default() }
     }
 }

@@ -186,6 +186,11 @@ impl Subjects {
         format!("{}.dead.*.*", self.prefix)
     }
 
+    /// Commands for the connections of one gateway that another gateway was given, as a request.
+    pub fn emulate(&self, gateway: &GatewayId) -> String {
+        format!("{}.emulate.{}", self.prefix, gateway.as_str())
+    }
+
     /// A subject nobody serves: the broker answers at once, behind everything sent before it.
     pub fn barrier(&self) -> String {
         format!("{}.barrier", self.prefix)

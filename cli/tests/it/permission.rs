@@ -38,6 +38,7 @@ const GATEWAY: Role = Role {
         "tide.in.rpc.echo.1.gw.a",
         "tide.ch.chat.lobby",
         "tide.barrier",
+        "tide.emulate.gw",
         "$JS.API.DIRECT.GET.TIDE_REPLY.tide.reply.gw.a",
         "$JS.API.STREAM.INFO.TIDE_IN",
     ],
@@ -46,6 +47,7 @@ const GATEWAY: Role = Role {
         "tide.answer.k.x",
         "tide.live.chat.*",
         "tide.push.all",
+        "tide.emulate.gw",
         "_INBOX_gateway.>",
     ],
     not_publish: &[
@@ -59,6 +61,7 @@ const GATEWAY: Role = Role {
         "$JS.API.DIRECT.GET.TIDE_REPLY.tide.in.rpc",
         "$JS.API.CONSUMER.MSG.NEXT.TIDE_IN.echo",
         "$JS.ACK.TIDE_IN.echo.1.1.1.1.1",
+        "_INBOX_gateway.a",
         "_INBOX_worker.a",
     ],
     not_subscribe: &["_INBOX_worker.>", "_INBOX_service.>"],
@@ -83,12 +86,13 @@ const WORKER: Role = Role {
         "tide.live.chat.lobby",
         "tide.push.all",
         "tide.barrier",
+        "tide.emulate.gw",
         "$JS.API.CONSUMER.MSG.NEXT.TIDE_REPLY.x",
         "$JS.API.DIRECT.GET.TIDE_REPLY",
         "$JS.API.STREAM.INFO.TIDE_IN",
         "_INBOX_gateway.a",
     ],
-    not_subscribe: &["tide.answer.>", "tide.live.>", "tide.push.>", "_INBOX_gateway.>"],
+    not_subscribe: &["tide.answer.>", "tide.live.>", "tide.push.>", "tide.emulate.>", "_INBOX_gateway.>"],
 };
 
 const SERVICE: Role = Role {

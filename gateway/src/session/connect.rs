@@ -36,6 +36,7 @@ impl Session {
             subs: Vec::new(),
             ping: u32::try_from(self.rules.ping_interval.as_secs()).unwrap_or(u32::MAX),
             pong: true,
+            ..ConnectResult::default()
         };
         let resume =
             personal.as_ref().and_then(|channel| request.subs.get(channel.name())).and_then(resume_of);

@@ -87,6 +87,22 @@ pub mod raw {
     }
 }
 
+/// Serde for bytes that travel as a JSON string.
+pub mod text {
+    use bytes::Bytes;
+    use serde::{Deserialize, Deserializer, Serializer, ser::Error as _};
+
+    /// Writes a string; an error if the bytes are not text.
+    pub fn serialize<S: Serializer>(bytes: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(std::str::from_utf8(bytes).map_err(S::Error::custom)?)
+    }
+
+    /// Takes the string's text.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
+        String::deserialize(deserializer).map(Bytes::from)
+    }
+}
+
 /// Serde for the map of subscriptions.
 pub mod subs {
     use std::collections::BTreeMap;

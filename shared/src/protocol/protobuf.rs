@@ -20,6 +20,11 @@ pub fn decode<T: Message + Default>(mut frame: Bytes) -> impl Iterator<Item = Re
     })
 }
 
+/// Reads one message that stands alone, without its length.
+pub fn decode_one<T: Message + Default>(message: Bytes) -> Result<T, CodecError> {
+    T::decode(message).map_err(|error| CodecError::Malformed(error.to_string()))
+}
+
 /// Encodes one message without its length.
 pub fn encode<T: Message>(message: &T) -> Bytes {
     message.encode_to_vec().into()

@@ -3,10 +3,10 @@
 use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 use tidegate_shared::protocol::{
-    ClientInfo, Command, ConnectRequest, ConnectResult, Empty, Encoding, Error, Publication, PublishRequest,
-    Push, Reply, RpcRequest, RpcResult, SendRequest, Sub, SubRefreshRequest, SubRefreshResult,
-    SubscribeRequest, SubscribeResult, Unsubscribe, UnsubscribeRequest, Verb, codes, encode_reply, json,
-    protobuf,
+    ClientInfo, Command, ConnectRequest, ConnectResult, Empty, EmulationRequest, Encoding, Error,
+    Publication, PublishRequest, Push, Reply, RpcRequest, RpcResult, SendRequest, Sub, SubRefreshRequest,
+    SubRefreshResult, SubscribeRequest, SubscribeResult, Unsubscribe, UnsubscribeRequest, Verb, codes,
+    encode_reply, json, protobuf,
 };
 
 fn commands() -> Vec<(Command, &'static str, &'static str)> {
@@ -102,6 +102,7 @@ fn replies() -> Vec<(Reply, &'static str, &'static str)> {
         subs: vec![Sub::new("#42", SubscribeResult::default())],
         ping: 25,
         pong: true,
+        ..ConnectResult::default()
     };
     let info = ClientInfo { user: String::new(), client: "g.1".into(), conn_info: Bytes::new() };
     let publication = Publication {
@@ -179,6 +180,30 @@ fn replies() -> Vec<(Reply, &'static str, &'static str)> {
     ]
 }
 
+/// What only clients of streams are told.
+fn replies_on_streams() -> Vec<(Reply, &'static str, &'static str)> {
+    let emulated = ConnectResult {
+        client: "g.1".into(),
+        session: "s".into(),
+        node: "g".into(),
+        ..ConnectResult::default()
+    };
+    vec![
+        (
+            Reply { id: 1, connect: Some(emulated), ..Reply::default() },
+            r#"{"id":1,"connect":{"client":"g.1","version":"","session":"s","node":"g"}}"#,
+            // connect (5) of 11: client (1), session (9), node (10)
+            "0f 08 01 2a 0b 0a 03 67 2e 31 4a 01 73 52 01 67",
+        ),
+        (
+            Reply::disconnect(codes::SHUTDOWN),
+            r#"{"push":{"disconnect":{"code":3001,"reason":"shutdown"}}}"#,
+            // push (4) of 15: disconnect (11) of 13: code (1), reason (2)
+            "11 22 0f 5a 0d 08 b9 17 12 08 73 68 75 74 64 6f 77 6e",
+        ),
+    ]
+}
+
 fn bytes(hex: &str) -> Bytes {
     hex.split(' ').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect()
 }
@@ -211,7 +236,7 @@ fn commands_have_these_bytes() {
 
 #[test]
 fn replies_have_these_bytes() {
-    for (reply, text, binary) in replies() {
+    for (reply, text, binary) in replies().into_iter().chain(replies_on_streams()) {
         assert_eq!(encode_reply(Encoding::Json, &reply).unwrap(), text);
         assert_eq!(hex(&framed(&encode_reply(Encoding::Protobuf, &reply).unwrap())), binary, "{text}");
         assert_eq!(
@@ -220,6 +245,15 @@ fn replies_have_these_bytes() {
         );
         assert_eq!(protobuf::decode::<Reply>(bytes(binary)).map(Result::unwrap).collect::<Vec<_>>(), [reply]);
     }
+}
+
+#[test]
+fn an_emulation_request_has_these_bytes() {
+    let request = EmulationRequest { node: "g".into(), session: "s".into(), data: "{}".into() };
+    let text = r#"{"node":"g","session":"s","data":"{}"}"#;
+    assert_eq!(json::encode(&request).unwrap(), text);
+    assert_eq!(serde_json::from_str::<EmulationRequest>(text).unwrap(), request);
+    assert_eq!(hex(&protobuf::encode(&request)), "0a 01 67 12 01 73 1a 02 7b 7d");
 }
 
 #[test]
