@@ -1,14 +1,14 @@
-//! One client's connection: one task that owns the socket, reads, writes, keeps time and carries out what the session decides.
+//! One client's connection: one task that owns the transport, reads, writes, keeps time and carries out what the session decides.
 //!
 //! Knows nothing of NATS beyond handing work to ingress and interests. Every wait in it has an end.
 
 use std::{
     future::poll_fn,
+    iter,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use axum::extract::ws::{Message, WebSocket};
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tidegate_shared::{
@@ -16,23 +16,25 @@ use tidegate_shared::{
     channel::Channel,
     id::ClientId,
     protocol::{
-        self, Command, Encoding, HistoryResult,
+        self, CodecError, Command, Encoding, HistoryResult, Reply,
         codes::{self, Disconnect},
-        encode_reply, json, protobuf,
+        json, protobuf,
     },
 };
 use tokio::time::{Instant, sleep_until};
 
 use self::{
+    one_way::{Heard, OneWay},
     outbox::{Drain, Mail, Outbox},
-    writer::Writer,
+    transport::{Failure, Input, Transport},
 };
 use crate::{
+    dialect::Dialect,
     egress::{
         Egress,
         interest::{Held, Interests},
     },
-    feed::{Feed, Resume},
+    feed::{Feed, Resume, Told},
     http::accept::Slot,
     hub::Hub,
     ingress::{Ingress, Settled, turn::Turns},
@@ -42,8 +44,9 @@ use crate::{
     session::{CallEnd, Effect, Effects, Now, Position, Session},
 };
 
+mod one_way;
 pub(crate) mod outbox;
-mod writer;
+pub(crate) mod transport;
 
 /// Messages read in one turn before what they caused is written.
 const READ_BUDGET: usize = 64;
@@ -67,7 +70,8 @@ pub(crate) struct Connection {
     shared: Arc<Shared>,
     session: Session,
     outbox: Arc<Outbox>,
-    writer: Writer,
+    transport: Transport,
+    one_way: Option<Box<OneWay>>,
     work: Option<Box<Work>>,
     held: Vec<(Channel, Held)>,
     personal: Option<Channel>,
@@ -116,20 +120,21 @@ enum End {
 impl Connection {
     pub(crate) fn new(
         shared: Arc<Shared>,
-        socket: WebSocket,
-        encoding: Encoding,
+        transport: Transport,
+        dialect: Dialect,
         slot: Option<Slot>,
     ) -> Self {
         let client = ClientId::random(&shared.rules.gateway);
         let limit = usize::try_from(shared.rules.limits.outbox).unwrap_or(usize::MAX);
-        let outbox = Arc::new(Outbox::new(encoding, limit));
-        let session = Session::new(Arc::clone(&shared.rules), client, encoding, now().instant);
-        let writer = Writer::new(socket, encoding);
+        let outbox = Arc::new(Outbox::new(dialect, limit));
+        let session = Session::new(Arc::clone(&shared.rules), client, dialect.encoding(), now().instant);
+        let one_way = (dialect == Dialect::OneWay).then(Box::default);
         Self {
             shared,
             session,
             outbox,
-            writer,
+            transport,
+            one_way,
             work: None,
             held: Vec::new(),
             personal: None,
@@ -149,19 +154,22 @@ impl Connection {
         self.leave_all();
         match end {
             End::Gone => {}
-            End::Left => Box::pin(self.writer.say_goodbye()).await,
+            End::Left => Box::pin(self.transport.say_goodbye()).await,
             End::Close(disconnect) => {
                 self.shared.metrics.disconnected(disconnect.code);
                 tracing::debug!(client.id = %self.session.client(), close.code = disconnect.code, "closing");
                 // What is queued is still written, unless the client is too slow for it.
-                let rest = if disconnect == codes::SLOW { Vec::new() } else { self.rest() };
-                Box::pin(self.writer.close(rest, disconnect)).await;
+                let mut rest = if disconnect == codes::SLOW { Vec::new() } else { self.rest() };
+                if self.transport.ends_with_a_push() {
+                    rest.extend(self.outbox.dialect().encode(&Reply::disconnect(disconnect)));
+                }
+                Box::pin(self.transport.close(rest, disconnect)).await;
             }
         }
         self.shared.metrics.closed();
     }
 
-    /// The loop. Branches in order of priority: what ended, mail, time, the socket.
+    /// The loop. Branches in order of priority: what ended, mail, time, the client.
     async fn serve(&mut self) -> End {
         let timer = sleep_until(Instant::now());
         tokio::pin!(timer);
@@ -173,13 +181,14 @@ impl Connection {
                 timer.as_mut().reset(deadline);
             }
             let reading = self.is_reading();
-            let Self { outbox, work, writer, .. } = self;
+            let holding = self.one_way.as_ref().is_some_and(|one_way| one_way.is_holding());
+            let Self { outbox, work, transport, .. } = self;
             let flow = tokio::select! {
                 biased;
                 done = next_done(work) => self.done(done),
-                mail = poll_fn(|cx| outbox.poll_take(cx, WRITE_BUDGET)) => self.mail(mail).await,
+                mail = poll_fn(|cx| outbox.poll_take(cx, WRITE_BUDGET)), if !holding => self.mail(mail).await,
                 () = &mut timer, if deadline.is_some() => self.tick(reading),
-                message = writer.next(), if reading => self.received(message).await,
+                input = transport.next(), if reading => self.received(input).await,
             };
             if let Err(end) = flow {
                 return end;
@@ -222,9 +231,9 @@ impl Connection {
         match mail {
             Mail::Frames(frames) => {
                 let outbox = Arc::clone(&self.outbox);
-                self.writer.write(frames, &outbox).await.map_err(|failure| match failure {
-                    writer::Failure::Gone => End::Gone,
-                    writer::Failure::Overflow(disconnect) => End::Close(disconnect),
+                self.transport.write(frames, &outbox).await.map_err(|failure| match failure {
+                    Failure::Gone => End::Gone,
+                    Failure::Overflow(disconnect) => End::Close(disconnect),
                 })
             }
             Mail::End(disconnect) => Err(End::Close(disconnect)),
@@ -241,22 +250,21 @@ impl Connection {
     }
 
     /// Handles a message and whatever else is there to read, so that all it causes is written at once.
-    async fn received(&mut self, message: Option<Result<Message, axum::Error>>) -> Result<(), End> {
-        let mut next = Some(message);
+    async fn received(&mut self, input: Input) -> Result<(), End> {
+        let mut next = Some(input);
         for _ in 0..READ_BUDGET {
-            let Some(message) = next else { return Ok(()) };
-            match message {
-                None => return Err(End::Gone),
-                Some(Ok(Message::Close(_))) => return Err(End::Left),
-                Some(Ok(Message::Text(text))) => self.frame(text.into())?,
-                Some(Ok(Message::Binary(bytes))) => self.frame(bytes)?,
-                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-                Some(Err(error)) => return Err(writer::end_of(error).map_or(End::Gone, End::Close)),
+            let Some(input) = next else { return Ok(()) };
+            match input {
+                Input::Frame(frame) => self.frame(frame)?,
+                Input::Nothing => {}
+                Input::Left => return Err(End::Left),
+                Input::Gone => return Err(End::Gone),
+                Input::Broken(disconnect) => return Err(End::Close(disconnect)),
             }
             if !self.is_reading() {
                 return Ok(());
             }
-            next = self.writer.next().now_or_never();
+            next = self.transport.next().now_or_never();
         }
         // Others get their turn.
         tokio::task::yield_now().await;
@@ -267,7 +275,13 @@ impl Connection {
         if frame.len() as u64 > self.shared.rules.limits.message {
             return Err(End::Close(codes::MESSAGE_TOO_BIG));
         }
-        match self.outbox.encoding() {
+        if let Some(one_way) = &mut self.one_way {
+            let command = one_way.read(&frame);
+            return command.map_or(Ok(()), |command| {
+                self.commands(iter::once(command.map_err(|error| CodecError::Malformed(error.to_string()))))
+            });
+        }
+        match self.outbox.dialect().encoding() {
             Encoding::Json => match std::str::from_utf8(&frame) {
                 Ok(text) => self.commands(json::decode(text)),
                 Err(_) => self.malformed(),
@@ -276,10 +290,7 @@ impl Connection {
         }
     }
 
-    fn commands(
-        &mut self,
-        commands: impl Iterator<Item = Result<Command, protocol::CodecError>>,
-    ) -> Result<(), End> {
+    fn commands(&mut self, commands: impl Iterator<Item = Result<Command, CodecError>>) -> Result<(), End> {
         let now = now();
         for (index, command) in commands.enumerate() {
             let Ok(command) = command else { return self.malformed() };
@@ -361,15 +372,7 @@ impl Connection {
 
     fn carry_out(&mut self, effect: Effect) -> Result<(), End> {
         match effect {
-            Effect::Reply(reply) => {
-                if let Some(error) = &reply.error {
-                    self.shared.metrics.error(error.code);
-                }
-                match encode_reply(self.outbox.encoding(), &reply) {
-                    Ok(frame) => self.outbox.push(frame),
-                    Err(_) => return Err(End::Close(codes::INAPPROPRIATE)),
-                }
-            }
+            Effect::Reply(reply) => return self.reply(reply),
             Effect::Welcome { personal: None, .. } => self.welcome(None, None)?,
             Effect::Welcome { personal: Some(channel), resume: None } => {
                 self.welcome(Some(&channel), None)?;
@@ -431,49 +434,64 @@ impl Connection {
     /// Joins a channel. What the client is told goes into its outbox at the position it is told: nothing in between.
     fn subscribe(&mut self, ticket: u32, channel: Channel, ready: Ready) -> Result<(), End> {
         let epoch = self.shared.egress.history.epoch(&channel);
-        let Self { session, outbox, .. } = self;
-        let (client, encoding) = (session.client().clone(), outbox.encoding());
+        let Self { shared, session, outbox, one_way, .. } = self;
+        let (client, dialect) = (session.client().clone(), outbox.dialect());
         let mut told = Ok(false);
         let wish = session.wish(ticket);
+        let mut heard = None;
         ready.held.feed.join(client, outbox, wish, ready.resume, |joined| {
-            let reply = session.subscribed(ticket, &Position { joined, epoch })?;
-            let frame = encode_reply(encoding, &reply);
-            told = frame.as_ref().map(|_| true).map_err(|_| End::Close(codes::INAPPROPRIATE));
-            if let Some(result) = reply.subscribe.filter(|result| result.was_recovering) {
-                self.shared.metrics.resumed(result.recovered);
+            let Some(reply) = session.subscribed(ticket, &Position { joined, epoch }) else {
+                return Told::Left;
+            };
+            if let Some(result) = reply.subscribe.as_ref().filter(|result| result.was_recovering) {
+                shared.metrics.resumed(result.recovered);
             }
-            frame.ok()
+            if let Some(one_way) = one_way {
+                told = Ok(true);
+                heard = Some(one_way.hear(reply));
+                return Told::Nothing;
+            }
+            let frame = dialect.encode(&reply);
+            told = frame.as_ref().map(|_| true).map_err(|_| End::Close(codes::INAPPROPRIATE));
+            frame.ok().into()
         });
         // A subscription that was given up meanwhile gives its share back.
         if told? {
             self.held.push((channel, ready.held));
         }
-        Ok(())
+        heard.map_or(Ok(()), |heard| self.heard(heard))
     }
 
     /// Answers `connect`, at the position in the personal channel that the client is told; then takes what waited for it.
     fn welcome(&mut self, personal: Option<&Channel>, resume: Option<u64>) -> Result<(), End> {
-        let encoding = self.outbox.encoding();
-        let tell = |session: &mut Session, personal: Option<(&Channel, Position)>| {
-            let reply = session.welcomed(personal)?;
-            let sub =
-                reply.connect.iter().flat_map(|connect| &connect.subs).filter_map(|sub| sub.result.as_ref());
-            sub.filter(|result| result.was_recovering)
-                .for_each(|result| self.shared.metrics.resumed(result.recovered));
-            encode_reply(encoding, &reply).ok()
+        let Self { shared, session, outbox, one_way, transport, .. } = self;
+        let dialect = outbox.dialect();
+        let mut heard = None;
+        let mut tell = |session: &mut Session, personal: Option<(&Channel, Position)>| {
+            let Some(mut reply) = session.welcomed(personal) else { return Told::Left };
+            if let Some(connected) = &mut reply.connect {
+                transport.introduce(connected);
+                let sub = connected.subs.iter().filter_map(|sub| sub.result.as_ref());
+                sub.filter(|result| result.was_recovering)
+                    .for_each(|result| shared.metrics.resumed(result.recovered));
+            }
+            if let Some(one_way) = one_way {
+                heard = Some(one_way.hear(reply));
+                return Told::Nothing;
+            }
+            dialect.encode(&reply).ok().into()
         };
-        let Self { session, outbox, .. } = self;
         outbox.open();
         match personal {
             None => {
-                if let Some(frame) = tell(session, None) {
+                if let Told::Frame(frame) = tell(session, None) {
                     outbox.push(frame);
                 }
             }
             Some(channel) => {
-                let epoch = self.shared.egress.history.epoch(channel);
+                let epoch = shared.egress.history.epoch(channel);
                 let client = session.client().clone();
-                self.shared.with_personal_feed(channel, |feed| {
+                shared.with_personal_feed(channel, |feed| {
                     feed.join(client, outbox, None, resume, |joined| {
                         tell(session, Some((channel, Position { joined, epoch })))
                     });
@@ -481,10 +499,52 @@ impl Connection {
                 self.personal = Some(channel.clone());
             }
         }
+        if let Some(heard) = heard {
+            self.heard(heard)?;
+        }
         let at = now();
         for command in std::mem::take(&mut self.stash) {
             self.command(command, at)?;
         }
+        Ok(())
+    }
+
+    fn reply(&mut self, reply: Reply) -> Result<(), End> {
+        let Some(one_way) = &mut self.one_way else { return self.say(&reply, Outbox::push) };
+        let heard = one_way.hear(reply);
+        self.heard(heard)
+    }
+
+    /// Carries out what a reply means for a client that only listens.
+    fn heard(&mut self, heard: Heard) -> Result<(), End> {
+        match heard {
+            Heard::Say(reply) => self.say(&reply, Outbox::push),
+            Heard::SayFirst(reply) => self.say(&reply, Outbox::push_first),
+            Heard::Ping(ping) => {
+                self.say(&ping, Outbox::push)?;
+                self.ask(Command::default())
+            }
+            Heard::Ask(commands) if commands.len() > self.shared.rules.limits.commands_per_message => {
+                self.malformed()
+            }
+            Heard::Ask(commands) => commands.into_iter().try_for_each(|command| self.ask(command)),
+            Heard::Close(disconnect) => Err(End::Close(disconnect)),
+            Heard::Nothing => Ok(()),
+        }
+    }
+
+    /// Hands the session a command that the client itself cannot send.
+    fn ask(&mut self, command: Command) -> Result<(), End> {
+        let effects = self.session.handle(command, rand::random(), now());
+        self.perform(effects)
+    }
+
+    fn say(&self, reply: &Reply, push: impl FnOnce(&Outbox, Bytes)) -> Result<(), End> {
+        if let Some(error) = &reply.error {
+            self.shared.metrics.error(error.code);
+        }
+        let frame = self.outbox.dialect().encode(reply).map_err(|_| End::Close(codes::INAPPROPRIATE))?;
+        push(&self.outbox, frame);
         Ok(())
     }
 
@@ -523,6 +583,10 @@ impl Connection {
 
     /// What is still queued.
     fn rest(&self) -> Vec<Bytes> {
+        if self.one_way.as_ref().is_some_and(|one_way| one_way.is_holding()) {
+            // What waits belongs behind an answer that will not come.
+            return Vec::new();
+        }
         match poll_fn(|cx| self.outbox.poll_take(cx, usize::MAX)).now_or_never() {
             Some(Mail::Frames(frames)) => frames,
             Some(Mail::End(_) | Mail::Drain(_) | Mail::Lost(_)) | None => Vec::new(),

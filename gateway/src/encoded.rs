@@ -1,11 +1,11 @@
 //! One message for many: encoded when the first client that needs a form of it is there, then shared.
 
 use bytes::Bytes;
-use tidegate_shared::protocol::{Encoding, Reply, encode_reply};
+use tidegate_shared::protocol::{Encoding, Reply};
 
-use crate::connection::outbox::Outbox;
+use crate::{connection::outbox::Outbox, dialect::Dialect};
 
-/// The forms a message can take in one encoding.
+/// The forms a message can take in one dialect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Form {
     /// As it was published.
@@ -19,7 +19,7 @@ pub(crate) enum Form {
 /// A message and its encoded forms.
 pub(crate) struct Encoded<F> {
     build: F,
-    forms: [Option<Bytes>; 6],
+    forms: [Option<Bytes>; 9],
 }
 
 impl<F: Fn(Encoding, Form) -> Reply> Encoded<F> {
@@ -29,10 +29,10 @@ impl<F: Fn(Encoding, Form) -> Reply> Encoded<F> {
 
     /// Hands the message to one connection; returns how many it went to, so that callers can add up.
     pub(crate) fn deliver(&mut self, outbox: &Outbox, form: Form) -> usize {
-        let encoding = outbox.encoding();
-        let Some(slot) = self.forms.get_mut(index(encoding, form)) else { return 0 };
+        let dialect = outbox.dialect();
+        let Some(slot) = self.forms.get_mut(index(dialect, form)) else { return 0 };
         if slot.is_none() {
-            match encode_reply(encoding, &(self.build)(encoding, form)) {
+            match dialect.encode(&(self.build)(dialect.encoding(), form)) {
                 Ok(bytes) => *slot = Some(bytes),
                 Err(error) => {
                     tracing::error!(%error, "a message could not be encoded");
@@ -47,14 +47,15 @@ impl<F: Fn(Encoding, Form) -> Reply> Encoded<F> {
     }
 }
 
-fn index(encoding: Encoding, form: Form) -> usize {
+fn index(dialect: Dialect, form: Form) -> usize {
     let form = match form {
         Form::Plain => 0,
         Form::Whole => 1,
         Form::Patch => 2,
     };
-    match encoding {
-        Encoding::Json => form,
-        Encoding::Protobuf => 3 + form,
+    match dialect {
+        Dialect::Json => form,
+        Dialect::Protobuf => 3 + form,
+        Dialect::OneWay => 6 + form,
     }
 }

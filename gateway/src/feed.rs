@@ -139,6 +139,23 @@ pub(crate) enum Joined {
     Resumed { missed: Vec<Arc<Publication>> },
 }
 
+/// What a new member gets before anything else.
+#[derive(Debug)]
+pub(crate) enum Told {
+    /// This.
+    Frame(Bytes),
+    /// Nothing here: its connection says it in another place.
+    Nothing,
+    /// Nothing, since it does not want to be a member any more.
+    Left,
+}
+
+impl From<Option<Bytes>> for Told {
+    fn from(frame: Option<Bytes>) -> Self {
+        frame.map_or(Self::Left, Self::Frame)
+    }
+}
+
 impl Feed {
     pub(crate) fn new(name: &str) -> Self {
         Self { name: name.into(), state: Mutex::default(), reading: tokio::sync::Mutex::default() }
@@ -172,15 +189,14 @@ impl Feed {
         !state.held && state.is_empty()
     }
 
-    /// Adds a member. `resume` is the offset behind which it wants everything; `tell` builds what it gets first, or
-    /// nothing if it does not want to be a member any more.
-    pub(crate) fn join(
+    /// Adds a member. `resume` is the offset behind which it wants everything; `tell` builds what it gets first.
+    pub(crate) fn join<T: Into<Told>>(
         &self,
         client: ClientId,
         outbox: &Arc<Outbox>,
         wish: Option<Box<Wish>>,
         resume: Option<u64>,
-        tell: impl FnOnce(Joined) -> Option<Bytes>,
+        tell: impl FnOnce(Joined) -> T,
     ) {
         let mut state = self.lock();
         let joined = state.track.as_ref().map_or(Joined::Live, |track| track.joined(resume));
@@ -188,8 +204,11 @@ impl Feed {
             Joined::Resumed { missed } => missed.last().map(|publication| publication.data.clone()),
             Joined::Live | Joined::At { .. } => None,
         };
-        let Some(frame) = tell(joined) else { return };
-        outbox.push(frame);
+        match tell(joined).into() {
+            Told::Frame(frame) => outbox.push(frame),
+            Told::Nothing => {}
+            Told::Left => return,
+        }
         let has_newest = newest.is_some();
         if has_newest && wish.as_ref().is_some_and(|wish| wish.delta) {
             state.newest = newest;

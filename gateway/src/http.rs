@@ -2,19 +2,33 @@
 
 use std::sync::Arc;
 
-use axum::{Router, routing::get};
+use axum::{
+    Router,
+    routing::{MethodRouter, get, post},
+};
 
-pub(crate) use self::health::Vitals;
-use crate::{connection::Shared, origin::Origins};
+pub(crate) use self::{door::Door, health::Vitals};
 
 pub(crate) mod accept;
+mod door;
+mod emulate;
 mod health;
+mod query;
+mod stream;
 mod upgrade;
 
 /// What the public listener serves.
-pub(crate) fn public(connections: Arc<Shared>, origins: Origins) -> Router {
-    let state = upgrade::Door { connections, origins };
-    Router::new().route("/connection/websocket", get(upgrade::websocket)).with_state(state)
+pub(crate) fn public(door: Door) -> Router {
+    let for_pages = |route: MethodRouter<Arc<Door>>| route.options(door::preflight);
+    Router::new()
+        .route("/connection/websocket", get(upgrade::websocket))
+        .route("/connection/uni_websocket", get(upgrade::uni_websocket))
+        .route("/connection/http_stream", for_pages(post(stream::http_stream)))
+        .route("/connection/sse", for_pages(get(stream::sse).post(stream::sse)))
+        .route("/connection/uni_http_stream", for_pages(post(stream::uni_http_stream)))
+        .route("/connection/uni_sse", for_pages(get(stream::uni_sse).post(stream::uni_sse)))
+        .route("/emulation", for_pages(post(emulate::emulate)))
+        .with_state(Arc::new(door))
 }
 
 /// What the internal listener serves.

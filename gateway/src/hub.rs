@@ -214,12 +214,13 @@ mod tests {
     use super::*;
     use crate::{
         connection::outbox::Mail,
+        dialect::Dialect,
         feed::{Live, Taken},
     };
 
-    fn member(hub: &Hub, gateway: &GatewayId, encoding: Encoding) -> (ClientId, Arc<Outbox>) {
+    fn member(hub: &Hub, gateway: &GatewayId, dialect: impl Into<Dialect>) -> (ClientId, Arc<Outbox>) {
         let client = ClientId::random(gateway);
-        let outbox = Arc::new(Outbox::new(encoding, 1 << 20));
+        let outbox = Arc::new(Outbox::new(dialect, 1 << 20));
         outbox.open();
         hub.register(client.clone(), Arc::clone(&outbox));
         (client, outbox)
@@ -279,6 +280,15 @@ mod tests {
         assert!(frame.windows(2).any(|w| w == [0xff, 0]));
         publish(&hub, "default.c", "hello");
         assert_eq!(received(&json_outbox), [r#"{"push":{"channel":"c","pub":{"data":"hello"}}}"#]);
+    }
+
+    #[test]
+    fn one_way_clients_get_the_push_alone() {
+        let (hub, gateway) = (Hub::new(), GatewayId::random());
+        let (client, outbox) = member(&hub, &gateway, Dialect::OneWay);
+        join(&hub, &Channel::parse("c").unwrap(), &client, &outbox);
+        publish(&hub, "default.c", "hello");
+        assert_eq!(received(&outbox), [r#"{"channel":"c","pub":{"data":"hello"}}"#]);
     }
 
     #[test]

@@ -5,7 +5,9 @@
 
 mod auth;
 mod connection;
+mod dialect;
 mod egress;
+mod emulation;
 mod encoded;
 mod feed;
 mod http;
@@ -35,8 +37,9 @@ use crate::{
     auth::Verifier,
     connection::Shared,
     egress::{Egress, history::History, interest::Interests},
+    emulation::Emulation,
     http::{
-        Vitals,
+        Door, Vitals,
         accept::{Limits, serve},
     },
     hub::Hub,
@@ -82,12 +85,19 @@ impl Gateway {
             return Ok(());
         };
         let shared = wire(&config, verifier, broker.clone(), &vitals.metrics, &lifecycle).await?;
+        let gateway = shared.rules.gateway.clone();
+        let emulation = Emulation::start(gateway, broker.clone(), config.subjects(), &lifecycle).await?;
         let metrics = vitals.metrics.clone();
         let limits = Limits {
             connections: config.gateway.limits.connections,
             handshake: config.gateway.limits.handshake,
         };
-        let router = http::public(Arc::clone(&shared), Origins::new(&config.gateway.origins));
+        let router = http::public(Door {
+            connections: Arc::clone(&shared),
+            origins: Origins::new(&config.gateway.origins),
+            emulation,
+            lifecycle: lifecycle.clone(),
+        });
         let draining = lifecycle.clone();
         lifecycle.spawn(serve(
             public,

@@ -10,15 +10,15 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
-use tidegate_shared::protocol::{Encoding, codes};
+use tidegate_shared::protocol::codes::{self, Disconnect};
 use tokio::time::Instant;
 
-use tidegate_shared::protocol::codes::Disconnect;
+use crate::dialect::Dialect;
 
 /// What waits for one connection.
 #[derive(Debug)]
 pub(crate) struct Outbox {
-    encoding: Encoding,
+    dialect: Dialect,
     limit: usize,
     inner: Mutex<Inner>,
     waker: AtomicWaker,
@@ -59,17 +59,28 @@ pub(crate) enum Mail {
 }
 
 impl Outbox {
-    pub(crate) fn new(encoding: Encoding, limit: usize) -> Self {
-        Self { encoding, limit, inner: Mutex::default(), waker: AtomicWaker::new() }
+    pub(crate) fn new(dialect: impl Into<Dialect>, limit: usize) -> Self {
+        Self { dialect: dialect.into(), limit, inner: Mutex::default(), waker: AtomicWaker::new() }
     }
 
-    pub(crate) fn encoding(&self) -> Encoding {
-        self.encoding
+    pub(crate) fn dialect(&self) -> Dialect {
+        self.dialect
     }
 
     /// Adds a reply of the connection's own session.
     pub(crate) fn push(&self, frame: Bytes) {
         self.add(frame, true);
+    }
+
+    /// Adds a reply of the connection's own session before everything that waits.
+    pub(crate) fn push_first(&self, frame: Bytes) {
+        let mut inner = self.lock();
+        if inner.end.is_none() {
+            inner.bytes += frame.len();
+            inner.frames.push_front(frame);
+        }
+        drop(inner);
+        self.waker.wake();
     }
 
     /// Adds a push from elsewhere; dropped while the client is not authenticated.
@@ -157,6 +168,7 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use futures_util::{FutureExt, future::poll_fn};
+    use tidegate_shared::protocol::Encoding;
 
     use super::*;
 
@@ -177,6 +189,14 @@ mod tests {
         assert!(matches!(take(&outbox, 2), Some(Mail::Frames(f)) if f == ["a", "b"]));
         assert!(matches!(take(&outbox, 2), Some(Mail::Frames(f)) if f == ["c"]));
         assert!(take(&outbox, 2).is_none());
+    }
+
+    #[test]
+    fn a_reply_can_overtake_what_waits() {
+        let outbox = Outbox::new(Encoding::Json, 100);
+        outbox.push("b".into());
+        outbox.push_first("a".into());
+        assert!(matches!(take(&outbox, 100), Some(Mail::Frames(f)) if f == ["a", "b"]));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use tidegate_shared::lifecycle::Lifecycle;
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
     time::{sleep, timeout},
 };
 use tower::ServiceExt;
@@ -23,9 +23,34 @@ pub(crate) struct Limits {
     pub(crate) handshake: Duration,
 }
 
-/// One open socket's place among `connections`; requests carry it, and a WebSocket keeps it as long as it lives.
+/// How long what is still to be written on a socket may take when its stream has ended.
+const LAST_WRITES: Duration = Duration::from_secs(1);
+
+/// One open socket's place among `connections`; requests carry it, and a connection keeps it as long as it lives.
 #[derive(Debug, Clone)]
-pub(crate) struct Slot(#[expect(dead_code, reason = "held, never read")] Arc<OwnedSemaphorePermit>);
+pub(crate) struct Slot(Arc<Place>);
+
+#[derive(Debug)]
+struct Place {
+    _permit: OwnedSemaphorePermit,
+    ended: Notify,
+}
+
+impl Slot {
+    fn new(permit: OwnedSemaphorePermit) -> Self {
+        Self(Arc::new(Place { _permit: permit, ended: Notify::new() }))
+    }
+
+    /// Ends the socket, after a moment for what is still to be written: its stream is over, and a client that does not
+    /// read would keep it open for ever.
+    pub(crate) fn end(&self) {
+        self.0.ended.notify_one();
+    }
+
+    async fn ended(&self) {
+        self.0.ended.notified().await;
+    }
+}
 
 /// Serves `router` on `listener` until `until`. `busy` is called for each refused socket.
 pub(crate) async fn serve(
@@ -46,7 +71,15 @@ pub(crate) async fn serve(
         match accepted {
             Ok((stream, _)) => {
                 if let Ok(slot) = Arc::clone(&slots).try_acquire_owned() {
-                    lifecycle.spawn(handle(stream, router.clone(), limits.handshake, Slot(Arc::new(slot))));
+                    let draining = lifecycle.clone();
+                    let draining = async move { draining.draining().await };
+                    lifecycle.spawn(handle(
+                        stream,
+                        router.clone(),
+                        limits.handshake,
+                        Slot::new(slot),
+                        draining,
+                    ));
                 } else {
                     busy();
                     lifecycle.spawn(turn_away(stream));
@@ -61,11 +94,18 @@ pub(crate) async fn serve(
     }
 }
 
-async fn handle(stream: TcpStream, router: Router, handshake: Duration, slot: Slot) {
+async fn handle(
+    stream: TcpStream,
+    router: Router,
+    handshake: Duration,
+    slot: Slot,
+    draining: impl Future<Output = ()>,
+) {
     // Frames are gathered and flushed by us; waiting for more would only delay them.
     let _ = stream.set_nodelay(true);
+    let place = slot.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(slot.clone());
+        request.extensions_mut().insert(place.clone());
         router.clone().oneshot(request.map(Body::new))
     });
     let connection = http1::Builder::new()
@@ -74,8 +114,28 @@ async fn handle(stream: TcpStream, router: Router, handshake: Duration, slot: Sl
         .max_buf_size(16 * 1024)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
-    if let Err(error) = connection.await {
-        tracing::debug!(%error, "a handshake failed");
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        served = connection.as_mut() => return say(served),
+        () = draining => false,
+        () = slot.ended() => true,
+    };
+    // What is under way goes on, further requests go elsewhere.
+    connection.as_mut().graceful_shutdown();
+    if !ended {
+        tokio::select! {
+            served = connection.as_mut() => return say(served),
+            () = slot.ended() => {}
+        }
+    }
+    if let Ok(served) = timeout(LAST_WRITES, connection).await {
+        say(served);
+    }
+}
+
+fn say(served: hyper::Result<()>) {
+    if let Err(error) = served {
+        tracing::debug!(%error, "a socket ended before its request did");
     }
 }
 

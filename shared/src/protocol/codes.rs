@@ -165,6 +165,8 @@ pub const BAD_PROTOCOL: Disconnect = Disconnect::new(3501, "bad request");
 pub const STALE: Disconnect = Disconnect::new(3502, "stale");
 /// A payload cannot be carried by this connection's encoding.
 pub const INAPPROPRIATE: Disconnect = Disconnect::new(3506, "inappropriate protocol");
+/// A client that cannot be told of errors may not connect.
+pub const DENIED: Disconnect = Disconnect::new(3507, "permission denied");
 /// No route takes `send`.
 pub const SEND_NOT_AVAILABLE: Disconnect = Disconnect::new(3508, "not available");
 
@@ -182,6 +184,7 @@ pub const DISCONNECTS: &[Disconnect] = &[
     BAD_PROTOCOL,
     STALE,
     INAPPROPRIATE,
+    DENIED,
     SEND_NOT_AVAILABLE,
 ];
 

@@ -1,0 +1,119 @@
+//! The wall between a connection and what carries it: frames in, frames out, and an end that says why.
+//!
+//! Behind it the loop of a connection is the same for every transport. Never decides what is said. A client that does not
+//! read cannot hold the task: overflow and time end the wait.
+
+use std::{future::poll_fn, time::Duration};
+
+use bytes::Bytes;
+use futures_util::future::Either;
+use tidegate_shared::protocol::{ConnectResult, codes::Disconnect};
+use tokio::time::timeout;
+
+use self::{stream::Stream, websocket::Socket};
+use super::outbox::Outbox;
+
+pub(crate) mod stream;
+pub(crate) mod websocket;
+
+/// How long a write may stand still before the client counts as gone.
+const WRITE_LIMIT: Duration = Duration::from_secs(10);
+/// How long a closed client may take to close its side, so that it reads why.
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);
+
+/// What carries one connection. Futures of the rarer kind are boxed: one that is idle costs what a WebSocket's needs.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large one is the common one; boxing would cost every idle socket"
+)]
+pub(crate) enum Transport {
+    /// One socket, both directions.
+    WebSocket(Socket),
+    /// A response without end; commands, if any, come in requests of their own.
+    Stream(Stream),
+}
+
+/// What came from the client.
+pub(super) enum Input {
+    /// One message, to be split into commands.
+    Frame(Bytes),
+    /// Something that means nothing to a connection.
+    Nothing,
+    /// The client said goodbye.
+    Left,
+    /// The client went away without a word.
+    Gone,
+    /// What came cannot be read any further.
+    Broken(Disconnect),
+}
+
+/// Why nothing more can be written.
+pub(super) enum Failure {
+    /// The client is gone, or has not read for too long.
+    Gone,
+    /// More waits for the client than may.
+    Overflow(Disconnect),
+}
+
+/// The client is gone.
+struct Gone;
+
+impl Transport {
+    /// The next input. Dropping the future loses none.
+    pub(super) fn next(&mut self) -> impl Future<Output = Input> {
+        match self {
+            Self::WebSocket(socket) => Either::Left(socket.next()),
+            Self::Stream(stream) => Either::Right(Box::pin(stream.next())),
+        }
+    }
+
+    /// Writes frames, together, and flushes.
+    pub(super) async fn write(&mut self, frames: Vec<Bytes>, outbox: &Outbox) -> Result<(), Failure> {
+        tokio::select! {
+            biased;
+            sent = timeout(WRITE_LIMIT, self.send(frames)) => match sent {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(Gone)) | Err(_) => Err(Failure::Gone),
+            },
+            disconnect = poll_fn(|cx| outbox.poll_overflow(cx)) => Err(Failure::Overflow(disconnect)),
+        }
+    }
+
+    fn send(&mut self, frames: Vec<Bytes>) -> impl Future<Output = Result<(), Gone>> {
+        match self {
+            Self::WebSocket(socket) => Either::Left(socket.send(frames)),
+            Self::Stream(stream) => Either::Right(Box::pin(stream.send(frames))),
+        }
+    }
+
+    /// Whether the end is said in a push, since no close frame can say it.
+    pub(super) fn ends_with_a_push(&self) -> bool {
+        match self {
+            Self::WebSocket(socket) => socket.is_one_way(),
+            Self::Stream(_) => true,
+        }
+    }
+
+    /// Adds what a client has to know of the transport.
+    pub(super) fn introduce(&self, connected: &mut ConnectResult) {
+        if let Self::Stream(stream) = self {
+            stream.introduce(connected);
+        }
+    }
+
+    /// Writes what is left and the reason, then waits a moment for the client to have read it.
+    pub(super) async fn close(&mut self, rest: Vec<Bytes>, disconnect: Disconnect) {
+        // Whether the client listened is its own business.
+        let _ = match self {
+            Self::WebSocket(socket) => timeout(CLOSE_LIMIT, socket.close(rest, disconnect)).await,
+            Self::Stream(stream) => timeout(CLOSE_LIMIT, stream.send(rest)).await,
+        };
+    }
+
+    /// Answers a client's own goodbye.
+    pub(super) async fn say_goodbye(&mut self) {
+        if let Self::WebSocket(socket) = self {
+            let _ = timeout(CLOSE_LIMIT, socket.read_to_the_end()).await;
+        }
+    }
+}

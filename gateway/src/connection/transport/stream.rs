@@ -1,0 +1,140 @@
+//! A response without end: frames out as chunks of its body. Commands, if the client may send any, come through an inbox.
+//!
+//! The body has room for one chunk, so a client that does not read is felt at once. When the client goes the body is
+//! dropped, which ends the connection; when the connection ends so does the socket. Never looks into a frame.
+
+use std::convert::Infallible;
+
+use axum::body::Body;
+use bytes::{Bytes, BytesMut};
+use futures_util::stream;
+use tidegate_shared::protocol::{ConnectResult, protobuf};
+use tokio::sync::mpsc;
+
+use super::{Gone, Input};
+use crate::{emulation::sessions::Inbox, http::accept::Slot};
+
+/// Chunks that wait for the socket.
+const CHUNKS: usize = 1;
+
+/// How frames are told apart in a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Framing {
+    /// Each is followed by a newline.
+    Lines,
+    /// Each is preceded by its length.
+    Delimited,
+    /// Each is a server-sent event.
+    Events,
+}
+
+/// The sending half of one response, and what the client said with its request.
+pub(crate) struct Stream {
+    framing: Framing,
+    body: mpsc::Sender<Bytes>,
+    first: Option<Bytes>,
+    inbox: Option<Inbox>,
+    slot: Option<Slot>,
+}
+
+impl Stream {
+    /// A stream and the body it writes to. `first` is the client's first message; without an inbox it is the only one.
+    pub(crate) fn open(
+        framing: Framing,
+        first: Bytes,
+        inbox: Option<Inbox>,
+        slot: Option<Slot>,
+    ) -> (Self, Body) {
+        let (body, chunks) = mpsc::channel::<Bytes>(CHUNKS);
+        if framing == Framing::Events {
+            // Some browsers report the stream as open only when something has come.
+            let _ = body.try_send(Bytes::from_static(b"\r\n"));
+        }
+        let chunks = stream::unfold(chunks, async |mut chunks| {
+            let chunk = chunks.recv().await?;
+            Some((Ok::<_, Infallible>(chunk), chunks))
+        });
+        (Self { framing, body, first: Some(first), inbox, slot }, Body::from_stream(chunks))
+    }
+
+    pub(super) async fn next(&mut self) -> Input {
+        if let Some(first) = self.first.take() {
+            return Input::Frame(first);
+        }
+        let posted = async {
+            match &mut self.inbox {
+                Some(inbox) => inbox.next().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            Some(frame) = posted => Input::Frame(frame),
+            () = self.body.closed() => Input::Gone,
+        }
+    }
+
+    pub(super) async fn send(&mut self, frames: Vec<Bytes>) -> Result<(), Gone> {
+        if frames.is_empty() {
+            return Ok(());
+        }
+        self.body.send(join(self.framing, &frames)).await.map_err(|_| Gone)
+    }
+
+    pub(super) fn introduce(&self, connected: &mut ConnectResult) {
+        if let Some(inbox) = &self.inbox {
+            inbox.session().clone_into(&mut connected.session);
+            inbox.node().clone_into(&mut connected.node);
+        }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if let Some(slot) = &self.slot {
+            slot.end();
+        }
+    }
+}
+
+/// Joins encoded messages into one chunk.
+fn join(framing: Framing, frames: &[Bytes]) -> Bytes {
+    let mut chunk = BytesMut::with_capacity(frames.iter().map(|frame| frame.len() + 8).sum());
+    for frame in frames {
+        match framing {
+            Framing::Lines => {
+                chunk.extend_from_slice(frame);
+                chunk.extend_from_slice(b"\n");
+            }
+            Framing::Delimited => protobuf::append(&mut chunk, frame),
+            Framing::Events => {
+                chunk.extend_from_slice(b"data: ");
+                chunk.extend_from_slice(frame);
+                chunk.extend_from_slice(b"\n\n");
+            }
+        }
+    }
+    chunk.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_frame_can_be_told_from_the_next() {
+        let frames = [Bytes::from("{}"), Bytes::from("[]")];
+        assert_eq!(join(Framing::Lines, &frames), "{}\n[]\n");
+        assert_eq!(join(Framing::Delimited, &frames), "\x02{}\x02[]");
+        assert_eq!(join(Framing::Events, &frames), "data: {}\n\ndata: []\n\n");
+    }
+
+    #[tokio::test]
+    async fn the_first_message_comes_first_and_a_dropped_body_is_a_client_that_went() {
+        let (mut stream, body) = Stream::open(Framing::Lines, "{}".into(), None, None);
+        assert!(matches!(stream.next().await, Input::Frame(frame) if frame == "{}"));
+        drop(body);
+        assert!(matches!(stream.next().await, Input::Gone));
+        assert!(stream.send(vec!["{}".into()]).await.is_err());
+    }
+}

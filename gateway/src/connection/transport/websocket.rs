@@ -1,0 +1,158 @@
+//! One WebSocket: frames out, gathered and flushed once, and messages in. Never looks into a message.
+
+use std::{future::poll_fn, task::Poll};
+
+use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
+use bytes::{Bytes, BytesMut};
+use futures_util::{
+    FutureExt, SinkExt, StreamExt,
+    future::{Either, OptionFuture},
+};
+use tidegate_shared::protocol::{
+    codes::{self, Disconnect},
+    protobuf,
+};
+use tokio_tungstenite::tungstenite::{self, error::CapacityError};
+
+use super::{Gone, Input};
+use crate::dialect::Dialect;
+
+/// The socket of one connection.
+pub(crate) struct Socket {
+    inner: WebSocket,
+    dialect: Dialect,
+    /// What the client said with its handshake.
+    first: Option<Box<Bytes>>,
+}
+
+impl Socket {
+    pub(crate) fn new(socket: WebSocket, dialect: Dialect) -> Self {
+        Self { inner: socket, dialect, first: None }
+    }
+
+    /// A socket that is only written to, apart from the client's first message, which the handshake may have brought.
+    pub(crate) fn one_way(socket: WebSocket, first: Option<Bytes>) -> Self {
+        Self { inner: socket, dialect: Dialect::OneWay, first: first.map(Box::new) }
+    }
+
+    pub(super) fn next(&mut self) -> impl Future<Output = Input> {
+        poll_fn(|cx| match self.first.take() {
+            Some(first) => Poll::Ready(Input::Frame(*first)),
+            None => self.inner.poll_next_unpin(cx).map(read),
+        })
+    }
+
+    pub(super) fn is_one_way(&self) -> bool {
+        self.dialect == Dialect::OneWay
+    }
+
+    /// Writes frames as one message, or as one each where clients read one at a time, and flushes.
+    pub(super) fn send(&mut self, frames: Vec<Bytes>) -> impl Future<Output = Result<(), Gone>> {
+        if self.is_one_way() {
+            return Either::Left(Box::pin(self.send_each(frames)));
+        }
+        let message = join(self.dialect, frames);
+        let sent = OptionFuture::from(message.map(|message| self.inner.send(message)));
+        Either::Right(sent.map(|sent| sent.unwrap_or(Ok(())).map_err(|_| Gone)))
+    }
+
+    async fn send_each(&mut self, frames: Vec<Bytes>) -> Result<(), Gone> {
+        for frame in frames {
+            let Some(message) = join(self.dialect, vec![frame]) else { continue };
+            self.inner.feed(message).await.map_err(|_| Gone)?;
+        }
+        self.inner.flush().await.map_err(|_| Gone)
+    }
+
+    /// Writes what is left and the close frame, then reads on until the client has closed its side.
+    pub(super) async fn close(&mut self, rest: Vec<Bytes>, disconnect: Disconnect) -> Result<(), Gone> {
+        let reason = CloseFrame { code: disconnect.code, reason: Utf8Bytes::from_static(disconnect.reason) };
+        self.send(rest).await?;
+        self.inner.send(Message::Close(Some(reason))).await.map_err(|_| Gone)?;
+        // Closing with unread input would reset the connection and take the reason with it.
+        self.read_to_the_end().await;
+        Ok(())
+    }
+
+    /// Reads on: the library answers a client's close frame by itself.
+    pub(super) async fn read_to_the_end(&mut self) {
+        while let Some(Ok(_)) = self.inner.next().await {}
+    }
+}
+
+fn read(message: Option<Result<Message, axum::Error>>) -> Input {
+    match message {
+        None => Input::Gone,
+        Some(Ok(Message::Text(text))) => Input::Frame(text.into()),
+        Some(Ok(Message::Binary(bytes))) => Input::Frame(bytes),
+        Some(Ok(Message::Ping(_) | Message::Pong(_))) => Input::Nothing,
+        Some(Ok(Message::Close(_))) => Input::Left,
+        Some(Err(error)) => end_of(error).map_or(Input::Gone, Input::Broken),
+    }
+}
+
+/// Joins encoded messages into one WebSocket message.
+fn join(dialect: Dialect, frames: Vec<Bytes>) -> Option<Message> {
+    if frames.is_empty() {
+        return None;
+    }
+    let size = frames.iter().map(|frame| frame.len() + 5).sum();
+    Some(match dialect {
+        Dialect::Json | Dialect::OneWay => {
+            let mut frames = frames.into_iter();
+            let first = frames.next()?;
+            let mut text = first;
+            if frames.len() > 0 {
+                let mut joined = BytesMut::with_capacity(size);
+                joined.extend_from_slice(&text);
+                for frame in frames {
+                    joined.extend_from_slice(b"\n");
+                    joined.extend_from_slice(&frame);
+                }
+                text = joined.freeze();
+            }
+            Message::Text(Utf8Bytes::try_from(text).ok()?)
+        }
+        Dialect::Protobuf => {
+            let mut joined = BytesMut::with_capacity(size);
+            for frame in frames {
+                protobuf::append(&mut joined, &frame);
+            }
+            Message::Binary(joined.freeze())
+        }
+    })
+}
+
+/// How a connection ends whose input cannot be read any further; nothing if the client is gone.
+fn end_of(error: axum::Error) -> Option<Disconnect> {
+    match error.into_inner().downcast_ref::<tungstenite::Error>()? {
+        tungstenite::Error::Capacity(CapacityError::MessageTooLong { .. }) => Some(codes::MESSAGE_TOO_BIG),
+        tungstenite::Error::Utf8(_) | tungstenite::Error::Protocol(_) => Some(codes::BAD_PROTOCOL),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frames(texts: &[&'static str]) -> Vec<Bytes> {
+        texts.iter().map(|text| Bytes::from_static(text.as_bytes())).collect()
+    }
+
+    #[test]
+    fn json_replies_are_joined_by_newlines() {
+        assert_eq!(join(Dialect::Json, frames(&["{}", "[]"])), Some(Message::text("{}\n[]")));
+        assert_eq!(join(Dialect::Json, frames(&["{}"])), Some(Message::text("{}")));
+        assert_eq!(join(Dialect::Json, Vec::new()), None);
+    }
+
+    #[test]
+    fn protobuf_replies_are_prefixed_by_their_length_and_a_ping_is_one_zero_byte() {
+        assert_eq!(join(Dialect::Protobuf, frames(&[""])), Some(Message::binary(vec![0])));
+        assert_eq!(
+            join(Dialect::Protobuf, frames(&["ab", "c"])),
+            Some(Message::binary(b"\x02ab\x01c".to_vec()))
+        );
+    }
+}

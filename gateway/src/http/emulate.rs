@@ -1,0 +1,61 @@
+//! Commands that come in requests of their own, for connections that only go the other way. Never looks into them.
+
+use std::sync::Arc;
+
+use axum::{
+    body::Body,
+    extract::State,
+    http::{Request, StatusCode},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use tidegate_shared::protocol::{EmulationRequest, protobuf};
+
+use super::{
+    Door,
+    door::{Refused, TOO_LONG},
+    stream::speaks_protobuf,
+};
+use crate::emulation::Undelivered;
+
+/// What a request has beside the message: names, and the marks around them.
+const ENVELOPE: usize = 1024;
+
+pub(super) async fn emulate(State(door): State<Arc<Door>>, request: Request<Body>) -> Response {
+    let page = match door.admit(request.headers()) {
+        Ok(page) => page,
+        Err(refused) => return refused.into_response(),
+    };
+    match deliver(&door, request).await {
+        Ok(()) => page.may_read(StatusCode::NO_CONTENT),
+        Err(refused) => page.may_read(refused),
+    }
+}
+
+async fn deliver(door: &Door, request: Request<Body>) -> Result<(), Refused> {
+    let protobuf = speaks_protobuf(&request);
+    // A message in a JSON string is longer than the message: its quotation marks are escaped.
+    let limit = door.message_limit().saturating_mul(2).saturating_add(ENVELOPE);
+    let body = door.body(request.into_body(), limit).await?;
+    let request = read(body, protobuf)
+        .ok_or(Refused(StatusCode::BAD_REQUEST, "not a request with session, node and data\n"))?;
+    if request.data.len() > door.message_limit() {
+        return Err(TOO_LONG);
+    }
+    door.emulation.deliver(request).await.map_err(|undelivered| match undelivered {
+        Undelivered::Unknown => Refused(StatusCode::NOT_FOUND, "no such session: it has ended\n"),
+        Undelivered::Busy => {
+            Refused(StatusCode::TOO_MANY_REQUESTS, "the session has not taken earlier commands yet\n")
+        }
+        Undelivered::Unreachable => {
+            Refused(StatusCode::SERVICE_UNAVAILABLE, "the session's gateway cannot be asked now\n")
+        }
+    })
+}
+
+fn read(body: Bytes, protobuf: bool) -> Option<EmulationRequest> {
+    let request: EmulationRequest =
+        if protobuf { protobuf::decode_one(body).ok()? } else { serde_json::from_slice(&body).ok()? };
+    let whole = !(request.session.is_empty() || request.node.is_empty() || request.data.is_empty());
+    whole.then_some(request)
+}

@@ -1,0 +1,64 @@
+//! What a query says. Pure. Parameters nobody knows are passed over, since clients add their own.
+
+use bytes::Bytes;
+
+/// The parameter in which clients that can only GET bring their first message.
+const FIRST_MESSAGE: &str = "cf_connect";
+
+/// Whether one of the pairs stands in the query as it is.
+pub(super) fn has(query: Option<&str>, pairs: &[&str]) -> bool {
+    query.unwrap_or_default().split('&').any(|pair| pairs.contains(&pair))
+}
+
+/// The client's first message, if the query brings one.
+pub(super) fn first_message(query: Option<&str>) -> Option<Bytes> {
+    let mut pairs = query?.split('&').filter_map(|pair| pair.split_once('='));
+    pairs.find(|(name, _)| *name == FIRST_MESSAGE).map(|(_, value)| decoded(value))
+}
+
+/// Undoes percent encoding; what is not encoded properly stands for itself.
+fn decoded(value: &str) -> Bytes {
+    let mut bytes = Vec::with_capacity(value.len());
+    let mut rest = value.as_bytes();
+    while let Some((&byte, behind)) = rest.split_first() {
+        let escaped = match (byte, behind) {
+            (b'%', [high, low, behind @ ..]) => {
+                digit(*high).zip(digit(*low)).map(|(high, low)| (high << 4 | low, behind))
+            }
+            (b'+', _) => Some((b' ', behind)),
+            _ => None,
+        };
+        let (byte, behind) = escaped.unwrap_or((byte, behind));
+        bytes.push(byte);
+        rest = behind;
+    }
+    bytes.into()
+}
+
+fn digit(byte: u8) -> Option<u8> {
+    char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_first_message_is_decoded() {
+        let message = |query| first_message(Some(query));
+        assert_eq!(message("a=1&cf_connect=%7B%22id%22%3a1%7D").unwrap(), r#"{"id":1}"#);
+        assert_eq!(message("cf_connect=a+b%20c%2B").unwrap(), "a b c+");
+        assert_eq!(message("cf_connect=100%&x").unwrap(), "100%");
+        assert_eq!(message("cf_connect=%zz%4").unwrap(), "%zz%4");
+        assert_eq!(message("cf_connect=").unwrap(), "");
+        assert_eq!(message("other=1"), None);
+        assert_eq!(first_message(None), None);
+    }
+
+    #[test]
+    fn a_pair_is_there_or_not() {
+        assert!(has(Some("a=1&format=protobuf"), &["format=protobuf"]));
+        assert!(!has(Some("format=protobuf2"), &["format=protobuf"]));
+        assert!(!has(None, &["format=protobuf"]));
+    }
+}

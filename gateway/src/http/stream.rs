@@ -1,0 +1,130 @@
+//! From a request to a connection over a response without end: who may, what the client says first, the headers that keep
+//! what is between from holding the stream back. Never looks at what is said.
+
+use std::sync::Arc;
+
+use axum::{
+    body::Body,
+    extract::State,
+    http::{HeaderName, HeaderValue, Method, Request, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+
+use super::{
+    Door,
+    accept::Slot,
+    door::{Refused, TOO_LONG},
+    query,
+};
+use crate::{
+    connection::{
+        Connection,
+        transport::{
+            Transport,
+            stream::{Framing, Stream},
+        },
+    },
+    dialect::Dialect,
+};
+
+/// How one kind of stream speaks.
+#[derive(Clone, Copy)]
+struct Kind {
+    framing: Framing,
+    dialect: Dialect,
+    content_type: &'static str,
+}
+
+const LINES: Kind =
+    Kind { framing: Framing::Lines, dialect: Dialect::Json, content_type: "application/json" };
+const DELIMITED: Kind = Kind {
+    framing: Framing::Delimited,
+    dialect: Dialect::Protobuf,
+    content_type: "application/octet-stream",
+};
+const EVENTS: Kind = Kind {
+    framing: Framing::Events,
+    dialect: Dialect::Json,
+    content_type: "text/event-stream; charset=utf-8",
+};
+
+/// The body is the first batch of commands; its type says which encoding is spoken.
+pub(super) async fn http_stream(State(door): State<Arc<Door>>, request: Request<Body>) -> Response {
+    let kind = if speaks_protobuf(&request) { DELIMITED } else { LINES };
+    open(&door, request, kind).await
+}
+
+/// Server-sent events; a GET brings the first batch of commands in the query, a POST in the body.
+pub(super) async fn sse(State(door): State<Arc<Door>>, request: Request<Body>) -> Response {
+    open(&door, request, EVENTS).await
+}
+
+/// Pushes, one a line.
+pub(super) async fn uni_http_stream(State(door): State<Arc<Door>>, request: Request<Body>) -> Response {
+    open(&door, request, Kind { dialect: Dialect::OneWay, ..LINES }).await
+}
+
+/// Pushes as server-sent events.
+pub(super) async fn uni_sse(State(door): State<Arc<Door>>, request: Request<Body>) -> Response {
+    open(&door, request, Kind { dialect: Dialect::OneWay, ..EVENTS }).await
+}
+
+/// Whether a body is protobuf.
+pub(super) fn speaks_protobuf(request: &Request<Body>) -> bool {
+    request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == DELIMITED.content_type)
+}
+
+async fn open(door: &Door, request: Request<Body>, kind: Kind) -> Response {
+    let page = match door.admit(request.headers()) {
+        Ok(page) => page,
+        Err(refused) => return refused.into_response(),
+    };
+    let slot = request.extensions().get::<Slot>().cloned();
+    match first_message(door, request, kind.dialect).await {
+        Ok(first) => page.may_read(start(door, first, slot, kind)),
+        Err(refused) => page.may_read(refused),
+    }
+}
+
+async fn first_message(door: &Door, request: Request<Body>, dialect: Dialect) -> Result<Bytes, Refused> {
+    let limit = door.message_limit();
+    let first = if request.method() == Method::GET {
+        query::first_message(request.uri().query()).unwrap_or_default()
+    } else {
+        door.body(request.into_body(), limit).await?
+    };
+    match dialect {
+        _ if first.len() > limit => Err(TOO_LONG),
+        // A client that may come without a token need not say anything.
+        Dialect::OneWay if first.is_empty() => Ok(Bytes::from_static(b"{}")),
+        _ if first.is_empty() => {
+            Err(Refused(StatusCode::BAD_REQUEST, "the first commands are missing: a batch with connect\n"))
+        }
+        _ => Ok(first),
+    }
+}
+
+fn start(door: &Door, first: Bytes, slot: Option<Slot>, kind: Kind) -> Response {
+    let inbox = (kind.dialect != Dialect::OneWay).then(|| door.emulation.open());
+    let (stream, body) = Stream::open(kind.framing, first, inbox, slot.clone());
+    let shared = Arc::clone(&door.connections);
+    let mut connection = Connection::new(shared, Transport::Stream(stream), kind.dialect, slot);
+    door.lifecycle.spawn(async move { connection.run().await });
+    (headers(kind), body).into_response()
+}
+
+/// Nobody between may keep, change or gather what is sent. `Expire` is how the protocol's other servers write it.
+fn headers(kind: Kind) -> [(HeaderName, HeaderValue); 6] {
+    [
+        (header::CONTENT_TYPE, HeaderValue::from_static(kind.content_type)),
+        (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
+        (
+            header::CACHE_CONTROL,
+            HeaderValue::from_static("private, no-cache, no-store, must-revalidate, max-age=0"),
+        ),
+        (header::PRAGMA, HeaderValue::from_static("no-cache")),
+        (HeaderName::from_static("expire"), HeaderValue::from_static("0")),
+        (header::CONNECTION, HeaderValue::from_static("keep-alive")),
+    ]
+}
