@@ -52,8 +52,18 @@ impl Listener {
         Self::Socket(Box::new(socket))
     }
 
-    /// The next push, pings included; nothing at the end.
+    /// The next push that is no ping; nothing at the end.
     async fn next(&mut self) -> Option<Value> {
+        loop {
+            match self.any().await {
+                Some(ping) if ping == json!({}) => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// The next push, pings included; nothing at the end.
+    async fn any(&mut self) -> Option<Value> {
         match self {
             Self::Stream(stream) => stream.line().await.map(|line| serde_json::from_str(&line).unwrap()),
             Self::Socket(socket) => {
@@ -137,7 +147,7 @@ async fn pings_come_and_no_answer_is_expected() {
     for (transport, mut listener) in Listener::all(&stack, &json!({"token": token(&stack, "42")})).await {
         listener.next().await.unwrap();
         for _ in 0..2 {
-            assert_eq!(listener.next().await.unwrap(), json!({}), "{transport}");
+            assert_eq!(listener.any().await.unwrap(), json!({}), "{transport}");
         }
     }
 }

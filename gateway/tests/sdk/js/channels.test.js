@@ -69,10 +69,10 @@ for (const protocol of PROTOCOLS) {
     }
   });
 
-  test(`${protocol.protocol}: history and presence say that they are not available`, async (t) => {
+  test(`${protocol.protocol}: what a namespace does not have or allow is refused`, async (t) => {
     const { client } = await connect(t, protocol, await stack.gateway(1), unique('user'));
     const { subscription } = await subscribe(client, `chat:${unique('room')}`);
-    await assert.rejects(subscription.history({ limit: 1 }), { code: 108 });
+    await assert.rejects(subscription.history({ limit: 1 }), { code: 103 });
     await assert.rejects(subscription.presence(), { code: 108 });
     await assert.rejects(subscription.presenceStats(), { code: 108 });
   });
