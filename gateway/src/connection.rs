@@ -34,7 +34,7 @@ use crate::{
         Egress,
         interest::{Held, Interests},
     },
-    feed::{Feed, Resume, Told},
+    feed::{Feed, Pin, Resume, Told},
     http::accept::Slot,
     hub::Hub,
     ingress::{Ingress, Settled, turn::Turns},
@@ -96,7 +96,7 @@ enum Done {
     Published { command: u32, result: Result<(), protocol::Error> },
     Sent { result: Result<(), protocol::Error> },
     Received { ticket: u32, channel: Channel, result: Result<Ready, protocol::Error> },
-    Personal { channel: Channel, result: Result<Option<u64>, Refusal> },
+    Personal { channel: Channel, result: Result<Option<Pin>, Refusal> },
     Paged { command: u32, page: Result<Option<HistoryResult>, protocol::Error> },
 }
 
@@ -104,7 +104,7 @@ enum Done {
 struct Ready {
     held: Held,
     /// The offset to resume from, if that is possible.
-    resume: Option<u64>,
+    resume: Option<Pin>,
 }
 
 /// Why the loop of a connection ended.
@@ -350,7 +350,7 @@ impl Connection {
             },
             Done::Personal { channel, result } => match result {
                 Ok(resume) => {
-                    self.welcome(Some(&channel), resume)?;
+                    self.welcome(Some(&channel), resume.as_ref())?;
                     Vec::new()
                 }
                 Err(_) => self.session.not_welcomed(now().instant),
@@ -439,7 +439,7 @@ impl Connection {
         let mut told = Ok(false);
         let wish = session.wish(ticket);
         let mut heard = None;
-        ready.held.feed.join(client, outbox, wish, ready.resume, |joined| {
+        ready.held.feed.join(client, outbox, wish, ready.resume.as_ref().map(|pin| pin.offset), |joined| {
             let Some(reply) = session.subscribed(ticket, &Position { joined, epoch }) else {
                 return Told::Left;
             };
@@ -463,7 +463,7 @@ impl Connection {
     }
 
     /// Answers `connect`, at the position in the personal channel that the client is told; then takes what waited for it.
-    fn welcome(&mut self, personal: Option<&Channel>, resume: Option<u64>) -> Result<(), End> {
+    fn welcome(&mut self, personal: Option<&Channel>, resume: Option<&Pin>) -> Result<(), End> {
         let Self { shared, session, outbox, one_way, transport, .. } = self;
         let dialect = outbox.dialect();
         let mut heard = None;
@@ -492,7 +492,7 @@ impl Connection {
                 let epoch = shared.egress.history.epoch(channel);
                 let client = session.client().clone();
                 shared.with_personal_feed(channel, |feed| {
-                    feed.join(client, outbox, None, resume, |joined| {
+                    feed.join(client, outbox, None, resume.map(|pin| pin.offset), |joined| {
                         tell(session, Some((channel, Position { joined, epoch })))
                     });
                 });

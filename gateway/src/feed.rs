@@ -88,6 +88,15 @@ struct Window {
     publications: VecDeque<Arc<Publication>>,
     /// The most one member may be brought.
     limit: usize,
+    /// Shared with everybody who is about to join with it.
+    pins: Arc<()>,
+}
+
+/// Keeps the publications behind an offset at hand for a member that is about to join.
+#[derive(Debug)]
+pub(crate) struct Pin {
+    pub(crate) offset: u64,
+    _window: Arc<()>,
 }
 
 /// A publication as the broker repeated it.
@@ -225,11 +234,6 @@ impl Feed {
                 state.more.remove(client);
             }
         }
-        if state.is_empty()
-            && let Some(track) = &mut state.track
-        {
-            track.window = None;
-        }
     }
 
     /// Takes a live publication of a channel with history.
@@ -302,12 +306,16 @@ impl Feed {
         }
     }
 
-    /// Whether somebody who resumes from `offset` can be served without reading the stream.
-    pub(crate) fn covers(&self, offset: u64) -> bool {
-        let state = self.lock();
-        state.track.as_ref().is_none_or(|track| {
-            track.position == offset || track.window.as_ref().is_some_and(|window| window.after <= offset)
-        })
+    /// Keeps everything behind `offset` at hand until the pin is dropped, if that needs no reading of the stream.
+    pub(crate) fn pin(&self, offset: u64, limit: usize) -> Option<Pin> {
+        let mut state = self.lock();
+        let track = state.track.as_mut()?;
+        if track.window.is_none() && track.position == offset {
+            // Nothing was missed yet; what comes before the member has joined it will have missed.
+            track.window = Some(Window::new(offset, VecDeque::new(), limit));
+        }
+        let window = track.window.as_ref().filter(|window| window.after <= offset)?;
+        Some(Pin { offset, _window: Arc::clone(&window.pins) })
     }
 
     /// Begins to record what is delivered while the stream is read for a window.
@@ -328,14 +336,23 @@ impl Feed {
         let begun = recorded.first().map_or(track.position + 1, |publication| publication.offset);
         let read =
             past.publications.into_iter().filter(|p| p.offset > after && p.offset < begun).map(Arc::new);
-        track.window = Some(Window { after, publications: read.chain(recorded).collect(), limit });
+        track.window = Some(Window::new(after, read.chain(recorded).collect(), limit));
     }
 
-    /// Gives the window's memory back.
-    pub(crate) fn close_window(&self) {
-        if let Some(track) = &mut self.lock().track {
-            track.window = None;
+    /// Gives the window's memory back, unless somebody is about to join with it; false if it has to stay.
+    pub(crate) fn close_window(&self) -> bool {
+        let mut state = self.lock();
+        let Some(track) = &mut state.track else { return true };
+        if track.window.as_ref().is_some_and(|window| Arc::strong_count(&window.pins) > 1) {
+            return false;
         }
+        track.window = None;
+        true
+    }
+
+    /// Whether there is a window.
+    pub(crate) fn has_window(&self) -> bool {
+        self.lock().track.as_ref().is_some_and(|track| track.window.is_some())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -434,6 +451,10 @@ impl Track {
 }
 
 impl Window {
+    fn new(after: u64, publications: VecDeque<Arc<Publication>>, limit: usize) -> Self {
+        Self { after, publications, limit, pins: Arc::default() }
+    }
+
     /// Nobody may be brought more than the limit, so nothing older is of use.
     fn trim(&mut self) {
         while self.publications.len() > self.limit

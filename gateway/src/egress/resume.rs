@@ -8,7 +8,7 @@ use tidegate_shared::{broker::Refusal, channel::Channel};
 use tokio::time::sleep;
 
 use super::Egress;
-use crate::feed::{Feed, Past, Resume};
+use crate::feed::{Feed, Past, Pin, Resume};
 
 /// The most publications a gap is filled with.
 const HEAL_LIMIT: usize = 1000;
@@ -41,13 +41,13 @@ impl Egress {
         }
     }
 
-    /// Sees to it that a client can resume from its position; nothing if it cannot.
+    /// Sees to it that a client can resume from its position, as long as it holds the pin; nothing if it cannot.
     pub(crate) async fn prepare(
         &self,
         channel: &Channel,
         feed: &Arc<Feed>,
         resume: &Resume,
-    ) -> Result<Option<u64>, Refusal> {
+    ) -> Result<Option<Pin>, Refusal> {
         let Some(epoch) = self.history.epoch(channel) else { return Ok(None) };
         if !resume.epoch.is_empty() && *resume.epoch != *epoch {
             return Ok(None);
@@ -63,29 +63,45 @@ impl Egress {
             }
             feed.reach(offset);
         }
-        if !feed.covers(offset) {
+        let limit = self.history.limit();
+        let had_window = feed.has_window();
+        let mut pin = feed.pin(offset, limit);
+        if pin.is_none() {
             let _turn = feed.reading.lock().await;
-            if !feed.covers(offset) {
+            pin = feed.pin(offset, limit);
+            if pin.is_none() {
                 self.open_window(channel, feed, offset).await?;
+                pin = feed.pin(offset, limit);
             }
         }
-        Ok(feed.covers(offset).then_some(offset))
+        if !had_window {
+            self.close_window_later(Arc::clone(feed));
+        }
+        Ok(pin)
     }
 
-    async fn open_window(&self, channel: &Channel, feed: &Arc<Feed>, after: u64) -> Result<(), Refusal> {
+    async fn open_window(&self, channel: &Channel, feed: &Feed, after: u64) -> Result<(), Refusal> {
         let limit = self.history.limit();
         feed.record();
         let past = self.history.behind(channel, after, limit).await?;
         self.metrics.window_read();
         feed.open_window(after, past, limit);
-        let (feed, lifecycle) = (Arc::clone(feed), self.lifecycle.clone());
+        Ok(())
+    }
+
+    fn close_window_later(&self, feed: Arc<Feed>) {
+        let lifecycle = self.lifecycle.clone();
         self.lifecycle.spawn(async move {
-            tokio::select! {
-                () = sleep(WINDOW_TIME) => feed.close_window(),
-                () = lifecycle.finishing() => {}
+            loop {
+                tokio::select! {
+                    () = sleep(WINDOW_TIME) => {}
+                    () = lifecycle.finishing() => return,
+                }
+                if feed.close_window() {
+                    return;
+                }
             }
         });
-        Ok(())
     }
 
     /// Compares every channel's position with its stream: after the broker was away nothing live may follow that would show

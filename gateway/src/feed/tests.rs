@@ -108,13 +108,13 @@ fn who_resumes_gets_what_was_missed_and_then_the_rest() {
     let (feed, _first) = tracked(10);
     let back = Client::new();
     assert_eq!(offsets(back.join(&feed, Some(10))), Some(vec![]), "nothing was missed");
-    assert!(!feed.covers(5));
+    assert!(feed.pin(5, 300).is_none());
     feed.record();
     feed.live(live(11, 10));
     feed.open_window(5, past(&[7, 10, 11], true), 300);
     feed.live(live(12, 11));
     let back = Client::new();
-    assert!(feed.covers(5) && feed.covers(9) && !feed.covers(4));
+    assert!(feed.pin(5, 300).is_some() && feed.pin(9, 300).is_some() && feed.pin(4, 300).is_none());
     assert_eq!(offsets(back.join(&feed, Some(5))), Some(vec![7, 10, 11, 12]));
     assert_eq!(offsets(Client::new().join(&feed, Some(10))), Some(vec![11, 12]));
     assert_eq!(offsets(Client::new().join(&feed, Some(4))), None);
@@ -123,14 +123,25 @@ fn who_resumes_gets_what_was_missed_and_then_the_rest() {
 }
 
 #[test]
+fn what_comes_between_the_preparation_and_the_joining_is_not_missed() {
+    let (feed, _first) = tracked(10);
+    let pin = feed.pin(10, 300).unwrap();
+    feed.live(live(11, 10));
+    assert!(!feed.close_window(), "somebody is about to join with it");
+    assert_eq!(offsets(Client::new().join(&feed, Some(pin.offset))), Some(vec![11]));
+    drop(pin);
+    assert!(feed.close_window() && !feed.has_window());
+}
+
+#[test]
 fn nobody_is_brought_more_than_the_limit_or_half_of_it() {
     let (feed, _first) = tracked(10);
     feed.record();
     feed.open_window(5, past(&[7, 8, 9], true), 2);
-    assert!(!feed.covers(5), "more than the limit");
+    assert!(feed.pin(5, 2).is_none(), "more than the limit");
     feed.record();
     feed.open_window(5, past(&[7, 8], false), 2);
-    assert!(!feed.covers(5), "not all of it");
+    assert!(feed.pin(5, 2).is_none(), "not all of it");
     feed.record();
     feed.open_window(5, past(&[7, 8], true), 2);
     feed.live(live(11, 10));
