@@ -10,13 +10,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use futures_util::FutureExt;
 use tidegate_shared::{
-    broker::Refusal,
     channel::Channel,
     id::ClientId,
     protocol::{
-        self, CodecError, Command, Encoding, HistoryResult, Reply,
+        CodecError, Command, Encoding, Reply,
         codes::{self, Disconnect},
         json, protobuf,
     },
@@ -27,6 +26,7 @@ use self::{
     one_way::{Heard, OneWay},
     outbox::{Drain, Mail, Outbox},
     transport::{Failure, Input, Transport},
+    work::{Done, Work, next_done},
 };
 use crate::{
     dialect::Dialect,
@@ -34,19 +34,20 @@ use crate::{
         Egress,
         interest::{Held, Interests},
     },
-    feed::{Feed, Pin, Resume, Told},
     http::accept::Slot,
     hub::Hub,
-    ingress::{Ingress, Settled, turn::Turns},
+    ingress::Ingress,
     keys::Keys,
     metrics::Metrics,
     rules::Rules,
-    session::{CallEnd, Effect, Effects, Now, Position, Session},
+    session::{Effect, Effects, Now, Session},
 };
 
+mod join;
 mod one_way;
 pub(crate) mod outbox;
 pub(crate) mod transport;
+mod work;
 
 /// Messages read in one turn before what they caused is written.
 const READ_BUDGET: usize = 64;
@@ -79,32 +80,6 @@ pub(crate) struct Connection {
     stash: Vec<Command>,
     drain: Option<Drain>,
     _slot: Option<Slot>,
-}
-
-/// What is under way for one connection; an idle one has none.
-struct Work {
-    tasks: FuturesUnordered<BoxFuture<'static, Done>>,
-    turns: Turns,
-    /// How many of the tasks are publishes that are not settled.
-    in_flight: usize,
-}
-
-/// Something that was under way and is done.
-enum Done {
-    Settled { command: u32, settled: Settled },
-    Ended { command: u32, end: CallEnd },
-    Published { command: u32, result: Result<(), protocol::Error> },
-    Sent { result: Result<(), protocol::Error> },
-    Received { ticket: u32, channel: Channel, result: Result<Ready, protocol::Error> },
-    Personal { channel: Channel, result: Result<Option<Pin>, Refusal> },
-    Paged { command: u32, page: Result<Option<HistoryResult>, protocol::Error> },
-}
-
-/// A channel that can be joined.
-struct Ready {
-    held: Held,
-    /// The offset to resume from, if that is possible.
-    resume: Option<Pin>,
 }
 
 /// Why the loop of a connection ended.
@@ -317,52 +292,6 @@ impl Connection {
         self.perform(effects)
     }
 
-    fn done(&mut self, done: Done) -> Result<(), End> {
-        let effects = match done {
-            Done::Settled { command, settled } => {
-                self.landed();
-                match settled {
-                    Settled::Ended(end) => self.session.finished(command, end),
-                    Settled::Stored(wait) => {
-                        let ingress = Arc::clone(&self.shared.ingress);
-                        self.work().tasks.push(Box::pin(async move {
-                            Done::Ended { command, end: ingress.finish(wait).await }
-                        }));
-                        Vec::new()
-                    }
-                }
-            }
-            Done::Ended { command, end } => self.session.finished(command, end),
-            Done::Published { command, result } => {
-                self.landed();
-                Session::published(command, result)
-            }
-            Done::Sent { result } => {
-                self.landed();
-                if result.is_err() { self.session.send_failed() } else { Vec::new() }
-            }
-            Done::Received { ticket, channel, result } => match result {
-                Ok(ready) => {
-                    self.subscribe(ticket, channel, ready)?;
-                    Vec::new()
-                }
-                Err(error) => self.session.not_subscribed(ticket, error),
-            },
-            Done::Personal { channel, result } => match result {
-                Ok(resume) => {
-                    self.welcome(Some(&channel), resume.as_ref())?;
-                    Vec::new()
-                }
-                Err(_) => self.session.not_welcomed(now().instant),
-            },
-            Done::Paged { command, page } => self.session.paged(command, page),
-        };
-        if self.work.as_ref().is_some_and(|work| work.tasks.is_empty()) {
-            self.work = None;
-        }
-        self.perform(effects)
-    }
-
     fn perform(&mut self, effects: Effects) -> Result<(), End> {
         for effect in effects {
             self.carry_out(effect)?;
@@ -431,84 +360,6 @@ impl Connection {
         Ok(())
     }
 
-    /// Joins a channel. What the client is told goes into its outbox at the position it is told: nothing in between.
-    fn subscribe(&mut self, ticket: u32, channel: Channel, ready: Ready) -> Result<(), End> {
-        let epoch = self.shared.egress.history.epoch(&channel);
-        let Self { shared, session, outbox, one_way, .. } = self;
-        let (client, dialect) = (session.client().clone(), outbox.dialect());
-        let mut told = Ok(false);
-        let wish = session.wish(ticket);
-        let mut heard = None;
-        ready.held.feed.join(client, outbox, wish, ready.resume.as_ref().map(|pin| pin.offset), |joined| {
-            let Some(reply) = session.subscribed(ticket, &Position { joined, epoch }) else {
-                return Told::Left;
-            };
-            if let Some(result) = reply.subscribe.as_ref().filter(|result| result.was_recovering) {
-                shared.metrics.resumed(result.recovered);
-            }
-            if let Some(one_way) = one_way {
-                told = Ok(true);
-                heard = Some(one_way.hear(reply));
-                return Told::Nothing;
-            }
-            let frame = dialect.encode(&reply);
-            told = frame.as_ref().map(|_| true).map_err(|_| End::Close(codes::INAPPROPRIATE));
-            frame.ok().into()
-        });
-        // A subscription that was given up meanwhile gives its share back.
-        if told? {
-            self.held.push((channel, ready.held));
-        }
-        heard.map_or(Ok(()), |heard| self.heard(heard))
-    }
-
-    /// Answers `connect`, at the position in the personal channel that the client is told; then takes what waited for it.
-    fn welcome(&mut self, personal: Option<&Channel>, resume: Option<&Pin>) -> Result<(), End> {
-        let Self { shared, session, outbox, one_way, transport, .. } = self;
-        let dialect = outbox.dialect();
-        let mut heard = None;
-        let mut tell = |session: &mut Session, personal: Option<(&Channel, Position)>| {
-            let Some(mut reply) = session.welcomed(personal) else { return Told::Left };
-            if let Some(connected) = &mut reply.connect {
-                transport.introduce(connected);
-                let sub = connected.subs.iter().filter_map(|sub| sub.result.as_ref());
-                sub.filter(|result| result.was_recovering)
-                    .for_each(|result| shared.metrics.resumed(result.recovered));
-            }
-            if let Some(one_way) = one_way {
-                heard = Some(one_way.hear(reply));
-                return Told::Nothing;
-            }
-            dialect.encode(&reply).ok().into()
-        };
-        outbox.open();
-        match personal {
-            None => {
-                if let Told::Frame(frame) = tell(session, None) {
-                    outbox.push(frame);
-                }
-            }
-            Some(channel) => {
-                let epoch = shared.egress.history.epoch(channel);
-                let client = session.client().clone();
-                shared.with_personal_feed(channel, |feed| {
-                    feed.join(client, outbox, None, resume.map(|pin| pin.offset), |joined| {
-                        tell(session, Some((channel, Position { joined, epoch })))
-                    });
-                });
-                self.personal = Some(channel.clone());
-            }
-        }
-        if let Some(heard) = heard {
-            self.heard(heard)?;
-        }
-        let at = now();
-        for command in std::mem::take(&mut self.stash) {
-            self.command(command, at)?;
-        }
-        Ok(())
-    }
-
     fn reply(&mut self, reply: Reply) -> Result<(), End> {
         let Some(one_way) = &mut self.one_way else { return self.say(&reply, Outbox::push) };
         let heard = one_way.hear(reply);
@@ -548,39 +399,6 @@ impl Connection {
         Ok(())
     }
 
-    fn work(&mut self) -> &mut Work {
-        self.work.get_or_insert_with(|| {
-            Box::new(Work { tasks: FuturesUnordered::new(), turns: Turns::default(), in_flight: 0 })
-        })
-    }
-
-    /// Room for one publish: counted until it has landed, in turn behind those before it.
-    fn publish_slot(&mut self) -> (Arc<Ingress>, crate::ingress::turn::Turn, Instant) {
-        let deadline = Instant::now() + self.shared.answer_timeout;
-        let ingress = Arc::clone(&self.shared.ingress);
-        let work = self.work();
-        work.in_flight += 1;
-        (ingress, work.turns.next(), deadline)
-    }
-
-    fn landed(&mut self) {
-        if let Some(work) = &mut self.work {
-            work.in_flight -= 1;
-            if work.in_flight == 0 {
-                work.turns.rest();
-            }
-        }
-    }
-
-    fn leave_all(&mut self) {
-        let client = self.session.client();
-        for channel in self.held.iter().map(|(channel, _)| channel).chain(&self.personal) {
-            self.shared.hub.quit(channel, |feed| feed.leave(client));
-        }
-        self.held.clear();
-        self.shared.hub.unregister(client);
-    }
-
     /// What is still queued.
     fn rest(&self) -> Vec<Bytes> {
         if self.one_way.as_ref().is_some_and(|one_way| one_way.is_holding()) {
@@ -591,49 +409,6 @@ impl Connection {
             Some(Mail::Frames(frames)) => frames,
             Some(Mail::End(_) | Mail::Drain(_) | Mail::Lost(_)) | None => Vec::new(),
         }
-    }
-}
-
-impl Shared {
-    /// Sees to it that a channel can be joined, from where the client left it if that is possible.
-    async fn ready(
-        &self,
-        channel: &Channel,
-        resume: Option<&Resume>,
-        or_refuse: bool,
-    ) -> Result<Ready, protocol::Error> {
-        let held = self.interests.hold(channel).await.map_err(|error| codes::INTERNAL.because(error))?;
-        let Some(resume) = resume else { return Ok(Ready { held, resume: None }) };
-        let prepared = self.egress.prepare(channel, &held.feed, resume).await;
-        let from = prepared.map_err(|refusal| codes::INTERNAL.because(refusal))?;
-        if from.is_none() && or_refuse && self.egress.history.keeps(channel) {
-            return Err(codes::UNRECOVERABLE.error());
-        }
-        Ok(Ready { held, resume: from })
-    }
-
-    /// Uses a personal channel, whose publications reach every gateway anyway: its position needs no read.
-    fn with_personal_feed<T>(&self, channel: &Channel, use_it: impl FnOnce(&Arc<Feed>) -> T) -> T {
-        self.hub.enter(channel, |feed| {
-            if let Some(position) = self.egress.history.seen(channel) {
-                feed.track(position);
-            }
-            use_it(feed)
-        })
-    }
-
-    fn personal_feed(&self, channel: &Channel) -> Arc<Feed> {
-        self.with_personal_feed(channel, Arc::clone)
-    }
-}
-
-async fn next_done(work: &mut Option<Box<Work>>) -> Done {
-    match work {
-        Some(work) => match work.tasks.next().await {
-            Some(done) => done,
-            None => std::future::pending().await,
-        },
-        None => std::future::pending().await,
     }
 }
 

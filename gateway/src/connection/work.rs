@@ -1,0 +1,125 @@
+//! What a connection has under way: calls, publishes, preparations; and what follows when one of them is done.
+//!
+//! An idle connection has none of it. How much may be in flight is counted here; what that means for reading is the loop's.
+
+use std::sync::Arc;
+
+use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use tidegate_shared::{
+    broker::Refusal,
+    channel::Channel,
+    protocol::{self, HistoryResult},
+};
+use tokio::time::Instant;
+
+use super::{Connection, End, join::Ready, now};
+use crate::{
+    feed::Pin,
+    ingress::{
+        Ingress, Settled,
+        turn::{Turn, Turns},
+    },
+    session::{CallEnd, Session},
+};
+
+/// What is under way for one connection; an idle one has none.
+pub(super) struct Work {
+    pub(super) tasks: FuturesUnordered<BoxFuture<'static, Done>>,
+    turns: Turns,
+    /// How many of the tasks are publishes that are not settled.
+    pub(super) in_flight: usize,
+}
+
+/// Something that was under way and is done.
+pub(super) enum Done {
+    Settled { command: u32, settled: Settled },
+    Ended { command: u32, end: CallEnd },
+    Published { command: u32, result: Result<(), protocol::Error> },
+    Sent { result: Result<(), protocol::Error> },
+    Received { ticket: u32, channel: Channel, result: Result<Ready, protocol::Error> },
+    Personal { channel: Channel, result: Result<Option<Pin>, Refusal> },
+    Paged { command: u32, page: Result<Option<HistoryResult>, protocol::Error> },
+}
+
+impl Connection {
+    pub(super) fn done(&mut self, done: Done) -> Result<(), End> {
+        let effects = match done {
+            Done::Settled { command, settled } => {
+                self.landed();
+                match settled {
+                    Settled::Ended(end) => self.session.finished(command, end),
+                    Settled::Stored(wait) => {
+                        let ingress = Arc::clone(&self.shared.ingress);
+                        self.work().tasks.push(Box::pin(async move {
+                            Done::Ended { command, end: ingress.finish(wait).await }
+                        }));
+                        Vec::new()
+                    }
+                }
+            }
+            Done::Ended { command, end } => self.session.finished(command, end),
+            Done::Published { command, result } => {
+                self.landed();
+                Session::published(command, result)
+            }
+            Done::Sent { result } => {
+                self.landed();
+                if result.is_err() { self.session.send_failed() } else { Vec::new() }
+            }
+            Done::Received { ticket, channel, result } => match result {
+                Ok(ready) => {
+                    self.subscribe(ticket, channel, ready)?;
+                    Vec::new()
+                }
+                Err(error) => self.session.not_subscribed(ticket, error),
+            },
+            Done::Personal { channel, result } => match result {
+                Ok(resume) => {
+                    self.welcome(Some(&channel), resume.as_ref())?;
+                    Vec::new()
+                }
+                Err(_) => self.session.not_welcomed(now().instant),
+            },
+            Done::Paged { command, page } => self.session.paged(command, page),
+        };
+        if self.work.as_ref().is_some_and(|work| work.tasks.is_empty()) {
+            self.work = None;
+        }
+        self.perform(effects)
+    }
+
+    pub(super) fn work(&mut self) -> &mut Work {
+        self.work.get_or_insert_with(|| {
+            Box::new(Work { tasks: FuturesUnordered::new(), turns: Turns::default(), in_flight: 0 })
+        })
+    }
+
+    /// Room for one publish: counted until it has landed, in turn behind those before it.
+    pub(super) fn publish_slot(&mut self) -> (Arc<Ingress>, Turn, Instant) {
+        let deadline = Instant::now() + self.shared.answer_timeout;
+        let ingress = Arc::clone(&self.shared.ingress);
+        let work = self.work();
+        work.in_flight += 1;
+        (ingress, work.turns.next(), deadline)
+    }
+
+    fn landed(&mut self) {
+        if let Some(work) = &mut self.work {
+            work.in_flight -= 1;
+            if work.in_flight == 0 {
+                work.turns.rest();
+            }
+        }
+    }
+}
+
+/// The next thing that is done; nothing while nothing is under way.
+pub(super) async fn next_done(work: &mut Option<Box<Work>>) -> Done {
+    match work {
+        Some(work) => match work.tasks.next().await {
+            Some(done) => done,
+            None => std::future::pending().await,
+        },
+        None => std::future::pending().await,
+    }
+}
