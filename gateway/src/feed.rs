@@ -390,6 +390,8 @@ impl State {
             track.position = live.seq;
             if track.window.is_some() || track.recording.is_some() {
                 let publication = Arc::new(publication);
+                // Whoever asked for the record may be gone; more than this could not be brought to anybody anyway.
+                track.recording.take_if(|recording| recording.len() >= MAX_QUEUED);
                 if let Some(recording) = &mut track.recording {
                     recording.push(Arc::clone(&publication));
                 }

@@ -134,6 +134,17 @@ fn what_comes_between_the_preparation_and_the_joining_is_not_missed() {
 }
 
 #[test]
+fn a_record_nobody_comes_back_for_stays_bounded() {
+    let (feed, _first) = tracked(0);
+    feed.record();
+    for seq in 1..=2000 {
+        feed.live(live(seq, seq - 1));
+    }
+    feed.open_window(0, past(&[], true), 3000);
+    assert!(!feed.has_window(), "it was given up, and what it missed is not passed over");
+}
+
+#[test]
 fn nobody_is_brought_more_than_the_limit_or_half_of_it() {
     let (feed, _first) = tracked(10);
     feed.record();
