@@ -3,13 +3,14 @@
 //! Pure: the time comes in as an argument, keys that are fetched come in from `keys`. A token only chooses among the
 //! configured issuers; its algorithm, its key and every address are that issuer's configuration, never the token's.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
+use data_encoding::BASE64;
 use jsonwebtoken::dangerous::insecure_decode_claims;
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
-use tidegate_shared::config::Config;
+use tidegate_shared::{config::Config, protocol::json::Payload};
 
 use self::issuer::Trusted;
 pub(crate) use self::{
@@ -36,14 +37,27 @@ pub(crate) struct Verifier {
 }
 
 /// Who a connection token speaks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Identity {
     /// The user's id; nothing for an anonymous client.
     pub(crate) user: Option<Box<str>>,
-    /// When the token ends, in seconds since 1970.
+    /// When what it allows ends, in seconds since 1970.
     pub(crate) expires_at: Option<u64>,
     /// What the token says about the connection: any JSON, or nothing.
     pub(crate) info: Bytes,
+    /// The channels the connection is subscribed to from its beginning.
+    pub(crate) channels: Vec<Grant>,
+}
+
+/// A channel that a connection token names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Grant {
+    /// The channel's name.
+    pub(crate) channel: String,
+    /// What the token says about the connection in this channel.
+    pub(crate) info: Bytes,
+    /// What it says to the client about the subscription.
+    pub(crate) data: Bytes,
 }
 
 /// What a subscription token allows.
@@ -57,6 +71,10 @@ pub(crate) struct Permit {
     pub(crate) channel: String,
     /// Until when, in seconds since 1970.
     pub(crate) expires_at: Option<u64>,
+    /// What the token says about the connection in this channel: any JSON, or nothing.
+    pub(crate) info: Bytes,
+    /// What it says to the client about the subscription.
+    pub(crate) data: Bytes,
 }
 
 /// Why a token is not accepted.
@@ -79,11 +97,28 @@ struct Claims {
     sub: String,
     exp: Option<f64>,
     nbf: Option<f64>,
-    #[serde(default)]
+    /// When what the token allows ends, if not with the token: 0 for never.
+    expire_at: Option<f64>,
     info: Option<Box<RawValue>>,
+    b64info: Option<String>,
+    data: Option<Box<RawValue>>,
+    b64data: Option<String>,
+    #[serde(default)]
+    channels: Vec<String>,
+    #[serde(default)]
+    subs: BTreeMap<String, Described>,
     /// Present in tokens for a subscription, which do not open a connection.
     channel: Option<Value>,
     client: Option<Value>,
+}
+
+/// What a connection token says about one of its channels: JSON, or bytes in base64.
+#[derive(Deserialize)]
+struct Described {
+    info: Option<Box<RawValue>>,
+    b64info: Option<String>,
+    data: Option<Box<RawValue>>,
+    b64data: Option<String>,
 }
 
 /// What is read of a token before its signature is checked: enough to look an issuer up, and used for nothing else.
@@ -110,9 +145,17 @@ impl Verifier {
         if claims.channel.is_some() {
             return Err(Invalid::Forged);
         }
-        let info =
-            claims.info.map(|info| Bytes::from(String::from(Box::<str>::from(info)))).unwrap_or_default();
-        Ok(Identity { user: user(claims.sub), expires_at, info })
+        let named = claims.channels.into_iter().map(|channel| Ok(Grant { channel, ..Grant::default() }));
+        let described = claims.subs.into_iter().map(|(channel, said)| {
+            let (info, data) = (info(said.info, said.b64info)?, said_as(said.data, said.b64data)?);
+            Ok(Grant { channel, info, data })
+        });
+        Ok(Identity {
+            user: user(claims.sub),
+            expires_at,
+            info: info(claims.info, claims.b64info)?,
+            channels: described.chain(named).collect::<Result<_, Invalid>>()?,
+        })
     }
 
     /// Checks a subscription token at `now`, in seconds since 1970. Whether it is for this client is the caller's to see.
@@ -124,10 +167,12 @@ impl Verifier {
             Some(Value::String(client)) => (!client.is_empty()).then_some(client),
             Some(_) => return Err(Invalid::Forged),
         };
-        Ok(Permit { user: user(claims.sub), client, channel, expires_at })
+        let info = info(claims.info, claims.b64info)?;
+        let data = said_as(claims.data, claims.b64data)?;
+        Ok(Permit { user: user(claims.sub), client, channel, expires_at, info, data })
     }
 
-    /// What holds for every token: its issuer, signature, user and time. Returns its end too.
+    /// What holds for every token: its issuer, signature, user and time. Returns when what it allows ends, too.
     fn claims(&self, token: &str, now: u64) -> Result<(Claims, Option<u64>), Invalid> {
         if token.len() > MAX_TOKEN_LEN {
             return Err(Invalid::Forged);
@@ -150,13 +195,33 @@ impl Verifier {
         {
             return Err(Invalid::Expired);
         }
-        Ok((claims, expires_at))
+        let ends_at = match claims.expire_at.map(seconds).transpose()? {
+            None => expires_at,
+            Some(0) => None,
+            Some(at) => Some(at),
+        };
+        Ok((claims, ends_at))
     }
 
     /// The issuer with exactly this `iss`, else the one that takes those nobody has.
     fn place_of(&self, iss: Option<&str>) -> Option<usize> {
         let place = |wanted: &str| self.issuers.iter().position(|issuer| issuer.iss() == wanted);
         iss.and_then(place).or_else(|| place(""))
+    }
+}
+
+/// What others are told about a connection. It travels in headers and to clients of both encodings, so it is JSON: bytes that
+/// are not become a string.
+fn info(json: Option<Box<RawValue>>, base64: Option<String>) -> Result<Bytes, Invalid> {
+    let said = said_as(json, base64)?;
+    Ok(if said.is_empty() { said } else { Payload::from_any(&said).into_bytes() })
+}
+
+/// What a token says: JSON, or bytes in base64.
+fn said_as(json: Option<Box<RawValue>>, base64: Option<String>) -> Result<Bytes, Invalid> {
+    match base64.filter(|text| !text.is_empty()) {
+        Some(text) => BASE64.decode(text.as_bytes()).map(Bytes::from).map_err(|_| Invalid::Forged),
+        None => Ok(json.map(|json| String::from(Box::<str>::from(json)).into()).unwrap_or_default()),
     }
 }
 

@@ -302,18 +302,7 @@ impl Connection {
     fn carry_out(&mut self, effect: Effect) -> Result<(), End> {
         match effect {
             Effect::Reply(reply) => return self.reply(reply),
-            Effect::Welcome { personal: None, .. } => self.welcome(None, None)?,
-            Effect::Welcome { personal: Some(channel), resume: None } => {
-                self.welcome(Some(&channel), None)?;
-            }
-            Effect::Welcome { personal: Some(channel), resume: Some(resume) } => {
-                let shared = Arc::clone(&self.shared);
-                self.work().tasks.push(Box::pin(async move {
-                    let feed = shared.personal_feed(&channel);
-                    let result = shared.egress.prepare(&channel, &feed, &resume).await;
-                    Done::Personal { channel, result }
-                }));
-            }
+            Effect::Welcome { chosen } => self.begin(chosen)?,
             Effect::History { command, channel, ask } => {
                 let shared = Arc::clone(&self.shared);
                 self.work().tasks.push(Box::pin(async move {

@@ -154,10 +154,12 @@ impl Egress {
 fn read_publication(message: &Message) -> Publication {
     let none = HeaderMap::new();
     let headers = message.headers.as_ref().unwrap_or(&none);
+    let json = |name| get(headers, name).map(|json| json.to_owned().into()).unwrap_or_default();
     let info = get(headers, header::CLIENT).map(|client| ClientInfo {
         user: get(headers, header::USER).unwrap_or_default().to_owned(),
         client: client.to_owned(),
-        conn_info: get(headers, header::INFO).map(|info| info.to_owned().into()).unwrap_or_default(),
+        conn_info: json(header::INFO),
+        chan_info: json(header::CHANNEL_INFO),
     });
     let tags = headers.iter().filter_map(|(name, values)| {
         let name: &str = name.as_ref();

@@ -195,7 +195,8 @@ impl Feed {
     /// Whether nothing refers to the channel any more.
     pub(crate) fn is_idle(&self) -> bool {
         let state = self.lock();
-        !state.held && state.is_empty()
+        let awaited = state.track.as_ref().is_some_and(Track::is_pinned);
+        !state.held && !awaited && state.is_empty()
     }
 
     /// Adds a member. `resume` is the offset behind which it wants everything; `tell` builds what it gets first.
@@ -343,7 +344,7 @@ impl Feed {
     pub(crate) fn close_window(&self) -> bool {
         let mut state = self.lock();
         let Some(track) = &mut state.track else { return true };
-        if track.window.as_ref().is_some_and(|window| Arc::strong_count(&window.pins) > 1) {
+        if track.is_pinned() {
             return false;
         }
         track.window = None;
@@ -437,6 +438,11 @@ impl State {
 }
 
 impl Track {
+    /// Whether somebody is about to join with the window.
+    fn is_pinned(&self) -> bool {
+        self.window.as_ref().is_some_and(|window| Arc::strong_count(&window.pins) > 1)
+    }
+
     fn joined(&self, resume: Option<u64>) -> Joined {
         let position = self.position;
         let missed = match (resume, &self.window) {

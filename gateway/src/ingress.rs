@@ -262,8 +262,10 @@ fn publication_headers(id: &str, info: &ClientInfo) -> HeaderMap {
     if !info.user.is_empty() {
         headers.insert(header::USER, info.user.as_str());
     }
-    if !info.conn_info.is_empty() {
-        headers.insert(header::INFO, envelope::one_line(&String::from_utf8_lossy(&info.conn_info)));
+    for (name, json) in [(header::INFO, &info.conn_info), (header::CHANNEL_INFO, &info.chan_info)] {
+        if !json.is_empty() {
+            headers.insert(name, envelope::one_line(&String::from_utf8_lossy(json)));
+        }
     }
     headers
 }

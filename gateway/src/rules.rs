@@ -2,7 +2,7 @@
 //!
 //! Pure: decides nothing about a particular connection.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, iter, time::Duration};
 
 use tidegate_shared::{
     channel::Channel,
@@ -25,11 +25,19 @@ pub(crate) struct Rules {
     pub(crate) pong_timeout: Duration,
     routes: Vec<Route>,
     namespaces: HashMap<String, Namespace>,
+    /// The channels every connection begins with.
+    automatic: Vec<Channel>,
+    /// What stands before `#<user>` in the personal channels of other namespaces than `user`.
+    personal: Vec<String>,
 }
 
 impl Rules {
     pub(crate) fn new(config: &Config, verifier: Verifier, gateway: GatewayId) -> Self {
+        let namespaces = config.all_namespaces();
+        let personal = namespaces.iter().filter(|namespace| namespace.personal);
         Self {
+            automatic: namespaces.iter().flat_map(Namespace::automatic_channels).collect(),
+            personal: personal.map(Namespace::prefix).collect(),
             gateway,
             verifier,
             anonymous: config.auth.anonymous,
@@ -38,7 +46,7 @@ impl Rules {
             ping_interval: config.gateway.ping_interval,
             pong_timeout: config.gateway.pong_timeout,
             routes: config.routes.clone(),
-            namespaces: config.all_namespaces().into_iter().map(|n| (n.name.clone(), n)).collect(),
+            namespaces: namespaces.into_iter().map(|n| (n.name.clone(), n)).collect(),
         }
     }
 
@@ -84,6 +92,16 @@ impl Rules {
             && filter.is_none()
             && namespace.is_some_and(|namespace| namespace.delta);
         Ok((delta || filter.is_some()).then(|| Box::new(Wish { delta, filter })))
+    }
+
+    /// What a connection begins with, whatever its token says: its personal channels, and those of everybody.
+    pub(crate) fn automatic(&self, user: Option<&str>) -> impl Iterator<Item = Channel> {
+        let own = user.into_iter().flat_map(|user| {
+            let further = self.personal.iter().map(move |prefix| format!("{prefix}#{user}"));
+            // A user id that is too long for a name has no channel of that name.
+            iter::once(Channel::personal(user)).chain(further.filter_map(|name| Channel::parse(&name).ok()))
+        });
+        own.chain(self.automatic.iter().cloned())
     }
 
     /// Who may publish into a channel; nothing if its namespace is not declared.

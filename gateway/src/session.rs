@@ -21,16 +21,17 @@ use tidegate_shared::{
     },
 };
 
-pub(crate) use self::subscribe::Position;
 use self::{
     liveness::{Due, Liveness},
     subscriptions::Subscriptions,
 };
+pub(crate) use self::{server_side::Chosen, subscribe::Position};
 use crate::{feed::Resume, rules::Rules};
 
 mod connect;
 mod liveness;
 mod request;
+mod server_side;
 mod subscribe;
 mod subscriptions;
 mod token;
@@ -53,7 +54,7 @@ enum Phase {
     Fresh { until: Instant },
     /// `connect` was refused with an error: the client will close; until this moment.
     Refused { until: Instant },
-    /// The token is good, and the personal channel is being joined: nothing else is taken until that is done.
+    /// The token is good, and the channels it begins with are being joined: nothing else is taken until that is done.
     Connecting(Box<Connecting>),
     /// Authenticated.
     Connected(Box<Connected>),
@@ -61,11 +62,11 @@ enum Phase {
     Closed,
 }
 
-/// What waits for the personal channel.
+/// What waits for the channels that the connection begins with.
 struct Connecting {
     until: Instant,
     reply: Reply,
-    resume: Option<Resume>,
+    chosen: Vec<Chosen>,
     connected: Connected,
 }
 
@@ -86,8 +87,8 @@ struct Connected {
 pub(crate) enum Effect {
     /// Send this to the client.
     Reply(Reply),
-    /// The client is authenticated: join its personal channel, if it has one, and say so with `welcomed`.
-    Welcome { personal: Option<Channel>, resume: Option<Resume> },
+    /// The client is authenticated: join the channels it begins with, and say so with `welcomed`.
+    Welcome { chosen: Vec<Chosen> },
     /// Store a request; `settled` and then `finished` tell how it went.
     Call { command: u32, mode: AnswerMode, request: Box<Request> },
     /// Store a publication; `published` tells how it went.

@@ -8,6 +8,8 @@ pub const USER: &str = "Tide-User";
 pub const CLIENT: &str = "Tide-Client";
 /// What the token said about the connection a publication came from: JSON on one line.
 pub const INFO: &str = "Tide-Info";
+/// What the subscription token said about that connection in the channel: JSON on one line.
+pub const CHANNEL_INFO: &str = "Tide-Channel-Info";
 /// The name of the route that takes the request.
 pub const ROUTE: &str = "Tide-Route";
 /// The method of an rpc as the client wrote it, without its key.

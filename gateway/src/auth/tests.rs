@@ -36,6 +36,30 @@ fn a_token_says_who_connects() {
 }
 
 #[test]
+fn a_token_can_name_channels_and_say_what_about_them() {
+    let claims = json!({"sub": "42", "channels": ["a"], "b64info": "/wA=",
+        "subs": {"b": {"info": [1], "data": "x"}, "c": {}}});
+    let identity = verify(&claims).unwrap();
+    assert_eq!(&identity.info[..], br#""/wA=""#);
+    let grant = |channel: &str, info: &'static str, data: &'static str| Grant {
+        channel: channel.to_owned(),
+        info: info.into(),
+        data: data.into(),
+    };
+    assert_eq!(identity.channels, [grant("b", "[1]", "\"x\""), grant("c", "", ""), grant("a", "", "")]);
+    assert_eq!(verify(&json!({"sub": "42", "b64info": "?"})), Err(Invalid::Forged));
+    assert_eq!(verify(&json!({"sub": "42", "channels": "a"})), Err(Invalid::Forged));
+}
+
+#[test]
+fn what_a_token_allows_may_end_at_another_time_than_the_token() {
+    let ends = |at: u64| verify(&json!({"exp": NOW + 60, "expire_at": at})).unwrap().expires_at;
+    assert_eq!(ends(NOW + 3600), Some(NOW + 3600));
+    assert_eq!(ends(0), None);
+    assert_eq!(verify(&json!({"exp": NOW - 60, "expire_at": 0})), Err(Invalid::Expired));
+}
+
+#[test]
 fn a_token_out_of_its_time_is_expired() {
     assert_eq!(verify(&json!({"sub": "42", "exp": NOW - 11})), Err(Invalid::Expired));
     assert_eq!(verify(&json!({"sub": "42", "nbf": NOW + 11})), Err(Invalid::Expired));

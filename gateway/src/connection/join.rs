@@ -4,21 +4,24 @@
 
 use std::sync::Arc;
 
+use futures_util::future::try_join_all;
 use tidegate_shared::{
     channel::Channel,
     protocol::{self, codes},
 };
 
-use super::{Connection, End, Shared, now};
+use super::{Connection, End, Outbox, Shared, now, work::Done};
 use crate::{
     egress::interest::Held,
     feed::{Feed, Pin, Resume, Told},
-    session::{Position, Session},
+    session::{Chosen, Position},
 };
 
 /// A channel that can be joined.
+#[derive(Default)]
 pub(super) struct Ready {
-    held: Held,
+    /// Its subscription; nothing for a personal channel, which every gateway receives anyway.
+    held: Option<Held>,
     /// The offset to resume from, if that is possible.
     resume: Option<Pin>,
 }
@@ -32,8 +35,9 @@ impl Connection {
         let mut told = Ok(false);
         let wish = session.wish(ticket);
         let mut heard = None;
-        ready.held.feed.join(client, outbox, wish, ready.resume.as_ref().map(|pin| pin.offset), |joined| {
-            let Some(reply) = session.subscribed(ticket, &Position { joined, epoch }) else {
+        let Some(held) = ready.held else { return Ok(()) };
+        held.feed.join(client, outbox, wish, ready.resume.as_ref().map(|pin| pin.offset), |joined| {
+            let Some(reply) = session.subscribed(ticket, &channel, &Position { joined, epoch }) else {
                 return Told::Left;
             };
             if let Some(result) = reply.subscribe.as_ref().filter(|result| result.was_recovering) {
@@ -50,50 +54,64 @@ impl Connection {
         });
         // A subscription that was given up meanwhile gives its share back.
         if told? {
-            self.held.push((channel, ready.held));
+            self.held.push((channel, held));
         }
         heard.map_or(Ok(()), |heard| self.heard(heard))
     }
 
-    /// Answers `connect`, at the position in the personal channel that the client is told; then takes what waited for it.
-    pub(super) fn welcome(&mut self, personal: Option<&Channel>, resume: Option<&Pin>) -> Result<(), End> {
+    /// Begins with these channels, and with those alone that need no preparation at once.
+    pub(super) fn begin(&mut self, chosen: Vec<Chosen>) -> Result<(), End> {
+        if chosen.iter().all(|one| one.channel.personal_user().is_some() && one.resume.is_none()) {
+            let ready = chosen.iter().map(|_| Ready::default()).collect();
+            return self.welcome(&chosen, ready);
+        }
+        let shared = Arc::clone(&self.shared);
+        self.work().tasks.push(Box::pin(async move {
+            let ready = try_join_all(chosen.iter().map(|one| shared.ready_to_begin(one))).await;
+            Done::Chosen { chosen, ready }
+        }));
+        Ok(())
+    }
+
+    /// Joins the channels that the connection begins with and answers `connect`, at the positions that the client is told;
+    /// then takes what waited for it.
+    pub(super) fn welcome(&mut self, chosen: &[Chosen], ready: Vec<Ready>) -> Result<(), End> {
         let Self { shared, session, outbox, one_way, transport, .. } = self;
-        let dialect = outbox.dialect();
-        let mut heard = None;
-        let mut tell = |session: &mut Session, personal: Option<(&Channel, Position)>| {
-            let Some(mut reply) = session.welcomed(personal) else { return Told::Left };
-            if let Some(connected) = &mut reply.connect {
-                transport.introduce(connected);
-                let sub = connected.subs.iter().filter_map(|sub| sub.result.as_ref());
-                sub.filter(|result| result.was_recovering)
-                    .for_each(|result| shared.metrics.resumed(result.recovered));
-            }
-            if let Some(one_way) = one_way {
-                heard = Some(one_way.hear(reply));
-                return Told::Nothing;
-            }
-            dialect.encode(&reply).ok().into()
-        };
         outbox.open();
-        match personal {
-            None => {
-                if let Told::Frame(frame) = tell(session, None) {
-                    outbox.push(frame);
-                }
-            }
-            Some(channel) => {
-                let epoch = shared.egress.history.epoch(channel);
-                let client = session.client().clone();
-                shared.with_personal_feed(channel, |feed| {
-                    feed.join(client, outbox, None, resume.map(|pin| pin.offset), |joined| {
-                        tell(session, Some((channel, Position { joined, epoch })))
-                    });
+        let mut positions = Vec::new();
+        for (one, Ready { held, resume }) in chosen.iter().zip(ready) {
+            let client = session.client().clone();
+            let offset = resume.as_ref().map(|pin| pin.offset);
+            let epoch = shared.egress.history.epoch(&one.channel);
+            let join = |feed: &Arc<Feed>| {
+                feed.join(client, outbox, None, offset, |joined| {
+                    positions.push(Position { joined, epoch });
+                    Told::Nothing
                 });
-                self.personal = Some(channel.clone());
+            };
+            if let Some(held) = held {
+                join(&held.feed);
+                self.held.push((one.channel.clone(), held));
+            } else {
+                shared.with_personal_feed(&one.channel, join);
+                self.personal = Some(one.channel.clone());
             }
         }
-        if let Some(heard) = heard {
-            self.heard(heard)?;
+        let Some(mut reply) = session.welcomed(&positions) else { return Ok(()) };
+        if let Some(connected) = &mut reply.connect {
+            transport.introduce(connected);
+            let results = connected.subs.iter().filter_map(|sub| sub.result.as_ref());
+            results
+                .filter(|result| result.was_recovering)
+                .for_each(|result| shared.metrics.resumed(result.recovered));
+        }
+        // Publications may wait already: the answer goes before them.
+        match one_way {
+            Some(one_way) => {
+                let heard = one_way.hear(reply);
+                self.heard(heard)?;
+            }
+            None => self.say(&reply, Outbox::push_first)?,
         }
         let at = now();
         for command in std::mem::take(&mut self.stash) {
@@ -121,13 +139,25 @@ impl Shared {
         or_refuse: bool,
     ) -> Result<Ready, protocol::Error> {
         let held = self.interests.hold(channel).await.map_err(|error| codes::INTERNAL.because(error))?;
-        let Some(resume) = resume else { return Ok(Ready { held, resume: None }) };
+        let Some(resume) = resume else { return Ok(Ready { held: Some(held), resume: None }) };
         let prepared = self.egress.prepare(channel, &held.feed, resume).await;
         let from = prepared.map_err(|refusal| codes::INTERNAL.because(refusal))?;
         if from.is_none() && or_refuse && self.egress.history.keeps(channel) {
             return Err(codes::UNRECOVERABLE.error());
         }
-        Ok(Ready { held, resume: from })
+        Ok(Ready { held: Some(held), resume: from })
+    }
+
+    /// The same for a channel that a connection begins with.
+    async fn ready_to_begin(&self, one: &Chosen) -> Result<Ready, protocol::Error> {
+        let (channel, resume) = (&one.channel, one.resume.as_ref());
+        if channel.personal_user().is_none() {
+            return self.ready(channel, resume, false).await;
+        }
+        let Some(resume) = resume else { return Ok(Ready::default()) };
+        let feed = self.with_personal_feed(channel, Arc::clone);
+        let from = self.egress.prepare(channel, &feed, resume).await;
+        Ok(Ready { held: None, resume: from.map_err(|refusal| codes::INTERNAL.because(refusal))? })
     }
 
     /// Uses a personal channel, whose publications reach every gateway anyway: its position needs no read.
@@ -138,9 +168,5 @@ impl Shared {
             }
             use_it(feed)
         })
-    }
-
-    pub(super) fn personal_feed(&self, channel: &Channel) -> Arc<Feed> {
-        self.with_personal_feed(channel, Arc::clone)
     }
 }

@@ -43,8 +43,9 @@ impl OneWay {
         if std::mem::replace(&mut self.begun, true) {
             return None;
         }
-        Some(serde_json::from_slice::<ConnectRequest>(frame).map(|mut connect| {
-            let wishes = std::mem::take(&mut connect.subs).into_iter();
+        Some(serde_json::from_slice::<ConnectRequest>(frame).map(|connect| {
+            // They stay in the command too: some may be channels that the server chooses anyway.
+            let wishes = connect.subs.clone().into_iter();
             self.wishes = wishes.map(|(channel, wish)| SubscribeRequest { channel, ..wish }).collect();
             Command { id: CONNECT, connect: Some(connect), ..Command::default() }
         }))
@@ -73,6 +74,8 @@ impl OneWay {
     fn connected(&mut self, mut reply: Reply) -> Heard {
         if let Some(connect) = &mut reply.connect {
             connect.pong = false;
+            let chosen = |wish: &SubscribeRequest| connect.subs.iter().any(|sub| sub.channel == wish.channel);
+            self.wishes.retain(|wish| !chosen(wish));
         }
         if self.wishes.is_empty() {
             return Heard::SayFirst(reply);
@@ -154,6 +157,19 @@ mod tests {
         let connect = reply.connect.unwrap();
         assert_eq!(connect.subs.iter().map(|sub| sub.channel.as_str()).collect::<Vec<_>>(), ["b"]);
         assert!(!connect.pong && !client.is_holding());
+    }
+
+    #[test]
+    fn what_the_server_has_chosen_is_not_asked_for_again() {
+        let mut client = OneWay::default();
+        let command = client.read(br##"{"subs":{"a":{},"#42":{"recover":true}}}"##).unwrap().unwrap();
+        assert_eq!(command.connect.unwrap().subs.len(), 2);
+        let mut reply = connected();
+        reply.connect.as_mut().unwrap().subs = vec![Sub::new("#42", SubscribeResult::default())];
+        let Heard::Ask(commands) = client.hear(reply) else { panic!("it asks") };
+        assert_eq!(commands.len(), 1);
+        let Heard::SayFirst(reply) = client.hear(granted(2)) else { panic!("it is told") };
+        assert_eq!(reply.connect.unwrap().subs.len(), 2);
     }
 
     #[test]

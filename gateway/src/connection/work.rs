@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tidegate_shared::{
-    broker::Refusal,
     channel::Channel,
     protocol::{self, HistoryResult},
 };
@@ -14,12 +13,11 @@ use tokio::time::Instant;
 
 use super::{Connection, End, join::Ready, now};
 use crate::{
-    feed::Pin,
     ingress::{
         Ingress, Settled,
         turn::{Turn, Turns},
     },
-    session::{CallEnd, Session},
+    session::{CallEnd, Chosen, Session},
 };
 
 /// What is under way for one connection; an idle one has none.
@@ -37,7 +35,7 @@ pub(super) enum Done {
     Published { command: u32, result: Result<(), protocol::Error> },
     Sent { result: Result<(), protocol::Error> },
     Received { ticket: u32, channel: Channel, result: Result<Ready, protocol::Error> },
-    Personal { channel: Channel, result: Result<Option<Pin>, Refusal> },
+    Chosen { chosen: Vec<Chosen>, ready: Result<Vec<Ready>, protocol::Error> },
     Paged { command: u32, page: Result<Option<HistoryResult>, protocol::Error> },
 }
 
@@ -73,9 +71,9 @@ impl Connection {
                 }
                 Err(error) => self.session.not_subscribed(ticket, error),
             },
-            Done::Personal { channel, result } => match result {
-                Ok(resume) => {
-                    self.welcome(Some(&channel), resume.as_ref())?;
+            Done::Chosen { chosen, ready } => match ready {
+                Ok(ready) => {
+                    self.welcome(&chosen, ready)?;
                     Vec::new()
                 }
                 Err(_) => self.session.not_welcomed(now().instant),

@@ -75,7 +75,7 @@ impl Egress {
             }
         }
         if !had_window {
-            self.close_window_later(Arc::clone(feed));
+            self.close_window_later(channel.clone(), Arc::clone(feed));
         }
         Ok(pin)
     }
@@ -89,8 +89,8 @@ impl Egress {
         Ok(())
     }
 
-    fn close_window_later(&self, feed: Arc<Feed>) {
-        let lifecycle = self.lifecycle.clone();
+    fn close_window_later(&self, channel: Channel, feed: Arc<Feed>) {
+        let (lifecycle, hub) = (self.lifecycle.clone(), Arc::clone(&self.hub));
         self.lifecycle.spawn(async move {
             loop {
                 tokio::select! {
@@ -98,6 +98,8 @@ impl Egress {
                     () = lifecycle.finishing() => return,
                 }
                 if feed.close_window() {
+                    // Nobody may have come after all.
+                    hub.quit(&channel, |_| {});
                     return;
                 }
             }

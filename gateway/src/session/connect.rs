@@ -4,14 +4,12 @@ use std::time::Instant;
 
 use tidegate_shared::{
     VERSION,
-    channel::Channel,
-    protocol::{ConnectRequest, ConnectResult, RefreshRequest, RefreshResult, Reply, Sub, codes},
+    protocol::{ConnectRequest, ConnectResult, RefreshRequest, RefreshResult, Reply, codes},
 };
 
 use super::{
     Connected, Connecting, Effect, Effects, Liveness, Now, Phase, Session, Subscriptions, refuse,
-    refuse_without_key,
-    subscribe::{Position, resume_of},
+    refuse_without_key, server_side::Unfit, subscribe::Position,
 };
 use crate::auth::{Identity, Invalid};
 
@@ -26,7 +24,11 @@ impl Session {
             Err(Some(Invalid::Forged)) => return self.close(codes::INVALID_TOKEN),
             Err(None) => return self.close(codes::BAD_PROTOCOL),
         };
-        let personal = identity.user.as_deref().map(Channel::personal);
+        let chosen = match self.choose(&identity, request) {
+            Ok(chosen) => chosen,
+            Err(Unfit::Channel(error)) => return self.refused(refuse(id, error), now),
+            Err(Unfit::TooMany) => return self.close(codes::CHANNEL_LIMIT),
+        };
         let (expires, ttl) = time_left(identity.expires_at, now);
         let result = ConnectResult {
             client: self.client.as_str().to_owned(),
@@ -38,39 +40,41 @@ impl Session {
             pong: true,
             ..ConnectResult::default()
         };
-        let resume =
-            personal.as_ref().and_then(|channel| request.subs.get(channel.name())).and_then(resume_of);
+        let mut subscriptions = Subscriptions::default();
+        for one in chosen.iter().filter(|one| one.channel.personal_user().is_none()) {
+            subscriptions.add(one.channel.clone(), one.info.clone());
+        }
         let connected = Connected {
             expires: self.end_of(identity.expires_at, now),
             user: identity.user,
             info: identity.info,
             liveness: Liveness::new(now.instant, self.rules.ping_interval, jitter),
-            subscriptions: Subscriptions::default(),
+            subscriptions,
         };
         let reply = Reply { id, connect: Some(result), ..Reply::default() };
         let until = now.instant + self.rules.limits.first_frame;
-        let asked = resume.clone();
-        self.phase = Phase::Connecting(Box::new(Connecting { until, reply, resume: asked, connected }));
-        vec![Effect::Welcome { personal, resume }]
+        let to_join = chosen.clone();
+        self.phase = Phase::Connecting(Box::new(Connecting { until, reply, chosen, connected }));
+        vec![Effect::Welcome { chosen: to_join }]
     }
 
-    /// The personal channel is joined, if there is one: the reply to `connect`.
-    pub(crate) fn welcomed(&mut self, personal: Option<(&Channel, Position)>) -> Option<Reply> {
+    /// The channels the connection begins with are joined, at these positions: the reply to `connect`.
+    pub(crate) fn welcomed(&mut self, positions: &[Position]) -> Option<Reply> {
         let phase = std::mem::replace(&mut self.phase, Phase::Closed);
         let Phase::Connecting(connecting) = phase else {
             self.phase = phase;
             return None;
         };
-        let Connecting { mut reply, resume, connected, .. } = *connecting;
-        if let (Some(result), Some((channel, position))) = (&mut reply.connect, personal) {
-            result.subs =
-                vec![Sub::new(channel.name(), position.result(resume.as_ref(), None, self.encoding))];
+        let Connecting { mut reply, chosen, connected, .. } = *connecting;
+        if let Some(result) = &mut reply.connect {
+            let subs = chosen.iter().zip(positions);
+            result.subs = subs.map(|(one, position)| one.sub(position, self.encoding)).collect();
         }
         self.phase = Phase::Connected(Box::new(connected));
         Some(reply)
     }
 
-    /// The personal channel could not be joined: the client tries again.
+    /// The channels could not be joined: the client tries again.
     pub(crate) fn not_welcomed(&mut self, now: Instant) -> Effects {
         let phase =
             std::mem::replace(&mut self.phase, Phase::Refused { until: now + self.rules.limits.first_frame });
@@ -110,7 +114,7 @@ impl Session {
             return self.rules.verifier.verify(token, now.unix.as_secs()).map_err(Some);
         }
         if self.rules.anonymous {
-            return Ok(Identity { user: None, expires_at: None, info: bytes::Bytes::new() });
+            return Ok(Identity::default());
         }
         Err(None)
     }

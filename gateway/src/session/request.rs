@@ -80,6 +80,7 @@ impl Session {
                     user: connected.user.as_deref().unwrap_or_default().to_owned(),
                     client: self.client.as_str().to_owned(),
                     conn_info: connected.info.clone(),
+                    chan_info: connected.subscriptions.info(&channel),
                 };
                 vec![Effect::Publish { command: id, channel, data: request.data, info: Box::new(info) }]
             }

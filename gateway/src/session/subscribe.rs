@@ -2,17 +2,19 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tidegate_shared::{
     channel::Channel,
     protocol::{
         self, Empty, Encoding, HistoryRequest, HistoryResult, Publication, Reply, SubscribeRequest,
-        SubscribeResult, UnsubscribeRequest, codes,
+        SubscribeResult, UnsubscribeRequest, codes, json::Payload,
     },
 };
 
 use super::{
     Effect, Effects, Now, Phase, Session, refuse,
-    subscriptions::{Left, Pending},
+    server_side::placed,
+    subscriptions::{Beginning, Left, Pending},
 };
 use crate::feed::{Joined, Resume, Wish, patch};
 
@@ -45,7 +47,8 @@ impl Session {
         };
         let resume = resume_of(request);
         let Phase::Connected(connected) = &mut self.phase else { return Vec::new() };
-        let ticket = connected.subscriptions.begin(channel.clone(), id, resume.clone(), wish, term);
+        let beginning = Beginning { command: id, resume: resume.clone(), wish, term };
+        let ticket = connected.subscriptions.begin(channel.clone(), beginning);
         let or_refuse = request.flag & REFUSE_UNRECOVERABLE != 0;
         vec![Effect::Interest { ticket, channel, resume, or_refuse }]
     }
@@ -57,9 +60,17 @@ impl Session {
     }
 
     /// The channel is joined at this position: the reply, unless the subscription has been given up meanwhile.
-    pub(crate) fn subscribed(&mut self, ticket: u32, position: &Position) -> Option<Reply> {
+    pub(crate) fn subscribed(
+        &mut self,
+        ticket: u32,
+        channel: &Channel,
+        position: &Position,
+    ) -> Option<Reply> {
         let Phase::Connected(connected) = &mut self.phase else { return None };
         let pending = connected.subscriptions.complete(ticket)?;
+        if pending.command == 0 {
+            return Some(placed(channel, granted(&pending, position, self.encoding)));
+        }
         Some(granted(&pending, position, self.encoding))
     }
 
@@ -78,7 +89,8 @@ impl Session {
         }
         match connected.subscriptions.leave(channel) {
             Left::Nothing | Left::Pending(_) => Vec::new(),
-            Left::Active => {
+            Left::Active { by_server: true } => self.close(codes::INSUFFICIENT_STATE),
+            Left::Active { by_server: false } => {
                 let push = codes::UNSUBSCRIBED_INSUFFICIENT_STATE.push(channel.name());
                 vec![Effect::Leave { channel: channel.clone() }, Effect::Reply(push)]
             }
@@ -94,10 +106,11 @@ impl Session {
         match connected.subscriptions.leave(&channel) {
             Left::Nothing => vec![done],
             // Replies come in the order of the commands: the subscription was granted, and is over before it began.
+            Left::Pending(pending) if pending.command == 0 => vec![done],
             Left::Pending(pending) => {
                 vec![Effect::Reply(granted(&pending, &Position::live(), encoding)), done]
             }
-            Left::Active => vec![Effect::Leave { channel }, done],
+            Left::Active { .. } => vec![Effect::Leave { channel }, done],
         }
     }
 
@@ -141,13 +154,22 @@ impl Session {
     }
 }
 
-fn granted(pending: &Pending, position: &Position, encoding: Encoding) -> Reply {
+pub(super) fn granted(pending: &Pending, position: &Position, encoding: Encoding) -> Reply {
     let result = SubscribeResult {
         expires: pending.ttl.is_some(),
         ttl: pending.ttl.unwrap_or_default(),
+        data: suited(&pending.data, encoding),
         ..position.result(pending.resume.as_ref(), pending.wish.as_deref(), encoding)
     };
     Reply { id: pending.command, subscribe: Some(result), ..Reply::default() }
+}
+
+/// Application data as an encoding can carry it.
+pub(super) fn suited(data: &Bytes, encoding: Encoding) -> Bytes {
+    match encoding {
+        Encoding::Json if !data.is_empty() => Payload::from_any(data).into_bytes(),
+        Encoding::Json | Encoding::Protobuf => data.clone(),
+    }
 }
 
 /// The bit of `flag` by which a client asks for an error instead of a failed recovery.

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use bytes::Bytes;
 use tidegate_shared::channel::Channel;
 
 use super::token::Term;
@@ -19,6 +20,10 @@ pub(super) struct Subscriptions {
 #[derive(Debug)]
 struct Entry {
     channel: Channel,
+    /// Whether the server made it, not the client.
+    by_server: bool,
+    /// What was said about the connection in this channel, by a token or a service.
+    info: Bytes,
     pending: Option<Pending>,
     /// When it ends, if its token does.
     end: Option<Instant>,
@@ -27,8 +32,10 @@ struct Entry {
 /// A subscription that is being prepared.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Pending {
-    /// The command that waits for its reply.
+    /// The command that waits for its reply; 0 when the server made the subscription.
     pub(super) command: u32,
+    /// What the client is told about the subscription.
+    pub(super) data: Bytes,
     /// From where the client asked to resume.
     pub(super) resume: Option<Resume>,
     /// What it asked for beyond plain publications.
@@ -36,6 +43,16 @@ pub(super) struct Pending {
     /// After how many seconds the client is to bring a fresh token, if it has to.
     pub(super) ttl: Option<u32>,
     ticket: u32,
+}
+
+/// What a subscription begins with.
+#[derive(Debug, Default)]
+pub(super) struct Beginning {
+    /// The command that asked for it; 0 when the server makes it.
+    pub(super) command: u32,
+    pub(super) resume: Option<Resume>,
+    pub(super) wish: Option<Box<Wish>>,
+    pub(super) term: Term,
 }
 
 /// What a session had of a channel it leaves.
@@ -46,7 +63,10 @@ pub(super) enum Left {
     /// A subscription whose command is not answered yet.
     Pending(Pending),
     /// A subscription.
-    Active,
+    Active {
+        /// Whether the server made it.
+        by_server: bool,
+    },
 }
 
 impl Subscriptions {
@@ -59,19 +79,31 @@ impl Subscriptions {
     }
 
     /// Begins a subscription; the ticket tells its preparation from a later one for the same channel.
-    pub(super) fn begin(
-        &mut self,
-        channel: Channel,
-        command: u32,
-        resume: Option<Resume>,
-        wish: Option<Box<Wish>>,
-        term: Term,
-    ) -> u32 {
+    pub(super) fn begin(&mut self, channel: Channel, beginning: Beginning) -> u32 {
+        let Beginning { command, resume, wish, term } = beginning;
         let ticket = self.next_ticket;
         self.next_ticket = self.next_ticket.wrapping_add(1);
-        let pending = Pending { command, resume, wish, ttl: term.ttl, ticket };
-        self.entries.push(Entry { channel, pending: Some(pending), end: term.end });
+        let pending = Pending { command, data: term.data, resume, wish, ttl: term.ttl, ticket };
+        let by_server = command == 0;
+        self.entries.push(Entry {
+            channel,
+            by_server,
+            info: term.info,
+            pending: Some(pending),
+            end: term.end,
+        });
         ticket
+    }
+
+    /// Adds a subscription that the connection begins with.
+    pub(super) fn add(&mut self, channel: Channel, info: Bytes) {
+        self.entries.push(Entry { channel, by_server: true, info, pending: None, end: None });
+    }
+
+    /// What was said about the connection in a channel.
+    pub(super) fn info(&self, channel: &Channel) -> Bytes {
+        let entry = self.entries.iter().find(|entry| entry.channel == *channel);
+        entry.map(|entry| entry.info.clone()).unwrap_or_default()
     }
 
     /// What a subscription that is being prepared asked for.
@@ -91,6 +123,7 @@ impl Subscriptions {
         let complete = |entry: &&mut Entry| entry.channel == *channel && entry.pending.is_none();
         let Some(entry) = self.entries.iter_mut().find(complete) else { return false };
         entry.end = term.end;
+        entry.info = term.info;
         self.find_next_end();
         true
     }
@@ -127,14 +160,15 @@ impl Subscriptions {
         }
         match entry.pending {
             Some(pending) => Left::Pending(pending),
-            None => Left::Active,
+            None => Left::Active { by_server: entry.by_server },
         }
     }
 
-    /// Gives up a subscription whose preparation failed; returns the command that waits.
+    /// Gives up a subscription whose preparation failed; returns the command that waits, if one does.
     pub(super) fn fail(&mut self, ticket: u32) -> Option<u32> {
         let index = self.entries.iter().position(|entry| entry.is_pending(ticket))?;
-        self.entries.swap_remove(index).pending.map(|pending| pending.command)
+        let command = self.entries.swap_remove(index).pending.map(|pending| pending.command);
+        command.filter(|command| *command != 0)
     }
 }
 

@@ -13,6 +13,7 @@ use tidegate_shared::{
 use super::*;
 use crate::{auth::Verifier, feed::Joined};
 
+mod server_side;
 mod tokens;
 
 const TOML: &str = r#"
@@ -76,10 +77,10 @@ impl Script {
     /// Connects, with the personal channel, if there is one, at once at hand.
     fn welcome(&mut self, token: &str) -> Reply {
         let effects = self.connect(token);
-        let [Effect::Welcome { personal, resume: None }] = &effects[..] else { panic!("{effects:?}") };
+        let [Effect::Welcome { chosen }] = &effects[..] else { panic!("{effects:?}") };
         assert!(self.session.is_connecting());
-        let personal = personal.as_ref().map(|channel| (channel, at(7)));
-        self.session.welcomed(personal).unwrap()
+        let positions: Vec<_> = chosen.iter().map(|_| at(7)).collect();
+        self.session.welcomed(&positions).unwrap()
     }
 
     fn anonymous() -> Self {
@@ -284,6 +285,10 @@ fn channels_have_rules() {
     );
 }
 
+fn chat_x() -> Channel {
+    Channel::parse("chat:x").unwrap()
+}
+
 fn ticket(effects: &Effects) -> u32 {
     let [Effect::Interest { ticket, .. }] = effects[..] else { panic!("{effects:?}") };
     ticket
@@ -294,7 +299,7 @@ fn a_subscription_is_granted_once_it_is_joined() {
     let mut script = Script::connected(&[]);
     let ticket = ticket(&script.subscribe("chat:x"));
     assert_eq!(error(&script.subscribe("chat:x")), 105);
-    let result = script.session.subscribed(ticket, &at(7)).unwrap().subscribe.unwrap();
+    let result = script.session.subscribed(ticket, &chat_x(), &at(7)).unwrap().subscribe.unwrap();
     assert!(result.recoverable && result.positioned && !result.recovered && !result.was_recovering);
     assert_eq!((result.offset, result.epoch.as_str()), (7, "e"));
     let effects = script.unsubscribe("chat:x");
@@ -309,7 +314,7 @@ fn a_subscription_given_up_while_it_begins_answers_both_commands_in_order() {
     assert!(
         matches!(&effects[..], [Effect::Reply(a), Effect::Reply(b)] if a.subscribe.is_some() && b.unsubscribe.is_some())
     );
-    assert_eq!(script.session.subscribed(ticket, &at(7)), None, "its preparation comes too late");
+    assert_eq!(script.session.subscribed(ticket, &chat_x(), &at(7)), None, "its preparation comes too late");
     assert!(matches!(&script.subscribe("chat:x")[..], [Effect::Interest { .. }]));
 }
 
@@ -336,7 +341,7 @@ fn who_resumes_is_told_whether_that_worked() {
         assert_eq!(*resume, Resume { offset: 5, epoch: "e".into() });
         let result = script
             .session
-            .subscribed(*ticket, &Position { joined, epoch: Some("e".into()) })
+            .subscribed(*ticket, &chat_x(), &Position { joined, epoch: Some("e".into()) })
             .unwrap()
             .subscribe
             .unwrap();
@@ -351,8 +356,8 @@ fn who_resumes_is_told_whether_that_worked() {
 fn a_channel_that_lost_publications_is_resumed_and_a_personal_one_by_connecting_again() {
     let mut script = Script::connected(&[]);
     let ticket = ticket(&script.subscribe("chat:x"));
-    script.session.subscribed(ticket, &at(7)).unwrap();
-    let effects = script.session.lost(&Channel::parse("chat:x").unwrap());
+    script.session.subscribed(ticket, &chat_x(), &at(7)).unwrap();
+    let effects = script.session.lost(&chat_x());
     let [Effect::Leave { .. }, Effect::Reply(push)] = &effects[..] else { panic!("{effects:?}") };
     assert_eq!(push.push.as_ref().unwrap().unsubscribe.as_ref().unwrap().code, 2500);
     assert!(matches!(&script.subscribe("chat:x")[..], [Effect::Interest { .. }]), "it may come back at once");
@@ -466,7 +471,7 @@ proptest! {
                     None => Vec::new(),
                 },
                 Step::Prepare(well) => match tickets.pop() {
-                    Some((ticket, channel)) if well => match script.session.subscribed(ticket, &Position::live()) {
+                    Some((ticket, channel)) if well => match script.session.subscribed(ticket, &channel, &Position::live()) {
                         Some(reply) => {
                             prop_assert!(!joined.contains(&channel));
                             joined.push(channel);

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use bytes::Bytes;
 use tidegate_shared::{
     channel::Channel,
     protocol::{Reply, SubRefreshRequest, SubRefreshResult, codes},
@@ -12,9 +13,13 @@ use super::{
 };
 use crate::auth::{Invalid, Permit};
 
-/// How long a client may receive a channel.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// On what terms a client receives a channel.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Term {
+    /// What is said about the connection in this channel.
+    pub(super) info: Bytes,
+    /// What the client is told about the subscription.
+    pub(super) data: Bytes,
     /// When its subscription is ended, the grace for a fresh token included.
     pub(super) end: Option<Instant>,
     /// After how many seconds it is to bring one.
@@ -39,7 +44,7 @@ impl Session {
         }
         if !token.is_empty() {
             let permit = self.permit(id, token, now)?;
-            return self.term(&permit, channel.name(), now);
+            return self.term(permit, channel.name(), now);
         }
         let Phase::Connected(connected) = &self.phase else { return Err(Vec::new()) };
         if channel.is_private() {
@@ -64,17 +69,18 @@ impl Session {
     fn sub_refreshed(&mut self, id: u32, request: &SubRefreshRequest, now: Now) -> Result<Effects, Effects> {
         let permit = self.permit(id, &request.token, now)?;
         // Some SDKs leave the channel out; the token has it too.
-        let name = if request.channel.is_empty() { &permit.channel } else { &request.channel };
+        let name = if request.channel.is_empty() { permit.channel.clone() } else { request.channel.clone() };
         if name.is_empty() {
             return Err(self.close(codes::BAD_PROTOCOL));
         }
-        let term = self.term(&permit, name, now)?;
+        let term = self.term(permit, &name, now)?;
+        let result = SubRefreshResult { expires: term.ttl.is_some(), ttl: term.ttl.unwrap_or_default() };
         let Phase::Connected(connected) = &mut self.phase else { return Ok(Vec::new()) };
-        let renewed = Channel::parse(name).is_ok_and(|channel| connected.subscriptions.renew(&channel, term));
+        let renewed =
+            Channel::parse(&name).is_ok_and(|channel| connected.subscriptions.renew(&channel, term));
         if !renewed {
             return Err(refuse(id, codes::PERMISSION_DENIED.because("not subscribed")));
         }
-        let result = SubRefreshResult { expires: term.ttl.is_some(), ttl: term.ttl.unwrap_or_default() };
         Ok(vec![Effect::Reply(Reply { id, sub_refresh: Some(result), ..Reply::default() })])
     }
 
@@ -87,7 +93,7 @@ impl Session {
     }
 
     /// A token for somebody or something else is no mistake to come back from.
-    fn term(&mut self, permit: &Permit, channel: &str, now: Now) -> Result<Term, Effects> {
+    fn term(&mut self, permit: Permit, channel: &str, now: Now) -> Result<Term, Effects> {
         let Phase::Connected(connected) = &self.phase else { return Err(Vec::new()) };
         let fits = connected.user == permit.user
             && permit.channel == channel
@@ -96,7 +102,8 @@ impl Session {
             return Err(self.close(codes::INVALID_TOKEN));
         }
         let (expires, ttl) = time_left(permit.expires_at, now);
-        Ok(Term { end: self.end_of(permit.expires_at, now), ttl: expires.then_some(ttl) })
+        let end = self.end_of(permit.expires_at, now);
+        Ok(Term { info: permit.info, data: permit.data, end, ttl: expires.then_some(ttl) })
     }
 }
 

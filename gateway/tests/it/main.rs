@@ -15,6 +15,7 @@ mod keys;
 mod one_way;
 mod recovery;
 mod requests;
+mod server_side;
 mod signer;
 mod start;
 mod stream_client;

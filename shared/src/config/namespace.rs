@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::unit;
-use crate::channel::{DEFAULT_NAMESPACE, USER_NAMESPACE};
+use crate::channel::{Channel, DEFAULT_NAMESPACE, USER_NAMESPACE};
 
 /// The channels whose names begin with `<name>:`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -34,6 +34,12 @@ pub struct Namespace {
     /// Whether clients may ask for some publications only, by their tags.
     #[serde(default)]
     pub tags_filter: bool,
+    /// Whether every connection of a user begins with the channel `<name>:#<user>`.
+    #[serde(default)]
+    pub personal: bool,
+    /// The channels every connection begins with, without the namespace.
+    #[serde(default)]
+    pub automatic: Vec<String>,
 }
 
 fn history_ttl() -> Duration {
@@ -94,7 +100,19 @@ impl Namespace {
             history_ttl: history_ttl(),
             delta: false,
             tags_filter: false,
+            personal: false,
+            automatic: Vec::new(),
         }
+    }
+
+    /// What the names of its channels begin with.
+    pub fn prefix(&self) -> String {
+        if self.name == DEFAULT_NAMESPACE { String::new() } else { format!("{}:", self.name) }
+    }
+
+    /// The channels every connection begins with. Validation has seen to it that they are channels.
+    pub fn automatic_channels(&self) -> impl Iterator<Item = Channel> {
+        self.automatic.iter().filter_map(|name| Channel::parse(&format!("{}{name}", self.prefix())).ok())
     }
 
     /// Whether clients can recover what they missed.

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use super::{Audience, Config, Environment, Secret};
-use crate::{channel::USER_NAMESPACE, token::Token};
+use super::{Config, Environment, Secret};
+use crate::token::Token;
 
+mod namespaces;
 pub(super) mod tokens;
 
 type Problem = (String, String);
@@ -36,34 +37,7 @@ fn names(config: &Config) -> Result<(), Problem> {
     if !plain(&config.worker.service) {
         return problem("worker.service", "use letters, digits, `_` and `-` only");
     }
-    for (index, namespace) in config.namespaces.iter().enumerate() {
-        let key = format!("namespace.{index}.name");
-        if !plain(&namespace.name) {
-            return problem(
-                key,
-                format!("{:?} is not a namespace: use letters, digits, `_` and `-`", namespace.name),
-            );
-        }
-        if namespace.name == USER_NAMESPACE
-            && [namespace.allow_subscribe, namespace.allow_publish, namespace.allow_history]
-                != [Audience::Nobody; 3]
-        {
-            return problem(
-                key,
-                "personal channels are their users' alone: in the namespace `user` only history can be set, and allow_subscribe has to be \"nobody\"",
-            );
-        }
-        if namespace.history_ttl < Duration::from_secs(1) {
-            return problem(
-                format!("namespace.{index}.history_ttl"),
-                "at least 1s; to keep nothing set history_size = 0",
-            );
-        }
-        if config.namespaces.iter().take(index).any(|other| other.name == namespace.name) {
-            return problem(key, format!("the namespace {:?} is declared twice", namespace.name));
-        }
-    }
-    Ok(())
+    namespaces::namespaces(config)
 }
 
 fn routes(config: &Config) -> Result<(), Problem> {

@@ -163,6 +163,8 @@ pub const INVALID_TOKEN: Disconnect = Disconnect::new(3500, "invalid token");
 pub const BAD_PROTOCOL: Disconnect = Disconnect::new(3501, "bad request");
 /// No successful connect command came in time.
 pub const STALE: Disconnect = Disconnect::new(3502, "stale");
+/// The server would have to subscribe the client to more channels than one connection may have.
+pub const CHANNEL_LIMIT: Disconnect = Disconnect::new(3505, "channel limit");
 /// A payload cannot be carried by this connection's encoding.
 pub const INAPPROPRIATE: Disconnect = Disconnect::new(3506, "inappropriate protocol");
 /// A client that cannot be told of errors may not connect.
@@ -183,6 +185,7 @@ pub const DISCONNECTS: &[Disconnect] = &[
     INVALID_TOKEN,
     BAD_PROTOCOL,
     STALE,
+    CHANNEL_LIMIT,
     INAPPROPRIATE,
     DENIED,
     SEND_NOT_AVAILABLE,

@@ -3,10 +3,10 @@
 use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 use tidegate_shared::protocol::{
-    ClientInfo, Command, ConnectRequest, ConnectResult, Empty, EmulationRequest, Encoding, Error,
-    Publication, PublishRequest, Push, Reply, RpcRequest, RpcResult, SendRequest, Sub, SubRefreshRequest,
-    SubRefreshResult, SubscribeRequest, SubscribeResult, Unsubscribe, UnsubscribeRequest, Verb, codes,
-    encode_reply, json, protobuf,
+    ClientInfo, Command, ConnectRequest, ConnectResult, Empty, EmulationRequest, Encoding, Error, Presence,
+    PresenceResult, PresenceStatsResult, Publication, PublishRequest, Push, Reply, RpcRequest, RpcResult,
+    SendRequest, Sub, SubRefreshRequest, SubRefreshResult, SubscribeRequest, SubscribeResult, Subscribed,
+    Unsubscribe, UnsubscribeRequest, Verb, codes, encode_reply, json, protobuf,
 };
 
 fn commands() -> Vec<(Command, &'static str, &'static str)> {
@@ -104,7 +104,7 @@ fn replies() -> Vec<(Reply, &'static str, &'static str)> {
         pong: true,
         ..ConnectResult::default()
     };
-    let info = ClientInfo { user: String::new(), client: "g.1".into(), conn_info: Bytes::new() };
+    let info = ClientInfo { client: "g.1".into(), ..ClientInfo::default() };
     let publication = Publication {
         data: "{}".into(),
         info: Some(info),
@@ -180,6 +180,54 @@ fn replies() -> Vec<(Reply, &'static str, &'static str)> {
     ]
 }
 
+/// Who is there, who comes and leaves, and subscriptions that nobody asked for.
+fn replies_about_channels() -> Vec<(Reply, &'static str, &'static str)> {
+    let info = ClientInfo { client: "g.1".into(), ..ClientInfo::default() };
+    let presence = Presence { info: Some(info.clone()) };
+    let push = |push| Reply { push: Some(Push { channel: "c".into(), ..push }), ..Reply::default() };
+    let subscribed =
+        Subscribed { recoverable: true, epoch: "e".into(), offset: 7, positioned: true, data: "1".into() };
+    let members = PresenceResult { presence: [("g.1".to_owned(), info)].into() };
+    let stats = PresenceStatsResult { num_clients: 2, num_users: 1 };
+    vec![
+        (
+            Reply { id: 9, presence: Some(members), ..Reply::default() },
+            r#"{"id":9,"presence":{"presence":{"g.1":{"user":"","client":"g.1"}}}}"#,
+            // presence (9) of 14: a map (1): key (1), value (2): client (2)
+            "12 08 09 4a 0e 0a 0c 0a 03 67 2e 31 12 05 12 03 67 2e 31",
+        ),
+        (
+            Reply { id: 9, presence: Some(PresenceResult::default()), ..Reply::default() },
+            r#"{"id":9,"presence":{"presence":{}}}"#,
+            "04 08 09 4a 00",
+        ),
+        (
+            Reply { id: 10, presence_stats: Some(stats), ..Reply::default() },
+            r#"{"id":10,"presence_stats":{"num_clients":2,"num_users":1}}"#,
+            // presence_stats (10): num_clients (1), num_users (2)
+            "08 08 0a 52 04 08 02 10 01",
+        ),
+        (
+            push(Push { join: Some(presence.clone()), ..Push::default() }),
+            r#"{"push":{"channel":"c","join":{"info":{"user":"","client":"g.1"}}}}"#,
+            // push (4) of 12: channel (2), join (5): info (1)
+            "0e 22 0c 12 01 63 2a 07 0a 05 12 03 67 2e 31",
+        ),
+        (
+            push(Push { leave: Some(presence), ..Push::default() }),
+            r#"{"push":{"channel":"c","leave":{"info":{"user":"","client":"g.1"}}}}"#,
+            // leave is field 6
+            "0e 22 0c 12 01 63 32 07 0a 05 12 03 67 2e 31",
+        ),
+        (
+            push(Push { subscribe: Some(subscribed), ..Push::default() }),
+            r#"{"push":{"channel":"c","subscribe":{"recoverable":true,"epoch":"e","offset":7,"positioned":true,"data":1}}}"#,
+            // push (4) of 17: channel (2), subscribe (9) of 12: recoverable (1), epoch (4), offset (5), positioned (6), data (7)
+            "13 22 11 12 01 63 4a 0c 08 01 22 01 65 28 07 30 01 3a 01 31",
+        ),
+    ]
+}
+
 /// What only clients of streams are told.
 fn replies_on_streams() -> Vec<(Reply, &'static str, &'static str)> {
     let emulated = ConnectResult {
@@ -236,7 +284,9 @@ fn commands_have_these_bytes() {
 
 #[test]
 fn replies_have_these_bytes() {
-    for (reply, text, binary) in replies().into_iter().chain(replies_on_streams()) {
+    for (reply, text, binary) in
+        replies().into_iter().chain(replies_about_channels()).chain(replies_on_streams())
+    {
         assert_eq!(encode_reply(Encoding::Json, &reply).unwrap(), text);
         assert_eq!(hex(&framed(&encode_reply(Encoding::Protobuf, &reply).unwrap())), binary, "{text}");
         assert_eq!(
@@ -320,7 +370,7 @@ proptest! {
 
     #[test]
     fn both_encodings_carry_the_same_publication(data in "[a-z]{0,9}", user in "\\PC{0,9}", offset in any::<u64>(), tags in proptest::collection::btree_map("[a-z]{1,5}", "\\PC{0,5}", 0..3)) {
-        let info = Some(ClientInfo { user, client: "c".into(), conn_info: "{}".into() });
+        let info = Some(ClientInfo { user, client: "c".into(), conn_info: "{}".into(), chan_info: "1".into() });
         let reply = Reply::publication("c", Publication { data: format!("\"{data}\"").into(), info, offset, tags, delta: false });
         let text = encode_reply(Encoding::Json, &reply).unwrap();
         let binary = framed(&encode_reply(Encoding::Protobuf, &reply).unwrap());

@@ -355,14 +355,17 @@ fn a_subscription_token_says_what_for() {
     let short = Signer::hmac(secret());
     let permit =
         |claims: Value| verifier.verify_subscription(&short.token(&json!({"alg": "HS256"}), &claims), NOW);
-    let whole = json!({"sub": "42", "channel": "chat:x", "client": "g.1", "exp": NOW + 60});
+    let whole = json!({"sub": "42", "channel": "chat:x", "client": "g.1", "exp": NOW + 60,
+        "info": {"name": "Ada"}, "b64data": "/wA="});
     assert_eq!(
         permit(whole),
         Ok(Permit {
             user: Some("42".into()),
             client: Some("g.1".to_owned()),
             channel: "chat:x".to_owned(),
-            expires_at: Some(NOW + 60)
+            expires_at: Some(NOW + 60),
+            info: r#"{"name":"Ada"}"#.into(),
+            data: Bytes::from_static(&[0xff, 0]),
         })
     );
     let small = permit(json!({"channel": "chat:x", "client": ""})).unwrap();

@@ -28,7 +28,8 @@ impl Script {
     /// Subscribes as above, and its preparation goes well.
     fn subscribed_for(&mut self, channel: &str, seconds: u64) -> protocol::SubscribeResult {
         let ticket = ticket(&self.subscribe_for(channel, seconds));
-        self.session.subscribed(ticket, &Position::live()).unwrap().subscribe.unwrap()
+        let channel = Channel::parse(channel).unwrap();
+        self.session.subscribed(ticket, &channel, &Position::live()).unwrap().subscribe.unwrap()
     }
 }
 

@@ -28,11 +28,11 @@ export function unique(prefix) {
   return `${prefix}-${randomBytes(6).toString('hex')}`;
 }
 
-/** A connection token, good for so many seconds. */
-export function tokenFor(user, { seconds = HOUR, secret = SECRET } = {}) {
+/** A connection token, good for so many seconds, with further claims. */
+export function tokenFor(user, { seconds = HOUR, secret = SECRET, claims = {} } = {}) {
   const encode = (part) => Buffer.from(JSON.stringify(part)).toString('base64url');
   const now = Math.floor(Date.now() / 1000);
-  const signed = `${encode({ alg: 'HS256', typ: 'JWT' })}.${encode({ sub: user, iat: now, exp: now + seconds })}`;
+  const signed = `${encode({ alg: 'HS256', typ: 'JWT' })}.${encode({ sub: user, iat: now, exp: now + seconds, ...claims })}`;
   return `${signed}.${createHmac('sha256', secret).update(signed).digest('base64url')}`;
 }
 

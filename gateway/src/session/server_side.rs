@@ -1,0 +1,125 @@
+//! Subscriptions the server makes: those a connection begins with, and those that are added or ended later.
+//!
+//! The client never asked for them: it is told in the reply to `connect`, or by a push.
+
+use bytes::Bytes;
+use tidegate_shared::{
+    channel::Channel,
+    protocol::{ConnectRequest, Encoding, Push, Reply, Sub, Subscribed, Unsubscribe, codes},
+};
+
+use super::{
+    Effect, Effects, Phase, Session,
+    subscribe::{Position, granted, resume_of, suited},
+    subscriptions::{Beginning, Left},
+    token::Term,
+};
+use crate::{auth::Identity, feed::Resume};
+
+/// A channel that a connection begins with.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Chosen {
+    pub(crate) channel: Channel,
+    /// Where the client left it, if it wants to go on from there.
+    pub(crate) resume: Option<Resume>,
+    /// What is said about the connection in this channel.
+    pub(super) info: Bytes,
+    /// What the client is told about the subscription.
+    data: Bytes,
+}
+
+/// Why a connection cannot begin with what its token names.
+#[derive(Debug, PartialEq)]
+pub(super) enum Unfit {
+    /// A name is no channel, or its namespace is not declared.
+    Channel(tidegate_shared::protocol::Error),
+    /// More channels than one connection may have.
+    TooMany,
+}
+
+impl Chosen {
+    pub(super) fn sub(&self, position: &Position, encoding: Encoding) -> Sub {
+        let mut result = position.result(self.resume.as_ref(), None, encoding);
+        result.data = suited(&self.data, encoding);
+        Sub::new(self.channel.name(), result)
+    }
+}
+
+impl Session {
+    /// What a connection begins with: its personal channels, what its namespaces say, and what its token names.
+    pub(super) fn choose(&self, identity: &Identity, request: &ConnectRequest) -> Result<Vec<Chosen>, Unfit> {
+        let user = identity.user.as_deref();
+        let mut chosen: Vec<Chosen> = Vec::new();
+        let mut choose = |channel: Channel, info: Bytes, data: Bytes| {
+            if chosen.iter().all(|one| one.channel != channel) {
+                let resume = request.subs.get(channel.name()).and_then(resume_of);
+                chosen.push(Chosen { channel, resume, info, data });
+            }
+        };
+        for channel in self.rules.automatic(user) {
+            choose(channel, Bytes::new(), Bytes::new());
+        }
+        for grant in &identity.channels {
+            let channel = Channel::parse(&grant.channel)
+                .map_err(|error| Unfit::Channel(codes::BAD_REQUEST.because(error)))?;
+            if self.rules.may_subscribe(&channel).is_none() {
+                return Err(Unfit::Channel(codes::UNKNOWN_CHANNEL.error()));
+            }
+            if channel.personal_user().is_some_and(|of| user != Some(of)) {
+                return Err(Unfit::Channel(codes::PERMISSION_DENIED.error()));
+            }
+            choose(channel, grant.info.clone(), grant.data.clone());
+        }
+        if chosen.len() > self.rules.limits.channels { Err(Unfit::TooMany) } else { Ok(chosen) }
+    }
+
+    /// Subscribes the client to a channel; a push tells it when that is done. Nothing if it has the channel already.
+    #[cfg_attr(not(test), expect(dead_code, reason = "what services say about connections comes next"))]
+    pub(crate) fn place(&mut self, channel: Channel, info: Bytes, data: Bytes) -> Effects {
+        let limit = self.rules.limits.channels;
+        let Phase::Connected(connected) = &mut self.phase else { return Vec::new() };
+        let own = channel.personal_user().is_some_and(|user| connected.user.as_deref() == Some(user));
+        if own || connected.subscriptions.contains(&channel) {
+            return Vec::new();
+        }
+        if connected.subscriptions.len() >= limit {
+            return self.close(codes::CHANNEL_LIMIT);
+        }
+        let term = Term { info, data, ..Term::default() };
+        let ticket =
+            connected.subscriptions.begin(channel.clone(), Beginning { term, ..Beginning::default() });
+        vec![Effect::Interest { ticket, channel, resume: None, or_refuse: false }]
+    }
+
+    /// Ends a subscription, whoever made it; a push tells the client why.
+    #[cfg_attr(not(test), expect(dead_code, reason = "what services say about connections comes next"))]
+    pub(crate) fn displace(&mut self, channel: &Channel, why: Unsubscribe) -> Effects {
+        let encoding = self.encoding;
+        let Phase::Connected(connected) = &mut self.phase else { return Vec::new() };
+        let push = Push { channel: channel.name().to_owned(), unsubscribe: Some(why), ..Push::default() };
+        let push = Effect::Reply(Reply { push: Some(push), ..Reply::default() });
+        match connected.subscriptions.leave(channel) {
+            Left::Nothing => Vec::new(),
+            Left::Pending(pending) if pending.command == 0 => Vec::new(),
+            // The command is answered before what became of it is told.
+            Left::Pending(pending) => {
+                vec![Effect::Reply(granted(&pending, &Position::live(), encoding)), push]
+            }
+            Left::Active { .. } => vec![Effect::Leave { channel: channel.clone() }, push],
+        }
+    }
+}
+
+/// Tells of a subscription that the client did not ask for what an answer would have told.
+pub(super) fn placed(channel: &Channel, granted: Reply) -> Reply {
+    let result = granted.subscribe.unwrap_or_default();
+    let subscribe = Some(Subscribed {
+        recoverable: result.recoverable,
+        epoch: result.epoch,
+        offset: result.offset,
+        positioned: result.positioned,
+        data: result.data,
+    });
+    let push = Push { channel: channel.name().to_owned(), subscribe, ..Push::default() };
+    Reply { push: Some(push), ..Reply::default() }
+}

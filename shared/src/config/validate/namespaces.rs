@@ -1,0 +1,60 @@
+//! What a namespace cannot be.
+
+use std::time::Duration;
+
+use super::{Problem, plain, problem};
+use crate::{
+    channel::{Channel, DEFAULT_NAMESPACE, USER_NAMESPACE},
+    config::{Audience, Config},
+};
+
+pub(super) fn namespaces(config: &Config) -> Result<(), Problem> {
+    for (index, namespace) in config.namespaces.iter().enumerate() {
+        let key = format!("namespace.{index}.name");
+        if !plain(&namespace.name) {
+            return problem(
+                key,
+                format!("{:?} is not a namespace: use letters, digits, `_` and `-`", namespace.name),
+            );
+        }
+        if namespace.name == USER_NAMESPACE
+            && [namespace.allow_subscribe, namespace.allow_publish, namespace.allow_history]
+                != [Audience::Nobody; 3]
+        {
+            return problem(
+                key,
+                "personal channels are their users' alone: in the namespace `user` only history can be set, and allow_subscribe has to be \"nobody\"",
+            );
+        }
+        if namespace.personal && [DEFAULT_NAMESPACE, USER_NAMESPACE].contains(&namespace.name.as_str()) {
+            return problem(
+                format!("namespace.{index}.personal"),
+                "every user has the channel #<user> already: only other namespaces can have further ones",
+            );
+        }
+        for name in &namespace.automatic {
+            let full = format!("{}{name}", namespace.prefix());
+            let reason = match Channel::parse(&full) {
+                _ if namespace.name == USER_NAMESPACE => {
+                    "personal channels are their users' alone".to_owned()
+                }
+                Err(error) => error.to_string(),
+                Ok(channel) if channel.namespace() != namespace.name => {
+                    "it belongs to another namespace".to_owned()
+                }
+                Ok(_) => continue,
+            };
+            return problem(format!("namespace.{index}.automatic"), format!("{full:?}: {reason}"));
+        }
+        if namespace.history_ttl < Duration::from_secs(1) {
+            return problem(
+                format!("namespace.{index}.history_ttl"),
+                "at least 1s; to keep nothing set history_size = 0",
+            );
+        }
+        if config.namespaces.iter().take(index).any(|other| other.name == namespace.name) {
+            return problem(key, format!("the namespace {:?} is declared twice", namespace.name));
+        }
+    }
+    Ok(())
+}

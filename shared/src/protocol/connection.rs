@@ -1,0 +1,144 @@
+//! Messages about the connection itself: who it is, for how long, and what comes to it by itself.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::{SubscribeRequest, SubscribeResult, is_default, json};
+
+/// Authenticate this connection.
+#[derive(Clone, PartialEq, prost::Message, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConnectRequest {
+    /// The JWT; empty when the client has none.
+    #[prost(string, tag = "1")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub token: String,
+    /// Application data; carried, not interpreted.
+    #[prost(bytes = "bytes", tag = "2")]
+    #[serde(with = "json::raw", skip_serializing_if = "Bytes::is_empty")]
+    pub data: Bytes,
+    /// Where the client left the subscriptions that the server makes.
+    #[prost(btree_map = "string, message", tag = "3")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub subs: BTreeMap<String, SubscribeRequest>,
+    /// The SDK's name.
+    #[prost(string, tag = "4")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub name: String,
+    /// The SDK's version.
+    #[prost(string, tag = "5")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub version: String,
+}
+
+/// The connection is authenticated.
+#[derive(Clone, PartialEq, prost::Message, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConnectResult {
+    /// The connection's id.
+    #[prost(string, tag = "1")]
+    pub client: String,
+    /// The server's version; never empty.
+    #[prost(string, tag = "2")]
+    pub version: String,
+    /// Whether the client has to refresh its token after `ttl`.
+    #[prost(bool, tag = "3")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub expires: bool,
+    /// Seconds until then.
+    #[prost(uint32, tag = "4")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub ttl: u32,
+    /// What the application says about the connection.
+    #[prost(bytes = "bytes", tag = "5")]
+    #[serde(with = "json::raw", skip_serializing_if = "Bytes::is_empty")]
+    pub data: Bytes,
+    /// Subscriptions the server made for this connection.
+    #[prost(message, repeated, tag = "6")]
+    #[serde(with = "json::subs", skip_serializing_if = "Vec::is_empty")]
+    pub subs: Vec<Sub>,
+    /// Seconds between the server's pings.
+    #[prost(uint32, tag = "7")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub ping: u32,
+    /// Whether each ping is to be answered.
+    #[prost(bool, tag = "8")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub pong: bool,
+    /// What further commands are posted under, where the connection itself brings none; a secret.
+    #[prost(string, tag = "9")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub session: String,
+    /// The gateway that holds the session.
+    #[prost(string, tag = "10")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub node: String,
+}
+
+/// An entry of the map of subscriptions: an object's field in JSON, a map's entry in protobuf.
+///
+/// Written as a message of its own since prost leaves an empty value out of a map's entry, which some SDKs read as none.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Sub {
+    /// The channel.
+    #[prost(string, tag = "1")]
+    pub channel: String,
+    /// Its subscription.
+    #[prost(message, optional, tag = "2")]
+    pub result: Option<SubscribeResult>,
+}
+
+impl Sub {
+    /// The subscription of `channel`.
+    pub fn new(channel: impl Into<String>, result: SubscribeResult) -> Self {
+        Self { channel: channel.into(), result: Some(result) }
+    }
+}
+
+/// A fresh token for this connection.
+#[derive(Clone, PartialEq, Eq, prost::Message, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RefreshRequest {
+    /// The JWT.
+    #[prost(string, tag = "1")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub token: String,
+}
+
+/// The connection lives on.
+#[derive(Clone, PartialEq, Eq, prost::Message, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RefreshResult {
+    /// The connection's id.
+    #[prost(string, tag = "1")]
+    pub client: String,
+    /// The server's version.
+    #[prost(string, tag = "2")]
+    pub version: String,
+    /// Whether the new token expires too.
+    #[prost(bool, tag = "3")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub expires: bool,
+    /// Seconds until then.
+    #[prost(uint32, tag = "4")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub ttl: u32,
+}
+
+/// Commands for a connection that cannot bring them itself: the body of a POST.
+#[derive(Clone, PartialEq, Eq, prost::Message, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EmulationRequest {
+    /// The gateway that holds the session.
+    #[prost(string, tag = "1")]
+    pub node: String,
+    /// The session.
+    #[prost(string, tag = "2")]
+    pub session: String,
+    /// What would be one WebSocket message; in JSON a string that holds it.
+    #[prost(bytes = "bytes", tag = "3")]
+    #[serde(with = "json::text")]
+    pub data: Bytes,
+}

@@ -1,0 +1,177 @@
+//! What a client is told without having asked: publications, messages, and what happens to its subscriptions.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::{Encoding, is_default, json};
+
+/// Something that was not asked for.
+#[derive(Clone, PartialEq, prost::Message, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Push {
+    /// The channel it belongs to, if any.
+    #[prost(string, tag = "2")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub channel: String,
+    /// A publication in the channel.
+    #[prost(message, optional, tag = "4")]
+    #[serde(rename = "pub", skip_serializing_if = "Option::is_none")]
+    pub publication: Option<Publication>,
+    /// Somebody came to the channel.
+    #[prost(message, optional, tag = "5")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub join: Option<Presence>,
+    /// Somebody left the channel.
+    #[prost(message, optional, tag = "6")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub leave: Option<Presence>,
+    /// The server ended the subscription.
+    #[prost(message, optional, tag = "7")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unsubscribe: Option<Unsubscribe>,
+    /// A message for this connection, outside any channel.
+    #[prost(message, optional, tag = "8")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<Message>,
+    /// The server subscribed this connection.
+    #[prost(message, optional, tag = "9")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subscribe: Option<Subscribed>,
+    /// The connection ends here; only on transports that have no close frame.
+    #[prost(message, optional, tag = "11")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disconnect: Option<Disconnected>,
+}
+
+/// Who published or who is present.
+#[derive(Clone, PartialEq, Eq, prost::Message, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ClientInfo {
+    /// The user's id; empty for an anonymous one.
+    #[prost(string, tag = "1")]
+    pub user: String,
+    /// The connection's id.
+    #[prost(string, tag = "2")]
+    pub client: String,
+    /// What the token said about the connection.
+    #[prost(bytes = "bytes", tag = "3")]
+    #[serde(with = "json::raw", skip_serializing_if = "Bytes::is_empty")]
+    pub conn_info: Bytes,
+    /// What the subscription token said about the connection in this channel.
+    #[prost(bytes = "bytes", tag = "4")]
+    #[serde(with = "json::raw", skip_serializing_if = "Bytes::is_empty")]
+    pub chan_info: Bytes,
+}
+
+/// Who came or left.
+#[derive(Clone, PartialEq, Eq, prost::Message, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Presence {
+    /// The one.
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub info: Option<ClientInfo>,
+}
+
+/// A subscription that the server made after the connection was there: [`super::SubscribeResult`] in small.
+#[derive(Clone, PartialEq, Eq, prost::Message, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Subscribed {
+    /// Whether the client may resume after a disconnect.
+    #[prost(bool, tag = "1")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub recoverable: bool,
+    /// The stream that offsets belong to.
+    #[prost(string, tag = "4")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub epoch: String,
+    /// The newest publication's place.
+    #[prost(uint64, tag = "5")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub offset: u64,
+    /// Whether the server watches the client's position for gaps.
+    #[prost(bool, tag = "6")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub positioned: bool,
+    /// What the application says about the subscription.
+    #[prost(bytes = "bytes", tag = "7")]
+    #[serde(with = "json::raw", skip_serializing_if = "Bytes::is_empty")]
+    pub data: Bytes,
+}
+
+/// One message of a channel.
+#[derive(Clone, PartialEq, prost::Message, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Publication {
+    /// The payload.
+    #[prost(bytes = "bytes", tag = "4")]
+    #[serde(with = "json::raw", skip_serializing_if = "Bytes::is_empty")]
+    pub data: Bytes,
+    /// The client that published it, if a client did.
+    #[prost(message, optional, tag = "5")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub info: Option<ClientInfo>,
+    /// Its place in the channel's stream.
+    #[prost(uint64, tag = "6")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub offset: u64,
+    /// Small facts beside the payload.
+    #[prost(btree_map = "string, string", tag = "7")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub tags: BTreeMap<String, String>,
+    /// Whether `data` is a patch of the publication before it.
+    #[prost(bool, tag = "8")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub delta: bool,
+}
+
+impl Publication {
+    /// The publication as an encoding can carry it: JSON clients get any bytes as JSON, with a tag when they are base64.
+    #[must_use]
+    pub fn suited_to(mut self, encoding: Encoding) -> Self {
+        if encoding == Encoding::Json {
+            let payload = json::Payload::from_any(&self.data);
+            if matches!(payload, json::Payload::Base64(_)) {
+                self.tags.insert("encoding".to_owned(), "base64".to_owned());
+            }
+            self.data = payload.into_bytes();
+        }
+        self
+    }
+}
+
+/// The server ended a subscription.
+#[derive(Clone, PartialEq, Eq, prost::Message, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Unsubscribe {
+    /// Below 2500 the subscription is over, from 2500 on the client subscribes again.
+    #[prost(uint32, tag = "2")]
+    pub code: u32,
+    /// A sentence for people; never empty.
+    #[prost(string, tag = "3")]
+    pub reason: String,
+}
+
+/// The server ends the connection: what a close frame says elsewhere.
+#[derive(Clone, PartialEq, Eq, prost::Message, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Disconnected {
+    /// A number of [`codes::DISCONNECTS`].
+    #[prost(uint32, tag = "1")]
+    pub code: u32,
+    /// A sentence for people; never empty.
+    #[prost(string, tag = "2")]
+    pub reason: String,
+}
+
+/// A message for one connection, outside any channel.
+#[derive(Clone, PartialEq, Eq, prost::Message, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Message {
+    /// The payload.
+    #[prost(bytes = "bytes", tag = "1")]
+    #[serde(with = "json::raw", skip_serializing_if = "Bytes::is_empty")]
+    pub data: Bytes,
+}
