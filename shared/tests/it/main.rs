@@ -3,4 +3,5 @@
 
 mod fossil;
 mod tidy;
+mod tokens;
 mod wire;

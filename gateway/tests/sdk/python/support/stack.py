@@ -5,6 +5,7 @@ import os
 import subprocess
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 SDK = Path(__file__).resolve().parents[2]
 TIDEGATE = Path(os.environ.get("SDK_TESTS_BIN", SDK.parents[2] / "target/debug")).resolve() / "tidegate"
@@ -99,3 +100,8 @@ class Stack:
         """Publishes as another service does, through NATS."""
         arguments = ["pub", channel, json.dumps(data), "--as-service", "--config", CONFIG]
         self._run(*arguments, TIDEGATE_NATS__URL=self._address("nats"))
+
+    def service_url(self):
+        """The broker's address with the credentials of a service."""
+        address = urlsplit(self._address("nats"))
+        return f"nats://service:dev-service@{address.netloc}"
