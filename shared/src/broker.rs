@@ -17,7 +17,10 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::sync::watch;
 
-use crate::config::{NatsConfig, NatsUser};
+use crate::{
+    config::{NatsConfig, NatsUser},
+    topology,
+};
 
 /// The oldest server whose behaviour the streams rest on.
 pub const MIN_SERVER: (i64, i64, i64) = (2, 14, 3);
@@ -76,10 +79,10 @@ pub struct Range {
 }
 
 /// What makes a stream this stream, and how far it has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamFacts {
-    /// When it was made, in milliseconds since 1970.
-    pub created: u64,
+    /// What its sequences belong to: [`topology::epoch`].
+    pub epoch: String,
     /// The sequence of its oldest message; when there is none, of the next one.
     pub first_seq: u64,
     /// The sequence of the newest message it ever had.
@@ -262,8 +265,11 @@ impl Broker {
         let stream =
             self.jetstream.get_stream(stream).await.map_err(|e| Refusal::Unavailable(e.to_string()))?;
         let info = stream.cached_info();
-        let created = u64::try_from(info.created.unix_timestamp_nanos() / 1_000_000).unwrap_or_default();
-        Ok(StreamFacts { created, first_seq: info.state.first_sequence, last_seq: info.state.last_sequence })
+        Ok(StreamFacts {
+            epoch: topology::epoch(info),
+            first_seq: info.state.first_sequence,
+            last_seq: info.state.last_sequence,
+        })
     }
 
     /// Waits until the server has read everything sent before, subscriptions included. `subject` is one nobody serves.

@@ -5,7 +5,9 @@
 use async_nats::jetstream::{
     self,
     consumer::{AckPolicy, pull},
-    stream::{Config as Stream, DiscardPolicy, PersistenceMode, Republish, RetentionPolicy, StorageType},
+    stream::{
+        Config as Stream, DiscardPolicy, Info, PersistenceMode, Republish, RetentionPolicy, StorageType,
+    },
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -27,6 +29,8 @@ pub const DEAD: &str = "TIDE_DEAD";
 
 /// Unacknowledged requests of one route over all workers: a bound on what can be under way.
 const MAX_ACK_PENDING: i64 = 4096;
+/// Where a stream says how often its epoch was changed by hand.
+const EPOCH: &str = "tidegate-epoch";
 /// How long a publication without history stays: only for the broker's own bookkeeping, nobody reads it.
 const EPHEMERAL_TTL: Duration = Duration::from_mins(1);
 
@@ -143,7 +147,10 @@ impl Topology {
                     jetstream.create_stream(self.stream(name)).await.map_err(|e| failed(&change.what, &e))?;
                 }
                 Step::UpdateStream(name) => {
-                    jetstream.update_stream(self.stream(name)).await.map_err(|e| failed(&change.what, &e))?;
+                    let found = jetstream.get_stream(name).await.map_err(|e| failed(&change.what, &e))?;
+                    let metadata = found.cached_info().config.metadata.clone();
+                    let wanted = Stream { metadata, ..self.stream(name) };
+                    jetstream.update_stream(wanted).await.map_err(|e| failed(&change.what, &e))?;
                 }
                 Step::Consumer(stream, name) => {
                     let consumers = self
@@ -165,6 +172,29 @@ impl Topology {
     fn stream(&self, name: &str) -> Stream {
         self.streams.iter().find(|stream| stream.name == name).cloned().unwrap_or_default()
     }
+}
+
+/// What the offsets of a stream belong to: the moment it was created, and how often somebody has said since then that its
+/// offsets mean something else.
+pub fn epoch(info: &Info) -> String {
+    let created = u64::try_from(info.created.unix_timestamp_nanos() / 1_000_000).unwrap_or_default();
+    match info.config.metadata.get(EPOCH) {
+        Some(count) => format!("{created:x}.{count}"),
+        None => format!("{created:x}"),
+    }
+}
+
+/// Says that the offsets of a namespace's stream mean something else from now on: it was restored from an older copy, so that
+/// clients may know positions that have been given to other publications. Returns the new epoch.
+pub async fn new_epoch(jetstream: &jetstream::Context, namespace: &str) -> Result<String, ApplyError> {
+    let name = channel_stream(namespace);
+    let what = format!("new epoch of stream {name}");
+    let stream = jetstream.get_stream(&name).await.map_err(|e| failed(&what, &e))?;
+    let mut config = stream.cached_info().config.clone();
+    let count = config.metadata.get(EPOCH).and_then(|count| count.parse::<u32>().ok()).unwrap_or_default();
+    config.metadata.insert(EPOCH.to_owned(), count.saturating_add(1).to_string());
+    let info = jetstream.update_stream(config).await.map_err(|e| failed(&what, &e))?;
+    Ok(epoch(&info))
 }
 
 fn is_absent(error: &jetstream::context::GetStreamError) -> bool {

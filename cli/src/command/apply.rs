@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use tidegate_cli::{output, stack::setup};
-use tidegate_shared::topology::Topology;
+use tidegate_shared::topology::{self, Topology};
 
 use crate::command::ConfigArgs;
 
@@ -15,6 +15,10 @@ pub(crate) struct Args {
     /// Only say what would be changed.
     #[arg(long)]
     dry_run: bool,
+    /// After the stream of this namespace was restored from an older copy: tell its clients, within half a minute, that their
+    /// positions mean nothing any more. May be given several times.
+    #[arg(long, value_name = "NAMESPACE")]
+    new_epoch: Vec<String>,
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -31,6 +35,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     } else {
         Topology::of(&config).apply(broker.jetstream(), &plan).await?;
         output::line(format!("{} changes carried out", plan.len()));
+    }
+    for namespace in args.new_epoch.iter().filter(|_| !args.dry_run) {
+        let epoch = topology::new_epoch(broker.jetstream(), namespace).await?;
+        output::line(format!("the channels of {namespace} are in epoch {epoch} from now on"));
     }
     Ok(ExitCode::SUCCESS)
 }

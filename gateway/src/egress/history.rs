@@ -79,7 +79,7 @@ impl History {
         let mut changed = Vec::new();
         for (namespace, kept) in &self.streams {
             let facts = self.broker.stream_facts(&kept.stream).await?;
-            let epoch: Arc<str> = format!("{:x}", facts.created).into();
+            let epoch: Arc<str> = facts.epoch.into();
             let mut known = kept.epoch.write().unwrap_or_else(PoisonError::into_inner);
             let first = known.is_empty();
             if *known != epoch {

@@ -7,8 +7,11 @@ use tidegate_cli::{
     client::{CallError, Client, Event, Events},
     stack::Stack,
 };
-use tidegate_shared::protocol::{
-    Command, Encoding, HistoryRequest, HistoryResult, StreamPosition, SubscribeRequest, SubscribeResult,
+use tidegate_shared::{
+    protocol::{
+        Command, Encoding, HistoryRequest, HistoryResult, StreamPosition, SubscribeRequest, SubscribeResult,
+    },
+    topology,
 };
 
 use crate::support::{connect, connect_as, event, eventually, get, quick, service, setup, start};
@@ -273,6 +276,27 @@ async fn a_stream_that_was_restored_from_an_older_copy_has_lost_its_end() {
     eventually("publishing works again", || async { client.publish("kept:a", "\"new\"").await.is_ok() })
         .await;
     assert_eq!(next(&mut events).await.0, "\"new\"");
+}
+
+#[tokio::test]
+async fn a_new_epoch_tells_clients_that_their_positions_mean_nothing_and_survives_apply() {
+    let stack = kept(1).await;
+    let (client, mut events) = connect(&stack, 0, "42").await;
+    let start = fresh(&client, "kept:a").await;
+    client.publish("kept:a", "1").await.unwrap();
+    let (_, offset) = next(&mut events).await;
+    let broker = tidegate_cli::stack::setup::connect(stack.config()).await.unwrap();
+    let epoch = topology::new_epoch(broker.jetstream(), "kept").await.unwrap();
+    assert_eq!(epoch, format!("{}.1", start.epoch));
+    let mut other = stack.config().clone();
+    other.namespaces.iter_mut().filter(|n| n.name == "kept").for_each(|n| n.history_size = 30);
+    assert_eq!(tidegate_cli::stack::setup::apply(&broker, &other).await.unwrap().len(), 1);
+    // Gateways look at their streams when the broker is back.
+    stack.hold("nats").await.unwrap();
+    stack.start_process("nats").await.unwrap();
+    event(&mut events, |event| matches!(event, Event::Unsubscribed { code: 2500, .. }).then_some(())).await;
+    let again = resume(&client, "kept:a", offset, &start.epoch).await;
+    assert!(!again.recovered && again.was_recovering && again.epoch == epoch, "{again:?}");
 }
 
 #[tokio::test]
