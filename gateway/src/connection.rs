@@ -39,6 +39,7 @@ use crate::{
     ingress::Ingress,
     keys::Keys,
     metrics::Metrics,
+    presence::Present,
     rules::Rules,
     session::{Effect, Effects, Now, Session},
 };
@@ -74,8 +75,8 @@ pub(crate) struct Connection {
     transport: Transport,
     one_way: Option<Box<OneWay>>,
     work: Option<Box<Work>>,
-    held: Vec<(Channel, Held)>,
-    personal: Option<Channel>,
+    held: Vec<(Channel, Held, Option<Box<Present>>)>,
+    personal: Option<(Channel, Option<Box<Present>>)>,
     /// Commands that came while `connect` is being answered.
     stash: Vec<Command>,
     drain: Option<Drain>,
@@ -310,6 +311,17 @@ impl Connection {
                     Done::Paged { command, page: page.map_err(|refusal| codes::INTERNAL.because(refusal)) }
                 }));
             }
+            Effect::Presence { command, channel, question } => {
+                let shared = Arc::clone(&self.shared);
+                let work = self.work();
+                // A large channel is a large answer: counted like what is stored.
+                work.in_flight += 1;
+                work.tasks.push(Box::pin(async move {
+                    let members = shared.egress.presence.members(&channel).await;
+                    let members = members.map_err(|refusal| codes::INTERNAL.because(refusal));
+                    Done::Present { command, question, members }
+                }));
+            }
             Effect::Call { command, mode, request } => {
                 let (ingress, turn, deadline) = self.publish_slot();
                 self.work().tasks.push(Box::pin(async move {
@@ -333,8 +345,9 @@ impl Connection {
             }
             Effect::Interest { ticket, channel, resume, or_refuse } => {
                 let shared = Arc::clone(&self.shared);
+                let member = self.session.member(&channel);
                 self.work().tasks.push(Box::pin(async move {
-                    let result = shared.ready(&channel, resume.as_ref(), or_refuse).await;
+                    let result = shared.ready(&channel, resume.as_ref(), or_refuse, member).await;
                     Done::Received { ticket, channel, result }
                 }));
             }
@@ -342,7 +355,7 @@ impl Connection {
             Effect::Leave { channel } => {
                 let client = self.session.client();
                 self.shared.hub.quit(&channel, |feed| feed.leave(client));
-                self.held.retain(|(held, _)| *held != channel);
+                self.held.retain(|(held, ..)| *held != channel);
             }
             Effect::Close(disconnect) => return Err(End::Close(disconnect)),
         }

@@ -23,6 +23,7 @@ use crate::{
     hub::{Hub, Reach},
     ingress::Ingress,
     metrics::Metrics,
+    presence::Presence,
     waiting::Waiting,
 };
 
@@ -44,6 +45,7 @@ pub(crate) struct Egress {
     pub(crate) history: Arc<History>,
     pub(crate) waiting: Waiting,
     pub(crate) ingress: Arc<Ingress>,
+    pub(crate) presence: Arc<Presence>,
     pub(crate) metrics: Metrics,
     pub(crate) lifecycle: Lifecycle,
 }
@@ -57,6 +59,10 @@ impl Egress {
         let personal = client.subscribe(self.subjects.all_live(USER_NAMESPACE)).await?;
         let pushes = client.subscribe(self.subjects.pushes_of(gateway)).await?;
         let push_all = client.subscribe(self.subjects.push_all()).await?;
+        let mut changes = Vec::new();
+        if self.presence.telling().contains(USER_NAMESPACE) {
+            changes.push(client.subscribe(self.subjects.all_here(USER_NAMESPACE)).await?);
+        }
         self.broker.barrier(self.subjects.barrier()).await?;
         self.history.refresh().await?;
         let this = self.clone();
@@ -65,6 +71,9 @@ impl Egress {
         self.spawn(personal, |this, message| this.publication(&message));
         self.spawn(pushes, |this, message| this.push_client(&message));
         self.spawn(push_all, |this, message| this.push_all(&message));
+        for changes in changes {
+            self.spawn(changes, |this, message| this.change(&message));
+        }
         Ok(())
     }
 
@@ -114,6 +123,14 @@ impl Egress {
                 let this = self.clone();
                 self.lifecycle.spawn(async move { this.heal(&feed, after).await });
             }
+        }
+    }
+
+    /// Somebody came to a channel or left it.
+    pub(crate) fn change(&self, message: &Message) {
+        let feed = self.subjects.here_key(&message.subject).and_then(|key| self.hub.feed(key));
+        if let (Some(feed), Some(change)) = (feed, Presence::change(message)) {
+            self.metrics.delivered(Reach(feed.tell(&change)));
         }
     }
 

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use tidegate_shared::{
     filter::{self, FilterNode},
     id::ClientId,
-    protocol::{Publication, Reply},
+    protocol::{ClientInfo, Publication, Reply},
 };
 
 use crate::{
@@ -52,6 +52,22 @@ struct Member {
     wish: Option<Box<Wish>>,
     /// Whether it has the newest publication whole, so that the next may be a patch.
     has_newest: bool,
+    /// Whether it is told who comes and leaves.
+    hears: bool,
+}
+
+/// What somebody who joins asks for.
+#[derive(Debug, Default)]
+pub(crate) struct Asked {
+    pub(crate) wish: Option<Box<Wish>>,
+    /// To be told who comes and leaves, beginning with itself, who is this.
+    pub(crate) hears_as: Option<Box<ClientInfo>>,
+}
+
+impl From<Option<Box<Wish>>> for Asked {
+    fn from(wish: Option<Box<Wish>>) -> Self {
+        Self { wish, hears_as: None }
+    }
 }
 
 /// What a member wants beyond plain publications. Most want nothing.
@@ -97,6 +113,14 @@ struct Window {
 pub(crate) struct Pin {
     pub(crate) offset: u64,
     _window: Arc<()>,
+}
+
+/// Somebody came to the channel or left it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Change {
+    pub(crate) info: ClientInfo,
+    /// Whether it came; otherwise it left.
+    pub(crate) joined: bool,
 }
 
 /// A publication as the broker repeated it.
@@ -204,7 +228,7 @@ impl Feed {
         &self,
         client: ClientId,
         outbox: &Arc<Outbox>,
-        wish: Option<Box<Wish>>,
+        asked: impl Into<Asked>,
         resume: Option<u64>,
         tell: impl FnOnce(Joined) -> T,
     ) {
@@ -219,11 +243,20 @@ impl Feed {
             Told::Nothing => {}
             Told::Left => return,
         }
+        let Asked { wish, hears_as } = asked.into();
+        let hears = hears_as.is_some();
+        // Others hear of it from the broker, itself does so behind its answer.
+        if let Some(info) = hears_as {
+            let come = Reply::join(&*self.name, info.suited_to(outbox.dialect().encoding()));
+            if let Ok(frame) = outbox.dialect().encode(&come) {
+                outbox.push(frame);
+            }
+        }
         let has_newest = newest.is_some();
         if has_newest && wish.as_ref().is_some_and(|wish| wish.delta) {
             state.newest = newest;
         }
-        state.add(client, Member { outbox: Arc::clone(outbox), wish, has_newest });
+        state.add(client, Member { outbox: Arc::clone(outbox), wish, has_newest, hears });
     }
 
     /// Removes a member.
@@ -235,6 +268,20 @@ impl Feed {
                 state.more.remove(client);
             }
         }
+    }
+
+    /// Tells those who asked for it that somebody else came or left; returns how many.
+    pub(crate) fn tell(&self, change: &Change) -> usize {
+        let mut message = Encoded::new(|encoding, _| {
+            let info = change.info.clone().suited_to(encoding);
+            if change.joined { Reply::join(&*self.name, info) } else { Reply::leave(&*self.name, info) }
+        });
+        let state = self.lock();
+        let members = state.first.iter().map(|(client, member)| (client, member)).chain(&state.more);
+        members
+            .filter(|(client, member)| member.hears && client.as_str() != change.info.client)
+            .map(|(_, member)| message.deliver(&member.outbox, Form::Plain))
+            .sum()
     }
 
     /// Takes a live publication of a channel with history.

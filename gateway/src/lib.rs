@@ -16,6 +16,7 @@ mod ingress;
 mod keys;
 mod metrics;
 mod origin;
+mod presence;
 mod rules;
 mod session;
 mod waiting;
@@ -47,6 +48,7 @@ use crate::{
     keys::{Keys, Pace},
     metrics::Metrics,
     origin::Origins,
+    presence::Presence,
     rules::Rules,
     waiting::Waiting,
 };
@@ -110,7 +112,7 @@ impl Gateway {
         tracing::info!(gateway.id = shared.rules.gateway.as_str(), listen = %config.gateway.listen, "serving");
         let _ = vitals.serving.set(broker);
         lifecycle.draining().await;
-        drain(&shared.hub, &config, &lifecycle).await;
+        drain(&shared, &config, &lifecycle).await;
         Ok(())
     }
 }
@@ -154,6 +156,8 @@ async fn wire(
     let recovery = config.gateway.limits.recovery;
     let history = Arc::new(History::new(broker.clone(), subjects.clone(), &namespaces, recovery));
     let ingress = Arc::new(Ingress::new(broker.clone(), subjects.clone(), waiting.clone(), metrics.clone()));
+    let presence = Presence::new(config, broker.clone(), gateway.clone(), metrics.clone(), lifecycle.clone());
+    presence.start(subjects.barrier()).await?;
     let egress = Egress {
         broker,
         subjects,
@@ -161,6 +165,7 @@ async fn wire(
         history,
         waiting,
         ingress: Arc::clone(&ingress),
+        presence,
         metrics: metrics.clone(),
         lifecycle: lifecycle.clone(),
     };
@@ -179,14 +184,18 @@ async fn wire(
 }
 
 /// Lets what is under way settle, closes the connections, and ends the tasks that served them.
-async fn drain(hub: &Hub, config: &Config, lifecycle: &Lifecycle) {
-    let drain = &config.gateway.drain;
+async fn drain(shared: &Shared, config: &Config, lifecycle: &Lifecycle) {
+    let (hub, drain) = (&shared.hub, &config.gateway.drain);
     tracing::info!(connections = hub.len(), "draining");
     hub.drain(drain.settle, drain.window);
     let limit = drain.settle.max(drain.window) + LAST_MOMENT;
     tokio::select! {
         () = hub.emptied() => {}
         () = tokio::time::sleep(limit) => tracing::warn!(connections = hub.len(), "connections left after draining"),
+        () = lifecycle.stopping() => {}
+    }
+    tokio::select! {
+        () = shared.egress.presence.finish() => {}
         () = lifecycle.stopping() => {}
     }
     lifecycle.finish(LAST_MOMENT).await;

@@ -34,6 +34,15 @@ pub(crate) struct Metrics {
     window_reads: Counter,
     recoveries: Family<Reason, Counter>,
     jwks_fetches: Family<Fetch, Counter>,
+    presence_members: Gauge,
+    presence_gateways: Gauge,
+    presence_changes: Family<Kind, Counter>,
+    presence_reads: Counter,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Kind {
+    change: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -76,6 +85,26 @@ impl Metrics {
         let window_reads = Counter::default();
         let recoveries = Family::default();
         let jwks_fetches = Family::default();
+        let presence_members = Gauge::default();
+        let presence_gateways = Gauge::default();
+        let presence_changes = Family::default();
+        let presence_reads = Counter::default();
+        registry.register(
+            "presence_members",
+            "Memberships in channels that this gateway keeps in the broker",
+            presence_members.clone(),
+        );
+        registry.register(
+            "presence_gateways",
+            "Gateways that live, this one included",
+            presence_gateways.clone(),
+        );
+        registry.register(
+            "presence_changes",
+            "What this gateway changed of who is there",
+            presence_changes.clone(),
+        );
+        registry.register("presence_reads", "Channels whose members were read", presence_reads.clone());
         registry.register("jwks_fetches", "Fetches of issuers' keys, by how they went", jwks_fetches.clone());
         registry.register("connections", "Open WebSocket connections", connections.clone());
         registry.register(
@@ -137,6 +166,10 @@ impl Metrics {
             window_reads,
             recoveries,
             jwks_fetches,
+            presence_members,
+            presence_gateways,
+            presence_changes,
+            presence_reads,
         }
     }
 
@@ -202,6 +235,22 @@ impl Metrics {
 
     pub(crate) fn keys_fetched(&self, issuer: &str, outcome: &'static str) {
         self.jwks_fetches.get_or_create(&Fetch { issuer: issuer.to_owned(), outcome }).inc();
+    }
+
+    pub(crate) fn presence_members(&self, members: usize) {
+        self.presence_members.set(i64::try_from(members).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn presence_gateways(&self, gateways: usize) {
+        self.presence_gateways.set(i64::try_from(gateways).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn presence_changed(&self, change: &'static str) {
+        self.presence_changes.get_or_create(&Kind { change }).inc();
+    }
+
+    pub(crate) fn presence_read(&self) {
+        self.presence_reads.inc();
     }
 
     pub(crate) fn late_answer(&self) {

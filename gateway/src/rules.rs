@@ -73,6 +73,25 @@ impl Rules {
         Some((namespace.history_size, namespace.allow_history))
     }
 
+    /// Whether it is kept who is in a channel.
+    pub(crate) fn has_members(&self, channel: &Channel) -> bool {
+        self.namespaces.get(channel.namespace()).is_some_and(Namespace::has_members)
+    }
+
+    /// Whether it can be asked who is in a channel, and who may ask; nothing if its namespace is not declared.
+    pub(crate) fn presence(&self, channel: &Channel) -> Option<(bool, Audience)> {
+        let namespace = self.namespaces.get(channel.namespace())?;
+        Some((namespace.presence, namespace.allow_presence))
+    }
+
+    /// Whether a subscriber of a channel is told who comes and leaves.
+    pub(crate) fn hears(&self, channel: &Channel, authenticated: bool, asked: bool) -> bool {
+        self.namespaces.get(channel.namespace()).is_some_and(|namespace| {
+            let may_ask = namespace.allow_presence.includes(authenticated);
+            namespace.join_leave && (namespace.force_join_leave || asked && may_ask)
+        })
+    }
+
     /// What a subscription asks for beyond plain publications, as far as its namespace grants it.
     pub(crate) fn wish(
         &self,

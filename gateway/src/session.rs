@@ -25,11 +25,12 @@ use self::{
     liveness::{Due, Liveness},
     subscriptions::Subscriptions,
 };
-pub(crate) use self::{server_side::Chosen, subscribe::Position};
+pub(crate) use self::{presence::Question, server_side::Chosen, subscribe::Position};
 use crate::{feed::Resume, rules::Rules};
 
 mod connect;
 mod liveness;
+mod presence;
 mod request;
 mod server_side;
 mod subscribe;
@@ -99,6 +100,8 @@ pub(crate) enum Effect {
     Interest { ticket: u32, channel: Channel, resume: Option<Resume>, or_refuse: bool },
     /// Read past publications; `paged` tells them.
     History { command: u32, channel: Channel, ask: Box<HistoryRequest> },
+    /// Read who is in a channel; `present` tells it.
+    Presence { command: u32, channel: Channel, question: Question },
     /// A token names a key of this issuer that is not here: see to it that the issuer's keys are fetched.
     FetchKeys { issuer: usize },
     /// No more publications of this channel.
@@ -207,11 +210,13 @@ impl Session {
             (Phase::Connected(_), Verb::Refresh(request)) => self.refresh(id, &request, now),
             (Phase::Connected(_), Verb::History(request)) => self.history(id, request),
             (Phase::Connected(_), Verb::SubRefresh(request)) => self.sub_refresh(id, &request, now),
-            // Presence is switched off in every namespace there is.
-            (
-                Phase::Connected(_),
-                Verb::Ping | Verb::Presence(_) | Verb::PresenceStats(_) | Verb::Unknown,
-            ) => refuse(id, codes::NOT_AVAILABLE),
+            (Phase::Connected(_), Verb::Presence(request)) => {
+                self.presence(id, &request.channel, Question::Who)
+            }
+            (Phase::Connected(_), Verb::PresenceStats(request)) => {
+                self.presence(id, &request.channel, Question::HowMany)
+            }
+            (Phase::Connected(_), Verb::Ping | Verb::Unknown) => refuse(id, codes::NOT_AVAILABLE),
         }
     }
 

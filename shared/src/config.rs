@@ -52,6 +52,8 @@ pub struct Config {
     pub streams: StreamsConfig,
     /// The gateway.
     pub gateway: GatewayConfig,
+    /// Who is in the channels.
+    pub presence: PresenceConfig,
     /// Who may connect.
     pub auth: AuthConfig,
     /// Whose tokens are accepted besides those `auth` describes.
@@ -231,6 +233,15 @@ pub struct DrainConfig {
     /// How long closing the connections is spread over.
     #[serde(with = "unit::duration")]
     pub window: Duration,
+}
+
+/// Who is in the channels.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PresenceConfig {
+    /// How long after a gateway's last sign of life its clients count as gone.
+    #[serde(with = "unit::duration")]
+    pub lease: Duration,
 }
 
 /// Who may connect.

@@ -44,6 +44,14 @@ pub const CONTENT_TYPE: &str = "Content-Type";
 pub const MSG_ID: &str = "Nats-Msg-Id";
 /// The broker's time to live of one message.
 pub const TTL: &str = "Nats-TTL";
+/// On what the broker repeats, and on what is read of a stream: the message's subject there.
+pub const SUBJECT: &str = "Nats-Subject";
+/// And its sequence.
+pub const SEQUENCE: &str = "Nats-Sequence";
+/// The broker stores a message only if this is the sequence of the last one on its subject.
+pub const EXPECTED_LAST: &str = "Nats-Expected-Last-Subject-Sequence";
+/// Why a message marks the end of those before it on its subject.
+pub const MARKER_REASON: &str = "Nats-Marker-Reason";
 /// When the broker publishes a parked message.
 pub const SCHEDULE: &str = "Nats-Schedule";
 /// Where it publishes it.

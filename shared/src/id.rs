@@ -47,6 +47,11 @@ impl ClientId {
         two_tokens(text).then(|| Self(text.into()))
     }
 
+    /// Returns the gateway that holds the connection.
+    pub fn gateway(&self) -> GatewayId {
+        GatewayId(self.0.split('.').next().unwrap_or_default().into())
+    }
+
     /// Returns the id's text: two subject tokens.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -274,6 +274,20 @@ impl Reply {
         Self { push: Some(push), ..Self::default() }
     }
 
+    /// Somebody came to `channel`.
+    pub fn join(channel: impl Into<String>, info: ClientInfo) -> Self {
+        let push =
+            Push { channel: channel.into(), join: Some(Presence { info: Some(info) }), ..Push::default() };
+        Self { push: Some(push), ..Self::default() }
+    }
+
+    /// Somebody left `channel`.
+    pub fn leave(channel: impl Into<String>, info: ClientInfo) -> Self {
+        let push =
+            Push { channel: channel.into(), leave: Some(Presence { info: Some(info) }), ..Push::default() };
+        Self { push: Some(push), ..Self::default() }
+    }
+
     /// A message outside any channel.
     pub fn message(data: Bytes) -> Self {
         let push = Push { message: Some(Message { data }), ..Push::default() };

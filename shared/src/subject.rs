@@ -161,6 +161,56 @@ impl Subjects {
         format!("{}.live.{namespace}.*", self.prefix)
     }
 
+    /// A member of a channel.
+    pub fn member(&self, channel: &Channel, client: &ClientId) -> String {
+        format!("{}.presence.member.{}.{}.{client}", self.prefix, channel.namespace(), channel.token())
+    }
+
+    /// The members of one channel.
+    pub fn members_of_channel(&self, channel: &Channel) -> String {
+        format!("{}.presence.member.{}.{}.*.*", self.prefix, channel.namespace(), channel.token())
+    }
+
+    /// The members of all channels that are connected to one gateway.
+    pub fn members_of_gateway(&self, gateway: &GatewayId) -> String {
+        format!("{}.presence.member.*.*.{}.*", self.prefix, gateway.as_str())
+    }
+
+    /// The members of all channels.
+    pub fn all_members(&self) -> String {
+        format!("{}.presence.member.*.*.*.*", self.prefix)
+    }
+
+    /// A gateway's sign of life.
+    pub fn lease(&self, gateway: &GatewayId) -> String {
+        format!("{}.presence.gateway.{}", self.prefix, gateway.as_str())
+    }
+
+    /// The signs of life of all gateways.
+    pub fn all_leases(&self) -> String {
+        format!("{}.presence.gateway.*", self.prefix)
+    }
+
+    /// Members and signs of life: what TIDE_PRESENCE keeps, and where the broker repeats it.
+    pub fn all_presence(&self) -> (String, String) {
+        (format!("{}.presence.>", self.prefix), format!("{}.here.>", self.prefix))
+    }
+
+    /// The live copies of who comes to a channel and leaves it.
+    pub fn here(&self, channel: &Channel) -> String {
+        format!("{}.here.member.{}.{}.*.*", self.prefix, channel.namespace(), channel.token())
+    }
+
+    /// The same for all channels of a namespace.
+    pub fn all_here(&self, namespace: &str) -> String {
+        format!("{}.here.member.{namespace}.*.*.*", self.prefix)
+    }
+
+    /// The live copies of the signs of life of all gateways.
+    pub fn here_leases(&self) -> String {
+        format!("{}.here.gateway.*", self.prefix)
+    }
+
     /// A message for one connection.
     pub fn push_client(&self, client: &ClientId) -> String {
         format!("{}.push.client.{client}", self.prefix)
@@ -202,6 +252,17 @@ impl Subjects {
         subject.get(end + 1..)
     }
 
+    /// The gateway whose sign of life has this subject.
+    pub fn gateway_in(subject: &str) -> Option<GatewayId> {
+        GatewayId::parse(subject.rsplit('.').next()?)
+    }
+
+    /// The `<namespace>.<token>` of the live copy of somebody's coming or leaving.
+    pub fn here_key<'a>(&self, subject: &'a str) -> Option<&'a str> {
+        let rest = subject.strip_prefix(&*self.prefix)?.strip_prefix(".here.member.")?;
+        rest.get(..rest.rmatch_indices('.').nth(1)?.0)
+    }
+
     /// The `<namespace>.<token>` of a live publication's subject.
     pub fn live_key<'a>(&self, subject: &'a str) -> Option<&'a str> {
         subject.strip_prefix(&*self.prefix)?.strip_prefix(".live.")
@@ -236,6 +297,32 @@ mod tests {
     fn a_person_can_type_a_channels_subject() {
         assert_eq!(subjects().channel(&Channel::parse("chat:lobby").unwrap()), "tide.ch.chat.lobby");
         assert_eq!(subjects().channel(&Channel::personal("42")), "tide.ch.user.42");
+    }
+
+    #[test]
+    fn a_members_subject_says_where_and_who() {
+        let gateway = GatewayId::random();
+        let client = ClientId::random(&gateway);
+        let channel = Channel::parse("chat:a:b").unwrap();
+        let member = subjects().member(&channel, &client);
+        assert_eq!(member, format!("tide.presence.member.chat.a=3Ab.{client}"));
+        assert_eq!(Subjects::id_in(&member), Some(client.as_str()));
+        for filter in [
+            subjects().members_of_channel(&channel),
+            subjects().members_of_gateway(&gateway),
+            subjects().all_members(),
+        ] {
+            assert!(takes(&filter, &member), "{filter}");
+        }
+        assert!(!takes(&subjects().members_of_gateway(&GatewayId::random()), &member));
+        assert!(!takes(&subjects().members_of_channel(&Channel::parse("chat:a").unwrap()), &member));
+        let here = member.replace(".presence.", ".here.");
+        assert!(takes(&subjects().here(&channel), &here) && takes(&subjects().all_here("chat"), &here));
+        assert_eq!(subjects().here_key(&here), Some("chat.a=3Ab"));
+        let lease = subjects().lease(&gateway);
+        assert!(takes(&subjects().all_leases(), &lease) && !takes(&subjects().all_members(), &lease));
+        assert_eq!(Subjects::gateway_in(&lease), Some(gateway.clone()));
+        assert_eq!(client.gateway(), gateway);
     }
 
     #[test]

@@ -27,12 +27,18 @@ pub const REPLY: &str = "TIDE_REPLY";
 /// Requests whose every attempt failed.
 pub const DEAD: &str = "TIDE_DEAD";
 
+/// Who is in the channels, and which gateways live.
+pub const PRESENCE: &str = "TIDE_PRESENCE";
+
 /// Unacknowledged requests of one route over all workers: a bound on what can be under way.
 const MAX_ACK_PENDING: i64 = 4096;
 /// Where a stream says how often its epoch was changed by hand.
 const EPOCH: &str = "tidegate-epoch";
 /// How long a publication without history stays: only for the broker's own bookkeeping, nobody reads it.
 const EPHEMERAL_TTL: Duration = Duration::from_mins(1);
+
+/// How long the broker remembers that a gateway's lease has ended.
+const ENDED_LEASE_TTL: Duration = Duration::from_secs(5);
 
 /// Everything a configuration needs in the broker.
 #[derive(Debug, Clone)]
@@ -83,6 +89,7 @@ impl Topology {
             parked(config, &subjects),
             answers(config, &subjects),
             dead_letters(config, &subjects),
+            presence(config, &subjects),
         ];
         streams.extend(config.all_namespaces().iter().map(|n| publications(config, &subjects, n)));
         let consumers = config.routes.iter().flat_map(|route| {
@@ -293,6 +300,24 @@ fn publications(config: &Config, subjects: &Subjects, namespace: &Namespace) -> 
         persist_mode: (!history && config.streams.replicas == 1).then_some(PersistenceMode::Async),
         republish: Some(Republish { source: kept.clone(), destination: repeated, headers_only: false }),
         ..base(config, channel_stream(&namespace.name), kept)
+    }
+}
+
+/// Who is in the channels: one message a member, one a living gateway. The end of a lease is repeated as any message is.
+///
+/// A file for the same reason, and worth no synced write either: after a crash of the broker gateways compare and repair.
+fn presence(config: &Config, subjects: &Subjects) -> Stream {
+    let (kept, repeated) = subjects.all_presence();
+    Stream {
+        max_messages_per_subject: 1,
+        allow_message_ttl: true,
+        subject_delete_marker_ttl: Some(ENDED_LEASE_TTL),
+        // The server turns this on by itself for the markers; asking for it keeps the comparison honest.
+        allow_rollup: true,
+        deny_delete: true,
+        persist_mode: (config.streams.replicas == 1).then_some(PersistenceMode::Async),
+        republish: Some(Republish { source: kept.clone(), destination: repeated, headers_only: false }),
+        ..base(config, PRESENCE, kept)
     }
 }
 

@@ -7,13 +7,15 @@ use std::sync::Arc;
 use futures_util::future::try_join_all;
 use tidegate_shared::{
     channel::Channel,
-    protocol::{self, codes},
+    id::ClientId,
+    protocol::{self, ClientInfo, codes},
 };
 
 use super::{Connection, End, Outbox, Shared, now, work::Done};
 use crate::{
     egress::interest::Held,
-    feed::{Feed, Pin, Resume, Told},
+    feed::{Asked, Feed, Pin, Resume, Told},
+    presence::Present,
     session::{Chosen, Position},
 };
 
@@ -24,6 +26,9 @@ pub(super) struct Ready {
     held: Option<Held>,
     /// The offset to resume from, if that is possible.
     resume: Option<Pin>,
+    /// The membership, where it is kept who is in a channel, and what is said of the client there.
+    present: Option<Box<Present>>,
+    member: Option<Box<ClientInfo>>,
 }
 
 impl Connection {
@@ -33,10 +38,11 @@ impl Connection {
         let Self { shared, session, outbox, one_way, .. } = self;
         let (client, dialect) = (session.client().clone(), outbox.dialect());
         let mut told = Ok(false);
-        let wish = session.wish(ticket);
+        let hears_as = ready.member.filter(|_| session.hears(ticket));
+        let asked = Asked { wish: session.wish(ticket), hears_as };
         let mut heard = None;
         let Some(held) = ready.held else { return Ok(()) };
-        held.feed.join(client, outbox, wish, ready.resume.as_ref().map(|pin| pin.offset), |joined| {
+        held.feed.join(client, outbox, asked, ready.resume.as_ref().map(|pin| pin.offset), |joined| {
             let Some(reply) = session.subscribed(ticket, &channel, &Position { joined, epoch }) else {
                 return Told::Left;
             };
@@ -54,20 +60,23 @@ impl Connection {
         });
         // A subscription that was given up meanwhile gives its share back.
         if told? {
-            self.held.push((channel, held));
+            self.held.push((channel, held, ready.present));
         }
         heard.map_or(Ok(()), |heard| self.heard(heard))
     }
 
     /// Begins with these channels, and with those alone that need no preparation at once.
     pub(super) fn begin(&mut self, chosen: Vec<Chosen>) -> Result<(), End> {
-        if chosen.iter().all(|one| one.channel.personal_user().is_some() && one.resume.is_none()) {
+        let members: Vec<_> = chosen.iter().map(|one| self.session.member(&one.channel)).collect();
+        let at_once = |one: &Chosen| one.channel.personal_user().is_some() && one.resume.is_none();
+        if chosen.iter().all(at_once) && members.iter().all(Option::is_none) {
             let ready = chosen.iter().map(|_| Ready::default()).collect();
             return self.welcome(&chosen, ready);
         }
         let shared = Arc::clone(&self.shared);
         self.work().tasks.push(Box::pin(async move {
-            let ready = try_join_all(chosen.iter().map(|one| shared.ready_to_begin(one))).await;
+            let ready = chosen.iter().zip(members).map(|(one, member)| shared.ready_to_begin(one, member));
+            let ready = try_join_all(ready).await;
             Done::Chosen { chosen, ready }
         }));
         Ok(())
@@ -79,22 +88,23 @@ impl Connection {
         let Self { shared, session, outbox, one_way, transport, .. } = self;
         outbox.open();
         let mut positions = Vec::new();
-        for (one, Ready { held, resume }) in chosen.iter().zip(ready) {
+        for (one, Ready { held, resume, present, member }) in chosen.iter().zip(ready) {
             let client = session.client().clone();
             let offset = resume.as_ref().map(|pin| pin.offset);
             let epoch = shared.egress.history.epoch(&one.channel);
+            let hears_as = member.filter(|_| session.hears_unasked(&one.channel));
             let join = |feed: &Arc<Feed>| {
-                feed.join(client, outbox, None, offset, |joined| {
+                feed.join(client, outbox, Asked { wish: None, hears_as }, offset, |joined| {
                     positions.push(Position { joined, epoch });
                     Told::Nothing
                 });
             };
             if let Some(held) = held {
                 join(&held.feed);
-                self.held.push((one.channel.clone(), held));
+                self.held.push((one.channel.clone(), held, present));
             } else {
                 shared.with_personal_feed(&one.channel, join);
-                self.personal = Some(one.channel.clone());
+                self.personal = Some((one.channel.clone(), present));
             }
         }
         let Some(mut reply) = session.welcomed(&positions) else { return Ok(()) };
@@ -122,10 +132,12 @@ impl Connection {
 
     pub(super) fn leave_all(&mut self) {
         let client = self.session.client();
-        for channel in self.held.iter().map(|(channel, _)| channel).chain(&self.personal) {
+        let personal = self.personal.iter().map(|(channel, _)| channel);
+        for channel in self.held.iter().map(|(channel, ..)| channel).chain(personal) {
             self.shared.hub.quit(channel, |feed| feed.leave(client));
         }
         self.held.clear();
+        self.personal = None;
         self.shared.hub.unregister(client);
     }
 }
@@ -137,27 +149,51 @@ impl Shared {
         channel: &Channel,
         resume: Option<&Resume>,
         or_refuse: bool,
+        member: Option<Box<ClientInfo>>,
     ) -> Result<Ready, protocol::Error> {
         let held = self.interests.hold(channel).await.map_err(|error| codes::INTERNAL.because(error))?;
-        let Some(resume) = resume else { return Ok(Ready { held: Some(held), resume: None }) };
-        let prepared = self.egress.prepare(channel, &held.feed, resume).await;
-        let from = prepared.map_err(|refusal| codes::INTERNAL.because(refusal))?;
-        if from.is_none() && or_refuse && self.egress.history.keeps(channel) {
-            return Err(codes::UNRECOVERABLE.error());
+        let mut from = None;
+        if let Some(resume) = resume {
+            let prepared = self.egress.prepare(channel, &held.feed, resume).await;
+            from = prepared.map_err(|refusal| codes::INTERNAL.because(refusal))?;
+            if from.is_none() && or_refuse && self.egress.history.keeps(channel) {
+                return Err(codes::UNRECOVERABLE.error());
+            }
         }
-        Ok(Ready { held: Some(held), resume: from })
+        let present = self.present(channel, member.as_deref()).await?;
+        Ok(Ready { held: Some(held), resume: from, present, member })
+    }
+
+    /// Sees to it that whoever asks now finds the client in the channel.
+    async fn present(
+        &self,
+        channel: &Channel,
+        member: Option<&ClientInfo>,
+    ) -> Result<Option<Box<Present>>, protocol::Error> {
+        let client = member.and_then(|member| Some((member, ClientId::parse(&member.client)?)));
+        let Some((member, client)) = client else { return Ok(None) };
+        let present = self.egress.presence.join(channel, &client, member).await;
+        present.map(|present| Some(Box::new(present))).map_err(|refusal| codes::INTERNAL.because(refusal))
     }
 
     /// The same for a channel that a connection begins with.
-    async fn ready_to_begin(&self, one: &Chosen) -> Result<Ready, protocol::Error> {
+    async fn ready_to_begin(
+        &self,
+        one: &Chosen,
+        member: Option<Box<ClientInfo>>,
+    ) -> Result<Ready, protocol::Error> {
         let (channel, resume) = (&one.channel, one.resume.as_ref());
         if channel.personal_user().is_none() {
-            return self.ready(channel, resume, false).await;
+            return self.ready(channel, resume, false, member).await;
         }
-        let Some(resume) = resume else { return Ok(Ready::default()) };
-        let feed = self.with_personal_feed(channel, Arc::clone);
-        let from = self.egress.prepare(channel, &feed, resume).await;
-        Ok(Ready { held: None, resume: from.map_err(|refusal| codes::INTERNAL.because(refusal))? })
+        let mut from = None;
+        if let Some(resume) = resume {
+            let feed = self.with_personal_feed(channel, Arc::clone);
+            let prepared = self.egress.prepare(channel, &feed, resume).await;
+            from = prepared.map_err(|refusal| codes::INTERNAL.because(refusal))?;
+        }
+        let present = self.present(channel, member.as_deref()).await?;
+        Ok(Ready { held: None, resume: from, present, member })
     }
 
     /// Uses a personal channel, whose publications reach every gateway anyway: its position needs no read.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tidegate_shared::{
     channel::Channel,
-    protocol::{self, HistoryResult},
+    protocol::{self, HistoryResult, PresenceResult},
 };
 use tokio::time::Instant;
 
@@ -17,7 +17,7 @@ use crate::{
         Ingress, Settled,
         turn::{Turn, Turns},
     },
-    session::{CallEnd, Chosen, Session},
+    session::{CallEnd, Chosen, Question, Session},
 };
 
 /// What is under way for one connection; an idle one has none.
@@ -36,6 +36,7 @@ pub(super) enum Done {
     Sent { result: Result<(), protocol::Error> },
     Received { ticket: u32, channel: Channel, result: Result<Ready, protocol::Error> },
     Chosen { chosen: Vec<Chosen>, ready: Result<Vec<Ready>, protocol::Error> },
+    Present { command: u32, question: Question, members: Result<PresenceResult, protocol::Error> },
     Paged { command: u32, page: Result<Option<HistoryResult>, protocol::Error> },
 }
 
@@ -78,6 +79,10 @@ impl Connection {
                 }
                 Err(_) => self.session.not_welcomed(now().instant),
             },
+            Done::Present { command, question, members } => {
+                self.landed();
+                self.session.present(command, question, members)
+            }
             Done::Paged { command, page } => self.session.paged(command, page),
         };
         if self.work.as_ref().is_some_and(|work| work.tasks.is_empty()) {

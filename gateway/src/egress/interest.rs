@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use async_nats::{Message, Subscriber};
 use futures_util::StreamExt;
 use tidegate_shared::channel::Channel;
 use tokio::{
@@ -90,6 +91,11 @@ impl Interests {
         let broker = &self.egress.broker;
         let subject = self.egress.subjects.live(channel);
         let mut messages = broker.client().subscribe(subject).await.map_err(|e| failed(&e))?;
+        let mut changes = None;
+        if self.egress.presence.tells(channel) {
+            let subject = self.egress.subjects.here(channel);
+            changes = Some(broker.client().subscribe(subject).await.map_err(|e| failed(&e))?);
+        }
         // Flushing would only empty our own buffer: the barrier's answer shows that the server has read the SUB.
         broker.barrier(self.egress.subjects.barrier()).await.map_err(|e| failed(&e))?;
         if let Some(position) = self.egress.history.position(channel).await.map_err(|e| failed(&e))? {
@@ -103,6 +109,7 @@ impl Interests {
                         Some(message) => egress.publication(&message),
                         None => return,
                     },
+                    Some(change) = next_change(&mut changes) => egress.change(&change),
                     () = stop.cancelled() => return,
                     () = egress.lifecycle.finishing() => return,
                 }
@@ -130,6 +137,14 @@ impl Interests {
                 keep
             });
         }
+    }
+}
+
+/// The next that comes or leaves; nothing, ever, where nobody is told.
+async fn next_change(changes: &mut Option<Subscriber>) -> Option<Message> {
+    match changes {
+        Some(changes) => changes.next().await,
+        None => std::future::pending().await,
     }
 }
 

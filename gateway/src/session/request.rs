@@ -6,7 +6,7 @@ use tidegate_shared::{
     config::{AnswerMode, Route},
     envelope::{self, Request},
     id::RequestId,
-    protocol::{ClientInfo, Encoding, PublishRequest, RpcRequest, codes},
+    protocol::{Encoding, PublishRequest, RpcRequest, codes},
     route::Method,
 };
 
@@ -76,12 +76,7 @@ impl Session {
                 refuse(id, codes::BAD_REQUEST.because("a publication needs data"))
             }
             Some(_) => {
-                let info = ClientInfo {
-                    user: connected.user.as_deref().unwrap_or_default().to_owned(),
-                    client: self.client.as_str().to_owned(),
-                    conn_info: connected.info.clone(),
-                    chan_info: connected.subscriptions.info(&channel),
-                };
+                let info = self.info(connected, &channel);
                 vec![Effect::Publish { command: id, channel, data: request.data, info: Box::new(info) }]
             }
         }

@@ -86,8 +86,9 @@ impl Session {
             return self.close(codes::CHANNEL_LIMIT);
         }
         let term = Term { info, data, ..Term::default() };
-        let ticket =
-            connected.subscriptions.begin(channel.clone(), Beginning { term, ..Beginning::default() });
+        let hears = self.rules.hears(&channel, false, false);
+        let beginning = Beginning { term, hears, ..Beginning::default() };
+        let ticket = connected.subscriptions.begin(channel.clone(), beginning);
         vec![Effect::Interest { ticket, channel, resume: None, or_refuse: false }]
     }
 

@@ -47,7 +47,8 @@ impl Session {
         };
         let resume = resume_of(request);
         let Phase::Connected(connected) = &mut self.phase else { return Vec::new() };
-        let beginning = Beginning { command: id, resume: resume.clone(), wish, term };
+        let hears = self.rules.hears(&channel, connected.user.is_some(), request.join_leave);
+        let beginning = Beginning { command: id, resume: resume.clone(), wish, hears, term };
         let ticket = connected.subscriptions.begin(channel.clone(), beginning);
         let or_refuse = request.flag & REFUSE_UNRECOVERABLE != 0;
         vec![Effect::Interest { ticket, channel, resume, or_refuse }]

@@ -42,6 +42,8 @@ pub(super) struct Pending {
     pub(super) wish: Option<Box<Wish>>,
     /// After how many seconds the client is to bring a fresh token, if it has to.
     pub(super) ttl: Option<u32>,
+    /// Whether the client is told who comes and leaves.
+    hears: bool,
     ticket: u32,
 }
 
@@ -52,6 +54,7 @@ pub(super) struct Beginning {
     pub(super) command: u32,
     pub(super) resume: Option<Resume>,
     pub(super) wish: Option<Box<Wish>>,
+    pub(super) hears: bool,
     pub(super) term: Term,
 }
 
@@ -80,10 +83,10 @@ impl Subscriptions {
 
     /// Begins a subscription; the ticket tells its preparation from a later one for the same channel.
     pub(super) fn begin(&mut self, channel: Channel, beginning: Beginning) -> u32 {
-        let Beginning { command, resume, wish, term } = beginning;
+        let Beginning { command, resume, wish, hears, term } = beginning;
         let ticket = self.next_ticket;
         self.next_ticket = self.next_ticket.wrapping_add(1);
-        let pending = Pending { command, data: term.data, resume, wish, ttl: term.ttl, ticket };
+        let pending = Pending { command, data: term.data, resume, wish, ttl: term.ttl, hears, ticket };
         let by_server = command == 0;
         self.entries.push(Entry {
             channel,
@@ -109,6 +112,12 @@ impl Subscriptions {
     /// What a subscription that is being prepared asked for.
     pub(super) fn wish(&self, ticket: u32) -> Option<Box<Wish>> {
         self.entries.iter().find(|entry| entry.is_pending(ticket))?.pending.as_ref()?.wish.clone()
+    }
+
+    /// Whether the client is told who comes and leaves, with a subscription that is being prepared.
+    pub(super) fn hears(&self, ticket: u32) -> bool {
+        let entry = self.entries.iter().find(|entry| entry.is_pending(ticket));
+        entry.and_then(|entry| entry.pending.as_ref()).is_some_and(|pending| pending.hears)
     }
 
     /// Completes a subscription; nothing if it has been given up meanwhile.

@@ -40,6 +40,18 @@ pub struct Namespace {
     /// The channels every connection begins with, without the namespace.
     #[serde(default)]
     pub automatic: Vec<String>,
+    /// Whether it can be asked who is in a channel.
+    #[serde(default)]
+    pub presence: bool,
+    /// Which clients may ask who is in a channel, and may ask to be told who comes and leaves.
+    #[serde(default = "nobody")]
+    pub allow_presence: Audience,
+    /// Whether subscribers that ask for it are told who comes and leaves.
+    #[serde(default)]
+    pub join_leave: bool,
+    /// Whether those who do not ask are told too.
+    #[serde(default)]
+    pub force_join_leave: bool,
 }
 
 fn history_ttl() -> Duration {
@@ -102,6 +114,10 @@ impl Namespace {
             tags_filter: false,
             personal: false,
             automatic: Vec::new(),
+            presence: false,
+            allow_presence: Audience::Nobody,
+            join_leave: false,
+            force_join_leave: false,
         }
     }
 
@@ -113,6 +129,11 @@ impl Namespace {
     /// The channels every connection begins with. Validation has seen to it that they are channels.
     pub fn automatic_channels(&self) -> impl Iterator<Item = Channel> {
         self.automatic.iter().filter_map(|name| Channel::parse(&format!("{}{name}", self.prefix())).ok())
+    }
+
+    /// Whether it is kept who is in its channels.
+    pub fn has_members(&self) -> bool {
+        self.presence || self.join_leave
     }
 
     /// Whether clients can recover what they missed.

@@ -109,6 +109,10 @@ fn limits(config: &Config) -> Result<(), Problem> {
             "at least gateway.answer_timeout, so that every waiting request gets its answer or error 1001",
         );
     }
+    let lease = config.presence.lease;
+    if !(1..=300).contains(&lease.as_secs()) || lease.subsec_nanos() > 0 {
+        return problem("presence.lease", "whole seconds, between 1s and 5m");
+    }
     if !(1..=5).contains(&config.streams.replicas) {
         return problem("streams.replicas", "between 1 and 5");
     }

@@ -1,11 +1,11 @@
 //! Messages about one channel: receiving it, publishing in it, what it was and who is there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{ClientInfo, Publication, is_default, json};
+use super::{ClientInfo, Encoding, Publication, is_default, json};
 use crate::filter::FilterNode;
 
 /// Start to receive a channel.
@@ -153,6 +153,22 @@ pub struct PresenceResult {
     /// The members, by the ids of their connections.
     #[prost(btree_map = "string, message", tag = "1")]
     pub presence: BTreeMap<String, ClientInfo>,
+}
+
+impl PresenceResult {
+    /// How many they are.
+    pub fn stats(&self) -> PresenceStatsResult {
+        let users: HashSet<&str> = self.presence.values().map(|info| info.user.as_str()).collect();
+        let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        PresenceStatsResult { num_clients: number(self.presence.len()), num_users: number(users.len()) }
+    }
+
+    /// The same as an encoding can carry it.
+    #[must_use]
+    pub fn suited_to(self, encoding: Encoding) -> Self {
+        let members = self.presence.into_iter();
+        Self { presence: members.map(|(client, info)| (client, info.suited_to(encoding))).collect() }
+    }
 }
 
 /// How many are in a channel.

@@ -25,6 +25,11 @@ pub fn decode_one<T: Message + Default>(message: Bytes) -> Result<T, CodecError>
     T::decode(message).map_err(|error| CodecError::Malformed(error.to_string()))
 }
 
+/// How long one message is without its length.
+pub fn len<T: Message>(message: &T) -> usize {
+    message.encoded_len()
+}
+
 /// Encodes one message without its length.
 pub fn encode<T: Message>(message: &T) -> Bytes {
     message.encode_to_vec().into()

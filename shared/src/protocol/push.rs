@@ -65,6 +65,21 @@ pub struct ClientInfo {
     pub chan_info: Bytes,
 }
 
+impl ClientInfo {
+    /// The same as an encoding can carry it: JSON clients get any bytes as JSON.
+    #[must_use]
+    pub fn suited_to(mut self, encoding: Encoding) -> Self {
+        if encoding == Encoding::Json {
+            for info in [&mut self.conn_info, &mut self.chan_info] {
+                if !info.is_empty() {
+                    *info = json::Payload::from_any(info).into_bytes();
+                }
+            }
+        }
+        self
+    }
+}
+
 /// Who came or left.
 #[derive(Clone, PartialEq, Eq, prost::Message, Serialize, Deserialize)]
 #[serde(default)]

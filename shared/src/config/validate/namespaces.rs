@@ -18,12 +18,16 @@ pub(super) fn namespaces(config: &Config) -> Result<(), Problem> {
             );
         }
         if namespace.name == USER_NAMESPACE
-            && [namespace.allow_subscribe, namespace.allow_publish, namespace.allow_history]
-                != [Audience::Nobody; 3]
+            && [
+                namespace.allow_subscribe,
+                namespace.allow_publish,
+                namespace.allow_history,
+                namespace.allow_presence,
+            ] != [Audience::Nobody; 4]
         {
             return problem(
                 key,
-                "personal channels are their users' alone: in the namespace `user` only history can be set, and allow_subscribe has to be \"nobody\"",
+                "personal channels are their users' alone: in the namespace `user` only history and presence can be set, and allow_subscribe has to be \"nobody\"",
             );
         }
         if namespace.personal && [DEFAULT_NAMESPACE, USER_NAMESPACE].contains(&namespace.name.as_str()) {
@@ -45,6 +49,12 @@ pub(super) fn namespaces(config: &Config) -> Result<(), Problem> {
                 Ok(_) => continue,
             };
             return problem(format!("namespace.{index}.automatic"), format!("{full:?}: {reason}"));
+        }
+        if namespace.force_join_leave && !namespace.join_leave {
+            return problem(
+                format!("namespace.{index}.force_join_leave"),
+                "tells nobody without join_leave = true",
+            );
         }
         if namespace.history_ttl < Duration::from_secs(1) {
             return problem(

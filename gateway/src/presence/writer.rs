@@ -1,0 +1,76 @@
+//! Carries out what the registry finds to be done, until the broker has what is wanted. Nobody waits for it but who joins.
+
+use std::{sync::Arc, time::Duration};
+
+use async_nats::HeaderMap;
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use tidegate_shared::{broker::Refusal, topology::PRESENCE};
+
+use super::{LEFT_TTL, Presence, leaving, lock, pause, read_kept, registry::Step};
+
+/// Members that are brought up to date at the same time.
+const MAX_UNDER_WAY: usize = 256;
+/// Between two tries for one member.
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+
+impl Presence {
+    /// Brings members up to date as long as the gateway lives.
+    pub(super) async fn write(&self) {
+        let mut under_way = FuturesUnordered::new();
+        loop {
+            while under_way.len() < MAX_UNDER_WAY
+                && let Some(subject) = lock(&self.registry).take()
+            {
+                under_way.push(self.settle(subject));
+            }
+            tokio::select! {
+                Some(()) = under_way.next() => {}
+                () = self.work.notified() => {}
+                () = self.lifecycle.finishing() => return,
+            }
+        }
+    }
+
+    async fn settle(&self, subject: Arc<str>) {
+        loop {
+            let step = lock(&self.registry).step(&subject);
+            if step == Step::Nothing {
+                let members = lock(&self.registry).len();
+                self.metrics.presence_members(members);
+                if members == 0 {
+                    self.empty.notify_waiters();
+                }
+                return;
+            }
+            if let Err(refusal) = self.carry_out(&subject, step).await {
+                lock(&self.registry).refused(&subject, &refusal);
+                tracing::debug!(%subject, %refusal, "a member is not up to date yet");
+                if !pause(&self.lifecycle, RETRY_PAUSE).await {
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn carry_out(&self, subject: &str, step: Step) -> Result<(), Refusal> {
+        match step {
+            Step::Nothing => {}
+            Step::Look => {
+                let found = self.broker.last(PRESENCE, subject).await?;
+                let member = found.as_ref().and_then(read_kept).map(|kept| (kept.seq, kept.info));
+                lock(&self.registry).looked(subject, member);
+            }
+            Step::Store(info) => {
+                let stored = self.broker.store(subject.to_owned(), HeaderMap::new(), info.clone()).await?;
+                lock(&self.registry).stored(subject, stored.seq, &info);
+                self.metrics.presence_changed("joined");
+            }
+            Step::Remove { seq, info } => {
+                self.broker.store(subject.to_owned(), leaving(seq, LEFT_TTL), info).await?;
+                lock(&self.registry).removed(subject);
+                self.metrics.presence_changed("left");
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,95 @@
+//! Who is in a channel: what a client may ask, and what is said of it to others.
+
+use tidegate_shared::{
+    channel::Channel,
+    protocol::{self, ClientInfo, PresenceResult, Reply, codes, protobuf},
+};
+
+use super::{Connected, Effect, Effects, Phase, Session, refuse};
+
+/// What a client wants to know of a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Question {
+    /// Who is there.
+    Who,
+    /// How many are there.
+    HowMany,
+}
+
+impl Session {
+    /// What is said of this connection in a channel; nothing where it is not kept who is there.
+    pub(crate) fn member(&self, channel: &Channel) -> Option<Box<ClientInfo>> {
+        let connected = match &self.phase {
+            Phase::Connected(connected) => connected,
+            Phase::Connecting(connecting) => &connecting.connected,
+            Phase::Fresh { .. } | Phase::Refused { .. } | Phase::Closed => return None,
+        };
+        self.rules.has_members(channel).then(|| Box::new(self.info(connected, channel)))
+    }
+
+    pub(super) fn info(&self, connected: &Connected, channel: &Channel) -> ClientInfo {
+        ClientInfo {
+            user: connected.user.as_deref().unwrap_or_default().to_owned(),
+            client: self.client.as_str().to_owned(),
+            conn_info: connected.info.clone(),
+            chan_info: connected.subscriptions.info(channel),
+        }
+    }
+
+    /// Whether the client is told who comes and leaves, with a subscription that is about to be joined.
+    pub(crate) fn hears(&self, ticket: u32) -> bool {
+        matches!(&self.phase, Phase::Connected(connected) if connected.subscriptions.hears(ticket))
+    }
+
+    /// The same for a channel that the connection begins with: it cannot ask.
+    pub(crate) fn hears_unasked(&self, channel: &Channel) -> bool {
+        self.rules.hears(channel, false, false)
+    }
+
+    pub(super) fn presence(&mut self, id: u32, name: &str, question: Question) -> Effects {
+        if name.is_empty() {
+            return self.close(codes::BAD_PROTOCOL);
+        }
+        let channel = match Channel::parse(name) {
+            Ok(channel) => channel,
+            Err(error) => return refuse(id, codes::BAD_REQUEST.because(error)),
+        };
+        let Phase::Connected(connected) = &self.phase else { return Vec::new() };
+        if channel.is_private() && !connected.subscriptions.contains(&channel) {
+            return refuse(id, codes::PERMISSION_DENIED.because("the channel needs a subscription token"));
+        }
+        let own = channel.personal_user().is_some_and(|user| connected.user.as_deref() == Some(user));
+        match self.rules.presence(&channel) {
+            None => refuse(id, codes::UNKNOWN_CHANNEL),
+            Some((false, _)) => refuse(id, codes::NOT_AVAILABLE),
+            Some((true, audience)) if !own && !audience.includes(connected.user.is_some()) => {
+                refuse(id, codes::PERMISSION_DENIED)
+            }
+            Some((true, _)) => vec![Effect::Presence { command: id, channel, question }],
+        }
+    }
+
+    /// The members of a channel have been read.
+    pub(crate) fn present(
+        &self,
+        id: u32,
+        question: Question,
+        members: Result<PresenceResult, protocol::Error>,
+    ) -> Effects {
+        let members = match members {
+            Ok(members) => members,
+            Err(error) => return refuse(id, error),
+        };
+        let reply = match question {
+            Question::HowMany => Reply { id, presence_stats: Some(members.stats()), ..Reply::default() },
+            Question::Who => {
+                Reply { id, presence: Some(members.suited_to(self.encoding)), ..Reply::default() }
+            }
+        };
+        // More than this would end the connection as slow, again and again.
+        if protobuf::len(&reply) as u64 > self.rules.limits.outbox / 2 {
+            return refuse(id, codes::LIMIT_EXCEEDED.because("too many to be named: ask how many they are"));
+        }
+        vec![Effect::Reply(reply)]
+    }
+}
