@@ -13,6 +13,7 @@ mod connect;
 mod drain;
 mod keys;
 mod one_way;
+mod presence;
 mod recovery;
 mod requests;
 mod server_side;

@@ -1,0 +1,353 @@
+//! Who is in a channel: the same everywhere, right after coming and leaving, and whatever dies.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use tidegate_cli::{
+    client::{Options, raw::RawClient},
+    stack::Stack,
+};
+use tidegate_shared::protocol::{PresenceStatsResult, Push, Reply};
+use tokio::task::JoinSet;
+
+use crate::support::{PATIENCE, eventually, get, nothing_panicked, quick, start, token, url};
+
+const ROOMS: &str = r#"
+[[namespace]]
+name = "room"
+presence = true
+join_leave = true
+allow_presence = "authenticated"
+
+[[namespace]]
+name = "told"
+join_leave = true
+force_join_leave = true
+
+[[namespace]]
+name = "silent"
+presence = true
+
+[presence]
+lease = "2s"
+"#;
+
+/// A raw client with an id of its own and what it has been pushed.
+struct Member {
+    raw: RawClient,
+    client: String,
+    pushes: Vec<Push>,
+    next: u32,
+}
+
+impl Member {
+    async fn connect(stack: &Stack, gateway: usize, user: &str) -> Self {
+        let mut raw = RawClient::open(&Options::new(url(stack, gateway))).await.unwrap();
+        let connect = serde_json::json!({"id": 1, "connect": {"token": token(stack, user)}}).to_string();
+        raw.send_text(&connect).await.unwrap();
+        let client = raw.reply().await.unwrap().connect.unwrap().client;
+        Self { raw, client, pushes: Vec::new(), next: 2 }
+    }
+
+    /// Asks, and returns the answer; pushes on the way are kept.
+    async fn ask(&mut self, verb: &str, body: serde_json::Value) -> Reply {
+        let id = self.next;
+        self.next += 1;
+        self.raw.send_text(&serde_json::json!({"id": id, verb: body}).to_string()).await.unwrap();
+        loop {
+            let reply = self.raw.reply().await.unwrap();
+            match reply.push {
+                Some(push) => self.pushes.push(push),
+                None => {
+                    assert_eq!(reply.id, id);
+                    return reply;
+                }
+            }
+        }
+    }
+
+    async fn subscribe(&mut self, channel: &str) {
+        let reply = self.ask("subscribe", serde_json::json!({"channel": channel, "join_leave": true})).await;
+        assert!(reply.subscribe.is_some(), "{reply:?}");
+    }
+
+    async fn unsubscribe(&mut self, channel: &str) {
+        assert!(self.ask("unsubscribe", serde_json::json!({"channel": channel})).await.unsubscribe.is_some());
+    }
+
+    /// The users that are in a channel, by their connections.
+    async fn presence(&mut self, channel: &str) -> BTreeMap<String, String> {
+        let reply = self.ask("presence", serde_json::json!({"channel": channel})).await;
+        let presence = reply.presence.clone().unwrap_or_else(|| panic!("{reply:?}")).presence;
+        presence.into_iter().map(|(client, info)| (client, info.user)).collect()
+    }
+
+    async fn stats(&mut self, channel: &str) -> (u32, u32) {
+        let reply = self.ask("presence_stats", serde_json::json!({"channel": channel})).await;
+        let PresenceStatsResult { num_clients, num_users } = reply.presence_stats.unwrap();
+        (num_clients, num_users)
+    }
+
+    async fn refused(&mut self, verb: &str, channel: &str) -> u32 {
+        self.ask(verb, serde_json::json!({"channel": channel})).await.error.unwrap().code
+    }
+
+    /// The next push: who came, or who left.
+    async fn change(&mut self) -> (&'static str, String) {
+        let push = if self.pushes.is_empty() {
+            self.raw.reply().await.unwrap().push.unwrap()
+        } else {
+            self.pushes.remove(0)
+        };
+        read(push)
+    }
+}
+
+fn read(push: Push) -> (&'static str, String) {
+    match (push.join, push.leave) {
+        (Some(join), None) => ("join", join.info.unwrap().client),
+        (None, Some(leave)) => ("leave", leave.info.unwrap().client),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Many members of one channel on one gateway, each a user of its own.
+async fn crowd(stack: &Stack, gateway: usize, channel: &str, count: usize) -> Vec<RawClient> {
+    let mut waiting = JoinSet::new();
+    let mut members = Vec::new();
+    for index in 0..count {
+        let options = Options::new(url(stack, gateway));
+        let token = token(stack, &format!("crowd-{index}"));
+        let subscribe = serde_json::json!({"id": 2, "subscribe": {"channel": channel}});
+        let hello = format!("{}\n{subscribe}", serde_json::json!({"id": 1, "connect": {"token": token}}));
+        waiting.spawn(async move {
+            let mut raw = RawClient::open(&options).await.unwrap();
+            raw.send_text(&hello).await.unwrap();
+            assert!(raw.reply().await.unwrap().connect.is_some());
+            let reply = raw.reply().await.unwrap();
+            assert!(reply.subscribe.is_some(), "{reply:?}");
+            raw
+        });
+        if waiting.len() >= 50 {
+            members.push(waiting.join_next().await.unwrap().unwrap());
+        }
+    }
+    members.extend(waiting.join_all().await);
+    members
+}
+
+#[tokio::test]
+async fn who_is_in_a_channel_is_the_same_on_every_gateway() {
+    let stack = start(quick(ROOMS).gateways(2)).await;
+    let mut anna = Member::connect(&stack, 0, "anna").await;
+    let mut bert = Member::connect(&stack, 1, "bert").await;
+    let mut again = Member::connect(&stack, 1, "anna").await;
+    assert_eq!((anna.presence("room:1").await.len(), anna.stats("room:1").await), (0, (0, 0)));
+
+    anna.subscribe("room:1").await;
+    assert_eq!(anna.presence("room:1").await, [(anna.client.clone(), "anna".to_owned())].into());
+    bert.subscribe("room:1").await;
+    assert_eq!(anna.stats("room:1").await, (2, 2), "on the other gateway as soon as it is subscribed");
+    again.subscribe("room:1").await;
+    assert_eq!(bert.stats("room:1").await, (3, 2), "one user twice");
+
+    let (a, b, c) = (anna.client.clone(), bert.client.clone(), again.client.clone());
+    for expected in [("join", a.clone()), ("join", b.clone()), ("join", c.clone())] {
+        assert_eq!(anna.change().await, expected, "its own first, then the others'");
+    }
+    assert_eq!(again.change().await, ("join", c.clone()), "nothing of who was there before");
+    bert.unsubscribe("room:1").await;
+    assert_eq!(anna.change().await, ("leave", b));
+    eventually("bert has left", || async {
+        Member::connect(&stack, 1, "x").await.stats("room:1").await == (2, 1)
+    })
+    .await;
+    drop(again);
+    assert_eq!(anna.change().await, ("leave", c));
+    anna.unsubscribe("room:1").await;
+    eventually("nobody is there", || async {
+        Member::connect(&stack, 1, "x").await.presence("room:1").await.is_empty()
+    })
+    .await;
+    nothing_panicked(&stack);
+}
+
+#[tokio::test]
+async fn a_namespace_says_who_may_ask_and_who_is_told() {
+    let stack = start(quick(ROOMS).gateways(1)).await;
+    let mut member = Member::connect(&stack, 0, "42").await;
+    for verb in ["presence", "presence_stats"] {
+        assert_eq!(member.refused(verb, "chat:x").await, 108);
+        assert_eq!(member.refused(verb, "nowhere:x").await, 102);
+        assert_eq!(member.refused(verb, "silent:x").await, 103);
+        assert_eq!(member.refused(verb, "told:x").await, 108);
+    }
+    let me = member.client.clone();
+    let quiet = serde_json::json!({"channel": "told:x"});
+    assert!(member.ask("subscribe", quiet).await.subscribe.is_some());
+    assert_eq!(member.change().await, ("join", me), "whether it asks or not");
+    member.subscribe("silent:x").await;
+    member.subscribe("chat:x").await;
+    let mut other = Member::connect(&stack, 0, "43").await;
+    for channel in ["silent:x", "chat:x", "told:x"] {
+        other.subscribe(channel).await;
+    }
+    assert_eq!(member.change().await, ("join", other.client.clone()), "of the one channel that tells");
+    assert!(member.pushes.is_empty());
+}
+
+#[tokio::test]
+async fn a_burst_of_subscribes_and_unsubscribes_leaves_nobody_behind() {
+    let stack = start(quick(ROOMS).gateways(1)).await;
+    let mut member = Member::connect(&stack, 0, "42").await;
+    let mut watcher = Member::connect(&stack, 0, "43").await;
+    let commands: Vec<String> = (0..10)
+        .flat_map(|round| {
+            let subscribe = serde_json::json!({"id": 10 + 2 * round, "subscribe": {"channel": "room:1"}});
+            let unsubscribe = serde_json::json!({"id": 11 + 2 * round, "unsubscribe": {"channel": "room:1"}});
+            [subscribe.to_string(), unsubscribe.to_string()]
+        })
+        .collect();
+    member.raw.send_text(&commands.join("\n")).await.unwrap();
+    for id in 10..30 {
+        let reply = member.raw.reply().await.unwrap();
+        assert_eq!((reply.id, reply.error), (id, None), "in the order of the commands");
+    }
+    member.subscribe("room:1").await;
+    assert_eq!(watcher.stats("room:1").await, (1, 1));
+    member.unsubscribe("room:1").await;
+    let start = Instant::now();
+    while watcher.stats("room:1").await != (0, 0) {
+        assert!(start.elapsed() < PATIENCE);
+    }
+}
+
+#[tokio::test]
+async fn the_members_of_a_gateway_that_is_killed_leave_once_each() {
+    const CROWD: usize = 1000;
+    let stack = start(quick(ROOMS).gateways(3)).await;
+    let mut watchers = [Member::connect(&stack, 0, "w0").await, Member::connect(&stack, 1, "w1").await];
+    for watcher in &mut watchers {
+        watcher.subscribe("room:1").await;
+    }
+    let crowd = crowd(&stack, 2, "room:1", CROWD).await;
+    let expected = u32::try_from(CROWD).unwrap() + 2;
+    let there = watchers[0].presence("room:1").await;
+    assert_eq!(there.len(), CROWD + 2, "more than the broker gives at once");
+    for watcher in &mut watchers {
+        assert_eq!(watcher.stats("room:1").await, (expected, expected));
+    }
+    let killed = Instant::now();
+    stack.hold("gateway-3").await.unwrap();
+    drop(crowd);
+    let own: Vec<String> = watchers.iter().map(|watcher| watcher.client.clone()).collect();
+    let mut listeners = JoinSet::new();
+    for mut watcher in watchers {
+        let own = own.clone();
+        listeners.spawn(async move {
+            let mut left = BTreeMap::new();
+            while watcher.stats("room:1").await != (2, 2) {
+                assert!(killed.elapsed() < Duration::from_secs(30));
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            let hidden = killed.elapsed();
+            while left.len() < CROWD {
+                match watcher.change().await {
+                    ("leave", client) => *left.entry(client).or_insert(0) += 1,
+                    ("join", _) => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+            let told = killed.elapsed();
+            // Behind everything that was told before: nobody leaves twice.
+            watcher.unsubscribe("room:1").await;
+            for push in watcher.pushes.drain(..) {
+                let (what, client) = read(push);
+                assert!(what == "leave" && own.contains(&client), "{what} {client}");
+            }
+            assert!(left.values().all(|times| *times == 1) && !own.iter().any(|own| left.contains_key(own)));
+            assert!(left.keys().all(|client| there_had(client)));
+            (hidden, told, left.into_keys().collect::<Vec<_>>())
+        });
+    }
+    fn there_had(client: &str) -> bool {
+        client.contains('.')
+    }
+    for (hidden, told, left) in listeners.join_all().await {
+        assert!(left.iter().all(|client| there.contains_key(client)));
+        println!("hidden after {hidden:?}, all {CROWD} leaves told after {told:?}");
+        assert!(told < Duration::from_secs(30));
+    }
+    nothing_panicked(&stack);
+}
+
+#[tokio::test]
+async fn a_gateway_that_was_paused_for_too_long_announces_its_members_again() {
+    let stack = start(quick(ROOMS).gateways(2)).await;
+    let mut watcher = Member::connect(&stack, 0, "w").await;
+    watcher.subscribe("room:1").await;
+    let mut member = Member::connect(&stack, 1, "42").await;
+    member.subscribe("room:1").await;
+    let (own, paused) = (watcher.client.clone(), member.client.clone());
+    assert_eq!(watcher.change().await, ("join", own));
+    assert_eq!(watcher.change().await, ("join", paused.clone()));
+    stack.pause("gateway-2").unwrap();
+    assert_eq!(watcher.change().await, ("leave", paused.clone()));
+    assert_eq!(watcher.stats("room:1").await, (1, 1));
+    stack.resume("gateway-2").unwrap();
+    assert_eq!(watcher.change().await, ("join", paused.clone()));
+    assert_eq!(watcher.stats("room:1").await, (2, 2));
+    assert_eq!(member.stats("room:1").await, (2, 2), "its connection has lived through it");
+    member.unsubscribe("room:1").await;
+    assert_eq!(watcher.change().await, ("leave", paused));
+    nothing_panicked(&stack);
+}
+
+#[tokio::test]
+async fn presence_is_right_again_after_the_broker_was_killed() {
+    let stack = start(quick(ROOMS).gateways(2)).await;
+    let mut watcher = Member::connect(&stack, 0, "w").await;
+    watcher.subscribe("room:1").await;
+    let mut members = crowd(&stack, 1, "room:1", 50).await;
+    assert_eq!(watcher.stats("room:1").await, (51, 51));
+    stack.hold("nats").await.unwrap();
+    // They go while nobody can be told.
+    members.truncate(20);
+    eventually("the gateway is not ready", || async { get(&stack, "/readyz").await.0 == 503 }).await;
+    let refused = watcher.ask("presence", serde_json::json!({"channel": "room:1"})).await;
+    assert!(refused.error.is_some_and(|error| error.code == 100 && error.temporary));
+    let mut newcomer = Member::connect(&stack, 1, "n").await;
+    let refused = newcomer.ask("subscribe", serde_json::json!({"channel": "room:1"})).await;
+    assert!(refused.error.is_some_and(|error| error.code == 100 && error.temporary));
+    stack.start_process("nats").await.unwrap();
+    let start = Instant::now();
+    loop {
+        let reply = watcher.ask("presence_stats", serde_json::json!({"channel": "room:1"})).await;
+        if reply.presence_stats == Some(PresenceStatsResult { num_clients: 21, num_users: 21 }) {
+            break;
+        }
+        assert!(start.elapsed() < PATIENCE, "{reply:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    drop(members);
+    while watcher.stats("room:1").await != (1, 1) {
+        assert!(start.elapsed() < PATIENCE);
+    }
+    nothing_panicked(&stack);
+}
+
+#[tokio::test]
+async fn the_members_of_a_gateway_that_is_asked_to_stop_leave_before_it() {
+    let stack = start(quick(&ROOMS.replace("2s", "60s")).gateways(2)).await;
+    let mut watcher = Member::connect(&stack, 0, "w").await;
+    watcher.subscribe("room:1").await;
+    let _members = crowd(&stack, 1, "room:1", 20).await;
+    assert_eq!(watcher.stats("room:1").await, (21, 21));
+    assert!(stack.stop("gateway-2").await.unwrap().success());
+    assert_eq!(watcher.stats("room:1").await, (1, 1), "without waiting for its lease");
+    let (_, page) = get(&stack, "/metrics").await;
+    assert!(page.contains("tidegate_gateway_presence_gateways 1\n"), "{page}");
+    nothing_panicked(&stack);
+}
