@@ -170,6 +170,39 @@ fn a_channel_without_history_has_no_positions() {
     assert!(feed.is_idle());
 }
 
+fn named(id: &ClientId) -> Box<ClientInfo> {
+    Box::new(ClientInfo { user: "u".into(), client: id.as_str().into(), ..ClientInfo::default() })
+}
+
+#[test]
+fn who_asked_is_told_of_itself_behind_its_answer_and_then_of_others() {
+    let feed = Feed::new("chat:x");
+    let (asked, silent, stranger) = (Client::new(), Client::new(), ClientId::random(&GatewayId::random()));
+    let answer = |_| Some(encode_reply(Encoding::Json, &Reply::ping()).unwrap());
+    let asks = Asked { wish: None, hears_as: Some(named(&asked.id)) };
+    feed.join(asked.id.clone(), &asked.outbox, asks, None, answer);
+    feed.join(silent.id.clone(), &silent.outbox, Asked::default(), None, answer);
+    for (id, joined) in [(&asked.id, true), (&stranger, true), (&stranger, false), (&asked.id, false)] {
+        let reach = feed.tell(&Change { info: *named(id), joined });
+        assert_eq!(reach, usize::from(*id == stranger), "what happens to itself it knows");
+    }
+    let frames = |client: &Client| match poll_fn(|cx| client.outbox.poll_take(cx, usize::MAX)).now_or_never()
+    {
+        Some(Mail::Frames(frames)) => {
+            frames.iter().map(|frame| String::from_utf8_lossy(frame).into_owned()).collect::<Vec<_>>()
+        }
+        _ => Vec::new(),
+    };
+    let push = |what, id: &ClientId| {
+        format!(r#"{{"push":{{"channel":"chat:x","{what}":{{"info":{{"user":"u","client":"{id}"}}}}}}}}"#)
+    };
+    assert_eq!(
+        frames(&asked),
+        ["{}".to_owned(), push("join", &asked.id), push("join", &stranger), push("leave", &stranger)]
+    );
+    assert_eq!(frames(&silent), ["{}"]);
+}
+
 proptest! {
     /// Publications of a stream reach a gateway with losses, repeats and reads in between; members come and resume at any
     /// time. Each sees everything behind the position it was told, once and in order.

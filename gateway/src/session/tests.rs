@@ -13,6 +13,7 @@ use tidegate_shared::{
 use super::*;
 use crate::{auth::Verifier, feed::Joined};
 
+mod presence;
 mod server_side;
 mod tokens;
 
@@ -512,7 +513,7 @@ proptest! {
                         joined.retain(|c| *c != channel);
                     }
                     Effect::Close(_) => over = true,
-                    Effect::Welcome { .. } | Effect::History { .. } | Effect::Send { .. } | Effect::FetchKeys { .. } => {
+                    Effect::Welcome { .. } | Effect::History { .. } | Effect::Presence { .. } | Effect::Send { .. } | Effect::FetchKeys { .. } => {
                         prop_assert!(false, "not in this script");
                     }
                 }

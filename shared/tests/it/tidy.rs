@@ -22,6 +22,8 @@ const RULES: &[(&str, &[&str])] = &[
     ("gateway/src/origin.rs", &["tokio", "axum", "async_nats"]),
     ("gateway/src/connection", &["async_nats"]),
     ("gateway/src/feed", &["axum", "async_nats", "session", "Instant::now"]),
+    ("gateway/src/presence/registry.rs", &["axum", "async_nats", "Instant::now", "session"]),
+    ("gateway/src/presence/leases.rs", &["tokio", "axum", "async_nats", "Instant::now", "session"]),
     ("gateway/src/encoded.rs", &["tokio", "axum", "async_nats"]),
     ("gateway/src/hub.rs", &["axum", "async_nats", "session"]),
     ("gateway/src/ingress", &["axum"]),

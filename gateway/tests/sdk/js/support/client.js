@@ -64,9 +64,10 @@ export async function subscribe(client, channel) {
 }
 
 /** A subscription that is not asked for yet. */
-export function newSubscription(client, channel) {
-  const subscription = client.newSubscription(channel, { minResubscribeDelay: 50 });
-  return { subscription, events: Events.of(subscription, 'subscribing', 'subscribed', 'unsubscribed', 'publication', 'error') };
+export function newSubscription(client, channel, options = {}) {
+  const subscription = client.newSubscription(channel, { minResubscribeDelay: 50, ...options });
+  const names = ['subscribing', 'subscribed', 'unsubscribed', 'publication', 'join', 'leave', 'error'];
+  return { subscription, events: Events.of(subscription, ...names) };
 }
 
 /** A WebSocket class that keeps what it was given to send. */

@@ -1,0 +1,111 @@
+//! Who is in a channel: who may ask, who is told, what is answered.
+
+use super::*;
+use tidegate_shared::protocol::{PresenceRequest, PresenceResult, PresenceStatsRequest, PresenceStatsResult};
+
+const NAMESPACES: &str = r#"
+    [[namespace]]
+    name = "room"
+    presence = true
+    join_leave = true
+    allow_presence = "authenticated"
+    allow_subscribe = "anyone"
+    [[namespace]]
+    name = "silent"
+    presence = true
+    join_leave = true
+    [[namespace]]
+    name = "told"
+    join_leave = true
+    force_join_leave = true
+    automatic = ["all"]
+    [[namespace]]
+    name = "user"
+    allow_subscribe = "nobody"
+    presence = true
+"#;
+
+fn connected(user: &str) -> Script {
+    let mut script = Script::with_toml(NAMESPACES, &[("auth.anonymous", "true")]);
+    let claims = serde_json::json!({"sub": user, "info": {"name": "A"}});
+    script.welcome(&if user.is_empty() { String::new() } else { token(&claims) });
+    script
+}
+
+fn ask(script: &mut Script, question: Question, channel: &str) -> Effects {
+    let channel = channel.to_owned();
+    script.say(match question {
+        Question::Who => Command { presence: Some(PresenceRequest { channel }), ..Command::default() },
+        Question::HowMany => {
+            Command { presence_stats: Some(PresenceStatsRequest { channel }), ..Command::default() }
+        }
+    })
+}
+
+#[test]
+fn a_namespace_says_who_may_ask() {
+    for question in [Question::Who, Question::HowMany] {
+        let mut script = connected("42");
+        assert_eq!(error(&ask(&mut script, question, "nowhere:x")), 102);
+        assert_eq!(error(&ask(&mut script, question, "chat:x")), 108);
+        assert_eq!(error(&ask(&mut script, question, "told:x")), 108);
+        assert_eq!(error(&ask(&mut script, question, "silent:x")), 103);
+        assert_eq!(error(&ask(&mut script, question, "room:$x")), 103);
+        assert_eq!(error(&ask(&mut script, question, "#43")), 103);
+        for channel in ["room:x", "#42"] {
+            let effects = ask(&mut script, question, channel);
+            assert!(matches!(&effects[..], [Effect::Presence { question: q, .. }] if *q == question));
+        }
+        assert_eq!(error(&ask(&mut connected(""), question, "room:x")), 103);
+        assert_eq!(closed(&ask(&mut script, question, "")), 3501);
+    }
+}
+
+#[test]
+fn what_is_said_of_a_connection_is_what_its_token_says() {
+    let script = connected("42");
+    let member = script.session.member(&Channel::parse("room:x").unwrap()).unwrap();
+    assert_eq!((member.user.as_str(), member.client.as_str()), ("42", script.session.client().as_str()));
+    assert_eq!(member.conn_info, r#"{"name": "A"}"#.replace(": ", ":"));
+    assert_eq!(script.session.member(&Channel::parse("chat:x").unwrap()), None, "nobody keeps it");
+}
+
+#[test]
+fn who_asks_and_may_is_told_and_whoever_has_to_be() {
+    let hears = |script: &mut Script, channel: &str, join_leave: bool| {
+        let channel = channel.to_owned();
+        let subscribe = SubscribeRequest { channel, join_leave, ..SubscribeRequest::default() };
+        let effects = script.say(Command { subscribe: Some(subscribe), ..Command::default() });
+        let [Effect::Interest { ticket, .. }] = effects[..] else { panic!("{effects:?}") };
+        script.session.hears(ticket)
+    };
+    let mut script = connected("42");
+    assert!(hears(&mut script, "room:a", true) && !hears(&mut script, "room:b", false));
+    assert!(!hears(&mut script, "silent:a", true) && !hears(&mut script, "chat:a", true));
+    assert!(hears(&mut script, "told:a", false));
+    assert!(!hears(&mut connected(""), "room:a", true));
+    assert!(script.session.hears_unasked(&Channel::parse("told:all").unwrap()));
+    assert!(!script.session.hears_unasked(&Channel::parse("#42").unwrap()));
+}
+
+#[test]
+fn members_are_named_or_counted_and_too_many_are_only_counted() {
+    let info = |client: usize, user: &str| {
+        let client = format!("g.{client}");
+        (client.clone(), ClientInfo { user: user.to_owned(), client, ..ClientInfo::default() })
+    };
+    let mut script = Script::with_toml(NAMESPACES, &[("gateway.limits.outbox", "1 KiB")]);
+    script.welcome(&token(&serde_json::json!({"sub": "42"})));
+    let some = PresenceResult { presence: [info(1, "42"), info(2, "42"), info(3, ""), info(4, "")].into() };
+    let effects = script.session.present(7, Question::HowMany, Ok(some.clone()));
+    let stats = PresenceStatsResult { num_clients: 4, num_users: 2 };
+    assert_eq!(effects, [Effect::Reply(Reply { id: 7, presence_stats: Some(stats), ..Reply::default() })]);
+    let effects = script.session.present(8, Question::Who, Ok(some.clone()));
+    assert_eq!(effects, [Effect::Reply(Reply { id: 8, presence: Some(some), ..Reply::default() })]);
+    let many = || Ok(PresenceResult { presence: (0..50).map(|client| info(client, "u")).collect() });
+    assert_eq!(error(&script.session.present(9, Question::Who, many())), 106);
+    assert!(
+        matches!(&script.session.present(9, Question::HowMany, many())[..], [Effect::Reply(r)] if r.error.is_none())
+    );
+    assert_eq!(error(&script.session.present(9, Question::Who, Err(codes::INTERNAL.error()))), 100);
+}
