@@ -123,9 +123,9 @@ class Connection:
         await events.get("subscribed")
         return subscription, events
 
-    def new_subscription(self, channel):
+    def new_subscription(self, channel, **options):
         handler = SubscriptionRecorder()
-        return self.client.new_subscription(channel, events=handler), handler.events
+        return self.client.new_subscription(channel, events=handler, **options), handler.events
 
     def values(self, events):
         """The payloads of all publications so far."""
