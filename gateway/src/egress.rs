@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use async_nats::{HeaderMap, Message, Subscriber};
 use futures_util::StreamExt;
 use tidegate_shared::{
-    broker::{Broker, header_number},
+    broker::{Broker, header_number, stored_at},
     channel::USER_NAMESPACE,
     envelope::{Answer, get},
     header,
@@ -116,7 +116,9 @@ impl Egress {
         }
         let Some(feed) = self.hub.feed(key) else { return };
         let previous = header_number(message, "Nats-Last-Sequence").unwrap_or_default();
-        match feed.live(Live { seq, previous, publication: read_publication(message) }) {
+        let publication = read_publication(message);
+        let live = Live { seq, previous, publication, stored_at: stored_at(message) };
+        match feed.live(live) {
             Taken::Delivered(members) => self.metrics.delivered(Reach(members)),
             Taken::Known => {}
             Taken::Gap { after } => {

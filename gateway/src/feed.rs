@@ -7,6 +7,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::SystemTime,
 };
 
 use bytes::Bytes;
@@ -16,11 +17,13 @@ use tidegate_shared::{
     protocol::{ClientInfo, Publication, Reply},
 };
 
+use self::newest::{Kept, Loaded, Newest};
 use crate::{
     connection::outbox::Outbox,
     encoded::{Encoded, Form},
 };
 
+pub(crate) mod newest;
 pub(crate) mod patch;
 
 /// Live publications that wait while a gap is filled; more than that and the gap is not worth filling.
@@ -95,6 +98,8 @@ struct Track {
     window: Option<Window>,
     /// What is delivered while a window is being read.
     recording: Option<Vec<Arc<Publication>>>,
+    /// Where members are brought the newest publication alone: that one.
+    newest: Option<Newest>,
 }
 
 /// Publications at hand for members that resume.
@@ -131,6 +136,8 @@ pub(crate) struct Live {
     /// The sequence of the channel's message before it; 0 if that is not stored any more.
     pub(crate) previous: u64,
     pub(crate) publication: Publication,
+    /// When the stream took it, if that is known.
+    pub(crate) stored_at: Option<SystemTime>,
 }
 
 /// What became of a live publication.
@@ -144,12 +151,31 @@ pub(crate) enum Taken {
     Gap { after: u64 },
 }
 
+/// From where a member joins.
+#[derive(Debug, Default)]
+pub(crate) enum Start {
+    /// From now on.
+    #[default]
+    Fresh,
+    /// With everything behind an offset.
+    Behind(Pin),
+    /// With the newest publication, unless it is the one the member has seen.
+    Newest { seen: Option<u64> },
+}
+
 /// Where a client left a channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Resume {
     pub(crate) offset: u64,
     /// Empty for whichever stream there is.
     pub(crate) epoch: String,
+}
+
+impl Resume {
+    /// Of a client that brings no position.
+    pub(crate) fn from_nowhere() -> Self {
+        Self { offset: 0, epoch: String::new() }
+    }
 }
 
 /// What the stream holds of a channel behind some position.
@@ -170,6 +196,8 @@ pub(crate) enum Joined {
     At { position: u64 },
     /// Resumed: this is what was missed.
     Resumed { missed: Vec<Arc<Publication>> },
+    /// Resumed with the newest publication alone; nothing if the member has it.
+    Newest { position: u64, newest: Option<Arc<Publication>> },
 }
 
 /// What a new member gets before anything else.
@@ -198,11 +226,12 @@ impl Feed {
         &self.name
     }
 
-    /// Begins to follow the channel's stream from `position`, unless it is followed already.
-    pub(crate) fn track(&self, position: u64) {
+    /// Begins to follow the channel's stream from `position`, unless it is followed already. `newest` is what is known of
+    /// its newest publication, where members are brought that one alone.
+    pub(crate) fn track(&self, position: u64, newest: Option<Newest>) {
         let mut state = self.lock();
         if state.track.is_none() {
-            state.track = Some(Track { position, healing: None, window: None, recording: None });
+            state.track = Some(Track::new(position, newest));
         }
     }
 
@@ -223,19 +252,20 @@ impl Feed {
         !state.held && !awaited && state.is_empty()
     }
 
-    /// Adds a member. `resume` is the offset behind which it wants everything; `tell` builds what it gets first.
+    /// Adds a member, from where it starts; `tell` builds what it gets first.
     pub(crate) fn join<T: Into<Told>>(
         &self,
         client: ClientId,
         outbox: &Arc<Outbox>,
         asked: impl Into<Asked>,
-        resume: Option<u64>,
+        start: &Start,
         tell: impl FnOnce(Joined) -> T,
     ) {
         let mut state = self.lock();
-        let joined = state.track.as_ref().map_or(Joined::Live, |track| track.joined(resume));
+        let joined = state.track.as_ref().map_or(Joined::Live, |track| track.joined(start));
         let newest = match &joined {
             Joined::Resumed { missed } => missed.last().map(|publication| publication.data.clone()),
+            Joined::Newest { newest, .. } => newest.as_ref().map(|publication| publication.data.clone()),
             Joined::Live | Joined::At { .. } => None,
         };
         match tell(joined).into() {
@@ -333,6 +363,7 @@ impl Feed {
             seq: publication.offset,
             previous: 0,
             publication,
+            stored_at: None,
         });
         for live in past.chain(queue) {
             if state.track.as_ref().is_some_and(|track| live.seq > track.position) {
@@ -352,6 +383,37 @@ impl Feed {
         if let Some(track) = self.lock().track.as_mut().filter(|track| track.healing.is_none()) {
             track.position = track.position.max(position);
         }
+    }
+
+    /// Whether the newest publication is known here, unless the stream may have let go of what it took before `oldest`.
+    pub(crate) fn knows_newest(&self, oldest: SystemTime) -> bool {
+        let mut state = self.lock();
+        let Some(newest) = state.track.as_mut().and_then(|track| track.newest.as_mut()) else { return true };
+        let known = newest.is_known(oldest);
+        if !known {
+            *newest = Newest::Unknown;
+        }
+        known
+    }
+
+    /// Takes the newest publication over from the stream, unless a newer one has come meanwhile.
+    pub(crate) fn load_newest(&self, kept: Option<Kept>) -> Loaded {
+        let mut state = self.lock();
+        let Some(track) = &mut state.track else { return Loaded::Yes };
+        if kept.as_ref().is_some_and(|kept| kept.publication.offset > track.position) {
+            return Loaded::Ahead;
+        }
+        if let Some(newest @ Newest::Unknown) = &mut track.newest {
+            *newest = Newest::Known(kept);
+        }
+        Loaded::Yes
+    }
+
+    /// Whether a member that joined now would be brought the newest publication, or has it.
+    pub(crate) fn has_newest(&self, seen: Option<u64>) -> bool {
+        let state = self.lock();
+        let track = state.track.as_ref();
+        track.is_some_and(|track| matches!(track.joined(&Start::Newest { seen }), Joined::Newest { .. }))
     }
 
     /// Keeps everything behind `offset` at hand until the pin is dropped, if that needs no reading of the stream.
@@ -411,7 +473,7 @@ impl Feed {
 impl State {
     fn restart(&mut self, position: u64) -> Vec<Arc<Outbox>> {
         if let Some(track) = &mut self.track {
-            *track = Track { position, healing: None, window: None, recording: None };
+            *track = Track::new(position, track.newest.take().map(|_| Newest::Unknown));
         }
         let first = self.first.take().into_iter();
         first.chain(self.more.drain()).map(|(_, member)| member.outbox).collect()
@@ -436,8 +498,13 @@ impl State {
         let reach = self.deliver(name, &publication);
         if let Some(track) = &mut self.track {
             track.position = live.seq;
-            if track.window.is_some() || track.recording.is_some() {
+            if track.window.is_some() || track.recording.is_some() || track.newest.is_some() {
                 let publication = Arc::new(publication);
+                if let Some(newest) = &mut track.newest {
+                    *newest = live.stored_at.map_or(Newest::Unknown, |stored_at| {
+                        Newest::Known(Some(Kept { publication: Arc::clone(&publication), stored_at }))
+                    });
+                }
                 // Whoever asked for the record may be gone; more than this could not be brought to anybody anyway.
                 track.recording.take_if(|recording| recording.len() >= MAX_QUEUED);
                 if let Some(recording) = &mut track.recording {
@@ -490,8 +557,20 @@ impl Track {
         self.window.as_ref().is_some_and(|window| Arc::strong_count(&window.pins) > 1)
     }
 
-    fn joined(&self, resume: Option<u64>) -> Joined {
+    fn new(position: u64, newest: Option<Newest>) -> Self {
+        Self { position, healing: None, window: None, recording: None, newest }
+    }
+
+    fn joined(&self, start: &Start) -> Joined {
         let position = self.position;
+        let resume = match start {
+            Start::Fresh => None,
+            Start::Behind(pin) => Some(pin.offset),
+            Start::Newest { seen } => {
+                let newest = self.newest.as_ref();
+                return newest.map_or(Joined::At { position }, |newest| newest.joined(*seen, position));
+            }
+        };
         let missed = match (resume, &self.window) {
             (Some(offset), _) if offset == position => Some(Vec::new()),
             (Some(offset), Some(window)) if window.after <= offset && offset < position => {

@@ -215,7 +215,7 @@ mod tests {
     use crate::{
         connection::outbox::Mail,
         dialect::Dialect,
-        feed::{Live, Taken},
+        feed::{Live, Start, Taken},
     };
 
     fn member(hub: &Hub, gateway: &GatewayId, dialect: impl Into<Dialect>) -> (ClientId, Arc<Outbox>) {
@@ -235,12 +235,14 @@ mod tests {
 
     fn publish(hub: &Hub, key: &str, data: impl Into<Bytes>) -> Taken {
         let publication = Publication { data: data.into(), ..Publication::default() };
-        let live = Live { seq: 0, previous: 0, publication };
+        let live = Live { seq: 0, previous: 0, publication, stored_at: None };
         hub.feed(key).map_or(Taken::Delivered(0), |feed| feed.live(live))
     }
 
     fn join(hub: &Hub, channel: &Channel, client: &ClientId, outbox: &Arc<Outbox>) {
-        hub.enter(channel, |feed| feed.join(client.clone(), outbox, None, None, |_| Some(Bytes::new())));
+        hub.enter(channel, |feed| {
+            feed.join(client.clone(), outbox, None, &Start::Fresh, |_| Some(Bytes::new()));
+        });
     }
 
     #[test]

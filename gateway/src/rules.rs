@@ -92,6 +92,11 @@ impl Rules {
         })
     }
 
+    /// Whether every subscriber of a channel is brought its newest publication.
+    pub(crate) fn brings_newest(&self, channel: &Channel) -> bool {
+        self.namespaces.get(channel.namespace()).is_some_and(|namespace| namespace.cache_on_subscribe)
+    }
+
     /// What a subscription asks for beyond plain publications, as far as its namespace grants it.
     pub(crate) fn wish(
         &self,

@@ -2,7 +2,10 @@
 //!
 //! Turns the library's errors into the few decisions a caller takes. Never decides what to publish and never retries by itself.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use async_nats::{
     Client, ConnectOptions, Event, HeaderMap, Message, StatusCode, Subject,
@@ -92,6 +95,12 @@ pub struct StreamFacts {
 /// Returns the number in a header.
 pub fn header_number(message: &Message, name: &str) -> Option<u64> {
     message.headers.as_ref()?.get(name)?.as_str().parse().ok()
+}
+
+/// Returns when a stream took a message that it gave or repeated.
+pub fn stored_at(message: &Message) -> Option<SystemTime> {
+    let text = message.headers.as_ref()?.get("Nats-Time-Stamp")?;
+    humantime::parse_rfc3339(text.as_str()).ok()
 }
 
 /// Why a connection could not be made.

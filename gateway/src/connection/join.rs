@@ -14,7 +14,7 @@ use tidegate_shared::{
 use super::{Connection, End, Outbox, Shared, now, work::Done};
 use crate::{
     egress::interest::Held,
-    feed::{Asked, Feed, Pin, Resume, Told},
+    feed::{Asked, Feed, Resume, Start, Told},
     presence::Present,
     session::{Chosen, Position},
 };
@@ -24,8 +24,7 @@ use crate::{
 pub(super) struct Ready {
     /// Its subscription; nothing for a personal channel, which every gateway receives anyway.
     held: Option<Held>,
-    /// The offset to resume from, if that is possible.
-    resume: Option<Pin>,
+    start: Start,
     /// The membership, where it is kept who is in a channel, and what is said of the client there.
     present: Option<Box<Present>>,
     member: Option<Box<ClientInfo>>,
@@ -42,7 +41,7 @@ impl Connection {
         let asked = Asked { wish: session.wish(ticket), hears_as };
         let mut heard = None;
         let Some(held) = ready.held else { return Ok(()) };
-        held.feed.join(client, outbox, asked, ready.resume.as_ref().map(|pin| pin.offset), |joined| {
+        held.feed.join(client, outbox, asked, &ready.start, |joined| {
             let Some(reply) = session.subscribed(ticket, &channel, &Position { joined, epoch }) else {
                 return Told::Left;
             };
@@ -88,13 +87,12 @@ impl Connection {
         let Self { shared, session, outbox, one_way, transport, .. } = self;
         outbox.open();
         let mut positions = Vec::new();
-        for (one, Ready { held, resume, present, member }) in chosen.iter().zip(ready) {
+        for (one, Ready { held, start, present, member }) in chosen.iter().zip(ready) {
             let client = session.client().clone();
-            let offset = resume.as_ref().map(|pin| pin.offset);
             let epoch = shared.egress.history.epoch(&one.channel);
             let hears_as = member.filter(|_| session.hears_unasked(&one.channel));
             let join = |feed: &Arc<Feed>| {
-                feed.join(client, outbox, Asked { wish: None, hears_as }, offset, |joined| {
+                feed.join(client, outbox, Asked { wish: None, hears_as }, &start, |joined| {
                     positions.push(Position { joined, epoch });
                     Told::Nothing
                 });
@@ -152,16 +150,21 @@ impl Shared {
         member: Option<Box<ClientInfo>>,
     ) -> Result<Ready, protocol::Error> {
         let held = self.interests.hold(channel).await.map_err(|error| codes::INTERNAL.because(error))?;
-        let mut from = None;
+        let mut start = Start::Fresh;
         if let Some(resume) = resume {
             let prepared = self.egress.prepare(channel, &held.feed, resume).await;
-            from = prepared.map_err(|refusal| codes::INTERNAL.because(refusal))?;
-            if from.is_none() && or_refuse && self.egress.history.keeps(channel) {
+            start = prepared.map_err(|refusal| codes::INTERNAL.because(refusal))?;
+            let recovers = match &start {
+                Start::Fresh => false,
+                Start::Behind(_) => true,
+                Start::Newest { seen } => held.feed.has_newest(*seen),
+            };
+            if !recovers && or_refuse && self.egress.history.keeps(channel) {
                 return Err(codes::UNRECOVERABLE.error());
             }
         }
         let present = self.present(channel, member.as_deref()).await?;
-        Ok(Ready { held: Some(held), resume: from, present, member })
+        Ok(Ready { held: Some(held), start, present, member })
     }
 
     /// Sees to it that whoever asks now finds the client in the channel.
@@ -186,21 +189,21 @@ impl Shared {
         if channel.personal_user().is_none() {
             return self.ready(channel, resume, false, member).await;
         }
-        let mut from = None;
+        let mut start = Start::Fresh;
         if let Some(resume) = resume {
             let feed = self.with_personal_feed(channel, Arc::clone);
             let prepared = self.egress.prepare(channel, &feed, resume).await;
-            from = prepared.map_err(|refusal| codes::INTERNAL.because(refusal))?;
+            start = prepared.map_err(|refusal| codes::INTERNAL.because(refusal))?;
         }
         let present = self.present(channel, member.as_deref()).await?;
-        Ok(Ready { held: None, resume: from, present, member })
+        Ok(Ready { held: None, start, present, member })
     }
 
     /// Uses a personal channel, whose publications reach every gateway anyway: its position needs no read.
     fn with_personal_feed<T>(&self, channel: &Channel, use_it: impl FnOnce(&Arc<Feed>) -> T) -> T {
         self.hub.enter(channel, |feed| {
-            if let Some(position) = self.egress.history.seen(channel) {
-                feed.track(position);
+            if let Some(beginning) = self.egress.history.seen(channel) {
+                feed.track(beginning.position, beginning.newest);
             }
             use_it(feed)
         })

@@ -9,11 +9,12 @@ use std::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
+    time::{Duration, SystemTime},
 };
 
 use async_nats::Message;
 use tidegate_shared::{
-    broker::{Broker, Refusal, header_number},
+    broker::{Broker, Refusal, header_number, stored_at},
     channel::Channel,
     config::Namespace,
     protocol::{HistoryRequest, HistoryResult, Publication},
@@ -22,7 +23,10 @@ use tidegate_shared::{
 };
 
 use super::read_publication;
-use crate::feed::Past;
+use crate::feed::{
+    Past,
+    newest::{Kept as KeptNewest, Newest},
+};
 
 /// Messages read at a time: a batch has no flow control.
 const BATCH: usize = 500;
@@ -40,9 +44,18 @@ struct Kept {
     stream: String,
     /// Messages kept of each channel.
     size: usize,
+    ttl: Duration,
+    /// Whether clients are brought the newest publication alone.
+    cache: bool,
     epoch: RwLock<Arc<str>>,
     /// The newest sequence this gateway has seen of the whole stream, where it receives all of it.
     seen: AtomicU64,
+}
+
+/// From where a channel's stream is followed.
+pub(crate) struct Beginning {
+    pub(crate) position: u64,
+    pub(crate) newest: Option<Newest>,
 }
 
 impl History {
@@ -51,6 +64,8 @@ impl History {
             let kept = Kept {
                 stream: channel_stream(&namespace.name),
                 size: namespace.history_size as usize,
+                ttl: namespace.history_ttl,
+                cache: namespace.is_cache(),
                 epoch: RwLock::new("".into()),
                 seen: AtomicU64::new(0),
             };
@@ -110,19 +125,46 @@ impl History {
         }
     }
 
-    /// The position of a channel of such a namespace.
-    pub(crate) fn seen(&self, channel: &Channel) -> Option<u64> {
-        self.streams.get(channel.namespace()).map(|kept| kept.seen.load(Ordering::Acquire))
+    /// The beginning of a channel of such a namespace.
+    pub(crate) fn seen(&self, channel: &Channel) -> Option<Beginning> {
+        let kept = self.streams.get(channel.namespace())?;
+        let position = kept.seen.load(Ordering::Acquire);
+        Some(Beginning { position, newest: kept.cache.then_some(Newest::Unknown) })
     }
 
-    /// The position of a channel: its newest message, or the end of the stream if it has none.
-    pub(crate) async fn position(&self, channel: &Channel) -> Result<Option<u64>, Refusal> {
+    /// The beginning of a channel: its newest message, or the end of the stream if it has none.
+    pub(crate) async fn beginning(&self, channel: &Channel) -> Result<Option<Beginning>, Refusal> {
         let Some(kept) = self.streams.get(channel.namespace()) else { return Ok(None) };
-        let newest = self.broker.last(&kept.stream, &self.subjects.channel(channel)).await?;
-        match newest.and_then(|message| header_number(&message, "Nats-Sequence")) {
-            Some(seq) => Ok(Some(seq)),
-            None => Ok(Some(self.broker.stream_facts(&kept.stream).await?.last_seq)),
+        let newest = self.last(kept, channel).await?;
+        let position = match &newest {
+            Some(newest) => newest.publication.offset,
+            None => self.broker.stream_facts(&kept.stream).await?.last_seq,
+        };
+        Ok(Some(Beginning { position, newest: kept.cache.then_some(Newest::Known(newest)) }))
+    }
+
+    /// The newest publication of a channel, if the stream keeps one.
+    pub(crate) async fn newest(&self, channel: &Channel) -> Result<Option<KeptNewest>, Refusal> {
+        match self.streams.get(channel.namespace()) {
+            Some(kept) => self.last(kept, channel).await,
+            None => Ok(None),
         }
+    }
+
+    /// Where clients are brought the newest publication alone: what was stored before this may not be kept any more.
+    pub(crate) fn cache_reaches_back_to(&self, channel: &Channel) -> Option<SystemTime> {
+        let kept = self.streams.get(channel.namespace()).filter(|kept| kept.cache)?;
+        Some(SystemTime::now().checked_sub(kept.ttl).unwrap_or(SystemTime::UNIX_EPOCH))
+    }
+
+    async fn last(&self, kept: &Kept, channel: &Channel) -> Result<Option<KeptNewest>, Refusal> {
+        let message = self.broker.last(&kept.stream, &self.subjects.channel(channel)).await?;
+        Ok(message.filter(|message| header_number(message, "Nats-Sequence").is_some()).map(|message| {
+            KeptNewest {
+                publication: Arc::new(publication(&message)),
+                stored_at: stored_at(&message).unwrap_or(SystemTime::UNIX_EPOCH),
+            }
+        }))
     }
 
     /// Which of these channels have newer messages than their positions.
@@ -186,7 +228,7 @@ impl History {
             let messages = self.read(kept, channel, since.offset.saturating_add(1), limit).await?;
             publications = messages.iter().map(publication).collect();
         }
-        let offset = self.position(channel).await?.unwrap_or_default();
+        let offset = self.beginning(channel).await?.map_or(0, |beginning| beginning.position);
         Ok(Some(HistoryResult { publications, epoch: epoch.as_ref().to_owned(), offset }))
     }
 

@@ -98,8 +98,8 @@ impl Interests {
         }
         // Flushing would only empty our own buffer: the barrier's answer shows that the server has read the SUB.
         broker.barrier(self.egress.subjects.barrier()).await.map_err(|e| failed(&e))?;
-        if let Some(position) = self.egress.history.position(channel).await.map_err(|e| failed(&e))? {
-            held.feed.track(position);
+        if let Some(beginning) = self.egress.history.beginning(channel).await.map_err(|e| failed(&e))? {
+            held.feed.track(beginning.position, beginning.newest);
         }
         let (egress, stop) = (self.egress.clone(), held.interest.stop.clone());
         self.egress.lifecycle.spawn(async move {

@@ -8,12 +8,14 @@ use tidegate_shared::{broker::Refusal, channel::Channel};
 use tokio::time::sleep;
 
 use super::Egress;
-use crate::feed::{Feed, Past, Pin, Resume};
+use crate::feed::{Feed, Past, Pin, Resume, Start, newest::Loaded};
 
 /// The most publications a gap is filled with.
 const HEAL_LIMIT: usize = 1000;
 /// Between two tries to read a stream while the broker is away.
 const HEAL_PAUSE: Duration = Duration::from_millis(200);
+/// How often the newest publication is read while it is ahead of what has come live.
+const LOAD_TRIES: usize = 10;
 /// How long what was read for one client is kept for others that come back at the same time.
 const WINDOW_TIME: Duration = Duration::from_secs(10);
 /// Channels whose newest messages are asked for at once; the broker answers no more.
@@ -41,8 +43,49 @@ impl Egress {
         }
     }
 
-    /// Sees to it that a client can resume from its position, as long as it holds the pin; nothing if it cannot.
+    /// Sees to it that a client can resume, as long as it holds what this returns; a fresh start if it cannot.
     pub(crate) async fn prepare(
+        &self,
+        channel: &Channel,
+        feed: &Arc<Feed>,
+        resume: &Resume,
+    ) -> Result<Start, Refusal> {
+        if self.history.cache_reaches_back_to(channel).is_some() {
+            self.load_newest(channel, feed).await?;
+            let same = self.history.epoch(channel).is_some_and(|epoch| *epoch == *resume.epoch);
+            return Ok(Start::Newest { seen: same.then_some(resume.offset) });
+        }
+        let pin = self.pin(channel, feed, resume).await?;
+        Ok(pin.map_or(Start::Fresh, Start::Behind))
+    }
+
+    /// Sees to it that the channel knows its newest publication; one read for all who come at the same time.
+    async fn load_newest(&self, channel: &Channel, feed: &Feed) -> Result<(), Refusal> {
+        let known =
+            || self.history.cache_reaches_back_to(channel).is_none_or(|oldest| feed.knows_newest(oldest));
+        if known() {
+            return Ok(());
+        }
+        let _turn = feed.reading.lock().await;
+        for _ in 0..LOAD_TRIES {
+            if known() {
+                return Ok(());
+            }
+            let newest = self.history.newest(channel).await?;
+            self.metrics.window_read();
+            if feed.load_newest(newest) == Loaded::Yes {
+                return Ok(());
+            }
+            match feed.suspect() {
+                Some(after) => self.heal(feed, after).await,
+                None => sleep(HEAL_PAUSE).await,
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps what is behind a client's position at hand; nothing if that cannot be.
+    async fn pin(
         &self,
         channel: &Channel,
         feed: &Arc<Feed>,

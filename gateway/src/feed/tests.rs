@@ -15,7 +15,7 @@ fn publication(offset: u64) -> Publication {
 }
 
 fn live(seq: u64, previous: u64) -> Live {
-    Live { seq, previous, publication: publication(0) }
+    Live { seq, previous, publication: publication(0), stored_at: None }
 }
 
 fn past(offsets: &[u64], complete: bool) -> Past {
@@ -35,8 +35,13 @@ impl Client {
     }
 
     fn join(&self, feed: &Feed, resume: Option<u64>) -> Joined {
+        let pin = |offset| Start::Behind(Pin { offset, _window: Arc::default() });
+        self.start(feed, &resume.map_or(Start::Fresh, pin))
+    }
+
+    fn start(&self, feed: &Feed, start: &Start) -> Joined {
         let mut told = None;
-        feed.join(self.id.clone(), &self.outbox, None, resume, |joined| {
+        feed.join(self.id.clone(), &self.outbox, None, start, |joined| {
             told = Some(joined);
             Some(encode_reply(Encoding::Json, &Reply::ping()).unwrap())
         });
@@ -57,7 +62,7 @@ impl Client {
 
 fn tracked(position: u64) -> (Feed, Client) {
     let feed = Feed::new("chat:x");
-    feed.track(position);
+    feed.track(position, None);
     let member = Client::new();
     assert_eq!(member.join(&feed, None), Joined::At { position });
     (feed, member)
@@ -66,6 +71,7 @@ fn tracked(position: u64) -> (Feed, Client) {
 fn offsets(joined: Joined) -> Option<Vec<u64>> {
     match joined {
         Joined::Resumed { missed } => Some(missed.iter().map(|p| p.offset).collect()),
+        Joined::Newest { newest, .. } => Some(newest.iter().map(|p| p.offset).collect()),
         Joined::At { .. } | Joined::Live => None,
     }
 }
@@ -165,7 +171,7 @@ fn a_channel_without_history_has_no_positions() {
     let feed = Feed::new("chat:x");
     let member = Client::new();
     assert_eq!(member.join(&feed, Some(5)), Joined::Live);
-    assert_eq!(feed.live(Live { seq: 3, previous: 9, publication: publication(0) }), Taken::Delivered(1));
+    assert_eq!(feed.live(live(3, 9)), Taken::Delivered(1));
     feed.leave(&member.id);
     assert!(feed.is_idle());
 }
@@ -180,8 +186,8 @@ fn who_asked_is_told_of_itself_behind_its_answer_and_then_of_others() {
     let (asked, silent, stranger) = (Client::new(), Client::new(), ClientId::random(&GatewayId::random()));
     let answer = |_| Some(encode_reply(Encoding::Json, &Reply::ping()).unwrap());
     let asks = Asked { wish: None, hears_as: Some(named(&asked.id)) };
-    feed.join(asked.id.clone(), &asked.outbox, asks, None, answer);
-    feed.join(silent.id.clone(), &silent.outbox, Asked::default(), None, answer);
+    feed.join(asked.id.clone(), &asked.outbox, asks, &Start::Fresh, answer);
+    feed.join(silent.id.clone(), &silent.outbox, Asked::default(), &Start::Fresh, answer);
     for (id, joined) in [(&asked.id, true), (&stranger, true), (&stranger, false), (&asked.id, false)] {
         let reach = feed.tell(&Change { info: *named(id), joined });
         assert_eq!(reach, usize::from(*id == stranger), "what happens to itself it knows");
@@ -203,6 +209,63 @@ fn who_asked_is_told_of_itself_behind_its_answer_and_then_of_others() {
     assert_eq!(frames(&silent), ["{}"]);
 }
 
+fn newest(offset: u64) -> Kept {
+    Kept { publication: Arc::new(publication(offset)), stored_at: SystemTime::UNIX_EPOCH }
+}
+
+fn timed(seq: u64, previous: u64) -> Live {
+    Live { stored_at: Some(SystemTime::UNIX_EPOCH), ..live(seq, previous) }
+}
+
+/// What a member is brought that has seen this one; nothing if it is not recovered.
+fn cached(feed: &Feed, seen: Option<u64>) -> Option<Vec<u64>> {
+    offsets(Client::new().start(feed, &Start::Newest { seen }))
+}
+
+#[test]
+fn a_cache_brings_its_newest_publication_to_whoever_has_not_got_it() {
+    let feed = Feed::new("chat:x");
+    feed.track(10, Some(Newest::Known(Some(newest(10)))));
+    assert_eq!(cached(&feed, None), Some(vec![10]));
+    assert_eq!(cached(&feed, Some(7)), Some(vec![10]));
+    assert_eq!(cached(&feed, Some(10)), Some(vec![]), "it has it");
+    let member = Client::new();
+    member.start(&feed, &Start::Newest { seen: None });
+    feed.live(timed(12, 10));
+    assert_eq!(member.offsets(), [12]);
+    assert_eq!(cached(&feed, None), Some(vec![12]));
+    assert_eq!(Client::new().start(&feed, &Start::Fresh), Joined::At { position: 12 });
+}
+
+#[test]
+fn an_empty_cache_recovers_nobody_but_who_is_at_its_end() {
+    let feed = Feed::new("chat:x");
+    feed.track(10, Some(Newest::Known(None)));
+    assert_eq!((cached(&feed, None), cached(&feed, Some(9))), (None, None));
+    assert_eq!(cached(&feed, Some(10)), Some(vec![]));
+    assert!(feed.has_newest(Some(10)) && !feed.has_newest(None));
+}
+
+#[test]
+fn a_cache_asks_its_stream_for_what_it_does_not_know() {
+    let feed = Feed::new("chat:x");
+    let always = SystemTime::UNIX_EPOCH;
+    feed.track(10, Some(Newest::Unknown));
+    assert!(!feed.knows_newest(always));
+    assert_eq!(feed.load_newest(Some(newest(12))), Loaded::Ahead, "nobody has been given it yet");
+    let after = feed.suspect().unwrap();
+    assert!(after == 10 && feed.heal(past(&[12], true)).is_empty());
+    assert_eq!(feed.load_newest(Some(newest(12))), Loaded::Yes);
+    assert!(feed.knows_newest(always));
+    assert!(!feed.knows_newest(SystemTime::now()), "the stream may have let go of it");
+    assert_eq!(feed.load_newest(None), Loaded::Yes);
+    assert_eq!(cached(&feed, None), None);
+    feed.live(timed(15, 12));
+    feed.live(timed(20, 18));
+    feed.heal(past(&[20], false));
+    assert!(!feed.knows_newest(always), "a gap that could not be filled");
+}
+
 proptest! {
     /// Publications of a stream reach a gateway with losses, repeats and reads in between; members come and resume at any
     /// time. Each sees everything behind the position it was told, once and in order.
@@ -216,7 +279,7 @@ proptest! {
     ) {
         let stream: Vec<u64> = seqs.into_iter().collect();
         let feed = Feed::new("chat:x");
-        feed.track(0);
+        feed.track(0, None);
         let mut members: Vec<(Client, u64)> = Vec::new();
         let mut gap: Option<(u64, usize)> = None;
         for (index, seq) in stream.iter().enumerate() {
@@ -232,7 +295,7 @@ proptest! {
                 let position = match member.join(&feed, resume) {
                     Joined::At { position } => position,
                     Joined::Resumed { missed } => missed.last().map_or_else(|| resume.unwrap(), |p| p.offset),
-                    Joined::Live => unreachable!("the channel has history"),
+                    Joined::Newest { .. } | Joined::Live => unreachable!("the channel has history, and all of it"),
                 };
                 members.push((member, position));
             }

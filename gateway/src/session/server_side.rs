@@ -52,7 +52,8 @@ impl Session {
         let mut chosen: Vec<Chosen> = Vec::new();
         let mut choose = |channel: Channel, info: Bytes, data: Bytes| {
             if chosen.iter().all(|one| one.channel != channel) {
-                let resume = request.subs.get(channel.name()).and_then(resume_of);
+                let asked = request.subs.get(channel.name()).and_then(resume_of);
+                let resume = asked.or_else(|| self.rules.brings_newest(&channel).then(Resume::from_nowhere));
                 chosen.push(Chosen { channel, resume, info, data });
             }
         };

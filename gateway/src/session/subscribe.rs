@@ -45,12 +45,13 @@ impl Session {
             Ok(wish) => wish,
             Err(problem) => return refuse(id, codes::BAD_REQUEST.because(problem)),
         };
-        let resume = resume_of(request);
+        let or_refuse = request.recover && request.flag & REFUSE_UNRECOVERABLE != 0;
+        let resume =
+            resume_of(request).or_else(|| self.rules.brings_newest(&channel).then(Resume::from_nowhere));
         let Phase::Connected(connected) = &mut self.phase else { return Vec::new() };
         let hears = self.rules.hears(&channel, connected.user.is_some(), request.join_leave);
         let beginning = Beginning { command: id, resume: resume.clone(), wish, hears, term };
         let ticket = connected.subscriptions.begin(channel.clone(), beginning);
-        let or_refuse = request.flag & REFUSE_UNRECOVERABLE != 0;
         vec![Effect::Interest { ticket, channel, resume, or_refuse }]
     }
 
@@ -215,20 +216,33 @@ impl Position {
         match &self.joined {
             Joined::Live => result,
             Joined::At { position } => SubscribeResult { offset: *position, ..positioned },
+            Joined::Newest { position, newest } => SubscribeResult {
+                recovered: true,
+                offset: *position,
+                publications: brought(newest.iter(), wish, encoding),
+                ..positioned
+            },
             Joined::Resumed { missed } => SubscribeResult {
                 recovered: true,
                 // The position asked for, not the newest: the publications move it.
                 offset: resume.map_or(0, |resume| resume.offset),
-                publications: {
-                    let wanted = missed.iter().filter(|p| wish.is_none_or(|wish| wish.wants(p)));
-                    if delta {
-                        patch::chain(wanted.map(AsRef::as_ref), encoding)
-                    } else {
-                        wanted.map(|p| Publication::clone(p).suited_to(encoding)).collect()
-                    }
-                },
+                publications: brought(missed.iter(), wish, encoding),
                 ..positioned
             },
         }
+    }
+}
+
+/// Publications as a reply brings them: those that are wanted, each as a patch of the one before it if that was granted.
+fn brought<'a>(
+    publications: impl Iterator<Item = &'a Arc<Publication>>,
+    wish: Option<&Wish>,
+    encoding: Encoding,
+) -> Vec<Publication> {
+    let wanted = publications.filter(|p| wish.is_none_or(|wish| wish.wants(p)));
+    if wish.is_some_and(|wish| wish.delta) {
+        patch::chain(wanted.map(AsRef::as_ref), encoding)
+    } else {
+        wanted.map(|p| Publication::clone(p).suited_to(encoding)).collect()
     }
 }

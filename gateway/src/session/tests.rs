@@ -320,9 +320,26 @@ fn a_subscription_given_up_while_it_begins_answers_both_commands_in_order() {
 }
 
 #[test]
+fn a_subscription_that_asks_for_nothing_is_a_resumed_one_where_the_newest_publication_comes_with_it() {
+    let mut script = Script::with_toml(
+        "[[namespace]]\nname = 'board'\nhistory_size = 1\nrecovery = 'cache'\ncache_on_subscribe = true",
+        &[],
+    );
+    script.welcome(&token(&serde_json::json!({"sub": "42"})));
+    let effects = script.subscribe("board:x");
+    let [Effect::Interest { resume: Some(resume), or_refuse: false, .. }] = &effects[..] else {
+        panic!("{effects:?}")
+    };
+    assert_eq!(*resume, Resume::from_nowhere());
+}
+
+#[test]
 fn who_resumes_is_told_whether_that_worked() {
     let missed = vec![Arc::new(Publication { data: "1".into(), offset: 9, ..Publication::default() })];
+    let newest = missed.first().cloned();
     for (joined, recovered, offset, count) in [
+        (Joined::Newest { position: 9, newest }, true, 9, 1),
+        (Joined::Newest { position: 9, newest: None }, true, 9, 0),
         (Joined::Resumed { missed }, true, 5, 1),
         (Joined::Resumed { missed: Vec::new() }, true, 5, 0),
         (Joined::At { position: 9 }, false, 9, 0),

@@ -8,6 +8,7 @@
 
 mod bad_input;
 mod broker_down;
+mod cache;
 mod channels;
 mod connect;
 mod drain;

@@ -196,7 +196,12 @@ async fn an_answer_that_comes_while_its_user_is_away_is_there_when_the_user_is_b
         serde_json::json!({"id": 1, "connect": {"token": crate::support::token(&stack, "42"), "subs": subs}});
     back.send_text(&connect.to_string()).await.unwrap();
     let result = back.reply().await.unwrap().connect.unwrap().subs.first().unwrap().result.clone().unwrap();
-    assert!(result.recovered && texts(&result) == ["\"second\""], "{result:?}");
+    assert!(result.recovered, "{result:?}");
+    // The gateway may have heard of it a moment after the stream.
+    match texts(&result).first() {
+        Some(missed) => assert_eq!(missed, "\"second\""),
+        None => assert_eq!(back.reply().await.unwrap().push.unwrap().publication.unwrap().data, "\"second\""),
+    }
 }
 
 #[tokio::test]

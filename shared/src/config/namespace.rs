@@ -28,6 +28,12 @@ pub struct Namespace {
     /// How long they are kept.
     #[serde(default = "history_ttl", with = "unit::duration")]
     pub history_ttl: Duration,
+    /// What a client that comes back is brought.
+    #[serde(default)]
+    pub recovery: Recovery,
+    /// Whether every subscriber is brought the newest publication, one that comes for the first time too.
+    #[serde(default)]
+    pub cache_on_subscribe: bool,
     /// Whether clients may ask for patches instead of whole payloads.
     #[serde(default)]
     pub delta: bool,
@@ -71,6 +77,17 @@ pub enum Audience {
     Anyone,
 }
 
+/// What a client that comes back to a channel with history is brought.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Recovery {
+    /// Every publication it missed.
+    #[default]
+    Stream,
+    /// The newest publication alone, which stands for all before it.
+    Cache,
+}
+
 fn nobody() -> Audience {
     Audience::Nobody
 }
@@ -110,6 +127,8 @@ impl Namespace {
             allow_history: Audience::Nobody,
             history_size: 0,
             history_ttl: history_ttl(),
+            recovery: Recovery::Stream,
+            cache_on_subscribe: false,
             delta: false,
             tags_filter: false,
             personal: false,
@@ -134,6 +153,11 @@ impl Namespace {
     /// Whether it is kept who is in its channels.
     pub fn has_members(&self) -> bool {
         self.presence || self.join_leave
+    }
+
+    /// Whether clients are brought the newest publication alone.
+    pub fn is_cache(&self) -> bool {
+        self.recovery == Recovery::Cache
     }
 
     /// Whether clients can recover what they missed.

@@ -219,3 +219,13 @@ fn an_issuers_keys_can_come_from_files() {
     let issuer = config.issuers.first().unwrap();
     assert!(matches!(issuer.key_source(), Ok(KeySource::Public("a key\n"))));
 }
+
+#[test]
+fn a_cache_needs_history_and_only_a_cache_can_come_with_every_subscription() {
+    let namespace = |keys: &str| format!("[[namespace]]\nname = 'a'\n{keys}");
+    assert!(load(&namespace("history_size = 1\nrecovery = 'cache'\ncache_on_subscribe = true"), &[]).is_ok());
+    let error = refusal(&namespace("recovery = 'cache'"), &[]);
+    assert!(error.contains("namespace.0.recovery") && error.contains("history_size"), "{error}");
+    let error = refusal(&namespace("history_size = 1\ncache_on_subscribe = true"), &[]);
+    assert!(error.contains("namespace.0.cache_on_subscribe"), "{error}");
+}

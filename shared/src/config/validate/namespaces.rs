@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Problem, plain, problem};
 use crate::{
     channel::{Channel, DEFAULT_NAMESPACE, USER_NAMESPACE},
-    config::{Audience, Config},
+    config::{Audience, Config, Namespace},
 };
 
 pub(super) fn namespaces(config: &Config) -> Result<(), Problem> {
@@ -62,9 +62,23 @@ pub(super) fn namespaces(config: &Config) -> Result<(), Problem> {
                 "at least 1s; to keep nothing set history_size = 0",
             );
         }
+        recovery(index, namespace)?;
         if config.namespaces.iter().take(index).any(|other| other.name == namespace.name) {
             return problem(key, format!("the namespace {:?} is declared twice", namespace.name));
         }
+    }
+    Ok(())
+}
+
+fn recovery(index: usize, namespace: &Namespace) -> Result<(), Problem> {
+    if namespace.is_cache() && !namespace.has_history() {
+        return problem(
+            format!("namespace.{index}.recovery"),
+            "\"cache\" brings the newest publication that is kept: set history_size, 1 is enough",
+        );
+    }
+    if namespace.cache_on_subscribe && !namespace.is_cache() {
+        return problem(format!("namespace.{index}.cache_on_subscribe"), "needs recovery = \"cache\"");
     }
     Ok(())
 }

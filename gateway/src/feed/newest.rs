@@ -1,0 +1,58 @@
+//! The newest publication of a channel whose clients are brought that one alone.
+//!
+//! Known from what came live, or from the stream; never read here.
+
+use std::{sync::Arc, time::SystemTime};
+
+use tidegate_shared::protocol::Publication;
+
+use super::Joined;
+
+/// What a channel knows of its newest publication.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) enum Newest {
+    /// Nothing: the stream has to be asked.
+    #[default]
+    Unknown,
+    /// This one; nothing if the stream keeps none.
+    Known(Option<Kept>),
+}
+
+/// A publication, and when the stream took it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Kept {
+    pub(crate) publication: Arc<Publication>,
+    pub(crate) stored_at: SystemTime,
+}
+
+/// Whether the newest publication was taken over from the stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Loaded {
+    Yes,
+    /// It is ahead of the channel's position: what is in between has to be filled in first.
+    Ahead,
+}
+
+impl Newest {
+    /// Whether the stream need not be asked. What it took before `oldest` it may not keep any more.
+    pub(super) fn is_known(&self, oldest: SystemTime) -> bool {
+        match self {
+            Self::Unknown => false,
+            Self::Known(kept) => kept.as_ref().is_none_or(|kept| kept.stored_at >= oldest),
+        }
+    }
+
+    /// What a member is told whose newest publication is `seen`.
+    pub(super) fn joined(&self, seen: Option<u64>, position: u64) -> Joined {
+        match self {
+            Self::Known(Some(kept)) => {
+                let newest = Some(&kept.publication).filter(|p| seen != Some(p.offset)).map(Arc::clone);
+                Joined::Newest { position, newest }
+            }
+            Self::Known(None) | Self::Unknown if seen == Some(position) => {
+                Joined::Newest { position, newest: None }
+            }
+            Self::Known(None) | Self::Unknown => Joined::At { position },
+        }
+    }
+}
