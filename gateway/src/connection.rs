@@ -337,6 +337,12 @@ impl Connection {
                     }
                 }));
             }
+            Effect::Submit { command, request } => {
+                let (ingress, turn, deadline) = self.publish_slot();
+                self.work().tasks.push(Box::pin(async move {
+                    Done::Published { command, result: ingress.send(*request, turn, deadline).await }
+                }));
+            }
             Effect::Send { request } => {
                 let (ingress, turn, deadline) = self.publish_slot();
                 self.work().tasks.push(Box::pin(async move {

@@ -18,7 +18,7 @@ use tidegate_shared::{
         ClientInfo, Error,
         codes::{self, ErrorCode},
     },
-    subject::{Address, Kind, Subjects},
+    subject::Subjects,
     topology,
 };
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
@@ -166,7 +166,7 @@ impl Ingress {
         }
     }
 
-    /// Stores a message nobody waits for.
+    /// Stores a message whose answer nobody waits for.
     pub(crate) async fn send(&self, request: Request, turn: Turn, deadline: Instant) -> Result<(), Error> {
         self.store_request(&request, turn, deadline).await.map(|_| ())
     }
@@ -196,8 +196,7 @@ impl Ingress {
     }
 
     async fn store_request(&self, request: &Request, turn: Turn, deadline: Instant) -> Result<Stored, Error> {
-        let kind = request.method.as_deref().map_or(Kind::Send, Kind::Rpc);
-        let address = Address::new(kind, request.ordering_key(), &request.id);
+        let address = request.address();
         let keyed = request.id.is_keyed();
         let message = || (self.subjects.request(&address), request.headers(), request.body.clone());
         self.store(message, turn, deadline, keyed).await

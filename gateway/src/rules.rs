@@ -6,7 +6,7 @@ use std::{collections::HashMap, iter, time::Duration};
 
 use tidegate_shared::{
     channel::Channel,
-    config::{Audience, Config, LimitsConfig, Match, Namespace, Route},
+    config::{Audience, Config, Decider, LimitsConfig, Match, Namespace, Route},
     filter,
     id::GatewayId,
     protocol::SubscribeRequest,
@@ -60,6 +60,14 @@ impl Rules {
     /// The route that takes `send`.
     pub(crate) fn send(&self) -> Option<&Route> {
         self.routes.iter().find(|route| route.matches == Match::Send)
+    }
+
+    /// The route that takes what clients publish in a channel; nothing if it is published as it is.
+    pub(crate) fn decider(&self, channel: &Channel) -> Option<&Route> {
+        let namespace = self.namespaces.get(channel.namespace())?;
+        let takes =
+            |route: &&Route| matches!(&route.matches, Match::Publish(name) if *name == namespace.name);
+        (namespace.publish == Decider::Worker).then(|| self.routes.iter().find(takes)).flatten()
     }
 
     /// Who may subscribe to a channel; nothing if its namespace is not declared.

@@ -94,6 +94,8 @@ pub(crate) enum Effect {
     Call { command: u32, mode: AnswerMode, request: Box<Request> },
     /// Store a publication; `published` tells how it went.
     Publish { command: u32, channel: Channel, data: Bytes, info: Box<ClientInfo> },
+    /// Store a publication for a worker to decide about; `published` tells how it went.
+    Submit { command: u32, request: Box<Request> },
     /// Store a message nobody waits for.
     Send { request: Box<Request> },
     /// See to it that a channel's publications reach this gateway; then call `subscribed` with the same ticket.
@@ -204,7 +206,7 @@ impl Session {
             (Phase::Connected(_), Verb::Send(request)) => self.send(request.data, now),
             (Phase::Connected(_), _) if id == 0 => self.close(codes::BAD_PROTOCOL),
             (Phase::Connected(_), Verb::Rpc(request)) => self.rpc(id, request, now),
-            (Phase::Connected(_), Verb::Publish(request)) => self.publish(id, request),
+            (Phase::Connected(_), Verb::Publish(request)) => self.publish(id, request, now),
             (Phase::Connected(_), Verb::Subscribe(request)) => self.subscribe(id, &request, now),
             (Phase::Connected(_), Verb::Unsubscribe(request)) => self.unsubscribe(id, &request),
             (Phase::Connected(_), Verb::Refresh(request)) => self.refresh(id, &request, now),
@@ -255,7 +257,7 @@ impl Session {
         vec![Effect::Reply(reply)]
     }
 
-    /// A publication is stored, or is not.
+    /// A publication is stored, for its channel or for a worker, or is not.
     pub(crate) fn published(command: u32, result: Result<(), protocol::Error>) -> Effects {
         vec![Effect::Reply(match result {
             Ok(()) => Reply { id: command, publish: Some(protocol::Empty {}), ..Reply::default() },

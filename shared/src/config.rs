@@ -19,7 +19,7 @@ use serde::Deserialize;
 
 pub use self::{
     issuer::{Issuer, KeySource, SHORT_FORM, TokenAlgorithm},
-    namespace::{Audience, Namespace, Recovery},
+    namespace::{Audience, Decider, Namespace, Recovery},
     route::{AnswerMode, Backoff, Match, Route},
     unit::Secret,
 };

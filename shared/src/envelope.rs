@@ -8,9 +8,11 @@ use async_nats::HeaderMap;
 use bytes::Bytes;
 
 use crate::{
+    channel::Channel,
     header,
     id::RequestId,
     protocol::{Error, codes},
+    subject::{Address, Kind},
 };
 
 /// A request on its way to a worker.
@@ -24,8 +26,14 @@ pub struct Request {
     pub client: String,
     /// The route that takes it.
     pub route: String,
-    /// The method without its key; nothing for a `send`.
+    /// The method without its key; only an rpc has one.
     pub method: Option<String>,
+    /// The channel that something was published into; nothing for an rpc or a `send`.
+    pub channel: Option<Channel>,
+    /// What the token says about the connection that published: JSON on one line.
+    pub info: Option<String>,
+    /// What the subscription token says about it in the channel.
+    pub channel_info: Option<String>,
     /// Whether the answer also goes to the user's personal channel.
     pub later: bool,
     /// How many attempts failed before.
@@ -49,6 +57,16 @@ impl Request {
         self.user.as_deref().unwrap_or(&self.client)
     }
 
+    /// Where it goes within its route's stream.
+    pub fn address(&self) -> Address {
+        let kind = match (&self.method, &self.channel) {
+            (Some(method), _) => Kind::Rpc(method),
+            (None, Some(channel)) => Kind::Publish(channel),
+            (None, None) => Kind::Send,
+        };
+        Address::new(kind, self.ordering_key(), &self.id)
+    }
+
     /// The headers this request is published with.
     pub fn headers(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -58,6 +76,14 @@ impl Request {
         headers.insert(header::ROUTE, self.route.as_str());
         if let Some(method) = &self.method {
             headers.insert(header::METHOD, method.as_str());
+        }
+        if let Some(channel) = &self.channel {
+            headers.insert(header::CHANNEL, channel.name());
+        }
+        for (name, info) in [(header::INFO, &self.info), (header::CHANNEL_INFO, &self.channel_info)] {
+            if let Some(info) = info {
+                headers.insert(name, one_line(info));
+            }
         }
         headers.insert(header::KEY, self.ordering_key());
         headers.insert(header::ACCEPTED_AT, self.accepted_at.to_string());
@@ -86,6 +112,11 @@ impl Request {
             client: text(header::CLIENT).ok_or(Unreadable(header::CLIENT))?,
             route: text(header::ROUTE).ok_or(Unreadable(header::ROUTE))?,
             method: text(header::METHOD),
+            channel: get(headers, header::CHANNEL)
+                .map(|name| Channel::parse(name).map_err(|_| Unreadable(header::CHANNEL)))
+                .transpose()?,
+            info: text(header::INFO),
+            channel_info: text(header::CHANNEL_INFO),
             later: get(headers, header::LATER).is_some(),
             attempt: number(headers, header::ATTEMPT)?.unwrap_or(0),
             accepted_at: number(headers, header::ACCEPTED_AT)?.unwrap_or(0),
@@ -272,10 +303,11 @@ mod tests {
         #[test]
         fn a_request_survives_the_journey(
             user in proptest::option::of(line()), client in line(), route in line(), method in proptest::option::of(line()),
-            later in any::<bool>(), attempt in any::<u32>(), accepted_at in any::<u64>(), body in any::<Vec<u8>>(),
+            channel in proptest::option::of(line()), info in proptest::option::of(line()), channel_info in proptest::option::of(line()), later in any::<bool>(), attempt in any::<u32>(), accepted_at in any::<u64>(), body in any::<Vec<u8>>(),
         ) {
             let id = RequestId::keyed("u", "m", "k");
-            let request = Request { id, user, client, route, method, later, attempt, accepted_at, content_type: BYTES.into(), body: body.into() };
+            let channel = channel.and_then(|name| Channel::parse(&name).ok());
+            let request = Request { id, user, client, route, method, channel, info, channel_info, later, attempt, accepted_at, content_type: BYTES.into(), body: body.into() };
             prop_assert_eq!(Request::read(&request.headers(), request.body.clone()), Ok(request));
         }
 

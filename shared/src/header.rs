@@ -6,7 +6,7 @@ pub const ID: &str = "Tide-Id";
 pub const USER: &str = "Tide-User";
 /// The connection the message came from.
 pub const CLIENT: &str = "Tide-Client";
-/// What the token said about the connection a publication came from: JSON on one line.
+/// What the token said about the connection that something was published from: JSON on one line.
 pub const INFO: &str = "Tide-Info";
 /// What the subscription token said about that connection in the channel: JSON on one line.
 pub const CHANNEL_INFO: &str = "Tide-Channel-Info";
@@ -14,6 +14,8 @@ pub const CHANNEL_INFO: &str = "Tide-Channel-Info";
 pub const ROUTE: &str = "Tide-Route";
 /// The method of an rpc as the client wrote it, without its key.
 pub const METHOD: &str = "Tide-Method";
+/// On what a client published for a worker to decide about: the channel as the client wrote it.
+pub const CHANNEL: &str = "Tide-Channel";
 /// The key within which order matters.
 pub const KEY: &str = "Tide-Key";
 /// How many attempts failed before this delivery; absent means none.

@@ -27,6 +27,8 @@ pub enum Kind<'a> {
     Rpc(&'a str),
     /// A message without a reply.
     Send,
+    /// A publication for this channel, which a worker decides about.
+    Publish(&'a Channel),
 }
 
 /// Where a request goes within a route's stream: the words behind `tide.in` or `tide.due`.
@@ -46,6 +48,7 @@ impl Address {
                 address
             }
             Kind::Send => "send".to_owned(),
+            Kind::Publish(channel) => format!("pub.{}.{}", channel.namespace(), channel.token()),
         };
         Self(format!("{address}.{}.{id}", part(key)))
     }
@@ -91,6 +94,11 @@ impl Subjects {
     /// The requests of the route that takes `send`; `stage` is `in` or `due`.
     pub fn send_filter(&self, stage: &str) -> String {
         format!("{}.{stage}.send.*.*.*", self.prefix)
+    }
+
+    /// What clients publish in a namespace whose publications a worker decides about; `stage` is `in` or `due`.
+    pub fn publish_filter(&self, stage: &str, namespace: &str) -> String {
+        format!("{}.{stage}.pub.{namespace}.*.*.*.*", self.prefix)
     }
 
     /// A request that waits for its next attempt.
@@ -347,6 +355,22 @@ mod tests {
             let id = RequestId::parse("gw.1").unwrap();
             let subject = subjects().request(&Address::new(Kind::Rpc(&method), "", &id));
             prop_assert_eq!(takes(&subjects().rpc_filter("in", &pattern), &subject), pattern.matches(&method));
+        }
+
+        #[test]
+        fn a_filter_takes_exactly_the_publishes_of_its_namespace(name in any::<String>(), namespace in "[a-z]{1,3}", user in any::<String>()) {
+            for name in [name.clone(), format!("{namespace}:{name}")] {
+                let Ok(channel) = Channel::parse(&name) else { continue };
+                prop_assume!(!channel.namespace().contains(['.', '*', '>', ' ']));
+                let id = RequestId::parse("gw.1").unwrap();
+                let subject = subjects().request(&Address::new(Kind::Publish(&channel), &user, &id));
+                for stage in ["in", "due"] {
+                    let subject = if stage == "in" { subject.clone() } else { subjects().due(&subject).unwrap() };
+                    prop_assert_eq!(takes(&subjects().publish_filter(stage, &namespace), &subject), channel.namespace() == namespace);
+                    prop_assert!(!takes(&subjects().send_filter(stage), &subject));
+                }
+                prop_assert_eq!(Subjects::id_in(&subject), Some("gw.1"));
+            }
         }
 
         #[test]

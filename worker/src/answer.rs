@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use serde::Serialize;
 
-use crate::{extract::Json, failure::Failure};
+use crate::{
+    extract::{Json, Sender},
+    failure::Failure,
+};
 
 /// A handler's answer, ready to be stored.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -23,6 +26,8 @@ pub struct Publication {
     pub channel: String,
     /// The payload.
     pub data: Bytes,
+    /// Whom clients see as the one who published; nobody, unless said otherwise.
+    pub sender: Option<Sender>,
     /// Small facts beside the payload. Names are letters, digits, `_` and `-`.
     pub tags: BTreeMap<String, String>,
 }
@@ -49,7 +54,14 @@ impl Publication {
 
     /// A message with any payload.
     pub fn bytes(channel: impl Into<String>, data: impl Into<Bytes>) -> Self {
-        Self { channel: channel.into(), data: data.into(), tags: BTreeMap::new() }
+        Self { channel: channel.into(), data: data.into(), sender: None, tags: BTreeMap::new() }
+    }
+
+    /// The message as one that this client has published.
+    #[must_use]
+    pub fn sent_by(mut self, sender: Sender) -> Self {
+        self.sender = Some(sender);
+        self
     }
 
     /// The message with one tag more.

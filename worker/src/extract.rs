@@ -99,6 +99,42 @@ impl<S: Sync> FromJobParts<S> for Method {
     }
 }
 
+/// The channel a client published into, as the client wrote it; rpcs and messages without a reply are rejected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Channel(pub String);
+
+impl<S: Sync> FromJobParts<S> for Channel {
+    async fn from_job_parts(job: &Job, _: &S) -> Result<Self, Failure> {
+        let channel = job.request().channel.as_ref().map(|channel| Self(channel.name().to_owned()));
+        channel.ok_or_else(|| Failure::protocol(codes::BAD_REQUEST, "this takes publications only"))
+    }
+}
+
+/// The client that a request came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sender {
+    /// The authenticated user, if there is one.
+    pub user: Option<String>,
+    /// The connection.
+    pub client: String,
+    /// What the token says about a connection that published: JSON. Other requests do not carry it.
+    pub info: Option<String>,
+    /// What the subscription token says about it in the channel: JSON.
+    pub channel_info: Option<String>,
+}
+
+impl<S: Sync> FromJobParts<S> for Sender {
+    async fn from_job_parts(job: &Job, _: &S) -> Result<Self, Failure> {
+        let request = job.request();
+        Ok(Self {
+            user: request.user.clone(),
+            client: request.client.clone(),
+            info: request.info.clone(),
+            channel_info: request.channel_info.clone(),
+        })
+    }
+}
+
 /// What stands for the `{name}`s of the route's pattern.
 #[derive(Debug, Clone)]
 pub struct Params(Job);

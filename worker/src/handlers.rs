@@ -2,12 +2,12 @@
 
 use bytes::Bytes;
 use tidegate_shared::config::Config;
-use tidegate_worker::{Misconfigured, Router, on};
+use tidegate_worker::{Channel, Misconfigured, Publication, Publications, Router, Sender, on};
 
 mod quakes;
 
 /// The handlers a route can name.
-const KNOWN: [&str; 2] = ["echo", "quakes"];
+const KNOWN: [&str; 3] = ["echo", "quakes", "room"];
 
 /// Gives every route the handler it names. Routes without one are for other workers.
 pub(crate) async fn router(config: &Config) -> anyhow::Result<Router> {
@@ -17,6 +17,7 @@ pub(crate) async fn router(config: &Config) -> anyhow::Result<Router> {
         let bound = match route.handler.as_deref() {
             None => continue,
             Some("echo") => on(echo),
+            Some("room") => on(room),
             Some("quakes") => {
                 if store.is_none() {
                     store = Some(quakes::Store::open(&config.quakes.database).await?);
@@ -34,6 +35,11 @@ pub(crate) async fn router(config: &Config) -> anyhow::Result<Router> {
 /// Answers with what it got.
 async fn echo(body: Bytes) -> Bytes {
     body
+}
+
+/// Publishes what a client has published, in the channel it was meant for and in that client's name.
+async fn room(Channel(channel): Channel, sender: Sender, body: Bytes) -> ((), Publications) {
+    ((), Publications(vec![Publication::bytes(channel, body).sent_by(sender)]))
 }
 
 fn unknown(index: usize, handler: &str) -> Misconfigured {
@@ -65,7 +71,7 @@ mod tests {
         assert!(error.is::<Misconfigured>());
         assert_eq!(
             error.to_string(),
-            "`route.1.handler`: there is no handler \"ecko\"; there are echo, quakes; leave it out for workers of your own"
+            "`route.1.handler`: there is no handler \"ecko\"; there are echo, quakes, room; leave it out for workers of your own"
         );
     }
 

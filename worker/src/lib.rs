@@ -21,7 +21,9 @@
 
 pub use self::{
     answer::{IntoReply, Publication, Publications, Reply},
-    extract::{Attempt, FromJob, FromJobParts, Json, Method, Params, RequestId, State, User},
+    extract::{
+        Attempt, Channel, FromJob, FromJobParts, Json, Method, Params, RequestId, Sender, State, User,
+    },
     failure::Failure,
     handler::{Handler, Route, on},
     job::Job,

@@ -58,7 +58,7 @@ impl Session {
         vec![Effect::Send { request: Box::new(request) }]
     }
 
-    pub(super) fn publish(&mut self, id: u32, request: PublishRequest) -> Effects {
+    pub(super) fn publish(&mut self, id: u32, request: PublishRequest, now: Now) -> Effects {
         if request.channel.is_empty() {
             return self.close(codes::BAD_PROTOCOL);
         }
@@ -77,6 +77,18 @@ impl Session {
             }
             Some(_) => {
                 let info = self.info(connected, &channel);
+                if let Some(route) = self.rules.decider(&channel) {
+                    let text =
+                        |json: &Bytes| (!json.is_empty()).then(|| String::from_utf8_lossy(json).into_owned());
+                    let submitted = RequestId::plain(&self.rules.gateway);
+                    let submitted = Request {
+                        channel: Some(channel),
+                        info: text(&info.conn_info),
+                        channel_info: text(&info.chan_info),
+                        ..self.request(submitted, route, None, request.data, now)
+                    };
+                    return vec![Effect::Submit { command: id, request: Box::new(submitted) }];
+                }
                 vec![Effect::Publish { command: id, channel, data: request.data, info: Box::new(info) }]
             }
         }
@@ -102,6 +114,9 @@ impl Session {
             client: self.client.as_str().to_owned(),
             route: route.name.clone(),
             method: method.map(str::to_owned),
+            channel: None,
+            info: None,
+            channel_info: None,
             later: false,
             attempt: 0,
             accepted_at: u64::try_from(now.unix.as_millis()).unwrap_or(u64::MAX),

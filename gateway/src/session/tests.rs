@@ -320,6 +320,22 @@ fn a_subscription_given_up_while_it_begins_answers_both_commands_in_order() {
 }
 
 #[test]
+fn what_is_published_where_a_worker_decides_is_a_request_for_it() {
+    let mut script = Script::with_toml(
+        "[[namespace]]\nname = 'room'\nallow_publish = 'authenticated'\npublish = 'worker'\n\
+         [[route]]\nname = 'rooms'\nmatch = 'pub.room'",
+        &[],
+    );
+    script.welcome(&token(&serde_json::json!({"sub": "42", "info": {"name": "Ann"}})));
+    let effects = script.publish("room:a b", "1");
+    let [Effect::Submit { command: 2, request }] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!((request.route.as_str(), request.user.as_deref()), ("rooms", Some("42")));
+    assert_eq!((request.method.as_deref(), request.info.as_deref()), (None, Some(r#"{"name":"Ann"}"#)));
+    assert_eq!(request.channel.as_ref().map(Channel::name), Some("room:a b"));
+    assert!(matches!(&script.publish("chat:x", "1")[..], [Effect::Publish { .. }]));
+}
+
+#[test]
 fn a_subscription_that_asks_for_nothing_is_a_resumed_one_where_the_newest_publication_comes_with_it() {
     let mut script = Script::with_toml(
         "[[namespace]]\nname = 'board'\nhistory_size = 1\nrecovery = 'cache'\ncache_on_subscribe = true",
@@ -520,7 +536,7 @@ proptest! {
                     }
                     Effect::Reply(reply) => prop_assert_eq!(reply, Reply::ping()),
                     Effect::Call { command, .. } => calls.push(command),
-                    Effect::Publish { command, .. } => {
+                    Effect::Publish { command, .. } | Effect::Submit { command, .. } => {
                         let place = open.iter().position(|id| *id == command);
                         open.remove(place.unwrap());
                     }

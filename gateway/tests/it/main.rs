@@ -11,6 +11,7 @@ mod broker_down;
 mod cache;
 mod channels;
 mod connect;
+mod decided;
 mod drain;
 mod keys;
 mod one_way;

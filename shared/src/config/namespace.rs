@@ -19,6 +19,9 @@ pub struct Namespace {
     /// Which clients may publish.
     #[serde(default = "nobody")]
     pub allow_publish: Audience,
+    /// Who decides what becomes of a client's publication.
+    #[serde(default)]
+    pub publish: Decider,
     /// Which clients may read past publications.
     #[serde(default = "nobody")]
     pub allow_history: Audience,
@@ -77,6 +80,17 @@ pub enum Audience {
     Anyone,
 }
 
+/// Who decides what becomes of a client's publication.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Decider {
+    /// Nobody: it is published.
+    #[default]
+    Direct,
+    /// A worker, which takes it by a route `pub.<namespace>` and publishes what it decides to.
+    Worker,
+}
+
 /// What a client that comes back to a channel with history is brought.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -124,6 +138,7 @@ impl Namespace {
             name: String::new(),
             allow_subscribe: Audience::Nobody,
             allow_publish: Audience::Nobody,
+            publish: Decider::Direct,
             allow_history: Audience::Nobody,
             history_size: 0,
             history_ttl: history_ttl(),

@@ -77,13 +77,15 @@ impl Default for Backoff {
     }
 }
 
-/// Which requests a route takes: `rpc.<pattern>` or `send`.
+/// Which requests a route takes: `rpc.<pattern>`, `send` or `pub.<namespace>`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Match {
     /// Rpcs whose method matches.
     Rpc(Pattern),
     /// Messages without a reply.
     Send,
+    /// What clients publish in the channels of a namespace.
+    Publish(String),
 }
 
 impl Match {
@@ -92,7 +94,8 @@ impl Match {
         match (self, other) {
             (Self::Rpc(a), Self::Rpc(b)) => a.overlaps(b),
             (Self::Send, Self::Send) => true,
-            (Self::Rpc(_), Self::Send) | (Self::Send, Self::Rpc(_)) => false,
+            (Self::Publish(a), Self::Publish(b)) => a == b,
+            (Self::Rpc(_) | Self::Send | Self::Publish(_), _) => false,
         }
     }
 
@@ -101,6 +104,7 @@ impl Match {
         match self {
             Self::Rpc(pattern) => subjects.rpc_filter(stage, pattern),
             Self::Send => subjects.send_filter(stage),
+            Self::Publish(namespace) => subjects.publish_filter(stage, namespace),
         }
     }
 }
@@ -110,6 +114,7 @@ impl fmt::Display for Match {
         match self {
             Self::Rpc(pattern) => write!(f, "rpc.{pattern}"),
             Self::Send => f.write_str("send"),
+            Self::Publish(namespace) => write!(f, "pub.{namespace}"),
         }
     }
 }
@@ -117,11 +122,12 @@ impl fmt::Display for Match {
 impl<'de> Deserialize<'de> for Match {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        match text.strip_prefix("rpc.") {
-            Some(pattern) => pattern.parse().map(Self::Rpc).map_err(D::Error::custom),
+        match text.split_once('.') {
+            Some(("rpc", pattern)) => pattern.parse().map(Self::Rpc).map_err(D::Error::custom),
+            Some(("pub", namespace)) => Ok(Self::Publish(namespace.to_owned())),
             None if text == "send" => Ok(Self::Send),
-            None => Err(D::Error::custom(format!(
-                "{text:?} does not say which requests: write \"rpc.<method>\", such as \"rpc.orders.{{id}}.place\", or \"send\""
+            _ => Err(D::Error::custom(format!(
+                "{text:?} does not say which requests: write \"rpc.<method>\", such as \"rpc.orders.{{id}}.place\", \"send\", or \"pub.<namespace>\""
             ))),
         }
     }

@@ -229,3 +229,22 @@ fn a_cache_needs_history_and_only_a_cache_can_come_with_every_subscription() {
     let error = refusal(&namespace("history_size = 1\ncache_on_subscribe = true"), &[]);
     assert!(error.contains("namespace.0.cache_on_subscribe"), "{error}");
 }
+
+#[test]
+fn what_a_worker_decides_about_has_a_route_and_the_route_a_namespace() {
+    let namespace = "[[namespace]]\nname = 'room'\npublish = 'worker'\n";
+    let route = "[[route]]\nname = 'rooms'\nmatch = 'pub.room'\n";
+    let config = load(&format!("{namespace}{route}"), &[]).unwrap();
+    assert_eq!(config.routes.first().unwrap().matches.to_string(), "pub.room");
+    let error = refusal(namespace, &[]);
+    assert!(error.contains("namespace.0.publish") && error.contains("pub.room"), "{error}");
+    for namespace in ["", "[[namespace]]\nname = 'room'\n"] {
+        let error = refusal(&format!("{namespace}{route}"), &[]);
+        assert!(error.contains("route.0.match") && error.contains("\"room\""), "{error}");
+    }
+    assert!(refusal(&format!("{namespace}{route}answer = 'later'\n"), &[]).contains("route.0.answer"));
+    let other = route.replace("'rooms'", "'others'");
+    assert!(refusal(&format!("{namespace}{route}{other}"), &[]).contains("route.1.match"));
+    let user = "[[namespace]]\nname = 'user'\nallow_subscribe = 'nobody'\npublish = 'worker'\n";
+    assert!(refusal(user, &[]).contains("namespace.0.publish"));
+}

@@ -13,6 +13,7 @@ type Problem = (String, String);
 pub(super) fn validate(config: &Config) -> Result<(), Problem> {
     names(config)?;
     routes(config)?;
+    namespaces::publishes(config)?;
     limits(config)?;
     tokens::auth(config)?;
     tokens::issuers(config)?;

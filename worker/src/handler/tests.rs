@@ -9,7 +9,8 @@ use tower::layer::layer_fn;
 
 use super::*;
 use crate::{
-    Attempt, Json, Method, Params, Publication, Publications, RequestId, State, User, job::tests::job,
+    Attempt, Channel, Json, Method, Params, Publication, Publications, RequestId, Sender, State, User,
+    job::tests::job,
 };
 
 type Calls = Arc<AtomicU32>;
@@ -42,6 +43,28 @@ async fn arguments_are_read_from_the_job_and_the_state() {
     let reply = call(on(place), "hi", job(Some("42"), b"{\"a\":1}")).await.unwrap();
     let expected = json!(["hi", "42", 2, "orders.7.place", "7", {"a": 1}]);
     assert_eq!(serde_json::from_slice::<Value>(&reply.body).unwrap(), expected);
+}
+
+#[tokio::test]
+async fn a_publication_has_a_channel_and_a_sender_and_an_rpc_no_channel() {
+    async fn room(Channel(channel): Channel, sender: Sender, body: Bytes) -> ((), Publications) {
+        ((), Publications(vec![Publication::bytes(channel, body).sent_by(sender)]))
+    }
+    let rpc = job(Some("42"), b"1");
+    assert_eq!(rejection(call(on(room), (), rpc.clone()).await).0, 107);
+    let request = tidegate_shared::envelope::Request {
+        method: None,
+        channel: Some(tidegate_shared::channel::Channel::parse("room:a").unwrap()),
+        info: Some("{}".to_owned()),
+        ..rpc.request().clone()
+    };
+    let matches = Arc::new(tidegate_shared::config::Match::Publish("room".to_owned()));
+    let reply = call(on(room), (), Job::new(Arc::new(request), 0, matches)).await.unwrap();
+    let [publication] = &reply.publications[..] else { panic!("{reply:?}") };
+    assert_eq!((publication.channel.as_str(), &*publication.data), ("room:a", b"1".as_slice()));
+    let sender = publication.sender.as_ref().unwrap();
+    assert_eq!((sender.user.as_deref(), sender.client.as_str()), (Some("42"), "gw.c"));
+    assert_eq!((sender.info.as_deref(), &sender.channel_info), (Some("{}"), &None));
 }
 
 #[tokio::test]

@@ -62,6 +62,18 @@ impl Runner {
         }
         let mut headers = HeaderMap::new();
         headers.insert(header::MSG_ID, format!("{}.p{index}", task.request.id));
+        if let Some(sender) = &publication.sender {
+            headers.insert(header::CLIENT, one_line(&sender.client));
+            for (name, value) in [
+                (header::USER, &sender.user),
+                (header::INFO, &sender.info),
+                (header::CHANNEL_INFO, &sender.channel_info),
+            ] {
+                if let Some(value) = value {
+                    headers.insert(name, one_line(value));
+                }
+            }
+        }
         for (name, value) in &publication.tags {
             if !is_plain(name) {
                 return Err(format!("{name:?} is not a tag's name: use letters, digits, `_` and `-`"));

@@ -17,7 +17,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::support::{Tide, eventually, next};
+use crate::support::{Tide, eventually, header, next};
 
 const QUAKE: &str = r#"{"id":"us1","time_ms":1517364031800,"mag":3.1,"net":"us","lon":118.7,"lat":-7.8}"#;
 
@@ -27,7 +27,7 @@ async fn a_worker_killed_between_answer_and_acknowledgement_has_worked_once() {
         "[[route]]\nname = \"quakes\"\nmatch = \"rpc.quakes\"\nhandler = \"quakes\"\nmax_attempts = 1\n";
     let tide = Tide::start(route).await;
     let mut live = tide.listen("tide.live.quakes.>").await;
-    let proxy = Proxy::start(tide.stack.nats_url()).await;
+    let proxy = Proxy::start(tide.stack.nats_url(), "+ACK").await;
     let mut first = worker(&tide, "first", &proxy.url);
     let request = tide.ask("quakes", QUAKE).await;
     eventually("the acknowledgement is held back", async || proxy.frozen().then_some(())).await;
@@ -45,6 +45,36 @@ async fn a_worker_killed_between_answer_and_acknowledgement_has_worked_once() {
     let other = QUAKE.replace("us1", "us2");
     tide.ask("quakes", other.clone()).await;
     assert_eq!(next(&mut live).await.payload, other);
+}
+
+#[tokio::test]
+async fn what_a_client_published_is_published_once_wherever_its_worker_ends() {
+    let toml = "[[namespace]]\nname = \"room\"\npublish = \"worker\"\n\
+                [[route]]\nname = \"rooms\"\nmatch = \"pub.room\"\nhandler = \"room\"\n";
+    // Before it says that the publication is out, and before it says that the request is done.
+    for sign in ["PUB tide.reply.", "+ACK"] {
+        let tide = Tide::start(toml).await;
+        let mut live = tide.listen("tide.live.room.>").await;
+        let proxy = Proxy::start(tide.stack.nats_url(), sign).await;
+        let mut first = worker(&tide, "first", &proxy.url);
+        let request = tide.publish("rooms", "room:a b", "\"hi\"").await;
+        eventually("the worker cannot go on", async || proxy.frozen().then_some(())).await;
+        let message = next(&mut live).await;
+        assert_eq!(message.subject.as_str(), "tide.live.room.a=20b");
+        assert_eq!(message.payload, "\"hi\"");
+        assert_eq!(header(&message, "Nats-Msg-Id"), format!("{}.p0", request.id));
+        assert_eq!(
+            (header(&message, "Tide-User"), header(&message, "Tide-Client")),
+            ("42", &*request.client)
+        );
+        assert_eq!(header(&message, "Tide-Info"), "{\"name\":\"Ann\"}");
+        assert_eq!(tide.count(IN).await, 1);
+        first.kill().await.unwrap();
+        let _second = worker(&tide, "second", tide.stack.nats_url());
+        tide.settled().await;
+        tide.publish("rooms", "room:a b", "\"again\"").await;
+        assert_eq!(next(&mut live).await.payload, "\"again\"", "the first one came once");
+    }
 }
 
 #[tokio::test]
@@ -86,7 +116,7 @@ async fn rows(tide: &Tide) -> i64 {
     sqlx::query_scalar("SELECT count(*) FROM quakes").fetch_one(&pool).await.unwrap()
 }
 
-/// Stands between a worker and the broker, and lets nothing more through to the broker from the first acknowledgement on.
+/// Stands between a worker and the broker, and lets nothing more through to the broker from the first sign on.
 struct Proxy {
     url: String,
     frozen: Arc<AtomicBool>,
@@ -94,7 +124,7 @@ struct Proxy {
 }
 
 impl Proxy {
-    async fn start(nats_url: &str) -> Self {
+    async fn start(nats_url: &str, sign: &'static str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("nats://{}", listener.local_addr().unwrap());
         let frozen = Arc::new(AtomicBool::new(false));
@@ -105,7 +135,7 @@ impl Proxy {
             let mut connections = JoinSet::new();
             while let Ok((worker, _)) = listener.accept().await {
                 let broker = TcpStream::connect(&upstream).await.unwrap();
-                connections.spawn(pass(worker, broker, Arc::clone(&froze)));
+                connections.spawn(pass(worker, broker, sign.as_bytes(), Arc::clone(&froze)));
             }
         });
         Self { url, frozen, _task: task }
@@ -116,8 +146,7 @@ impl Proxy {
     }
 }
 
-async fn pass(worker: TcpStream, broker: TcpStream, frozen: Arc<AtomicBool>) {
-    const SIGN: &[u8] = b"+ACK";
+async fn pass(worker: TcpStream, broker: TcpStream, sign: &[u8], frozen: Arc<AtomicBool>) {
     let (mut from_worker, mut to_worker) = worker.into_split();
     let (mut from_broker, mut to_broker) = broker.into_split();
     let mut back = JoinSet::new();
@@ -126,7 +155,7 @@ async fn pass(worker: TcpStream, broker: TcpStream, frozen: Arc<AtomicBool>) {
     let mut seen = Vec::new();
     while let Ok(length) = from_worker.read(&mut chunk).await {
         seen.extend_from_slice(&chunk[..length]);
-        if seen.windows(SIGN.len()).any(|window| window == SIGN) {
+        if seen.windows(sign.len()).any(|window| window == sign) {
             frozen.store(true, Ordering::SeqCst);
             // Until the worker is gone: then the broker sees that, too.
             while from_worker.read(&mut chunk).await.is_ok_and(|length| length > 0) {}
@@ -135,6 +164,6 @@ async fn pass(worker: TcpStream, broker: TcpStream, frozen: Arc<AtomicBool>) {
         if length == 0 || to_broker.write_all(&chunk[..length]).await.is_err() {
             return;
         }
-        seen.drain(..seen.len().saturating_sub(SIGN.len()));
+        seen.drain(..seen.len().saturating_sub(sign.len()));
     }
 }

@@ -12,11 +12,12 @@ use serde_json::Value;
 use tidegate_cli::stack::{Stack, setup};
 use tidegate_shared::{
     broker::Broker,
+    channel::Channel,
     config::Config,
     envelope::{Answer, JSON, Outcome, Request},
     id::{GatewayId, RequestId},
     lifecycle::Lifecycle,
-    subject::{Address, Kind, Subjects},
+    subject::Subjects,
     topology::{DEAD, IN, PARK, REPLY},
 };
 use tidegate_worker::{Metrics, Router, Worker};
@@ -68,6 +69,9 @@ impl Tide {
             client: format!("{}.client", self.gateway_id.as_str()),
             route: method.replace('.', "-"),
             method: Some(method.to_owned()),
+            channel: None,
+            info: None,
+            channel_info: None,
             later: false,
             attempt: 0,
             accepted_at: 0,
@@ -76,9 +80,21 @@ impl Tide {
         }
     }
 
+    /// What user 42 publishes where a worker decides.
+    pub(crate) async fn publish(&self, route: &str, channel: &str, body: impl Into<Bytes>) -> Request {
+        let request = Request {
+            route: route.to_owned(),
+            method: None,
+            channel: Some(Channel::parse(channel).unwrap()),
+            info: Some("{\"name\":\"Ann\"}".to_owned()),
+            ..self.request("-", body)
+        };
+        self.send(&request).await;
+        request
+    }
+
     pub(crate) fn subject_of(&self, request: &Request) -> String {
-        let kind = request.method.as_deref().map_or(Kind::Send, Kind::Rpc);
-        self.subjects.request(&Address::new(kind, request.ordering_key(), &request.id))
+        self.subjects.request(&request.address())
     }
 
     /// Stores a request as a gateway does.

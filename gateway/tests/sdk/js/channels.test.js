@@ -29,6 +29,17 @@ for (const protocol of PROTOCOLS) {
     }
   });
 
+  test(`${protocol.protocol}: what a worker decides about is published by it, in the sender's name`, async (t) => {
+    const channel = `debate:${unique('debate')}`;
+    const sender = await connect(t, protocol, await stack.gateway(1), unique('user'));
+    const { client } = await connect(t, protocol, await stack.gateway(2), unique('user'));
+    const { events } = await subscribe(client, channel);
+    await sender.client.publish(channel, payload({ text: 'hi' }));
+    const publication = await events.get('publication');
+    assert.deepEqual(value(publication.data), { text: 'hi' });
+    assert.deepEqual([publication.info.user, publication.info.client], [sender.user, sender.id]);
+  });
+
   test(`${protocol.protocol}: publications of one client arrive in the order they were sent`, async (t) => {
     const channel = `chat:${unique('room')}`;
     const sender = await connect(t, protocol, await stack.gateway(1), unique('user'));

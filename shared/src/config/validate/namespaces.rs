@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Problem, plain, problem};
 use crate::{
     channel::{Channel, DEFAULT_NAMESPACE, USER_NAMESPACE},
-    config::{Audience, Config, Namespace},
+    config::{AnswerMode, Audience, Config, Decider, Match, Namespace, Route},
 };
 
 pub(super) fn namespaces(config: &Config) -> Result<(), Problem> {
@@ -79,6 +79,36 @@ fn recovery(index: usize, namespace: &Namespace) -> Result<(), Problem> {
     }
     if namespace.cache_on_subscribe && !namespace.is_cache() {
         return problem(format!("namespace.{index}.cache_on_subscribe"), "needs recovery = \"cache\"");
+    }
+    Ok(())
+}
+
+/// A namespace whose publications a worker decides about, and the route that brings them there, need each other.
+pub(super) fn publishes(config: &Config) -> Result<(), Problem> {
+    let namespaces = config.all_namespaces();
+    for (index, route) in config.routes.iter().enumerate() {
+        let Match::Publish(name) = &route.matches else { continue };
+        let decides = |namespace: &Namespace| namespace.name == *name && namespace.publish == Decider::Worker;
+        if !namespaces.iter().any(decides) {
+            return problem(
+                format!("route.{index}.match"),
+                format!("there is no [[namespace]] {name:?} with publish = \"worker\""),
+            );
+        }
+        if route.answer == AnswerMode::Later {
+            return problem(format!("route.{index}.answer"), "a publication has no answer");
+        }
+    }
+    for (index, namespace) in config.namespaces.iter().enumerate() {
+        let key = format!("namespace.{index}.publish");
+        let name = &namespace.name;
+        let taken = |route: &Route| matches!(&route.matches, Match::Publish(taken) if taken == name);
+        if namespace.publish == Decider::Worker && name == USER_NAMESPACE {
+            return problem(key, "no client publishes in personal channels");
+        }
+        if namespace.publish == Decider::Worker && !config.routes.iter().any(taken) {
+            return problem(key, format!("\"worker\" needs a [[route]] with match = \"pub.{name}\""));
+        }
     }
     Ok(())
 }
