@@ -1,6 +1,7 @@
 //! The streams and consumers a configuration needs: what they are, how to make them so, and whether they are.
 //!
-//! A few wide streams, never one per channel or client. Never deletes a stream, and never moves data.
+//! A few wide streams, never one per channel or client. Never moves data; the streams of requests and answers are never
+//! deleted, that of a namespace only to be made anew.
 
 use async_nats::jetstream::{
     self,
@@ -13,8 +14,9 @@ use serde::Serialize;
 use serde_json::Value;
 use std::time::Duration;
 
+use self::migration::Way;
 use crate::{
-    config::{Config, Namespace, Route},
+    config::{Config, Namespace, Route, Storage},
     subject::Subjects,
 };
 
@@ -40,11 +42,15 @@ const EPHEMERAL_TTL: Duration = Duration::from_mins(1);
 /// How long the broker remembers that a gateway's lease has ended.
 const ENDED_LEASE_TTL: Duration = Duration::from_secs(5);
 
+mod migration;
+
 /// Everything a configuration needs in the broker.
 #[derive(Debug, Clone)]
 pub struct Topology {
     streams: Vec<Stream>,
     consumers: Vec<(&'static str, pull::Config)>,
+    /// The streams that may be made anew though what they keep is lost.
+    expendable: Vec<String>,
 }
 
 /// One step that makes the broker match the configuration.
@@ -58,7 +64,10 @@ pub struct Change {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Step {
     CreateStream(String),
-    UpdateStream(String),
+    UpdateStream(String, Option<PersistenceMode>),
+    RecreateStream(String),
+    /// What no update can do; why, and what can be done.
+    Refuse(String),
     Consumer(&'static str, String),
 }
 
@@ -70,9 +79,12 @@ pub struct ApplyError {
     reason: String,
 }
 
+/// What the names of the streams of namespaces begin with.
+const CHANNELS: &str = "TIDE_CH_";
+
 /// The name of the stream a namespace's publications are kept in.
 pub fn channel_stream(namespace: &str) -> String {
-    format!("TIDE_CH_{namespace}")
+    format!("{CHANNELS}{namespace}")
 }
 
 /// The name of the consumer a route has on each of its two streams.
@@ -96,7 +108,14 @@ impl Topology {
             let consumer = |stage| consumer(config, route, route.matches.filter(&subjects, stage));
             [(IN, consumer("in")), (PARK, consumer("due"))]
         });
-        Self { streams, consumers: consumers.collect() }
+        Self { streams, consumers: consumers.collect(), expendable: Vec::new() }
+    }
+
+    /// Allows the streams of these namespaces to be made anew where they cannot be updated: what they keep is lost.
+    #[must_use]
+    pub fn recreating(mut self, namespaces: &[String]) -> Self {
+        self.expendable = namespaces.iter().map(|namespace| channel_stream(namespace)).collect();
+        self
     }
 
     /// Compares with what the broker has. No change means that programs may start.
@@ -113,11 +132,7 @@ impl Topology {
             let name = wanted.name.clone();
             match jetstream.get_stream(&name).await {
                 Ok(stream) => {
-                    let differences = differences(wanted, &stream.cached_info().config);
-                    if !differences.is_empty() {
-                        let what = format!("update stream {name}: {}", differences.join(", "));
-                        changes.push(Change { what, step: Step::UpdateStream(name) });
-                    }
+                    changes.extend(self.change_of(wanted, stream.cached_info()));
                 }
                 Err(error) if is_absent(&error) => {
                     let what = format!("create stream {name} for {}", wanted.subjects.join(", "));
@@ -127,6 +142,41 @@ impl Topology {
             }
         }
         Ok(changes)
+    }
+
+    fn change_of(&self, wanted: &Stream, found: &Info) -> Option<Change> {
+        let (name, kept) = (wanted.name.clone(), found.state.messages);
+        let (what, step) = match Way::from(&found.config, wanted) {
+            Way::Update(persist_mode) => {
+                let wanted = Stream { persist_mode, ..wanted.clone() };
+                let differences = differences(&wanted, &found.config);
+                if differences.is_empty() {
+                    return None;
+                }
+                let what = format!("update stream {name}: {}", differences.join(", "));
+                (what, Step::UpdateStream(name, persist_mode))
+            }
+            Way::Anew(reason) => {
+                let what = format!(
+                    "make stream {name} anew: {reason}; it had no history, and what it keeps for a minute was promised to nobody"
+                );
+                (what, Step::RecreateStream(name))
+            }
+            Way::AnewWithLoss(reason) if self.expendable.contains(&name) => {
+                let what = format!(
+                    "make stream {name} anew: {reason}; the {kept} publications it keeps are lost, and clients that come back are told recovered: false"
+                );
+                (what, Step::RecreateStream(name))
+            }
+            Way::AnewWithLoss(reason) => {
+                let namespace = name.trim_start_matches(CHANNELS);
+                let out = format!(
+                    "{reason}; keep namespace {namespace:?} as it was, or lose the {kept} publications it keeps with `tidegate apply --recreate-channels {namespace}`"
+                );
+                (format!("cannot update stream {name}: {out}"), Step::Refuse(out))
+            }
+        };
+        Some(Change { what, step })
     }
 
     async fn plan_consumers(&self, jetstream: &jetstream::Context) -> Vec<Change> {
@@ -146,17 +196,27 @@ impl Topology {
         changes
     }
 
-    /// Carries out a plan.
+    /// Carries out a plan: all of it or, where something in it cannot be done, nothing.
     pub async fn apply(&self, jetstream: &jetstream::Context, plan: &[Change]) -> Result<(), ApplyError> {
         for change in plan {
+            if let Step::Refuse(reason) = &change.step {
+                return Err(ApplyError { what: "nothing was changed".to_owned(), reason: reason.clone() });
+            }
+        }
+        for change in plan {
             match &change.step {
+                Step::Refuse(_) => {}
+                Step::RecreateStream(name) => {
+                    jetstream.delete_stream(name).await.map_err(|e| failed(&change.what, &e))?;
+                    jetstream.create_stream(self.stream(name)).await.map_err(|e| failed(&change.what, &e))?;
+                }
                 Step::CreateStream(name) => {
                     jetstream.create_stream(self.stream(name)).await.map_err(|e| failed(&change.what, &e))?;
                 }
-                Step::UpdateStream(name) => {
+                Step::UpdateStream(name, persist_mode) => {
                     let found = jetstream.get_stream(name).await.map_err(|e| failed(&change.what, &e))?;
                     let metadata = found.cached_info().config.metadata.clone();
-                    let wanted = Stream { metadata, ..self.stream(name) };
+                    let wanted = Stream { metadata, persist_mode: *persist_mode, ..self.stream(name) };
                     jetstream.update_stream(wanted).await.map_err(|e| failed(&change.what, &e))?;
                 }
                 Step::Consumer(stream, name) => {
@@ -286,18 +346,23 @@ fn dead_letters(config: &Config, subjects: &Subjects) -> Stream {
 /// The publications of a namespace: its history, or one message of each channel, which is enough to be acknowledged,
 /// deduplicated and repeated.
 ///
-/// Always a file, since one server forgets its memory streams, configuration included, when it restarts. Without history
-/// what it keeps is worth no synced write, though: on one server the broker may write it behind the acknowledgement.
+/// In memory only with replicas, since one server forgets its memory streams, configuration included, when it restarts.
+/// Without history what a file keeps is worth no synced write, though: on one server the broker may write it behind the
+/// acknowledgement.
 fn publications(config: &Config, subjects: &Subjects, namespace: &Namespace) -> Stream {
     let (kept, repeated) = subjects.all_channels(&namespace.name);
     let history = namespace.has_history();
     let max_age = if history { namespace.history_ttl } else { EPHEMERAL_TTL };
+    let num_replicas = namespace.replicas.unwrap_or(config.streams.replicas);
+    let file = namespace.storage == Storage::File;
     Stream {
+        num_replicas,
+        storage: if file { StorageType::File } else { StorageType::Memory },
         max_messages_per_subject: if history { i64::from(namespace.history_size) } else { 1 },
         max_age,
         duplicate_window: config.streams.duplicate_window.min(max_age),
         deny_delete: true,
-        persist_mode: (!history && config.streams.replicas == 1).then_some(PersistenceMode::Async),
+        persist_mode: (!history && file && num_replicas == 1).then_some(PersistenceMode::Async),
         republish: Some(Republish { source: kept.clone(), destination: repeated, headers_only: false }),
         ..base(config, channel_stream(&namespace.name), kept)
     }

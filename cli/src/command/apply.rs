@@ -15,6 +15,10 @@ pub(crate) struct Args {
     /// Only say what would be changed.
     #[arg(long)]
     dry_run: bool,
+    /// Make the stream of this namespace anew if it cannot be updated. The publications it keeps are LOST, and clients that
+    /// come back are told that they could not recover. May be given several times.
+    #[arg(long, value_name = "NAMESPACE")]
+    recreate_channels: Vec<String>,
     /// After the stream of this namespace was restored from an older copy: tell its clients, within half a minute, that their
     /// positions mean nothing any more. May be given several times.
     #[arg(long, value_name = "NAMESPACE")]
@@ -24,7 +28,8 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let config = args.config.load()?;
     let broker = setup::connect(&config).await?;
-    let plan = setup::plan(&broker, &config).await?;
+    let topology = Topology::of(&config).recreating(&args.recreate_channels);
+    let plan = topology.plan(broker.jetstream()).await?;
     for change in &plan {
         output::line(&change.what);
     }
@@ -33,7 +38,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     } else if args.dry_run {
         output::line(format!("{} changes, none carried out", plan.len()));
     } else {
-        Topology::of(&config).apply(broker.jetstream(), &plan).await?;
+        topology.apply(broker.jetstream(), &plan).await?;
         output::line(format!("{} changes carried out", plan.len()));
     }
     for namespace in args.new_epoch.iter().filter(|_| !args.dry_run) {

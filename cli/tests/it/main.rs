@@ -10,6 +10,8 @@ mod command;
 #[cfg(test)]
 mod demo;
 #[cfg(test)]
+mod migration;
+#[cfg(test)]
 mod permission;
 #[cfg(test)]
 mod port;

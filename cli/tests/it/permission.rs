@@ -163,13 +163,14 @@ async fn each_user_may_do_what_its_role_needs_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn nobody_gets_in_without_a_password_and_setup_cannot_delete_a_stream() {
+async fn nobody_gets_in_without_a_password_and_setup_cannot_delete_requests_or_answers() {
     let stack = Stack::builder().start().await.unwrap();
     assert!(async_nats::connect(stack.nats_url()).await.is_err());
     let broker = tidegate_cli::stack::setup::connect(stack.config()).await.unwrap();
-    let deleting = broker.jetstream().delete_stream("TIDE_IN").await;
-    assert!(deleting.is_err());
-    assert!(broker.jetstream().get_stream("TIDE_IN").await.is_ok());
+    for stream in ["TIDE_PARK", "TIDE_REPLY", "TIDE_DEAD", "TIDE_IN"] {
+        assert!(broker.jetstream().delete_stream(stream).await.is_err());
+        assert!(broker.jetstream().get_stream(stream).await.is_ok());
+    }
     eventually("the broker says so", || stack.log_of("nats").contains("$JS.API.STREAM.DELETE.TIDE_IN")).await;
     stack.down().await;
 }

@@ -31,6 +31,12 @@ pub struct Namespace {
     /// How long they are kept.
     #[serde(default = "history_ttl", with = "unit::duration")]
     pub history_ttl: Duration,
+    /// How many servers keep them; as many as those of requests, unless said otherwise.
+    #[serde(default)]
+    pub replicas: Option<usize>,
+    /// Where they keep them.
+    #[serde(default)]
+    pub storage: Storage,
     /// What a client that comes back is brought.
     #[serde(default)]
     pub recovery: Recovery,
@@ -91,6 +97,17 @@ pub enum Decider {
     Worker,
 }
 
+/// Where the broker keeps publications.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Storage {
+    /// On disk.
+    #[default]
+    File,
+    /// In the memory of several servers.
+    Memory,
+}
+
 /// What a client that comes back to a channel with history is brought.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -142,6 +159,8 @@ impl Namespace {
             allow_history: Audience::Nobody,
             history_size: 0,
             history_ttl: history_ttl(),
+            replicas: None,
+            storage: Storage::File,
             recovery: Recovery::Stream,
             cache_on_subscribe: false,
             delta: false,

@@ -248,3 +248,13 @@ fn what_a_worker_decides_about_has_a_route_and_the_route_a_namespace() {
     let user = "[[namespace]]\nname = 'user'\nallow_subscribe = 'nobody'\npublish = 'worker'\n";
     assert!(refusal(user, &[]).contains("namespace.0.publish"));
 }
+
+#[test]
+fn memory_needs_replicas() {
+    let namespace = |keys: &str| format!("[[namespace]]\nname = 'a'\nstorage = 'memory'\n{keys}");
+    assert!(load(&namespace("replicas = 3"), &[]).is_ok());
+    assert!(load(&namespace(""), &[("TIDEGATE_STREAMS__REPLICAS", "3")]).is_ok());
+    let error = refusal(&namespace(""), &[]);
+    assert!(error.contains("namespace.0.storage") && error.contains("restarts"), "{error}");
+    assert!(refusal(&namespace("replicas = 6"), &[]).contains("namespace.0.replicas"));
+}

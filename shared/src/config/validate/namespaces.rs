@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Problem, plain, problem};
 use crate::{
     channel::{Channel, DEFAULT_NAMESPACE, USER_NAMESPACE},
-    config::{AnswerMode, Audience, Config, Decider, Match, Namespace, Route},
+    config::{AnswerMode, Audience, Config, Decider, Match, Namespace, Route, Storage},
 };
 
 pub(super) fn namespaces(config: &Config) -> Result<(), Problem> {
@@ -63,9 +63,24 @@ pub(super) fn namespaces(config: &Config) -> Result<(), Problem> {
             );
         }
         recovery(index, namespace)?;
+        keeping(config, index, namespace)?;
         if config.namespaces.iter().take(index).any(|other| other.name == namespace.name) {
             return problem(key, format!("the namespace {:?} is declared twice", namespace.name));
         }
+    }
+    Ok(())
+}
+
+fn keeping(config: &Config, index: usize, namespace: &Namespace) -> Result<(), Problem> {
+    let replicas = namespace.replicas.unwrap_or(config.streams.replicas);
+    if !(1..=5).contains(&replicas) {
+        return problem(format!("namespace.{index}.replicas"), "between 1 and 5");
+    }
+    if namespace.storage == Storage::Memory && replicas < 3 {
+        return problem(
+            format!("namespace.{index}.storage"),
+            "\"memory\" needs replicas = 3: one server forgets its memory streams, and that they were there, when it restarts",
+        );
     }
     Ok(())
 }

@@ -1,0 +1,106 @@
+//! `apply` on a broker that has another configuration already: what is kept stays, or it is said what is lost.
+
+use std::collections::BTreeMap;
+
+use async_nats::jetstream::{self, stream::StorageType};
+use tidegate_cli::stack::{Stack, setup};
+use tidegate_shared::{
+    broker::Broker,
+    config::Config,
+    topology::{Change, Topology},
+};
+
+const KEPT: &str = "[[namespace]]\nname = \"chat\"\nhistory_size = 5\n";
+
+fn config(stack: &Stack, keys: &str) -> Config {
+    let file = stack.dir().join("changed.toml");
+    std::fs::write(&file, format!("[[namespace]]\nname = \"chat\"\n{keys}\n")).unwrap();
+    let url = [("nats.url", stack.nats_url().to_owned())];
+    Config::from_sources(Some(&file), BTreeMap::new(), &url).unwrap()
+}
+
+/// What the changes say, once they are made; nothing more has to be changed after them.
+async fn changed(stack: &Stack, broker: &Broker, keys: &str) -> String {
+    let config = config(stack, keys);
+    let changes = setup::apply(broker, &config).await.unwrap();
+    assert_eq!(setup::plan(broker, &config).await.unwrap(), Vec::<Change>::new());
+    changes.iter().map(|change| change.what.as_str()).collect::<Vec<_>>().join("\n")
+}
+
+async fn kept(broker: &Broker) -> Vec<String> {
+    let range = broker.range("TIDE_CH_chat", "tide.ch.chat.x", 1, 100).await.unwrap();
+    range.messages.iter().map(|m| String::from_utf8_lossy(&m.payload).into_owned()).collect()
+}
+
+async fn publish(service: &Broker, text: &str) {
+    let stored =
+        service.store("tide.ch.chat.x".to_owned(), async_nats::HeaderMap::new(), text.to_owned().into());
+    stored.await.unwrap();
+}
+
+async fn brokers(stack: &Stack) -> (Broker, Broker) {
+    let nats = &stack.config().nats;
+    let service = Broker::connect(nats, &nats.service, "service", 16, true).await.unwrap();
+    (setup::connect(stack.config()).await.unwrap(), service)
+}
+
+#[tokio::test]
+async fn a_history_that_shrinks_or_grows_keeps_what_fits() {
+    let stack = Stack::builder().config(KEPT).start().await.unwrap();
+    let (broker, service) = brokers(&stack).await;
+    for n in 0..6 {
+        publish(&service, &n.to_string()).await;
+    }
+    let said = changed(&stack, &broker, "history_size = 8\nhistory_ttl = \"2h\"").await;
+    assert!(said.contains("update stream TIDE_CH_chat") && said.contains("5 -> 8"), "{said}");
+    assert_eq!(kept(&broker).await, ["1", "2", "3", "4", "5"]);
+    for n in 6..10 {
+        publish(&service, &n.to_string()).await;
+    }
+    assert_eq!(kept(&broker).await.len(), 8);
+    changed(&stack, &broker, "history_size = 3\nhistory_ttl = \"1m\"").await;
+    assert_eq!(kept(&broker).await, ["7", "8", "9"]);
+    stack.down().await;
+}
+
+#[tokio::test]
+async fn a_history_begins_and_is_given_up() {
+    let stack = Stack::builder().config("[[namespace]]\nname = \"chat\"\n").start().await.unwrap();
+    let (broker, service) = brokers(&stack).await;
+    publish(&service, "before").await;
+    let said = changed(&stack, &broker, "history_size = 5").await;
+    assert!(said.contains("make stream TIDE_CH_chat anew") && said.contains("promised to nobody"), "{said}");
+    for text in ["0", "1", "2"] {
+        publish(&service, text).await;
+    }
+    assert_eq!(kept(&broker).await, ["0", "1", "2"]);
+    let said = changed(&stack, &broker, "history_size = 0").await;
+    assert!(said.contains("update stream TIDE_CH_chat"), "{said}");
+    assert_eq!(kept(&broker).await, ["2"]);
+    let said = changed(&stack, &broker, "history_size = 4").await;
+    assert!(said.contains("update stream TIDE_CH_chat"), "{said}");
+    assert_eq!(kept(&broker).await, ["2"], "this stream was never written behind the acknowledgement");
+    stack.down().await;
+}
+
+#[tokio::test]
+async fn what_would_lose_publications_is_refused_until_somebody_says_so() {
+    let stack = Stack::builder().config(KEPT).start().await.unwrap();
+    let (broker, service) = brokers(&stack).await;
+    let there = broker.jetstream().get_stream("TIDE_CH_chat").await.unwrap().cached_info().config.clone();
+    broker.jetstream().delete_stream("TIDE_CH_chat").await.unwrap();
+    let memory = jetstream::stream::Config { storage: StorageType::Memory, ..there };
+    broker.jetstream().create_stream(memory).await.unwrap();
+    publish(&service, "kept").await;
+    let wanted = config(&stack, "history_size = 9");
+    let refused = setup::apply(&broker, &wanted).await.unwrap_err().to_string();
+    assert!(refused.contains("--recreate-channels chat") && refused.contains("1 publications"), "{refused}");
+    assert_eq!(kept(&broker).await, ["kept"]);
+    let topology = Topology::of(&wanted).recreating(&["chat".to_owned()]);
+    let plan = topology.plan(broker.jetstream()).await.unwrap();
+    assert!(plan.iter().any(|change| change.what.contains("are lost")), "{plan:?}");
+    topology.apply(broker.jetstream(), &plan).await.unwrap();
+    assert_eq!(topology.plan(broker.jetstream()).await.unwrap(), Vec::<Change>::new());
+    assert!(kept(&broker).await.is_empty());
+    stack.down().await;
+}
