@@ -34,10 +34,16 @@ pub(crate) struct Metrics {
     window_reads: Counter,
     recoveries: Family<Reason, Counter>,
     jwks_fetches: Family<Fetch, Counter>,
-    presence_members: Gauge,
-    presence_gateways: Gauge,
-    presence_changes: Family<Kind, Counter>,
-    presence_reads: Counter,
+    presence: PresenceMetrics,
+}
+
+/// The instruments of who is in the channels.
+#[derive(Clone, Default)]
+struct PresenceMetrics {
+    members: Gauge,
+    gateways: Gauge,
+    changes: Family<Kind, Counter>,
+    reads: Counter,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -67,6 +73,29 @@ struct Fetch {
     outcome: &'static str,
 }
 
+impl PresenceMetrics {
+    fn register(registry: &mut Registry) -> Self {
+        let this = Self::default();
+        registry.register(
+            "presence_members",
+            "Memberships in channels that this gateway keeps in the broker",
+            this.members.clone(),
+        );
+        registry.register(
+            "presence_gateways",
+            "Gateways that live, this one included",
+            this.gateways.clone(),
+        );
+        registry.register(
+            "presence_changes",
+            "Changes of who is there by this gateway, by what they were",
+            this.changes.clone(),
+        );
+        registry.register("presence_reads", "Channels whose members were read", this.reads.clone());
+        this
+    }
+}
+
 impl Metrics {
     pub(crate) fn new() -> Self {
         let mut registry = Registry::with_prefix("tidegate_gateway");
@@ -85,26 +114,7 @@ impl Metrics {
         let window_reads = Counter::default();
         let recoveries = Family::default();
         let jwks_fetches = Family::default();
-        let presence_members = Gauge::default();
-        let presence_gateways = Gauge::default();
-        let presence_changes = Family::default();
-        let presence_reads = Counter::default();
-        registry.register(
-            "presence_members",
-            "Memberships in channels that this gateway keeps in the broker",
-            presence_members.clone(),
-        );
-        registry.register(
-            "presence_gateways",
-            "Gateways that live, this one included",
-            presence_gateways.clone(),
-        );
-        registry.register(
-            "presence_changes",
-            "What this gateway changed of who is there",
-            presence_changes.clone(),
-        );
-        registry.register("presence_reads", "Channels whose members were read", presence_reads.clone());
+        let presence = PresenceMetrics::register(&mut registry);
         registry.register("jwks_fetches", "Fetches of issuers' keys, by how they went", jwks_fetches.clone());
         registry.register("connections", "Open WebSocket connections", connections.clone());
         registry.register(
@@ -166,10 +176,7 @@ impl Metrics {
             window_reads,
             recoveries,
             jwks_fetches,
-            presence_members,
-            presence_gateways,
-            presence_changes,
-            presence_reads,
+            presence,
         }
     }
 
@@ -238,19 +245,19 @@ impl Metrics {
     }
 
     pub(crate) fn presence_members(&self, members: usize) {
-        self.presence_members.set(i64::try_from(members).unwrap_or(i64::MAX));
+        self.presence.members.set(i64::try_from(members).unwrap_or(i64::MAX));
     }
 
     pub(crate) fn presence_gateways(&self, gateways: usize) {
-        self.presence_gateways.set(i64::try_from(gateways).unwrap_or(i64::MAX));
+        self.presence.gateways.set(i64::try_from(gateways).unwrap_or(i64::MAX));
     }
 
     pub(crate) fn presence_changed(&self, change: &'static str) {
-        self.presence_changes.get_or_create(&Kind { change }).inc();
+        self.presence.changes.get_or_create(&Kind { change }).inc();
     }
 
     pub(crate) fn presence_read(&self) {
-        self.presence_reads.inc();
+        self.presence.reads.inc();
     }
 
     pub(crate) fn late_answer(&self) {

@@ -176,8 +176,8 @@ fn a_channel_without_history_has_no_positions() {
     assert!(feed.is_idle());
 }
 
-fn named(id: &ClientId) -> Box<ClientInfo> {
-    Box::new(ClientInfo { user: "u".into(), client: id.as_str().into(), ..ClientInfo::default() })
+fn named(id: &ClientId) -> ClientInfo {
+    ClientInfo { user: "u".into(), client: id.as_str().into(), ..ClientInfo::default() }
 }
 
 #[test]
@@ -185,11 +185,11 @@ fn who_asked_is_told_of_itself_behind_its_answer_and_then_of_others() {
     let feed = Feed::new("chat:x");
     let (asked, silent, stranger) = (Client::new(), Client::new(), ClientId::random(&GatewayId::random()));
     let answer = |_| Some(encode_reply(Encoding::Json, &Reply::ping()).unwrap());
-    let asks = Asked { wish: None, hears_as: Some(named(&asked.id)) };
+    let asks = Asked { wish: None, hears_as: Some(Box::new(named(&asked.id))) };
     feed.join(asked.id.clone(), &asked.outbox, asks, &Start::Fresh, answer);
     feed.join(silent.id.clone(), &silent.outbox, Asked::default(), &Start::Fresh, answer);
     for (id, joined) in [(&asked.id, true), (&stranger, true), (&stranger, false), (&asked.id, false)] {
-        let reach = feed.tell(&Change { info: *named(id), joined });
+        let reach = feed.tell(&Change { info: named(id), joined });
         assert_eq!(reach, usize::from(*id == stranger), "what happens to itself it knows");
     }
     let frames = |client: &Client| match poll_fn(|cx| client.outbox.poll_take(cx, usize::MAX)).now_or_never()

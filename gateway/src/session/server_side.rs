@@ -88,7 +88,7 @@ impl Session {
         }
         let term = Term { info, data, ..Term::default() };
         let hears = self.rules.hears(&channel, false, false);
-        let beginning = Beginning { term, hears, ..Beginning::default() };
+        let beginning = Beginning { hears, term, ..Beginning::default() };
         let ticket = connected.subscriptions.begin(channel.clone(), beginning);
         vec![Effect::Interest { ticket, channel, resume: None, or_refuse: false }]
     }

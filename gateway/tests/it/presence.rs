@@ -58,13 +58,12 @@ impl Member {
         self.raw.send_text(&serde_json::json!({"id": id, verb: body}).to_string()).await.unwrap();
         loop {
             let reply = self.raw.reply().await.unwrap();
-            match reply.push {
-                Some(push) => self.pushes.push(push),
-                None => {
-                    assert_eq!(reply.id, id);
-                    return reply;
-                }
+            if let Some(push) = reply.push {
+                self.pushes.push(push);
+                continue;
             }
+            assert_eq!(reply.id, id);
+            return reply;
         }
     }
 
