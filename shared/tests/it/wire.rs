@@ -10,6 +10,38 @@ use tidegate_shared::protocol::{
     encode_reply, json, protobuf,
 };
 
+/// Asking who is in a channel, and to be told who comes and leaves.
+fn presence_commands() -> Vec<(Command, &'static str, &'static str)> {
+    let command = |id| Command { id, ..Command::default() };
+    vec![
+        (
+            Command {
+                subscribe: Some(SubscribeRequest {
+                    channel: "c".into(),
+                    join_leave: true,
+                    ..SubscribeRequest::default()
+                }),
+                ..command(7)
+            },
+            r#"{"id":7,"subscribe":{"channel":"c","join_leave":true}}"#,
+            // channel (1), join_leave (11)
+            "09 08 07 2a 05 0a 01 63 58 01",
+        ),
+        (
+            Command { presence: Some(PresenceRequest { channel: "c".into() }), ..command(8) },
+            r#"{"id":8,"presence":{"channel":"c"}}"#,
+            // presence is field 8: tag 42
+            "07 08 08 42 03 0a 01 63",
+        ),
+        (
+            Command { presence_stats: Some(PresenceStatsRequest { channel: "c".into() }), ..command(9) },
+            r#"{"id":9,"presence_stats":{"channel":"c"}}"#,
+            // presence_stats is field 9: tag 4a
+            "07 08 09 4a 03 0a 01 63",
+        ),
+    ]
+}
+
 fn commands() -> Vec<(Command, &'static str, &'static str)> {
     let command = |id| Command { id, ..Command::default() };
     vec![
@@ -80,31 +112,6 @@ fn commands() -> Vec<(Command, &'static str, &'static str)> {
             r#"{"id":6,"subscribe":{"channel":"$c","token":"t"}}"#,
             // channel (1), token (2)
             "0b 08 06 2a 07 0a 02 24 63 12 01 74",
-        ),
-        (
-            Command {
-                subscribe: Some(SubscribeRequest {
-                    channel: "c".into(),
-                    join_leave: true,
-                    ..SubscribeRequest::default()
-                }),
-                ..command(7)
-            },
-            r#"{"id":7,"subscribe":{"channel":"c","join_leave":true}}"#,
-            // channel (1), join_leave (11)
-            "09 08 07 2a 05 0a 01 63 58 01",
-        ),
-        (
-            Command { presence: Some(PresenceRequest { channel: "c".into() }), ..command(8) },
-            r#"{"id":8,"presence":{"channel":"c"}}"#,
-            // presence is field 8: tag 42
-            "07 08 08 42 03 0a 01 63",
-        ),
-        (
-            Command { presence_stats: Some(PresenceStatsRequest { channel: "c".into() }), ..command(9) },
-            r#"{"id":9,"presence_stats":{"channel":"c"}}"#,
-            // presence_stats is field 9: tag 4a
-            "07 08 09 4a 03 0a 01 63",
         ),
         (
             Command {
@@ -294,7 +301,7 @@ fn hex(bytes: &[u8]) -> String {
 
 #[test]
 fn commands_have_these_bytes() {
-    for (command, text, binary) in commands() {
+    for (command, text, binary) in commands().into_iter().chain(presence_commands()) {
         assert_eq!(json::encode(&command).unwrap(), text);
         assert_eq!(hex(&framed(&protobuf::encode(&command))), binary, "{text}");
         assert_eq!(
