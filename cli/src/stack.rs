@@ -107,6 +107,8 @@ pub struct ProcessStatus {
     pub uptime_ms: u64,
     /// Where it listens.
     pub address: String,
+    /// Where its health and metrics are, and a gateway's server API.
+    pub internal: String,
 }
 
 /// A running system. Dropping it kills every process and waits until they are gone.
@@ -348,5 +350,6 @@ fn status_of(process: &Process) -> ProcessStatus {
         restarts: state.restarts,
         uptime_ms: uptime.as_millis().try_into().unwrap_or(u64::MAX),
         address,
+        internal: format!("http://{}", spec.internal),
     }
 }
