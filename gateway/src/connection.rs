@@ -137,7 +137,7 @@ impl Connection {
                 // What is queued is still written, unless the client is too slow for it.
                 let mut rest = if disconnect == codes::SLOW { Vec::new() } else { self.rest() };
                 if self.transport.ends_with_a_push() {
-                    rest.extend(self.outbox.dialect().encode(&Reply::disconnect(disconnect)));
+                    rest.extend(self.outbox.dialect().encode(&Reply::disconnect(disconnect.clone())));
                 }
                 Box::pin(self.transport.close(rest, disconnect)).await;
             }
@@ -216,6 +216,13 @@ impl Connection {
             Mail::Drain(drain) => {
                 self.drain = Some(drain);
                 Ok(())
+            }
+            Mail::Order(order) => {
+                if !order.session.is_empty() && self.transport.session() != Some(&*order.session) {
+                    return Ok(());
+                }
+                let effects = self.session.ordered(&order, now());
+                self.perform(effects)
             }
             Mail::Lost(channel) => {
                 let Ok(channel) = Channel::parse(&channel) else { return Ok(()) };
@@ -413,10 +420,7 @@ impl Connection {
             // What waits belongs behind an answer that will not come.
             return Vec::new();
         }
-        match poll_fn(|cx| self.outbox.poll_take(cx, usize::MAX)).now_or_never() {
-            Some(Mail::Frames(frames)) => frames,
-            Some(Mail::End(_) | Mail::Drain(_) | Mail::Lost(_)) | None => Vec::new(),
-        }
+        self.outbox.take_rest()
     }
 }
 

@@ -116,7 +116,7 @@ impl Egress {
         }
         let Some(feed) = self.hub.feed(key) else { return };
         let previous = header_number(message, "Nats-Last-Sequence").unwrap_or_default();
-        let publication = read_publication(message);
+        let publication = (!is_removal(message)).then(|| read_publication(message));
         let live = Live { seq, previous, publication, stored_at: stored_at(message) };
         match feed.live(live) {
             Taken::Delivered(members) => self.metrics.delivered(Reach(members)),
@@ -168,6 +168,11 @@ impl Egress {
     fn push_all(&self, message: &Message) {
         self.metrics.delivered(self.hub.push_all(&message.payload));
     }
+}
+
+/// Whether a message says that everything before it has been removed, and is no publication.
+fn is_removal(message: &Message) -> bool {
+    message.headers.as_ref().is_some_and(|headers| headers.get(header::REMOVED).is_some())
 }
 
 fn read_publication(message: &Message) -> Publication {

@@ -135,7 +135,8 @@ pub(crate) struct Live {
     pub(crate) seq: u64,
     /// The sequence of the channel's message before it; 0 if that is not stored any more.
     pub(crate) previous: u64,
-    pub(crate) publication: Publication,
+    /// Nothing when everything before it has been removed on purpose.
+    pub(crate) publication: Option<Publication>,
     /// When the stream took it, if that is known.
     pub(crate) stored_at: Option<SystemTime>,
 }
@@ -185,6 +186,8 @@ pub(crate) struct Past {
     pub(crate) publications: Vec<Publication>,
     /// Whether nothing in between is missing.
     pub(crate) complete: bool,
+    /// The newest sequence at which everything before was removed on purpose, if that has happened since.
+    pub(crate) removed: Option<u64>,
 }
 
 /// What a new member is told.
@@ -314,12 +317,26 @@ impl Feed {
             .sum()
     }
 
+    /// How many members there are.
+    pub(crate) fn len(&self) -> usize {
+        let state = self.lock();
+        usize::from(state.first.is_some()) + state.more.len()
+    }
+
+    /// Every member.
+    pub(crate) fn members(&self) -> Vec<(ClientId, Arc<Outbox>)> {
+        let state = self.lock();
+        let members = state.first.iter().map(|(client, member)| (client, member)).chain(&state.more);
+        members.map(|(client, member)| (client.clone(), Arc::clone(&member.outbox))).collect()
+    }
+
     /// Takes a live publication of a channel with history.
     pub(crate) fn live(&self, live: Live) -> Taken {
         let mut state = self.lock();
         let state = &mut *state;
         let Some(track) = &mut state.track else {
-            return Taken::Delivered(state.deliver(&self.name, &live.publication));
+            let publication = live.publication.as_ref();
+            return Taken::Delivered(publication.map_or(0, |p| state.deliver(&self.name, p)));
         };
         if let Some(queue) = &mut track.healing {
             if queue.len() < MAX_QUEUED {
@@ -354,21 +371,25 @@ impl Feed {
             return Vec::new();
         };
         if !past.complete || queue.len() >= MAX_QUEUED {
-            let newest =
-                past.publications.iter().map(|p| p.offset).chain(queue.iter().map(|live| live.seq)).max();
+            let read = past.publications.iter().map(|p| p.offset).chain(past.removed);
+            let newest = read.chain(queue.iter().map(|live| live.seq)).max();
             let position = state.track.as_ref().map_or(0, |track| track.position);
             return state.restart(newest.unwrap_or(position).max(position));
         }
+        let removed = past.removed;
         let past = past.publications.into_iter().map(|publication| Live {
             seq: publication.offset,
             previous: 0,
-            publication,
+            publication: Some(publication),
             stored_at: None,
         });
         for live in past.chain(queue) {
             if state.track.as_ref().is_some_and(|track| live.seq > track.position) {
                 state.advance(&self.name, live);
             }
+        }
+        if let (Some(track), Some(removed)) = (&mut state.track, removed) {
+            track.position = track.position.max(removed);
         }
         Vec::new()
     }
@@ -494,7 +515,13 @@ impl State {
     }
 
     fn advance(&mut self, name: &str, live: Live) -> usize {
-        let publication = Publication { offset: live.seq, ..live.publication };
+        let Some(publication) = live.publication else {
+            if let Some(track) = &mut self.track {
+                track.forget(live.seq);
+            }
+            return 0;
+        };
+        let publication = Publication { offset: live.seq, ..publication };
         let reach = self.deliver(name, &publication);
         if let Some(track) = &mut self.track {
             track.position = live.seq;
@@ -559,6 +586,19 @@ impl Track {
 
     fn new(position: u64, newest: Option<Newest>) -> Self {
         Self { position, healing: None, window: None, recording: None, newest }
+    }
+
+    /// Everything up to here has been removed on purpose: nobody is brought any of it any more.
+    fn forget(&mut self, position: u64) {
+        self.position = position;
+        self.recording = None;
+        if let Some(newest) = &mut self.newest {
+            *newest = Newest::Known(None);
+        }
+        if let Some(window) = &mut self.window {
+            window.publications.clear();
+            window.after = position;
+        }
     }
 
     fn joined(&self, start: &Start) -> Joined {

@@ -1,4 +1,4 @@
-//! All routes on one screen. Two listeners: the public one has client transports only, the internal one health and metrics.
+//! All routes on one screen. Two listeners: the public one has client transports only, the internal one health, metrics and the server API.
 
 use std::sync::Arc;
 
@@ -7,9 +7,10 @@ use axum::{
     routing::{MethodRouter, get, post},
 };
 
-pub(crate) use self::{door::Door, health::Vitals};
+pub(crate) use self::{api::ApiDoor, door::Door, health::Vitals};
 
 pub(crate) mod accept;
+mod api;
 mod door;
 mod emulate;
 mod health;
@@ -37,5 +38,7 @@ pub(crate) fn internal(vitals: Vitals) -> Router {
         .route("/healthz", get(health::live))
         .route("/readyz", get(health::ready))
         .route("/metrics", get(health::metrics))
+        .route("/api/openapi.json", get(api::document))
+        .route("/api/{method}", post(api::method))
         .with_state(vitals)
 }

@@ -92,6 +92,19 @@ impl Hub {
         }
     }
 
+    /// Returns one connection.
+    pub(crate) fn client(&self, client: &ClientId) -> Option<Arc<Outbox>> {
+        self.client_shard(client).get(client).map(Arc::clone)
+    }
+
+    /// Returns every connection.
+    pub(crate) fn clients(&self) -> Vec<Arc<Outbox>> {
+        self.clients
+            .iter()
+            .flat_map(|shard| lock(shard).values().map(Arc::clone).collect::<Vec<_>>())
+            .collect()
+    }
+
     /// Returns a channel, which begins with this if nobody has it. `use_it` sees it before anybody can give it up.
     pub(crate) fn enter<T>(&self, channel: &Channel, use_it: impl FnOnce(&Arc<Feed>) -> T) -> T {
         let key = key_of(channel);
@@ -129,7 +142,7 @@ impl Hub {
 
     /// Delivers a message to one connection.
     pub(crate) fn push_client(&self, client: &ClientId, data: &Bytes) -> Reach {
-        let outbox = self.client_shard(client).get(client).map(Arc::clone);
+        let outbox = self.client(client);
         Reach(outbox.map_or(0, |outbox| push(data).deliver(&outbox, Form::Plain)))
     }
 
@@ -235,7 +248,7 @@ mod tests {
 
     fn publish(hub: &Hub, key: &str, data: impl Into<Bytes>) -> Taken {
         let publication = Publication { data: data.into(), ..Publication::default() };
-        let live = Live { seq: 0, previous: 0, publication, stored_at: None };
+        let live = Live { seq: 0, previous: 0, publication: Some(publication), stored_at: None };
         hub.feed(key).map_or(Taken::Delivered(0), |feed| feed.live(live))
     }
 

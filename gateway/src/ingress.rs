@@ -23,7 +23,7 @@ use tidegate_shared::{
 };
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
-use self::turn::Turn;
+use self::turn::{Turn, Turns};
 use crate::{
     metrics::Metrics,
     session::CallEnd,
@@ -183,6 +183,19 @@ impl Ingress {
         let id = random_token::<16>();
         let message = || (self.subjects.channel(channel), publication_headers(&id, info), data.clone());
         self.store(message, turn, deadline, false).await.map(|_| self.metrics.published())
+    }
+
+    /// Stores what a service has to say in a channel.
+    pub(crate) async fn store_publication(
+        &self,
+        channel: &Channel,
+        headers: HeaderMap,
+        data: Bytes,
+        deadline: Instant,
+    ) -> Result<Stored, Error> {
+        let message = || (self.subjects.channel(channel), headers.clone(), data.clone());
+        // Nothing of the same caller waits before it.
+        self.store(message, Turns::default().next(), deadline, headers.get(header::MSG_ID).is_some()).await
     }
 
     /// An answer nobody waits for any more goes to its user's personal channel.

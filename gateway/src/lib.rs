@@ -3,6 +3,7 @@
 //! It keeps no state that is not on a socket or in JetStream. `session` decides, `connection` acts, `ingress` and `egress`
 //! are the two directions to NATS.
 
+mod api;
 mod auth;
 mod connection;
 mod dialect;
@@ -16,6 +17,7 @@ mod ingress;
 mod keys;
 mod metrics;
 mod origin;
+mod peers;
 mod presence;
 mod rules;
 mod session;
@@ -32,15 +34,16 @@ use anyhow::Context;
 use tidegate_shared::{
     broker::Broker, config::Config, id::GatewayId, lifecycle::Lifecycle, topology::Topology,
 };
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time::Instant};
 
 use crate::{
+    api::{Api, Local},
     auth::Verifier,
     connection::Shared,
     egress::{Egress, history::History, interest::Interests},
     emulation::Emulation,
     http::{
-        Door, Vitals,
+        ApiDoor, Door, Vitals,
         accept::{Limits, serve},
     },
     hub::Hub,
@@ -48,6 +51,7 @@ use crate::{
     keys::{Keys, Pace},
     metrics::Metrics,
     origin::Origins,
+    peers::Peers,
     presence::Presence,
     rules::Rules,
     waiting::Waiting,
@@ -79,8 +83,12 @@ impl Gateway {
     pub async fn run(self, lifecycle: Lifecycle) -> anyhow::Result<()> {
         let Self { config, public, internal } = self;
         let verifier = Verifier::new(&config)?;
-        let vitals =
-            Vitals { metrics: Metrics::new(), serving: Arc::default(), lifecycle: lifecycle.clone() };
+        let vitals = Vitals {
+            metrics: Metrics::new(),
+            serving: Arc::default(),
+            lifecycle: lifecycle.clone(),
+            api: ApiDoor::new(&config),
+        };
         serve_internal(internal, &vitals, &config);
         let Some(broker) = connect(&config, &lifecycle).await? else {
             lifecycle.finish(LAST_MOMENT).await;
@@ -89,6 +97,7 @@ impl Gateway {
         let shared = wire(&config, verifier, broker.clone(), &vitals.metrics, &lifecycle).await?;
         let gateway = shared.rules.gateway.clone();
         let emulation = Emulation::start(gateway, broker.clone(), config.subjects(), &lifecycle).await?;
+        vitals.api.open(open_api(&shared, &config, &broker, &lifecycle).await?);
         let metrics = vitals.metrics.clone();
         let limits = Limits {
             connections: config.gateway.limits.connections,
@@ -181,6 +190,35 @@ async fn wire(
         metrics: metrics.clone(),
         answer_timeout: config.gateway.answer_timeout,
     }))
+}
+
+/// Opens the server API's NATS door and returns what is behind both.
+async fn open_api(
+    shared: &Shared,
+    config: &Config,
+    broker: &Broker,
+    lifecycle: &Lifecycle,
+) -> anyhow::Result<Arc<Api>> {
+    let local = Arc::new(Local {
+        gateway: shared.rules.gateway.clone(),
+        name: config.gateway.listen.to_string(),
+        hub: Arc::clone(&shared.hub),
+        started: Instant::now(),
+    });
+    let (gateway, subjects) = (shared.rules.gateway.clone(), config.subjects());
+    let respond = Arc::clone(&local).respond();
+    let peers = Peers::start(gateway, broker.clone(), subjects.clone(), respond, lifecycle).await?;
+    let api = Arc::new(Api {
+        rules: Arc::clone(&shared.rules),
+        ingress: Arc::clone(&shared.ingress),
+        egress: shared.egress.clone(),
+        local,
+        peers,
+        metrics: shared.metrics.clone(),
+        answer_timeout: shared.answer_timeout,
+    });
+    api::requests::start(Arc::clone(&api), broker.clone(), &subjects, lifecycle).await?;
+    Ok(api)
 }
 
 /// Lets what is under way settle, closes the connections, and ends the tasks that served them.

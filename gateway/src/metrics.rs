@@ -35,6 +35,7 @@ pub(crate) struct Metrics {
     recoveries: Family<Reason, Counter>,
     jwks_fetches: Family<Fetch, Counter>,
     presence: PresenceMetrics,
+    api: ApiMetrics,
 }
 
 /// The instruments of who is in the channels.
@@ -49,6 +50,24 @@ struct PresenceMetrics {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Kind {
     change: &'static str,
+}
+
+/// The instruments of the server API.
+#[derive(Clone)]
+struct ApiMetrics {
+    commands: Family<ApiCommand, Counter>,
+    duration: Family<ApiMethod, Histogram, fn() -> Histogram>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ApiCommand {
+    method: &'static str,
+    code: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ApiMethod {
+    method: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -115,6 +134,7 @@ impl Metrics {
         let recoveries = Family::default();
         let jwks_fetches = Family::default();
         let presence = PresenceMetrics::register(&mut registry);
+        let api = ApiMetrics::register(&mut registry);
         registry.register("jwks_fetches", "Fetches of issuers' keys, by how they went", jwks_fetches.clone());
         registry.register("connections", "Open WebSocket connections", connections.clone());
         registry.register(
@@ -177,6 +197,7 @@ impl Metrics {
             recoveries,
             jwks_fetches,
             presence,
+            api,
         }
     }
 
@@ -260,7 +281,31 @@ impl Metrics {
         self.presence.reads.inc();
     }
 
+    pub(crate) fn api_command(&self, method: &'static str, code: u32, took: Duration) {
+        self.api.commands.get_or_create(&ApiCommand { method, code }).inc();
+        self.api.duration.get_or_create(&ApiMethod { method }).observe(took.as_secs_f64());
+    }
+
     pub(crate) fn late_answer(&self) {
         self.late_answers.inc();
+    }
+}
+
+impl ApiMetrics {
+    fn register(registry: &mut Registry) -> Self {
+        let histogram: fn() -> Histogram = || Histogram::new(exponential_buckets(0.000_25, 2.0, 15));
+        let this = Self { commands: Family::default(), duration: Family::new_with_constructor(histogram) };
+        registry.register(
+            "api_commands",
+            "Methods of the server API, by error code; 0 for success",
+            this.commands.clone(),
+        );
+        registry.register_with_unit(
+            "api_command_duration",
+            "Time a method of the server API took",
+            Unit::Seconds,
+            this.duration.clone(),
+        );
+        this
     }
 }

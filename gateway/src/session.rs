@@ -29,6 +29,7 @@ pub(crate) use self::{presence::Question, server_side::Chosen, subscribe::Positi
 use crate::{feed::Resume, rules::Rules};
 
 mod connect;
+pub(crate) mod control;
 mod liveness;
 mod presence;
 mod request;

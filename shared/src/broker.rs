@@ -14,6 +14,8 @@ use async_nats::{
         self,
         context::{ContextBuilder, PublishAckFuture, PublishError, PublishErrorKind},
         message::PublishMessage,
+        response::Response,
+        stream::PurgeResponse,
     },
 };
 use bytes::Bytes;
@@ -266,6 +268,20 @@ impl Broker {
                 }
                 Some(status) => return Err(away(&status)),
             }
+        }
+    }
+
+    /// Removes the messages of `subject` before sequence `before`.
+    pub async fn purge(&self, stream: &str, subject: &str, before: u64) -> Result<(), Refusal> {
+        let ask = serde_json::json!({"filter": subject, "seq": before});
+        let answer: Response<PurgeResponse> = self
+            .jetstream
+            .request(format!("STREAM.PURGE.{stream}"), &ask)
+            .await
+            .map_err(|error| Refusal::Unavailable(error.to_string()))?;
+        match answer {
+            Response::Ok(_) => Ok(()),
+            Response::Err { error } => Err(Refusal::Rejected(error.to_string())),
         }
     }
 

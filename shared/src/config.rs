@@ -59,6 +59,8 @@ pub struct Config {
     /// Whose tokens are accepted besides those `auth` describes.
     #[serde(default, rename = "issuer")]
     pub issuers: Vec<Issuer>,
+    /// The server API.
+    pub api: ApiConfig,
     /// The worker program.
     pub worker: WorkerConfig,
     /// The stock handler `quakes`.
@@ -265,6 +267,17 @@ pub struct AuthConfig {
     pub jwks_refresh: Duration,
     /// Whether a client without a token may connect.
     pub anonymous: bool,
+}
+
+/// The server API.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApiConfig {
+    /// What a caller of the HTTP door has to know; empty when that door is closed.
+    pub key: Secret,
+    /// The longest request.
+    #[serde(with = "unit::size")]
+    pub request: u64,
 }
 
 /// The worker program.

@@ -38,6 +38,8 @@ pub const MESSAGE: &str = "Tide-Message";
 pub const WORKER: &str = "Tide-Worker";
 /// Prefix of a publication's tags.
 pub const TAG_PREFIX: &str = "Tide-Tag-";
+/// On a message without a publication in it: everything of the channel before it has been removed on purpose.
+pub const REMOVED: &str = "Tide-Removed";
 /// On a dead letter: why it is one.
 pub const DEAD_REASON: &str = "Tide-Dead-Reason";
 /// What the payload is.

@@ -76,14 +76,7 @@ impl RequestId {
 
     /// Returns the id that every retry of this user's request with this key has, on any gateway.
     pub fn keyed(user: &str, method: &str, key: &str) -> Self {
-        let mut context = Context::new(&SHA256);
-        for part in [user, method, key] {
-            context.update(&(part.len() as u64).to_be_bytes());
-            context.update(part.as_bytes());
-        }
-        let digest = context.finish();
-        let (short, _) = digest.as_ref().split_at(20);
-        Self(format!("k.{}", BASE32_DNSSEC.encode(short)).into())
+        Self(format!("k.{}", digest_of(&[user, method, key])).into())
     }
 
     /// Reads an id that travelled in a header; nothing if it is not two plain tokens.
@@ -115,6 +108,22 @@ fn two_tokens(text: &str) -> bool {
 
 fn plain_token(token: &str) -> bool {
     !token.is_empty() && token.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
+}
+
+/// Returns the id that every repeat of a publication in this channel with this key has.
+pub fn publication_id(channel: &str, key: &str) -> String {
+    format!("p.{}", digest_of(&[channel, key]))
+}
+
+fn digest_of(parts: &[&str]) -> String {
+    let mut context = Context::new(&SHA256);
+    for part in parts {
+        context.update(&(part.len() as u64).to_be_bytes());
+        context.update(part.as_bytes());
+    }
+    let digest = context.finish();
+    let (short, _) = digest.as_ref().split_at(20);
+    BASE32_DNSSEC.encode(short)
 }
 
 /// Returns the digest by which two bodies under one key are compared.

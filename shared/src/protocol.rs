@@ -296,7 +296,7 @@ impl Reply {
 
     /// The end of the connection, for transports that have no close frame.
     pub fn disconnect(disconnect: codes::Disconnect) -> Self {
-        let said = Disconnected { code: disconnect.code.into(), reason: disconnect.reason.to_owned() };
+        let said = Disconnected { code: disconnect.code.into(), reason: disconnect.reason.into_owned() };
         let push = Push { disconnect: Some(said), ..Push::default() };
         Self { push: Some(push), ..Self::default() }
     }

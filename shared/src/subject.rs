@@ -249,9 +249,34 @@ impl Subjects {
         format!("{}.emulate.{}", self.prefix, gateway.as_str())
     }
 
+    /// A method of the server API, as a request or without one.
+    pub fn control(&self, method: &str) -> String {
+        format!("{}.ctl.{}", self.prefix, Token::encode(method))
+    }
+
+    /// Every method of the server API.
+    pub fn all_controls(&self) -> String {
+        format!("{}.ctl.*", self.prefix)
+    }
+
+    /// What gateways ask each other.
+    pub fn peer(&self, verb: &str) -> String {
+        format!("{}.peer.{}", self.prefix, Token::encode(verb))
+    }
+
+    /// Everything gateways ask each other.
+    pub fn all_peers(&self) -> String {
+        format!("{}.peer.*", self.prefix)
+    }
+
     /// A subject nobody serves: the broker answers at once, behind everything sent before it.
     pub fn barrier(&self) -> String {
         format!("{}.barrier", self.prefix)
+    }
+
+    /// The last token of a subject: a method, or what a gateway asks.
+    pub fn last_token(subject: &str) -> &str {
+        subject.rsplit('.').next().unwrap_or_default()
     }
 
     /// The last two tokens of a subject: an id.

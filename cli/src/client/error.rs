@@ -30,7 +30,7 @@ impl Closed {
 
     /// Whether connecting again can help.
     pub fn reconnects(&self) -> bool {
-        Disconnect { code: self.code, reason: "" }.reconnects()
+        Disconnect { code: self.code, reason: "".into() }.reconnects()
     }
 }
 

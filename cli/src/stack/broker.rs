@@ -28,7 +28,7 @@ pub(crate) fn configuration(config: &Config, port: u16, monitor: u16, data: &str
     Ok(text)
 }
 
-/// Lets the gateway read the streams of the namespaces that have history: a wildcard cannot name them.
+/// Lets the gateway read the streams, and empty channels, of the namespaces that have history: a wildcard cannot name them.
 fn with_namespaces(text: &str, config: &Config) -> String {
     let is_one = |line: &&str| line.trim_start().starts_with("\"$JS.API.DIRECT.GET.TIDE_CH_");
     let mut lines: Vec<String> = Vec::new();
@@ -39,7 +39,9 @@ fn with_namespaces(text: &str, config: &Config) -> String {
             let kept = config.all_namespaces().into_iter().filter(Namespace::has_history);
             lines.extend(kept.map(|namespace| {
                 let stream = channel_stream(&namespace.name);
-                format!("            \"$JS.API.DIRECT.GET.{stream}\", \"$JS.API.DIRECT.GET.{stream}.>\",")
+                let rights = ["DIRECT.GET.{}", "DIRECT.GET.{}.>", "STREAM.PURGE.{}"]
+                    .map(|right| format!("\"$JS.API.{}\",", right.replace("{}", &stream)));
+                format!("            {}", rights.join(" "))
             }));
         }
     }

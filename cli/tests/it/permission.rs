@@ -39,8 +39,10 @@ const GATEWAY: Role = Role {
         "tide.ch.chat.lobby",
         "tide.barrier",
         "tide.emulate.gw",
+        "tide.peer.hello",
         "$JS.API.DIRECT.GET.TIDE_REPLY.tide.reply.gw.a",
         "$JS.API.STREAM.INFO.TIDE_IN",
+        "$JS.API.STREAM.PURGE.TIDE_CH_kept",
     ],
     subscribe: &[
         "tide.answer.gw.*",
@@ -48,10 +50,15 @@ const GATEWAY: Role = Role {
         "tide.live.chat.*",
         "tide.push.all",
         "tide.emulate.gw",
+        "tide.peer.*",
+        "tide.ctl.*",
         "_INBOX_gateway.>",
     ],
     not_publish: &[
         "tide.reply.gw.a",
+        "tide.ctl.disconnect",
+        "$JS.API.STREAM.PURGE.TIDE_CH_chat",
+        "$JS.API.STREAM.PURGE.TIDE_REPLY",
         "tide.park.gw.a",
         "tide.dead.default.echo",
         "tide.answer.gw.a",
@@ -87,16 +94,44 @@ const WORKER: Role = Role {
         "tide.push.all",
         "tide.barrier",
         "tide.emulate.gw",
+        "tide.ctl.publish",
+        "tide.peer.ask",
         "$JS.API.CONSUMER.MSG.NEXT.TIDE_REPLY.x",
         "$JS.API.DIRECT.GET.TIDE_REPLY",
         "$JS.API.STREAM.INFO.TIDE_IN",
         "_INBOX_gateway.a",
     ],
-    not_subscribe: &["tide.answer.>", "tide.live.>", "tide.push.>", "tide.emulate.>", "_INBOX_gateway.>"],
+    not_subscribe: &[
+        "tide.answer.>",
+        "tide.live.>",
+        "tide.push.>",
+        "tide.emulate.>",
+        "tide.peer.>",
+        "tide.ctl.>",
+        "_INBOX_gateway.>",
+    ],
 };
 
 const SERVICE: Role = Role {
-    publish: &["tide.ch.chat.lobby", "tide.ch.user.42", "tide.push.all", "tide.push.client.gw.a"],
+    publish: &[
+        "tide.ch.chat.lobby",
+        "tide.ch.user.42",
+        "tide.push.all",
+        "tide.push.client.gw.a",
+        "tide.ctl.publish",
+        "tide.ctl.broadcast",
+        "tide.ctl.subscribe",
+        "tide.ctl.unsubscribe",
+        "tide.ctl.disconnect",
+        "tide.ctl.refresh",
+        "tide.ctl.presence",
+        "tide.ctl.presence_stats",
+        "tide.ctl.history",
+        "tide.ctl.channels",
+        "tide.ctl.info",
+        "tide.ctl.batch",
+        "tide.ctl.rpc",
+    ],
     subscribe: &["_INBOX_service.>"],
     not_publish: &[
         "tide.in.rpc.echo.1.gw.a",
@@ -105,13 +140,24 @@ const SERVICE: Role = Role {
         "tide.dead.default.echo",
         "tide.live.chat.lobby",
         "tide.answer.gw.a",
+        "tide.ctl.history_remove",
+        "tide.peer.ask",
+        "$JS.API.STREAM.PURGE.TIDE_CH_kept",
         "$JS.API.DIRECT.GET.TIDE_REPLY.tide.reply.gw.a",
         "$JS.API.CONSUMER.MSG.NEXT.TIDE_IN.echo",
         "$JS.ACK.TIDE_IN.echo.1.1.1.1.1",
         "_INBOX_gateway.a",
         "_INBOX_worker.a",
     ],
-    not_subscribe: &["tide.answer.>", "tide.live.>", "tide.push.>", "_INBOX_gateway.>", "_INBOX_worker.>"],
+    not_subscribe: &[
+        "tide.answer.>",
+        "tide.live.>",
+        "tide.push.>",
+        "tide.peer.>",
+        "tide.ctl.>",
+        "_INBOX_gateway.>",
+        "_INBOX_worker.>",
+    ],
 };
 
 /// Tries everything as one user. The broker reports refusals in order, so when the last has come all have.
@@ -153,7 +199,8 @@ async fn try_as(stack: &Stack, user: &NatsUser, role: &Role) {
 
 #[tokio::test]
 async fn each_user_may_do_what_its_role_needs_and_nothing_else() {
-    let config = "[[route]]\nname = \"echo\"\nmatch = \"rpc.echo\"\n[[namespace]]\nname = \"chat\"\n";
+    let config = "[[route]]\nname = \"echo\"\nmatch = \"rpc.echo\"\n[[namespace]]\nname = \"chat\"\n\
+                  [[namespace]]\nname = \"kept\"\nhistory_size = 1\n";
     let stack = Stack::builder().config(config).start().await.unwrap();
     let nats = &stack.config().nats;
     try_as(&stack, &nats.gateway, &GATEWAY).await;

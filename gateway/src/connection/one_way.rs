@@ -193,7 +193,7 @@ mod tests {
         for (error, code) in [(109, 3005), (110, 3005), (111, 3013), (103, 3507), (100, 3004), (108, 3004)] {
             let error = tidegate_shared::protocol::Error { code: error, ..Default::default() };
             let heard = OneWay::default().hear(Reply::error(CONNECT, error));
-            assert!(matches!(heard, Heard::Close(disconnect) if disconnect.code == code), "{heard:?}");
+            assert!(matches!(&heard, Heard::Close(disconnect) if disconnect.code == code), "{heard:?}");
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
 };
 
@@ -13,7 +13,10 @@ use futures_util::task::AtomicWaker;
 use tidegate_shared::protocol::codes::{self, Disconnect};
 use tokio::time::Instant;
 
-use crate::dialect::Dialect;
+use crate::{dialect::Dialect, session::control::Order};
+
+/// Orders that may wait for one connection; one that takes none for so long ends.
+const MAX_ORDERS: usize = 64;
 
 /// What waits for one connection.
 #[derive(Debug)]
@@ -30,10 +33,17 @@ struct Inner {
     bytes: usize,
     /// Set once `connect` succeeded: before that a push would reach somebody unknown.
     open: bool,
-    end: Option<Disconnect>,
+    end: Option<Box<Disconnect>>,
     drain: Option<Drain>,
-    /// Channels whose publications were missed and cannot be filled in.
-    lost: Vec<Box<str>>,
+    news: VecDeque<News>,
+}
+
+/// A fact that has to reach a connection.
+#[derive(Debug)]
+enum News {
+    /// Publications of this channel were missed and cannot be filled in.
+    Lost(Box<str>),
+    Order(Arc<Order>),
 }
 
 /// How a connection is to end when the gateway drains.
@@ -56,6 +66,8 @@ pub(crate) enum Mail {
     Drain(Drain),
     /// This channel's publications were missed: the client has to resume.
     Lost(Box<str>),
+    /// A service wants something of this connection.
+    Order(Arc<Order>),
 }
 
 impl Outbox {
@@ -97,7 +109,7 @@ impl Outbox {
         if inner.bytes > self.limit {
             // Queued frames are dropped with the connection: what the client missed it recovers by position.
             inner.frames = VecDeque::new();
-            inner.end = Some(codes::SLOW);
+            inner.end = Some(Box::new(codes::SLOW));
         } else {
             inner.frames.push_back(frame);
         }
@@ -118,22 +130,48 @@ impl Outbox {
 
     /// Tells the connection that publications of this channel were missed. The channel has let go of it already.
     pub(crate) fn lose(&self, channel: &str) {
-        self.lock().lost.push(channel.into());
+        self.lock().news.push_back(News::Lost(channel.into()));
         self.waker.wake();
+    }
+
+    /// Hands the connection an order. One that ends it does so even while it is stuck in a socket.
+    pub(crate) fn order(&self, order: &Arc<Order>) {
+        let mut inner = self.lock();
+        if inner.end.is_some() {
+            return;
+        }
+        if inner.news.len() >= MAX_ORDERS {
+            inner.end = Some(Box::new(codes::SLOW));
+        } else if let Some(disconnect) = order.ends_at_once() {
+            inner.end = Some(Box::new(disconnect));
+        } else {
+            inner.news.push_back(News::Order(Arc::clone(order)));
+        }
+        drop(inner);
+        self.waker.wake();
+    }
+
+    /// Takes every frame that waits, though the connection ends.
+    pub(crate) fn take_rest(&self) -> Vec<Bytes> {
+        let mut inner = self.lock();
+        inner.bytes = 0;
+        std::mem::take(&mut inner.frames).into()
     }
 
     /// Takes what is there: the end first, then news, then frames up to about `most` bytes.
     pub(crate) fn poll_take(&self, cx: &mut Context<'_>, most: usize) -> Poll<Mail> {
         self.waker.register(cx.waker());
         let mut inner = self.lock();
-        if let Some(end) = inner.end {
-            return Poll::Ready(Mail::End(end));
+        if let Some(end) = &inner.end {
+            return Poll::Ready(Mail::End(Disconnect::clone(end)));
         }
         if let Some(drain) = inner.drain.take() {
             return Poll::Ready(Mail::Drain(drain));
         }
-        if let Some(channel) = inner.lost.pop() {
-            return Poll::Ready(Mail::Lost(channel));
+        match inner.news.pop_front() {
+            Some(News::Lost(channel)) => return Poll::Ready(Mail::Lost(channel)),
+            Some(News::Order(order)) => return Poll::Ready(Mail::Order(order)),
+            None => {}
         }
         if inner.frames.is_empty() {
             return Poll::Pending;
@@ -157,7 +195,7 @@ impl Outbox {
     /// Completes when the outbox has overflowed, for a writer that is stuck in a socket.
     pub(crate) fn poll_overflow(&self, cx: &mut Context<'_>) -> Poll<Disconnect> {
         self.waker.register(cx.waker());
-        self.lock().end.map_or(Poll::Pending, Poll::Ready)
+        self.lock().end.as_deref().map_or(Poll::Pending, |end| Poll::Ready(end.clone()))
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -171,6 +209,7 @@ mod tests {
     use tidegate_shared::protocol::Encoding;
 
     use super::*;
+    use crate::session::control::Action;
 
     fn take(outbox: &Outbox, most: usize) -> Option<Mail> {
         poll_fn(|cx| outbox.poll_take(cx, most)).now_or_never()
@@ -207,6 +246,33 @@ mod tests {
         assert!(matches!(take(&outbox, 1000), Some(Mail::Frames(f)) if f.len() == 2));
         outbox.push(bytes(101));
         assert!(matches!(take(&outbox, 1000), Some(Mail::End(end)) if end == codes::SLOW));
+    }
+
+    fn order(action: Action) -> Arc<Order> {
+        Arc::new(Order { user: "42".to_owned(), action, ..Order::default() })
+    }
+
+    #[test]
+    fn an_order_that_ends_a_connection_reaches_a_writer_that_is_stuck_and_what_waits_can_still_be_taken() {
+        let outbox = Outbox::new(Encoding::Json, 100);
+        outbox.push(bytes(60));
+        let overflow = || poll_fn(|cx| outbox.poll_overflow(cx)).now_or_never();
+        outbox.order(&order(Action::default()));
+        assert!(overflow().is_none(), "it is looked at when the writer is done");
+        assert!(matches!(take(&outbox, 10), Some(Mail::Order(_))));
+        outbox.order(&order(Action::Disconnect { code: 3503, reason: "force disconnect".to_owned() }));
+        assert_eq!(overflow(), Some(codes::FORCE_DISCONNECT));
+        assert!(matches!(take(&outbox, 10), Some(Mail::End(end)) if end == codes::FORCE_DISCONNECT));
+        assert_eq!(outbox.take_rest().len(), 1);
+    }
+
+    #[test]
+    fn a_connection_that_takes_no_orders_ends() {
+        let outbox = Outbox::new(Encoding::Json, 100);
+        for _ in 0..=MAX_ORDERS {
+            outbox.order(&order(Action::default()));
+        }
+        assert!(matches!(take(&outbox, 10), Some(Mail::End(end)) if end == codes::SLOW));
     }
 
     #[test]

@@ -101,6 +101,14 @@ impl Transport {
         }
     }
 
+    /// The name that clients which post their commands have for the connection.
+    pub(super) fn session(&self) -> Option<&str> {
+        match self {
+            Self::WebSocket(_) => None,
+            Self::Stream(stream) => stream.session(),
+        }
+    }
+
     /// Writes what is left and the reason, then waits a moment for the client to have read it.
     pub(super) async fn close(&mut self, rest: Vec<Bytes>, disconnect: Disconnect) {
         // Whether the client listened is its own business.

@@ -22,7 +22,7 @@ use tidegate_shared::{
     topology::channel_stream,
 };
 
-use super::read_publication;
+use super::{is_removal, read_publication};
 use crate::feed::{
     Past,
     newest::{Kept as KeptNewest, Newest},
@@ -135,10 +135,9 @@ impl History {
     /// The beginning of a channel: its newest message, or the end of the stream if it has none.
     pub(crate) async fn beginning(&self, channel: &Channel) -> Result<Option<Beginning>, Refusal> {
         let Some(kept) = self.streams.get(channel.namespace()) else { return Ok(None) };
-        let newest = self.last(kept, channel).await?;
-        let position = match &newest {
-            Some(newest) => newest.publication.offset,
-            None => self.broker.stream_facts(&kept.stream).await?.last_seq,
+        let (position, newest) = match self.last(kept, channel).await? {
+            Some(last) => last,
+            None => (self.broker.stream_facts(&kept.stream).await?.last_seq, None),
         };
         Ok(Some(Beginning { position, newest: kept.cache.then_some(Newest::Known(newest)) }))
     }
@@ -146,7 +145,7 @@ impl History {
     /// The newest publication of a channel, if the stream keeps one.
     pub(crate) async fn newest(&self, channel: &Channel) -> Result<Option<KeptNewest>, Refusal> {
         match self.streams.get(channel.namespace()) {
-            Some(kept) => self.last(kept, channel).await,
+            Some(kept) => Ok(self.last(kept, channel).await?.and_then(|(_, newest)| newest)),
             None => Ok(None),
         }
     }
@@ -157,13 +156,20 @@ impl History {
         Some(SystemTime::now().checked_sub(kept.ttl).unwrap_or(SystemTime::UNIX_EPOCH))
     }
 
-    async fn last(&self, kept: &Kept, channel: &Channel) -> Result<Option<KeptNewest>, Refusal> {
+    /// A channel's newest message, and the publication it is, unless it marks that those before it have been removed.
+    async fn last(
+        &self,
+        kept: &Kept,
+        channel: &Channel,
+    ) -> Result<Option<(u64, Option<KeptNewest>)>, Refusal> {
         let message = self.broker.last(&kept.stream, &self.subjects.channel(channel)).await?;
-        Ok(message.filter(|message| header_number(message, "Nats-Sequence").is_some()).map(|message| {
-            KeptNewest {
+        Ok(message.and_then(|message| {
+            let seq = header_number(&message, "Nats-Sequence")?;
+            let newest = (!is_removal(&message)).then(|| KeptNewest {
                 publication: Arc::new(publication(&message)),
                 stored_at: stored_at(&message).unwrap_or(SystemTime::UNIX_EPOCH),
-            }
+            });
+            Some((seq, newest))
         }))
     }
 
@@ -191,19 +197,29 @@ impl History {
 
     /// What the stream holds of a channel behind `after`: at most one more than `most`, so that too much can be told.
     pub(crate) async fn behind(&self, channel: &Channel, after: u64, most: usize) -> Result<Past, Refusal> {
-        let nothing = Past { publications: Vec::new(), complete: false };
+        let nothing = Past { publications: Vec::new(), complete: false, removed: None };
         let Some(kept) = self.streams.get(channel.namespace()) else { return Ok(nothing) };
         // From the position itself: its own message still being there shows that nothing behind it was trimmed.
         let messages = self.read(kept, channel, after, most.saturating_add(2)).await?;
         let count = messages.len();
-        let mut publications: Vec<Publication> = messages.iter().map(publication).collect();
-        let anchored = publications.first().is_some_and(|first| first.offset == after);
-        publications.retain(|publication| publication.offset > after);
-        let complete = anchored || {
-            let facts = self.broker.stream_facts(&kept.stream).await?;
-            facts.first_seq <= after.saturating_add(1) && facts.last_seq >= after && count < kept.size
-        };
-        Ok(Past { publications, complete })
+        let sequence = |message: &Message| header_number(message, "Nats-Sequence").unwrap_or_default();
+        let anchored = messages.first().is_some_and(|first| sequence(first) == after);
+        let newer = || messages.iter().filter(|message| sequence(message) > after);
+        let publications = newer().filter(|message| !is_removal(message)).map(publication).collect();
+        let removed = newer().filter(|message| is_removal(message)).map(sequence).max();
+        // Behind a removal nobody can tell what was there.
+        let complete = anchored
+            || removed.is_none() && {
+                let facts = self.broker.stream_facts(&kept.stream).await?;
+                facts.first_seq <= after.saturating_add(1) && facts.last_seq >= after && count < kept.size
+            };
+        Ok(Past { publications, complete, removed })
+    }
+
+    /// Removes what a channel holds before a sequence.
+    pub(crate) async fn remove_before(&self, channel: &Channel, seq: u64) -> Result<(), Refusal> {
+        let Some(kept) = self.streams.get(channel.namespace()) else { return Ok(()) };
+        self.broker.purge(&kept.stream, &self.subjects.channel(channel), seq).await
     }
 
     /// Answers a client's question for past publications; nothing if its position is not of this stream.
@@ -226,7 +242,7 @@ impl History {
                 self.newest_first(kept, channel, ask.since.as_ref().map(|since| since.offset), limit).await?;
         } else if limit > 0 {
             let messages = self.read(kept, channel, since.offset.saturating_add(1), limit).await?;
-            publications = messages.iter().map(publication).collect();
+            publications = published(&messages).collect();
         }
         let offset = self.beginning(channel).await?.map_or(0, |beginning| beginning.position);
         Ok(Some(HistoryResult { publications, epoch: epoch.as_ref().to_owned(), offset }))
@@ -241,8 +257,7 @@ impl History {
         limit: usize,
     ) -> Result<Vec<Publication>, Refusal> {
         let messages = self.read(kept, channel, 1, kept.size).await?;
-        let older =
-            messages.iter().map(publication).filter(|p| before.is_none_or(|before| p.offset < before));
+        let older = published(&messages).filter(|p| before.is_none_or(|before| p.offset < before));
         let mut publications: Vec<Publication> = older.collect();
         publications.reverse();
         publications.truncate(limit);
@@ -270,6 +285,10 @@ impl History {
             }
         }
     }
+}
+
+fn published(messages: &[Message]) -> impl Iterator<Item = Publication> {
+    messages.iter().filter(|message| !is_removal(message)).map(publication)
 }
 
 fn publication(message: &Message) -> Publication {

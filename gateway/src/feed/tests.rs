@@ -15,11 +15,12 @@ fn publication(offset: u64) -> Publication {
 }
 
 fn live(seq: u64, previous: u64) -> Live {
-    Live { seq, previous, publication: publication(0), stored_at: None }
+    Live { seq, previous, publication: Some(publication(0)), stored_at: None }
 }
 
 fn past(offsets: &[u64], complete: bool) -> Past {
-    Past { publications: offsets.iter().map(|offset| publication(*offset)).collect(), complete }
+    let publications = offsets.iter().map(|offset| publication(*offset)).collect();
+    Past { publications, complete, removed: None }
 }
 
 struct Client {
@@ -319,4 +320,38 @@ proptest! {
             prop_assert_eq!(member.offsets(), expected);
         }
     }
+}
+
+fn removal(seq: u64, previous: u64) -> Live {
+    Live { seq, previous, publication: None }
+}
+
+#[test]
+fn what_was_removed_on_purpose_is_brought_to_nobody_and_the_channel_goes_on() {
+    let (feed, member) = tracked(10);
+    feed.record();
+    feed.open_window(5, past(&[7, 10], true), 300);
+    feed.record();
+    assert_eq!(feed.live(removal(12, 10)), Taken::Delivered(0));
+    feed.open_window(5, past(&[7, 10], true), 300);
+    for offset in [5, 7, 10] {
+        assert_eq!(Client::new().join(&feed, Some(offset)), Joined::At { position: 12 }, "{offset}");
+    }
+    assert_eq!(feed.live(live(13, 12)), Taken::Delivered(4));
+    assert_eq!(offsets(Client::new().join(&feed, Some(12))), Some(vec![13]));
+    assert_eq!(member.offsets(), [13]);
+}
+
+#[test]
+fn a_removal_behind_a_gap_is_not_a_gap_for_ever() {
+    let (feed, _member) = tracked(10);
+    assert_eq!(feed.live(live(15, 13)), Taken::Gap { after: 10 });
+    assert!(feed.heal(Past { removed: Some(13), ..past(&[15], true) }).is_empty());
+    assert_eq!(feed.position(), Some(15));
+    assert_eq!(feed.suspect(), Some(15));
+    assert_eq!(feed.heal(Past { removed: Some(20), ..past(&[], false) }).len(), 1);
+    assert_eq!(feed.live(live(21, 20)), Taken::Delivered(0), "the members were told, and come back");
+    assert_eq!(feed.suspect(), Some(21));
+    feed.heal(Past { removed: Some(30), ..past(&[], true) });
+    assert_eq!(feed.live(live(31, 30)), Taken::Delivered(0));
 }

@@ -10,6 +10,7 @@ use axum::{
 };
 use tidegate_shared::{broker::Broker, lifecycle::Lifecycle};
 
+use super::ApiDoor;
 use crate::metrics::Metrics;
 
 /// What the answers depend on. Served before NATS is there, so that somebody can see what the gateway waits for.
@@ -18,6 +19,7 @@ pub(crate) struct Vitals {
     pub(crate) metrics: Metrics,
     pub(crate) serving: Arc<OnceLock<Broker>>,
     pub(crate) lifecycle: Lifecycle,
+    pub(crate) api: ApiDoor,
 }
 
 pub(super) async fn live() -> &'static str {

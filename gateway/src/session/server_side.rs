@@ -75,8 +75,7 @@ impl Session {
     }
 
     /// Subscribes the client to a channel; a push tells it when that is done. Nothing if it has the channel already.
-    #[cfg_attr(not(test), expect(dead_code, reason = "what services say about connections comes next"))]
-    pub(crate) fn place(&mut self, channel: Channel, info: Bytes, data: Bytes) -> Effects {
+    pub(super) fn place(&mut self, channel: Channel, info: Bytes, data: Bytes) -> Effects {
         let limit = self.rules.limits.channels;
         let Phase::Connected(connected) = &mut self.phase else { return Vec::new() };
         let own = channel.personal_user().is_some_and(|user| connected.user.as_deref() == Some(user));
@@ -94,8 +93,7 @@ impl Session {
     }
 
     /// Ends a subscription, whoever made it; a push tells the client why.
-    #[cfg_attr(not(test), expect(dead_code, reason = "what services say about connections comes next"))]
-    pub(crate) fn displace(&mut self, channel: &Channel, why: Unsubscribe) -> Effects {
+    pub(super) fn displace(&mut self, channel: &Channel, why: Unsubscribe) -> Effects {
         let encoding = self.encoding;
         let Phase::Connected(connected) = &mut self.phase else { return Vec::new() };
         let push = Push { channel: channel.name().to_owned(), unsubscribe: Some(why), ..Push::default() };

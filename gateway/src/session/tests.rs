@@ -13,6 +13,7 @@ use tidegate_shared::{
 use super::*;
 use crate::{auth::Verifier, feed::Joined};
 
+mod control;
 mod presence;
 mod server_side;
 mod tokens;

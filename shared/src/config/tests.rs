@@ -111,6 +111,7 @@ fn production_refuses_what_everybody_knows() {
         "NATS__WORKER__PASSWORD",
         "NATS__SERVICE__PASSWORD",
         "NATS__SETUP__PASSWORD",
+        "API__KEY",
     ]
     .map(|key| (format!("TIDEGATE_{key}"), "x".repeat(32)))
     .to_vec();
@@ -123,6 +124,9 @@ fn production_refuses_what_everybody_knows() {
         assert!(error.contains(missing), "{missing}: {error}");
     }
     assert!(refusal("env = 'production'\n[gateway]\norigins = ['*']", &own).contains("gateway.origins"));
+    let closed: Vec<_> =
+        own.iter().map(|(key, value)| (*key, if key.contains("API") { "" } else { *value })).collect();
+    assert!(load("env = 'production'", &closed).is_ok(), "a door that is closed needs no key");
 }
 
 #[test]
@@ -192,9 +196,10 @@ fn a_tokens_issuer_is_never_a_guess() {
 
 #[test]
 fn production_refuses_known_and_short_secrets_of_issuers_too() {
-    let own: Vec<(String, String)> = ["GATEWAY", "WORKER", "SERVICE", "SETUP"]
+    let mut own: Vec<(String, String)> = ["GATEWAY", "WORKER", "SERVICE", "SETUP"]
         .map(|user| (format!("TIDEGATE_NATS__{user}__PASSWORD"), "x".repeat(32)))
         .to_vec();
+    own.push(("TIDEGATE_API__KEY".to_owned(), String::new()));
     let own: Vec<(&str, &str)> = own.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
     let production = |secret: &str| {
         format!(

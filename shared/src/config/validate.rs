@@ -114,6 +114,9 @@ fn limits(config: &Config) -> Result<(), Problem> {
     if !(1..=300).contains(&lease.as_secs()) || lease.subsec_nanos() > 0 {
         return problem("presence.lease", "whole seconds, between 1s and 5m");
     }
+    if !(1024..=16 * 1024 * 1024).contains(&config.api.request) {
+        return problem("api.request", "between 1 KiB and 16 MiB");
+    }
     if !(1..=5).contains(&config.streams.replicas) {
         return problem("streams.replicas", "between 1 and 5");
     }
@@ -144,6 +147,13 @@ fn production(config: &Config) -> Result<(), Problem> {
         ("nats.setup.password", &config.nats.setup.password),
     ];
     tokens::production(config)?;
+    if config.api.key.is_built_in() {
+        return problem(
+            "api.key",
+            "env = \"production\" needs a secret of your own: set TIDEGATE_API__KEY or TIDEGATE_API__KEY_FILE; or \
+             close the door with api.key = \"\"",
+        );
+    }
     for (key, secret) in secrets {
         let variable = format!("TIDEGATE_{}", key.replace('.', "__").to_uppercase());
         if secret.is_empty() || secret.is_built_in() {

@@ -3,6 +3,8 @@
 //! The numbers up to 113 and from 3000 on are the Centrifuge protocol's; 1000 to 1099 are Tidegate's own.
 //! Applications have 400 to 999 and 1100 to 1999.
 
+use std::borrow::Cow;
+
 use super::{Error, Push, Reply, Unsubscribe};
 
 /// An error a command can be answered with.
@@ -110,6 +112,9 @@ impl Unsubscription {
     }
 }
 
+/// A service ended the subscription.
+pub const UNSUBSCRIBED_BY_SERVER: Unsubscription =
+    Unsubscription { code: 2000, reason: "server unsubscribe" };
 /// The code and reason of an unsubscribe push after which SDKs subscribe again from their position: publications were
 /// missed and could not be filled in.
 pub const UNSUBSCRIBED_INSUFFICIENT_STATE: Unsubscription =
@@ -118,25 +123,34 @@ pub const UNSUBSCRIBED_INSUFFICIENT_STATE: Unsubscription =
 pub const UNSUBSCRIBED_EXPIRED: Unsubscription =
     Unsubscription { code: 2501, reason: "subscription expired" };
 
+/// A service wants the client to bring a fresh token, and to start anew from where the channel is.
+pub const UNSUBSCRIBED_STATE_INVALIDATED: Unsubscription =
+    Unsubscription { code: 2502, reason: "state invalidated" };
+
 /// Every unsubscription of this file, in the order of the numbers.
-pub const UNSUBSCRIPTIONS: &[Unsubscription] = &[UNSUBSCRIBED_INSUFFICIENT_STATE, UNSUBSCRIBED_EXPIRED];
+pub const UNSUBSCRIPTIONS: &[Unsubscription] = &[
+    UNSUBSCRIBED_BY_SERVER,
+    UNSUBSCRIBED_INSUFFICIENT_STATE,
+    UNSUBSCRIBED_EXPIRED,
+    UNSUBSCRIBED_STATE_INVALIDATED,
+];
 
 /// A way for the server to end a connection: the close code and its text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Disconnect {
     /// The WebSocket close code.
     pub code: u16,
     /// The close reason. Plain words of at most 32 bytes: SDKs try to read it as JSON first.
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
 }
 
 impl Disconnect {
     const fn new(code: u16, reason: &'static str) -> Self {
-        Self { code, reason }
+        Self { code, reason: Cow::Borrowed(reason) }
     }
 
     /// Whether SDKs connect again after it.
-    pub fn reconnects(self) -> bool {
+    pub fn reconnects(&self) -> bool {
         !matches!(self.code, 3500..=3999 | 4500..=4999)
     }
 }
@@ -157,12 +171,16 @@ pub const INSUFFICIENT_STATE: Disconnect = Disconnect::new(3010, "insufficient s
 pub const NO_PONG: Disconnect = Disconnect::new(3012, "no pong");
 /// The client sends faster than its messages can be stored.
 pub const TOO_MANY_REQUESTS: Disconnect = Disconnect::new(3013, "too many requests");
+/// A service wants the client to bring a fresh token: what the one it has says is not true any more.
+pub const STATE_INVALIDATED: Disconnect = Disconnect::new(3014, "state invalidated");
 /// The token is not one of ours.
 pub const INVALID_TOKEN: Disconnect = Disconnect::new(3500, "invalid token");
 /// The client broke the protocol.
 pub const BAD_PROTOCOL: Disconnect = Disconnect::new(3501, "bad request");
 /// No successful connect command came in time.
 pub const STALE: Disconnect = Disconnect::new(3502, "stale");
+/// A service ended the connection.
+pub const FORCE_DISCONNECT: Disconnect = Disconnect::new(3503, "force disconnect");
 /// The server would have to subscribe the client to more channels than one connection may have.
 pub const CHANNEL_LIMIT: Disconnect = Disconnect::new(3505, "channel limit");
 /// A payload cannot be carried by this connection's encoding.
@@ -182,9 +200,11 @@ pub const DISCONNECTS: &[Disconnect] = &[
     INSUFFICIENT_STATE,
     NO_PONG,
     TOO_MANY_REQUESTS,
+    STATE_INVALIDATED,
     INVALID_TOKEN,
     BAD_PROTOCOL,
     STALE,
+    FORCE_DISCONNECT,
     CHANNEL_LIMIT,
     INAPPROPRIATE,
     DENIED,
@@ -199,7 +219,7 @@ mod tests {
     fn close_reasons_are_short_and_never_json() {
         for disconnect in DISCONNECTS {
             assert!(disconnect.reason.len() <= 32, "{disconnect:?}");
-            assert!(serde_json::from_str::<serde_json::Value>(disconnect.reason).is_err(), "{disconnect:?}");
+            assert!(serde_json::from_str::<serde_json::Value>(&disconnect.reason).is_err(), "{disconnect:?}");
         }
     }
 

@@ -81,6 +81,10 @@ impl Stream {
         self.body.send(join(self.framing, &frames)).await.map_err(|_| Gone)
     }
 
+    pub(super) fn session(&self) -> Option<&str> {
+        self.inbox.as_ref().map(Inbox::session)
+    }
+
     pub(super) fn introduce(&self, connected: &mut ConnectResult) {
         if let Some(inbox) = &self.inbox {
             inbox.session().clone_into(&mut connected.session);

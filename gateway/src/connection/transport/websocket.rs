@@ -66,7 +66,7 @@ impl Socket {
 
     /// Writes what is left and the close frame, then reads on until the client has closed its side.
     pub(super) async fn close(&mut self, rest: Vec<Bytes>, disconnect: Disconnect) -> Result<(), Gone> {
-        let reason = CloseFrame { code: disconnect.code, reason: Utf8Bytes::from_static(disconnect.reason) };
+        let reason = CloseFrame { code: disconnect.code, reason: disconnect.reason.into_owned().into() };
         self.send(rest).await?;
         self.inner.send(Message::Close(Some(reason))).await.map_err(|_| Gone)?;
         // Closing with unread input would reset the connection and take the reason with it.

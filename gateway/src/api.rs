@@ -1,0 +1,177 @@
+//! The server API: what services ask of the gateways. Two doors lead here, HTTP and NATS; both bring a method and JSON.
+//!
+//! Never looks at who asks: a door has done that.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::value::{RawValue, to_raw_value};
+use tidegate_shared::{
+    channel::Channel,
+    protocol::{Error, codes},
+};
+use tokio::time::Instant;
+
+pub(crate) use self::{local::Local, method::Method};
+use crate::{egress::Egress, ingress::Ingress, metrics::Metrics, peers::Peers, rules::Rules};
+
+mod call;
+mod channels;
+mod clients;
+mod local;
+mod method;
+mod publish;
+pub(crate) mod requests;
+
+/// How many parts of one request are worked on at a time.
+const PARALLEL: usize = 32;
+
+/// The document that describes the methods.
+pub(crate) const OPENAPI: &str = include_str!("api/openapi.json");
+
+/// The methods and what they need.
+pub(crate) struct Api {
+    pub(crate) rules: Arc<Rules>,
+    pub(crate) ingress: Arc<Ingress>,
+    pub(crate) egress: Egress,
+    pub(crate) local: Arc<Local>,
+    pub(crate) peers: Arc<Peers>,
+    pub(crate) metrics: Metrics,
+    pub(crate) answer_timeout: Duration,
+}
+
+/// Where a request came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Door {
+    /// Who has the key may do everything.
+    Http,
+    /// The broker's permissions name the methods of each user, but see no further than the first.
+    Nats,
+}
+
+/// A method's result as JSON, or why there is none.
+type Answer = Result<Box<RawValue>, Error>;
+
+/// A result without anything in it.
+#[derive(Serialize)]
+struct Nothing {}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BatchAsk {
+    commands: Vec<BTreeMap<String, Box<RawValue>>>,
+    #[serde(default)]
+    parallel: bool,
+}
+
+#[derive(Serialize)]
+struct BatchAnswer {
+    replies: Vec<BTreeMap<&'static str, Box<RawValue>>>,
+}
+
+impl Api {
+    /// Carries a method out. The answer is what both doors say: `{"result": ...}` or `{"error": ...}`.
+    pub(crate) async fn answer(&self, door: Door, method: Method, body: &[u8]) -> Bytes {
+        let started = Instant::now();
+        let answer = match method {
+            Method::Batch => self.batch(door, body).await,
+            method => self.run(method, body).await,
+        };
+        self.count(method, &answer, started);
+        match answer {
+            // The one whose answer has no envelope.
+            Ok(replies) if method == Method::Batch => replies.get().to_owned().into(),
+            Ok(result) => format!(r#"{{"result":{}}}"#, result.get()).into(),
+            Err(error) => refusal(&error),
+        }
+    }
+
+    fn count(&self, method: Method, answer: &Answer, started: Instant) {
+        let code = answer.as_ref().err().map_or(0, |error| error.code);
+        self.metrics.api_command(method.name(), code, started.elapsed());
+    }
+
+    async fn run(&self, method: Method, body: &[u8]) -> Answer {
+        match method {
+            Method::Publish => self.publish(read(body)?).await,
+            Method::Broadcast => self.broadcast(read(body)?).await,
+            Method::Unsubscribe => self.unsubscribe(read(body)?).await,
+            Method::Disconnect => self.disconnect(read(body)?).await,
+            Method::Refresh => self.refresh(read(body)?).await,
+            Method::History => self.history(read(body)?).await,
+            Method::HistoryRemove => self.history_remove(read(body)?).await,
+            Method::Channels => self.channels(read(body)?).await,
+            Method::Info => self.info(read(body)?).await,
+            Method::Rpc => self.rpc(read(body)?).await,
+            Method::Subscribe => self.subscribe(read(body)?).await,
+            Method::Presence | Method::PresenceStats => Err(codes::NOT_AVAILABLE.error()),
+            Method::Batch => Err(codes::BAD_REQUEST.because("a batch has no batches in it")),
+        }
+    }
+
+    async fn batch(&self, door: Door, body: &[u8]) -> Answer {
+        let ask: BatchAsk = read(body)?;
+        let mut commands = Vec::with_capacity(ask.commands.len());
+        for command in ask.commands {
+            let mut parts = command.into_iter();
+            let (Some((name, body)), None) = (parts.next(), parts.next()) else {
+                return Err(codes::BAD_REQUEST.because("a command has one field, named like its method"));
+            };
+            let method = Method::parse(&name).ok_or_else(|| codes::METHOD_NOT_FOUND.because(name))?;
+            commands.push((method, body));
+        }
+        let running = commands.into_iter().map(|(method, body)| async move {
+            let started = Instant::now();
+            let answer = if door == Door::Nats && method == Method::HistoryRemove {
+                Err(codes::PERMISSION_DENIED
+                    .because("history_remove has a right of its own, so it goes alone"))
+            } else {
+                self.run(method, body.get().as_bytes()).await
+            };
+            self.count(method, &answer, started);
+            match answer {
+                Ok(result) => Ok((method.name(), result)),
+                Err(error) => raw(&error).map(|error| ("error", error)),
+            }
+        });
+        let at_a_time = if ask.parallel { PARALLEL } else { 1 };
+        let replies: Vec<_> = stream::iter(running).buffered(at_a_time).collect().await;
+        let replies =
+            replies.into_iter().map(|reply| reply.map(|one| [one].into())).collect::<Result<_, _>>()?;
+        raw(&BatchAnswer { replies })
+    }
+
+    /// Reads a channel's name; its namespace has to be declared.
+    fn channel(&self, name: &str) -> Result<Channel, Error> {
+        let channel = Channel::parse(name).map_err(|error| codes::BAD_REQUEST.because(error))?;
+        if name.is_empty() {
+            return Err(codes::BAD_REQUEST.because("a channel is needed"));
+        }
+        match self.rules.may_publish(&channel) {
+            Some(_) => Ok(channel),
+            None => Err(codes::UNKNOWN_CHANNEL.error()),
+        }
+    }
+}
+
+/// The answer that is an error.
+pub(crate) fn refusal(error: &Error) -> Bytes {
+    serde_json::json!({ "error": error }).to_string().into()
+}
+
+fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Error> {
+    // A method that needs nothing may be asked with nothing.
+    let body = if body.is_empty() { b"{}" } else { body };
+    serde_json::from_slice(body).map_err(|error| codes::BAD_REQUEST.because(error))
+}
+
+/// The same for what has been copied already.
+fn read_owned<T: DeserializeOwned>(body: &RawValue) -> Option<T> {
+    serde_json::from_str(body.get()).ok()
+}
+
+fn raw(value: &impl Serialize) -> Answer {
+    to_raw_value(value).map_err(|error| codes::INTERNAL.because(error))
+}

@@ -1,0 +1,89 @@
+//! `rpc`: a service asks a worker, through the same queue as clients.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tidegate_shared::{
+    config::AnswerMode,
+    envelope::{JSON, Outcome, Request},
+    id::RequestId,
+    protocol::{Error, codes, json},
+    route::Method,
+};
+use tokio::time::Instant;
+
+use super::{Answer, Api, raw};
+use crate::{
+    ingress::{Settled, turn::Turns},
+    session::CallEnd,
+};
+
+/// What workers see where a client's id would be.
+const CALLER: &str = "service";
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RpcAsk {
+    method: String,
+    #[serde(with = "json::raw")]
+    data: Bytes,
+    #[serde(with = "json::raw")]
+    params: Bytes,
+}
+
+#[derive(Serialize)]
+struct RpcAnswer {
+    #[serde(with = "json::raw")]
+    data: Bytes,
+}
+
+impl Api {
+    pub(super) async fn rpc(&self, ask: RpcAsk) -> Answer {
+        let method = Method::parse(&ask.method).map_err(|error| codes::BAD_REQUEST.because(error))?;
+        if method.key.is_some() {
+            return Err(codes::BAD_REQUEST.because("a key needs an authenticated user"));
+        }
+        let route = self.rules.rpc(method.name).ok_or_else(|| codes::METHOD_NOT_FOUND.error())?;
+        if route.answer == AnswerMode::Later {
+            let why = "the answer goes to a personal channel, which needs an authenticated user";
+            return Err(codes::PERMISSION_DENIED.because(why));
+        }
+        let body = if ask.data.is_empty() { ask.params } else { ask.data };
+        let request = Request {
+            id: RequestId::plain(&self.rules.gateway),
+            user: None,
+            client: CALLER.to_owned(),
+            route: route.name.clone(),
+            method: Some(method.name.to_owned()),
+            channel: None,
+            info: None,
+            channel_info: None,
+            later: false,
+            attempt: 0,
+            accepted_at: milliseconds(),
+            content_type: JSON.to_owned(),
+            body: if body.is_empty() { Bytes::from_static(b"null") } else { body },
+        };
+        let deadline = Instant::now() + self.answer_timeout;
+        // Nothing of the same caller waits before it.
+        let settled = self.ingress.call(request, AnswerMode::Wait, Turns::default().next(), deadline).await;
+        let end = match settled {
+            Settled::Ended(end) => end,
+            Settled::Stored(wait) => self.ingress.finish(wait).await,
+        };
+        match end {
+            CallEnd::Answered(answer) => match answer.outcome {
+                Outcome::Ok(data) => raw(&RpcAnswer { data: json::Payload::from_any(&data).into_bytes() }),
+                Outcome::Error { code, message } => Err(Error { code, message, temporary: false }),
+            },
+            CallEnd::Failed(error) => Err(error),
+            CallEnd::Accepted { .. } => Err(codes::INTERNAL.error()),
+        }
+    }
+}
+
+fn milliseconds() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

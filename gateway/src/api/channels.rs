@@ -1,0 +1,124 @@
+//! `history`, `history_remove`, `channels`, `info`: what channels hold, and who has them.
+
+use std::collections::BTreeMap;
+
+use async_nats::HeaderMap;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tidegate_shared::{
+    header,
+    id::random_token,
+    protocol::{Encoding, HistoryRequest, StreamPosition, codes},
+};
+use tokio::time::Instant;
+
+use super::{
+    Answer, Api, Nothing,
+    local::{Ask, Node, Told},
+    raw,
+};
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct HistoryAsk {
+    channel: String,
+    limit: i32,
+    since: Option<StreamPosition>,
+    reverse: bool,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct ChannelAsk {
+    channel: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct ChannelsAsk {
+    pattern: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct InfoAsk {}
+
+#[derive(Serialize)]
+struct Channels {
+    channels: BTreeMap<String, ChannelFacts>,
+}
+
+#[derive(Serialize, Default)]
+struct ChannelFacts {
+    num_clients: usize,
+}
+
+#[derive(Serialize)]
+struct Info {
+    nodes: Vec<Node>,
+}
+
+impl Api {
+    pub(super) async fn history(&self, ask: HistoryAsk) -> Answer {
+        let channel = self.channel(&ask.channel)?;
+        let HistoryAsk { channel: name, limit, since, reverse } = ask;
+        if reverse && since.as_ref().is_some_and(|since| since.offset == 0) {
+            return Err(codes::BAD_REQUEST.because("nothing is before the beginning"));
+        }
+        if !self.egress.history.keeps(&channel) {
+            return Err(codes::NOT_AVAILABLE.because("this namespace keeps no history"));
+        }
+        let ask = HistoryRequest { channel: name, limit, since, reverse };
+        let page = self.egress.history.page(&channel, &ask).await;
+        let page = page.map_err(|refusal| codes::INTERNAL.because(refusal))?;
+        let mut page = page.ok_or_else(|| codes::UNRECOVERABLE.error())?;
+        page.publications = page.publications.into_iter().map(|p| p.suited_to(Encoding::Json)).collect();
+        raw(&page)
+    }
+
+    /// First a mark, then everything before it: whoever comes back from before the mark can be told that something is gone.
+    pub(super) async fn history_remove(&self, ask: ChannelAsk) -> Answer {
+        let channel = self.channel(&ask.channel)?;
+        if !self.egress.history.keeps(&channel) {
+            return Err(codes::NOT_AVAILABLE.because("this namespace keeps no history"));
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert(header::MSG_ID, random_token::<16>());
+        headers.insert(header::REMOVED, "1");
+        let deadline = Instant::now() + self.answer_timeout;
+        let mark = self.ingress.store_publication(&channel, headers, Bytes::new(), deadline).await?;
+        let removed = self.egress.history.remove_before(&channel, mark.seq).await;
+        removed.map_err(|refusal| codes::INTERNAL.because(refusal))?;
+        raw(&Nothing {})
+    }
+
+    pub(super) async fn channels(&self, ask: ChannelsAsk) -> Answer {
+        let mut channels = BTreeMap::<String, ChannelFacts>::new();
+        for told in self.survey(&Ask::Channels { pattern: ask.pattern }).await? {
+            let Told::Channels { channels: some, more } = told else { continue };
+            if more {
+                return Err(codes::LIMIT_EXCEEDED.because("too many channels: narrow the pattern"));
+            }
+            for (name, clients) in some {
+                channels.entry(name).or_default().num_clients += clients;
+            }
+        }
+        raw(&Channels { channels })
+    }
+
+    pub(super) async fn info(&self, _: InfoAsk) -> Answer {
+        let told = self.survey(&Ask::Info).await?;
+        let nodes = told.into_iter().filter_map(|told| match told {
+            Told::Info(node) => Some(node),
+            Told::Channels { .. } | Told::Done => None,
+        });
+        raw(&Info { nodes: nodes.collect() })
+    }
+
+    /// What this gateway and the others say; one that is silent is left out.
+    async fn survey(&self, ask: &Ask) -> Result<Vec<Told>, tidegate_shared::protocol::Error> {
+        let others = self.peers.ask(raw(ask)?).await.map_err(|refusal| codes::INTERNAL.because(refusal))?;
+        let others = others.answers.iter().filter_map(|answer| super::read_owned(answer));
+        Ok(std::iter::once(self.local.answer(ask)).chain(others).collect())
+    }
+}

@@ -1,0 +1,176 @@
+//! `subscribe`, `unsubscribe`, `disconnect`, `refresh`: orders for connections, wherever they are.
+
+use bytes::Bytes;
+use data_encoding::BASE64;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tidegate_shared::protocol::{
+    Error,
+    codes::{self, Disconnect},
+    json,
+};
+
+use super::{Answer, Api, Nothing, local::Ask, raw};
+use crate::session::control::{Action, Order};
+
+/// The longest reason: what a close frame carries.
+const LONGEST_REASON: usize = 123;
+
+/// The namespace says what a subscription can do, so nothing is overridden.
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct SubscribeAsk {
+    channel: String,
+    user: String,
+    client: String,
+    session: String,
+    #[serde(with = "json::raw")]
+    info: Bytes,
+    b64info: String,
+    #[serde(with = "json::raw")]
+    data: Bytes,
+    b64data: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct UnsubscribeAsk {
+    channel: String,
+    user: String,
+    client: String,
+    session: String,
+    code: Option<u32>,
+    reason: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct DisconnectAsk {
+    user: String,
+    client: String,
+    session: String,
+    whitelist: Vec<String>,
+    disconnect: Option<Close>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+struct Close {
+    code: u32,
+    reason: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RefreshAsk {
+    user: String,
+    client: String,
+    session: String,
+    expired: bool,
+    expire_at: u64,
+    #[serde(with = "json::raw")]
+    info: Bytes,
+    b64info: String,
+}
+
+impl Api {
+    pub(super) async fn subscribe(&self, ask: SubscribeAsk) -> Answer {
+        let channel = self.channel(&ask.channel)?;
+        if channel.personal_user().is_some() {
+            let why = "a personal channel is its user's alone, on every connection already";
+            return Err(codes::PERMISSION_DENIED.because(why));
+        }
+        let info = either("info", ask.info, &ask.b64info)?;
+        let data = either("data", ask.data, &ask.b64data)?;
+        let action = Action::Subscribe { channel: channel.name().to_owned(), info, data };
+        let SubscribeAsk { user, client, session, .. } = ask;
+        self.order(Order { user, client, session, whitelist: Vec::new(), action }).await
+    }
+
+    pub(super) async fn unsubscribe(&self, ask: UnsubscribeAsk) -> Answer {
+        let channel = self.channel(&ask.channel)?.name().to_owned();
+        let code = ask.code.unwrap_or(codes::UNSUBSCRIBED_BY_SERVER.code);
+        if !(2000..3000).contains(&code) {
+            return Err(codes::BAD_REQUEST.because("an unsubscription's code is between 2000 and 2999"));
+        }
+        let known = codes::UNSUBSCRIPTIONS.iter().find(|known| known.code == code);
+        let general = known.unwrap_or(&codes::UNSUBSCRIBED_BY_SERVER);
+        let reason = reason(ask.reason, general.reason)?;
+        let action = Action::Unsubscribe { channel, code, reason };
+        let UnsubscribeAsk { user, client, session, .. } = ask;
+        self.order(Order { user, client, session, whitelist: Vec::new(), action }).await
+    }
+
+    pub(super) async fn disconnect(&self, ask: DisconnectAsk) -> Answer {
+        let action = match ask.disconnect {
+            None => ending(&codes::FORCE_DISCONNECT),
+            Some(Close { code, reason: said }) => {
+                let code = u16::try_from(code).unwrap_or_default();
+                if !(3000..5000).contains(&code) {
+                    return Err(codes::BAD_REQUEST.because("a disconnect's code is between 3000 and 4999"));
+                }
+                let known = codes::DISCONNECTS.iter().find(|known| known.code == code);
+                let general = known.map_or("disconnected by a service", |known| &known.reason);
+                Action::Disconnect { code, reason: reason(said, general)? }
+            }
+        };
+        let DisconnectAsk { user, client, session, whitelist, .. } = ask;
+        self.order(Order { user, client, session, whitelist, action }).await
+    }
+
+    /// Without anything else the connections are made to bring a fresh token.
+    pub(super) async fn refresh(&self, ask: RefreshAsk) -> Answer {
+        let info = either("info", ask.info, &ask.b64info)?;
+        let action = if ask.expired {
+            ending(&codes::EXPIRED)
+        } else if ask.expire_at == 0 && info.is_empty() {
+            ending(&codes::STATE_INVALIDATED)
+        } else {
+            Action::Refresh { expire_at: (ask.expire_at > 0).then_some(ask.expire_at), info }
+        };
+        let RefreshAsk { user, client, session, .. } = ask;
+        self.order(Order { user, client, session, whitelist: Vec::new(), action }).await
+    }
+
+    async fn order(&self, order: Order) -> Answer {
+        if [&order.user, &order.client, &order.session].iter().all(|name| name.is_empty()) {
+            return Err(codes::BAD_REQUEST.because("say whose connections: user, client or session"));
+        }
+        let ask = Ask::Order(order);
+        self.local.answer(&ask);
+        let others = self.peers.ask(raw(&ask)?).await.map_err(|refusal| codes::INTERNAL.because(refusal))?;
+        if others.silent > 0 {
+            let silent = format!("{} other gateways did not answer in time; ask again", others.silent);
+            return Err(codes::INTERNAL.because(silent));
+        }
+        raw(&Nothing {})
+    }
+}
+
+fn ending(disconnect: &Disconnect) -> Action {
+    Action::Disconnect { code: disconnect.code, reason: disconnect.reason.clone().into_owned() }
+}
+
+fn reason(said: String, general: &str) -> Result<String, Error> {
+    if said.len() > LONGEST_REASON || said.chars().any(char::is_control) {
+        return Err(codes::BAD_REQUEST.because("a reason is one line of at most 123 bytes"));
+    }
+    Ok(if said.is_empty() { general.to_owned() } else { said })
+}
+
+/// JSON as it stands, or in base64. Nothing else, since JSON clients see it.
+fn either(name: &str, json: Bytes, base64: &str) -> Result<Bytes, Error> {
+    let refuse =
+        |problem: &dyn std::fmt::Display| codes::BAD_REQUEST.because(format!("b64{name}: {problem}"));
+    if base64.is_empty() {
+        return Ok(json);
+    }
+    if !json.is_empty() {
+        return Err(codes::BAD_REQUEST.because(format!("either {name} or b64{name}")));
+    }
+    let bytes = BASE64.decode(base64.as_bytes()).map_err(|error| refuse(&error))?;
+    match serde_json::from_slice::<&RawValue>(&bytes) {
+        Ok(_) => Ok(bytes.into()),
+        Err(error) => Err(refuse(&format!("not JSON: {error}"))),
+    }
+}

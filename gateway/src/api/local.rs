@@ -1,0 +1,192 @@
+//! What this gateway itself answers: the channels and clients it holds, and orders for them.
+//!
+//! Never waits, never asks anybody.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+use tidegate_shared::{
+    VERSION,
+    channel::{Channel, USER_NAMESPACE},
+    id::{ClientId, GatewayId},
+};
+use tokio::time::Instant;
+
+use super::{raw, read_owned};
+use crate::{connection::outbox::Outbox, hub::Hub, peers::Respond, session::control::Order};
+
+/// Channels in one answer: what fits into one message of the broker.
+const MOST_CHANNELS: usize = 5_000;
+
+/// One gateway's part in what is asked of all.
+pub(crate) struct Local {
+    pub(crate) gateway: GatewayId,
+    pub(crate) name: String,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) started: Instant,
+}
+
+/// What every gateway is asked.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Ask {
+    Order(Order),
+    Channels { pattern: String },
+    Info,
+}
+
+/// What each answers.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Told {
+    Done,
+    Channels { channels: BTreeMap<String, usize>, more: bool },
+    Info(Node),
+}
+
+/// One gateway and how much it holds.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Node {
+    uid: String,
+    name: String,
+    version: String,
+    num_clients: usize,
+    num_users: usize,
+    num_subs: usize,
+    num_channels: usize,
+    uptime: u64,
+}
+
+impl Local {
+    /// What other gateways are answered.
+    pub(crate) fn respond(self: Arc<Self>) -> Respond {
+        Arc::new(move |asked| raw(&self.answer(&read_owned(asked)?)).ok())
+    }
+
+    pub(super) fn answer(&self, ask: &Ask) -> Told {
+        match ask {
+            Ask::Order(order) => {
+                let order = Arc::new(order.clone());
+                for outbox in self.meant(&order) {
+                    outbox.order(&order);
+                }
+                Told::Done
+            }
+            Ask::Channels { pattern } => self.channels(pattern),
+            Ask::Info => Told::Info(self.info()),
+        }
+    }
+
+    /// Whom an order is for, as far as the hub knows. A session is known to its connection only.
+    fn meant(&self, order: &Order) -> Vec<Arc<Outbox>> {
+        let of_user = || {
+            // Every connection of a user has the personal channel.
+            let personal = Channel::personal(&order.user);
+            let feed = self.hub.feed(&format!("{}.{}", personal.namespace(), personal.token()));
+            feed.map(|feed| feed.members()).unwrap_or_default()
+        };
+        let listed = |client: &ClientId| order.whitelist.iter().any(|listed| listed == client.as_str());
+        match (order.user.is_empty(), ClientId::parse(&order.client)) {
+            (true, Some(client)) => {
+                self.hub.client(&client).filter(|_| !listed(&client)).into_iter().collect()
+            }
+            (true, None) if order.client.is_empty() => self.hub.clients(),
+            (true, None) => Vec::new(),
+            (false, _) => {
+                let meant = of_user().into_iter().filter(|(client, _)| {
+                    !listed(client) && (order.client.is_empty() || order.client == client.as_str())
+                });
+                meant.map(|(_, outbox)| outbox).collect()
+            }
+        }
+    }
+
+    fn channels(&self, pattern: &str) -> Told {
+        let mut channels = BTreeMap::new();
+        let mut more = false;
+        for (_, feed) in self.hub.feeds("") {
+            let clients = feed.len();
+            if clients == 0 || !(pattern.is_empty() || matches(pattern, feed.name())) {
+                continue;
+            }
+            more = channels.len() >= MOST_CHANNELS;
+            if more {
+                break;
+            }
+            channels.insert(feed.name().to_owned(), clients);
+        }
+        Told::Channels { channels, more }
+    }
+
+    fn info(&self) -> Node {
+        let feeds = self.hub.feeds("");
+        let personal = format!("{USER_NAMESPACE}.");
+        let sizes = feeds.iter().map(|(key, feed)| (key, feed.len())).filter(|(_, clients)| *clients > 0);
+        let (mut num_users, mut num_subs, mut num_channels) = (0, 0, 0);
+        for (key, clients) in sizes {
+            num_users += usize::from(key.starts_with(&personal));
+            num_subs += clients;
+            num_channels += 1;
+        }
+        Node {
+            uid: self.gateway.as_str().to_owned(),
+            name: self.name.clone(),
+            version: VERSION.to_owned(),
+            num_clients: self.hub.len(),
+            num_users,
+            num_subs,
+            num_channels,
+            uptime: self.started.elapsed().as_secs(),
+        }
+    }
+}
+
+/// Whether a name is what the pattern says: `*` stands for any characters, `?` for one.
+fn matches(pattern: &str, name: &str) -> bool {
+    let (pattern, name): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
+    let (mut at, mut read) = (0, 0);
+    // Where the last star stands, and how much of the name it takes so far.
+    let mut star: Option<(usize, usize)> = None;
+    while let Some(letter) = name.get(read) {
+        match (pattern.get(at), star) {
+            (Some('*'), _) => {
+                star = Some((at, read));
+                at += 1;
+            }
+            (Some(wanted), _) if *wanted == '?' || wanted == letter => {
+                at += 1;
+                read += 1;
+            }
+            (_, Some((place, taken))) => {
+                star = Some((place, taken + 1));
+                at = place + 1;
+                read = taken + 1;
+            }
+            (_, None) => return false,
+        }
+    }
+    pattern.iter().skip(at).all(|letter| *letter == '*')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_matches_whole_names() {
+        for (pattern, name, expected) in [
+            ("*", "chat:lobby", true),
+            ("chat:*", "chat:lobby", true),
+            ("chat:*", "news:lobby", false),
+            ("*lobby", "chat:lobby", true),
+            ("c*t:l*y", "chat:lobby", true),
+            ("c*t:l*x", "chat:lobby", false),
+            ("chat:?obby", "chat:lobby", true),
+            ("chat:lobb", "chat:lobby", false),
+            ("chat:lobby*", "chat:lobby", true),
+            ("", "chat:lobby", false),
+        ] {
+            assert_eq!(matches(pattern, name), expected, "{pattern} {name}");
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! `publish` and `broadcast`: storing publications in their channels' streams.
+
+use std::collections::BTreeMap;
+
+use async_nats::HeaderMap;
+use bytes::Bytes;
+use data_encoding::BASE64;
+use futures_util::{StreamExt, stream};
+use serde::{Deserialize, Serialize};
+use tidegate_shared::{
+    envelope::one_line,
+    header,
+    id::{publication_id, random_token},
+    protocol::{Error, codes, json},
+};
+use tokio::time::Instant;
+
+use super::{Answer, Api, PARALLEL, raw};
+
+/// What either method is asked with.
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct PublishAsk {
+    channel: String,
+    channels: Vec<String>,
+    #[serde(with = "json::raw")]
+    data: Bytes,
+    b64data: String,
+    tags: BTreeMap<String, String>,
+    idempotency_key: String,
+    skip_history: bool,
+    version: u64,
+    /// Nothing without a version.
+    #[serde(rename = "version_epoch")]
+    _version_epoch: String,
+    /// Clients ask for patches and namespaces allow them: a publication has no say.
+    #[serde(rename = "delta")]
+    _delta: bool,
+}
+
+/// What a publication is made of, whatever its channel.
+struct Content {
+    data: Bytes,
+    tags: Vec<(String, String)>,
+    idempotency_key: String,
+}
+
+/// Where a publication is. Both are nothing in a channel without history.
+#[derive(Serialize)]
+struct Published {
+    offset: u64,
+    epoch: String,
+}
+
+#[derive(Serialize)]
+struct Broadcast {
+    responses: Vec<Response>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Response {
+    Result(Published),
+    Error(Error),
+}
+
+impl Api {
+    pub(super) async fn publish(&self, ask: PublishAsk) -> Answer {
+        if !ask.channels.is_empty() {
+            return Err(codes::BAD_REQUEST.because("publish takes one channel; broadcast takes several"));
+        }
+        let channel = ask.channel.clone();
+        raw(&self.publish_in(&channel, &ask.content()?).await?)
+    }
+
+    pub(super) async fn broadcast(&self, ask: PublishAsk) -> Answer {
+        if !ask.channel.is_empty() || ask.channels.is_empty() {
+            return Err(codes::BAD_REQUEST.because("broadcast takes a list of channels, in `channels`"));
+        }
+        let channels = ask.channels.clone();
+        let content = &ask.content()?;
+        let publishing = channels.into_iter().map(|channel| async move {
+            self.publish_in(&channel, content).await.map_or_else(Response::Error, Response::Result)
+        });
+        raw(&Broadcast { responses: stream::iter(publishing).buffered(PARALLEL).collect().await })
+    }
+
+    async fn publish_in(&self, channel: &str, content: &Content) -> Result<Published, Error> {
+        let channel = self.channel(channel)?;
+        let id = if content.idempotency_key.is_empty() {
+            random_token::<16>()
+        } else {
+            publication_id(channel.name(), &content.idempotency_key)
+        };
+        let mut headers = HeaderMap::new();
+        headers.insert(header::MSG_ID, id);
+        for (name, value) in &content.tags {
+            headers.insert(name.as_str(), value.as_str());
+        }
+        let deadline = Instant::now() + self.answer_timeout;
+        let stored =
+            self.ingress.store_publication(&channel, headers, content.data.clone(), deadline).await?;
+        let epoch = self.egress.history.epoch(&channel);
+        let offset = if epoch.is_some() { stored.seq } else { 0 };
+        Ok(Published { offset, epoch: epoch.as_deref().unwrap_or_default().to_owned() })
+    }
+}
+
+impl PublishAsk {
+    fn content(self) -> Result<Content, Error> {
+        let refuse = |problem: &str| Err(codes::BAD_REQUEST.because(problem));
+        if self.skip_history {
+            return refuse("skip_history: to publish is to store; use a namespace without history");
+        }
+        if self.version > 0 {
+            return refuse("version: an older publication is stored behind a newer one like any other");
+        }
+        let data = match (self.data.is_empty(), self.b64data.is_empty()) {
+            (true, true) => return refuse("a publication needs data"),
+            (false, false) => return refuse("either data or b64data"),
+            (false, true) => self.data,
+            (true, false) => match BASE64.decode(self.b64data.as_bytes()) {
+                Ok(data) if !data.is_empty() => data.into(),
+                Ok(_) => return refuse("a publication needs data"),
+                Err(error) => return refuse(&format!("b64data: {error}")),
+            },
+        };
+        let mut tags = Vec::with_capacity(self.tags.len());
+        for (name, value) in self.tags {
+            if !is_plain(&name) {
+                return refuse(&format!("{name:?} is not a tag's name: use letters, digits, `_` and `-`"));
+            }
+            tags.push((format!("{}{name}", header::TAG_PREFIX), one_line(&value)));
+        }
+        Ok(Content { data, tags, idempotency_key: self.idempotency_key })
+    }
+}
+
+fn is_plain(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn content(ask: &serde_json::Value) -> Result<Content, Error> {
+        let ask: PublishAsk = super::super::read(ask.to_string().as_bytes())?;
+        ask.content()
+    }
+
+    #[test]
+    fn data_is_json_as_it_stands_or_bytes_in_base64() {
+        assert_eq!(content(&serde_json::json!({"data": {"a": 1}})).unwrap().data, r#"{"a":1}"#);
+        assert_eq!(content(&serde_json::json!({"b64data": "/wA="})).unwrap().data, [0xff, 0].as_slice());
+    }
+
+    #[test]
+    fn what_cannot_be_kept_is_refused() {
+        for ask in [
+            serde_json::json!({}),
+            serde_json::json!({"data": 1, "b64data": "AA=="}),
+            serde_json::json!({"b64data": "?"}),
+            serde_json::json!({"data": 1, "skip_history": true}),
+            serde_json::json!({"data": 1, "version": 1}),
+            serde_json::json!({"data": 1, "tags": {"a b": "c"}}),
+        ] {
+            assert_eq!(content(&ask).err().map(|error| error.code), Some(107), "{ask}");
+        }
+        assert!(content(&serde_json::json!({"data": 1, "delta": true})).is_ok());
+    }
+}

@@ -1,0 +1,76 @@
+//! The NATS door: methods as requests on `tide.ctl.<method>`, shared among the gateways. The broker's permissions say who
+//! may ask what, so nothing here does. A plain publish is carried out too; nobody hears how it went.
+
+use std::sync::Arc;
+
+use async_nats::{Message, Subscriber};
+use futures_util::StreamExt;
+use tidegate_shared::{broker::Broker, lifecycle::Lifecycle, protocol::codes, subject::Subjects};
+use tokio::sync::Semaphore;
+
+use super::{Api, Door, Method, refusal};
+
+/// The gateways take turns.
+const GROUP: &str = "gateways";
+/// Requests of one gateway at a time; further ones wait.
+const SERVED: u32 = 64;
+
+/// Begins to serve, and returns when the broker knows.
+pub(crate) async fn start(
+    api: Arc<Api>,
+    broker: Broker,
+    subjects: &Subjects,
+    lifecycle: &Lifecycle,
+) -> anyhow::Result<()> {
+    let requests = broker.client().queue_subscribe(subjects.all_controls(), GROUP.to_owned()).await?;
+    broker.barrier(subjects.barrier()).await?;
+    let serving = lifecycle.clone();
+    lifecycle.spawn(async move { serve(requests, api, broker, serving).await });
+    Ok(())
+}
+
+/// Ends by itself when the gateway drains and what was given to it is carried out.
+async fn serve(mut requests: Subscriber, api: Arc<Api>, broker: Broker, lifecycle: Lifecycle) {
+    let slots = Arc::new(Semaphore::new(SERVED as usize));
+    let mut leaving = false;
+    loop {
+        let message = tokio::select! {
+            message = requests.next() => message,
+            // The others take what comes from now on; what is here is still carried out.
+            () = lifecycle.draining(), if !leaving => {
+                leaving = true;
+                let _ = requests.drain().await;
+                continue;
+            }
+        };
+        let Some(message) = message else { break };
+        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+        let (api, broker) = (Arc::clone(&api), broker.clone());
+        lifecycle.spawn(async move {
+            answer(&api, &broker, message).await;
+            drop(slot);
+        });
+    }
+    // When all slots are free the last answer has been given, but may not have left.
+    let _ = slots.acquire_many(SERVED).await;
+    let _ = broker.client().flush().await;
+}
+
+async fn answer(api: &Api, broker: &Broker, message: Message) {
+    let answer = match Method::parse(Subjects::last_token(&message.subject)) {
+        Some(method) => api.answer(Door::Nats, method, &message.payload).await,
+        None => refusal(&codes::METHOD_NOT_FOUND.error()),
+    };
+    match message.reply {
+        Some(inbox) => {
+            if let Err(error) = broker.client().publish(inbox, answer).await {
+                tracing::warn!(subject = %message.subject, %error, "an answer of the server API could not be sent");
+            }
+        }
+        None if answer.starts_with(br#"{"error""#) => {
+            let answer = String::from_utf8_lossy(&answer).into_owned();
+            tracing::warn!(subject = %message.subject, answer, "a message to the server API was refused");
+        }
+        None => {}
+    }
+}

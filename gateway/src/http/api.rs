@@ -1,0 +1,93 @@
+//! The HTTP door of the server API: `POST /api/<method>` with the key, on the internal listener.
+
+use std::sync::{Arc, OnceLock};
+
+use aws_lc_rs::{
+    constant_time::verify_slices_are_equal,
+    digest::{Digest, SHA256, digest},
+};
+use axum::{
+    body::{Body, to_bytes},
+    extract::{Path, State},
+    http::{HeaderMap, Request, StatusCode, header::CONTENT_TYPE},
+    response::{IntoResponse, Response},
+};
+use tidegate_shared::config::Config;
+use tokio::time::{Duration, timeout};
+
+use super::Vitals;
+use crate::api::{Api, Door, Method, OPENAPI};
+
+/// Where callers put the key.
+const KEY: &str = "x-api-key";
+
+/// What the door needs to know. Open before NATS is there, so that somebody can see what the gateway waits for.
+#[derive(Clone)]
+pub(crate) struct ApiDoor {
+    /// The digest of the key; nothing when the door is closed.
+    key: Option<Digest>,
+    longest: usize,
+    patience: Duration,
+    api: Arc<OnceLock<Arc<Api>>>,
+}
+
+impl ApiDoor {
+    pub(crate) fn new(config: &Config) -> Self {
+        let key = &config.api.key;
+        Self {
+            key: (!key.is_empty()).then(|| digest(&SHA256, key.expose().as_bytes())),
+            longest: usize::try_from(config.api.request).unwrap_or(usize::MAX),
+            patience: config.gateway.limits.first_frame,
+            api: Arc::default(),
+        }
+    }
+
+    /// From now on methods are carried out.
+    pub(crate) fn open(&self, api: Arc<Api>) {
+        let _ = self.api.set(api);
+    }
+
+    fn admit(&self, headers: &HeaderMap) -> Result<(), Refused> {
+        let Some(key) = &self.key else {
+            return Err((StatusCode::NOT_FOUND, "the server API is closed over HTTP: set api.key\n"));
+        };
+        let given = headers.get(KEY).map(|given| digest(&SHA256, given.as_bytes()));
+        // Digests have one length: how long the comparison takes says nothing.
+        given
+            .filter(|given| verify_slices_are_equal(given.as_ref(), key.as_ref()).is_ok())
+            .map(|_| ())
+            .ok_or((StatusCode::UNAUTHORIZED, "send api.key as X-API-Key\n"))
+    }
+}
+
+type Refused = (StatusCode, &'static str);
+
+pub(super) async fn method(
+    State(vitals): State<Vitals>,
+    Path(name): Path<String>,
+    request: Request<Body>,
+) -> Response {
+    match run(&vitals.api, &name, request).await {
+        Ok(answer) => answer,
+        Err(refused) => refused.into_response(),
+    }
+}
+
+async fn run(door: &ApiDoor, name: &str, request: Request<Body>) -> Result<Response, Refused> {
+    door.admit(request.headers())?;
+    let method = Method::parse(name).ok_or((StatusCode::NOT_FOUND, "no such method\n"))?;
+    let body = match timeout(door.patience, to_bytes(request.into_body(), door.longest)).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(_)) => {
+            return Err((StatusCode::PAYLOAD_TOO_LARGE, "the request is longer than api.request\n"));
+        }
+        Err(_) => return Err((StatusCode::REQUEST_TIMEOUT, "the body did not come in time\n")),
+    };
+    let api = door.api.get().ok_or((StatusCode::SERVICE_UNAVAILABLE, "not connected to NATS\n"))?;
+    let answer = api.answer(Door::Http, method, &body).await;
+    Ok(([(CONTENT_TYPE, "application/json")], answer).into_response())
+}
+
+pub(super) async fn document() -> impl IntoResponse {
+    ([(CONTENT_TYPE, "application/json")], OPENAPI)
+}

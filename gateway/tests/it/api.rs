@@ -1,0 +1,267 @@
+//! The server API: the same through both doors, and on every gateway.
+
+use std::net::SocketAddr;
+
+use async_nats::jetstream;
+use serde_json::{Value, json};
+use tidegate_cli::{
+    client::{Client, Event},
+    stack::Stack,
+};
+use tidegate_shared::protocol::{Command, SubscribeRequest, SubscribeResult};
+
+use self::document::Document;
+use crate::support::{
+    connect, event, eventually, get, http, nothing_panicked, publication, quick, service, setup, start,
+};
+
+mod control;
+mod document;
+mod history;
+
+const KEPT: &str = r#"
+[[namespace]]
+name = "kept"
+allow_subscribe = "authenticated"
+allow_publish = "authenticated"
+allow_history = "authenticated"
+history_size = 20
+"#;
+
+const KEY: &str = "dev-api-key";
+
+/// Both doors of a stack. Whatever comes back has to be what the document says.
+struct Doors {
+    document: Document,
+    gateways: Vec<SocketAddr>,
+    nats: async_nats::Client,
+}
+
+impl Doors {
+    async fn of(stack: &Stack) -> Self {
+        let (status, page) = get(stack, "/api/openapi.json").await;
+        assert_eq!(status, 200);
+        let gateways = stack.gateways().iter().map(|gateway| gateway.internal).collect();
+        Self { document: Document::read(&page), gateways, nats: service(stack).await }
+    }
+
+    /// Asks over HTTP, a gateway that is not the one which the tests' clients are on, if there is one.
+    async fn http(&self, method: &str, ask: Value) -> Value {
+        let address = *self.gateways.last().unwrap();
+        let (status, body) = post(address, method, Some(KEY), &ask.to_string()).await;
+        assert_eq!(status, 200, "{method}: {body}");
+        self.checked(method, body.as_bytes())
+    }
+
+    async fn nats(&self, method: &str, ask: Value) -> Value {
+        let subject = format!("tide.ctl.{method}");
+        let answer = self.nats.request(subject, ask.to_string().into()).await.unwrap();
+        self.checked(method, &answer.payload)
+    }
+
+    fn checked(&self, method: &str, answer: &[u8]) -> Value {
+        let answer: Value = serde_json::from_slice(answer).unwrap();
+        self.document.check(method, &answer);
+        answer
+    }
+}
+
+async fn post(address: SocketAddr, method: &str, key: Option<&str>, body: &str) -> (u16, String) {
+    let key = key.map(|key| format!("x-api-key: {key}\r\n")).unwrap_or_default();
+    let head = format!("POST /api/{method} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{key}");
+    http(address, &format!("{head}content-length: {}\r\n\r\n{body}", body.len())).await
+}
+
+fn code(answer: &Value) -> Option<u64> {
+    answer["error"]["code"].as_u64()
+}
+
+async fn join(client: &Client, channel: &str) -> SubscribeResult {
+    ask(client, SubscribeRequest { channel: channel.to_owned(), ..SubscribeRequest::default() }).await
+}
+
+async fn ask(client: &Client, request: SubscribeRequest) -> SubscribeResult {
+    let reply = client.call(Command { subscribe: Some(request), ..Command::default() }).await.unwrap();
+    reply.subscribe.unwrap()
+}
+
+#[tokio::test]
+async fn who_has_no_key_gets_nowhere() {
+    let stack = start(quick(KEPT).gateways(1)).await;
+    let address = stack.gateways()[0].internal;
+    for key in [None, Some(""), Some("dev-api-ke"), Some("dev-api-key0")] {
+        assert_eq!(post(address, "info", key, "{}").await.0, 401, "{key:?}");
+    }
+    assert_eq!(post(address, "info", Some(KEY), "{}").await.0, 200);
+    assert_eq!(post(address, "nothing", Some(KEY), "{}").await.0, 404);
+    assert_eq!(get(&stack, "/api/info").await.0, 405);
+    let long = json!({"channel": "chat:a", "data": "x".repeat(2 << 20)}).to_string();
+    assert_eq!(post(address, "publish", Some(KEY), &long).await.0, 413);
+    let (_, body) = post(address, "publish", Some(KEY), "[").await;
+    assert_eq!(code(&serde_json::from_str(&body).unwrap()), Some(107));
+    let (status, _) = http(
+        stack.gateways()[0].public,
+        "POST /api/info HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+    )
+    .await;
+    assert_eq!(status, 404, "not on the clients' side");
+    nothing_panicked(&stack);
+}
+
+#[tokio::test]
+async fn without_a_key_in_the_configuration_only_nats_leads_in() {
+    let stack = start(quick(&format!("[api]\nkey = ''\n{KEPT}")).gateways(1)).await;
+    assert_eq!(post(stack.gateways()[0].internal, "info", Some(""), "{}").await.0, 404);
+    let doors = Doors::of(&stack).await;
+    assert_eq!(doors.nats("info", json!({})).await["result"]["nodes"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn what_is_published_is_stored_once_for_a_key_and_reaches_subscribers() {
+    let stack = start(quick(KEPT).gateways(2)).await;
+    let doors = Doors::of(&stack).await;
+    let (client, mut events) = connect(&stack, 0, "42").await;
+    let begun = join(&client, "kept:a").await;
+    join(&client, "chat:a").await;
+    let ask =
+        json!({"channel": "kept:a", "data": {"n": 1}, "tags": {"lang": "en"}, "idempotency_key": "7f3c"});
+    let first = doors.http("publish", ask.clone()).await;
+    let again = doors.nats("publish", ask.clone()).await;
+    assert_eq!(first, again, "one publication");
+    assert_eq!(first["result"]["epoch"], begun.epoch);
+    let other =
+        doors.nats("publish", json!({"channel": "kept:b", "data": 1, "idempotency_key": "7f3c"})).await;
+    assert_ne!(first["result"]["offset"], other["result"]["offset"], "a key belongs to its channel");
+    let tags = event(&mut events, |event| match event {
+        Event::Publication { data, tags, .. } => (data == r#"{"n":1}"#).then_some(tags),
+        _ => None,
+    })
+    .await;
+    assert_eq!(tags["lang"], "en");
+    let live = doors.http("publish", json!({"channel": "chat:a", "b64data": "aGVsbG8="})).await;
+    assert_eq!(live["result"], json!({"offset": 0, "epoch": ""}));
+    assert_eq!(publication(&mut events, "chat:a").await, "\"hello\"");
+    let many = doors
+        .nats("broadcast", json!({"channels": ["chat:a", "unknown:a", "kept:a", "#42"], "data": [2]}))
+        .await;
+    let responses = many["result"]["responses"].as_array().unwrap();
+    assert_eq!(responses.iter().map(code).collect::<Vec<_>>(), [None, Some(102), None, None]);
+    for channel in ["chat:a", "kept:a", "#42"] {
+        assert_eq!(publication(&mut events, channel).await, "[2]");
+    }
+    for (ask, expected) in [
+        (json!({"channel": "kept:a"}), 107),
+        (json!({"data": 1}), 107),
+        (json!({"channel": "unknown:a", "data": 1}), 102),
+        (json!({"channel": "kept:a", "data": 1, "skip_history": true}), 107),
+        (json!({"channel": "kept:a", "data": 1, "dta": 1}), 107),
+    ] {
+        assert_eq!(code(&doors.http("publish", ask.clone()).await), Some(expected), "{ask}");
+    }
+}
+
+#[tokio::test]
+async fn what_all_gateways_hold_is_added_up() {
+    let stack = start(quick(KEPT).gateways(3)).await;
+    let doors = Doors::of(&stack).await;
+    eventually("the gateways know each other", || async {
+        doors.http("info", json!({})).await["result"]["nodes"].as_array().unwrap().len() == 3
+    })
+    .await;
+    let mut clients = Vec::new();
+    for (gateway, user) in [(0, "42"), (1, "42"), (1, "43")] {
+        let (client, events) = connect(&stack, gateway, user).await;
+        join(&client, "chat:a").await;
+        clients.push((client, events));
+    }
+    let all = doors.nats("channels", json!({})).await;
+    assert_eq!(
+        all["result"]["channels"],
+        json!({"#42": {"num_clients": 2}, "#43": {"num_clients": 1}, "chat:a": {"num_clients": 3}})
+    );
+    let some = doors.http("channels", json!({"pattern": "chat:*"})).await;
+    assert_eq!(some["result"]["channels"], json!({"chat:a": {"num_clients": 3}}));
+    let nodes = doors.http("info", json!({})).await;
+    let sum = |field: &str| {
+        let nodes = nodes["result"]["nodes"].as_array().unwrap();
+        nodes.iter().map(|node| node[field].as_u64().unwrap()).sum::<u64>()
+    };
+    assert_eq!([sum("num_clients"), sum("num_users"), sum("num_subs"), sum("num_channels")], [3, 3, 6, 5]);
+    // One that is not there any more is not waited for much longer.
+    stack.kill("gateway-3").await.unwrap();
+    eventually("its silence is noticed", || async {
+        let answer = doors.nats("disconnect", json!({"user": "nobody"})).await;
+        answer == json!({"result": {}})
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_service_asks_a_worker_like_a_client_does() {
+    let stack = start(quick(KEPT).gateways(1).workers(1)).await;
+    let doors = Doors::of(&stack).await;
+    let answer = doors.http("rpc", json!({"method": "echo", "data": {"a": 1}})).await;
+    assert_eq!(answer, json!({"result": {"data": {"a": 1}}}));
+    let answer = doors.nats("rpc", json!({"method": "echo", "params": "x"})).await;
+    assert_eq!(answer, json!({"result": {"data": "x"}}));
+    for (ask, expected) in [
+        (json!({"method": "unknown"}), 104),
+        (json!({"method": "nobody"}), 1001),
+        (json!({"method": "later.echo"}), 103),
+        (json!({"method": "echo#key"}), 107),
+        (json!({"method": "echo", "user": "42"}), 107),
+    ] {
+        assert_eq!(code(&doors.nats("rpc", ask.clone()).await), Some(expected), "{ask}");
+    }
+}
+
+#[tokio::test]
+async fn a_batch_is_answered_one_by_one() {
+    let stack = start(quick(KEPT).gateways(1)).await;
+    let doors = Doors::of(&stack).await;
+    for parallel in [false, true] {
+        let commands = json!([
+            {"publish": {"channel": "kept:a", "data": 1}},
+            {"publish": {"channel": "unknown:a", "data": 1}},
+            {"channels": {}},
+            {"batch": {"commands": []}},
+        ]);
+        let answer = doors.http("batch", json!({"commands": commands, "parallel": parallel})).await;
+        let replies = answer["replies"].as_array().unwrap();
+        assert!(replies[0]["publish"]["offset"].as_u64().unwrap() > 0);
+        assert_eq!(code(&replies[1]), Some(102));
+        assert_eq!(replies[2], json!({"channels": {"channels": {}}}));
+        assert_eq!(code(&replies[3]), Some(107));
+    }
+    assert_eq!(code(&doors.nats("batch", json!({"commands": [{"nothing": {}}]})).await), Some(104));
+    assert_eq!(code(&doors.nats("batch", json!({"commands": [{}]})).await), Some(107));
+    let answer = doors.nats.request("tide.ctl.info", "".into()).await.unwrap();
+    assert!(
+        answer.payload.starts_with(b"{\"result\""),
+        "a method that needs nothing may be asked with nothing"
+    );
+    let metrics = get(&stack, "/metrics").await.1;
+    for line in [
+        r#"tidegate_gateway_api_commands_total{method="publish",code="0"} 2"#,
+        r#"tidegate_gateway_api_commands_total{method="publish",code="102"} 2"#,
+        r#"tidegate_gateway_api_command_duration_seconds_count{method="publish"} 4"#,
+    ] {
+        assert!(metrics.contains(line), "{line} is not in {metrics}");
+    }
+}
+
+#[tokio::test]
+async fn a_gateway_that_leaves_takes_no_more_requests() {
+    let stack = start(quick(KEPT).gateways(2)).await;
+    let doors = Doors::of(&stack).await;
+    let stream = jetstream::new(setup(&stack).await).get_stream("TIDE_CH_kept").await.unwrap();
+    let asking = async {
+        for n in 1..=200_u64 {
+            doors.nats("publish", json!({"channel": "kept:a", "data": n})).await;
+        }
+    };
+    let leaving = async { stack.stop("gateway-2").await };
+    let ((), stopped) = tokio::join!(asking, leaving);
+    stopped.unwrap();
+    assert_eq!(stream.get_info().await.unwrap().state.last_sequence, 200);
+}

@@ -1,0 +1,122 @@
+//! Connections and subscriptions that services make and end, wherever they are.
+
+use serde_json::json;
+use tidegate_cli::client::{Event, Events};
+use tidegate_shared::protocol::Encoding;
+
+use super::{Doors, KEPT, code, join};
+use crate::{
+    stream_client::StreamClient,
+    support::{connect, connect_as, event, eventually, publication, quick, start, token},
+};
+
+async fn closed(events: &mut Events) -> (u16, String) {
+    event(events, |event| match event {
+        Event::Disconnected(closed) => Some((closed.code, closed.reason)),
+        _ => None,
+    })
+    .await
+}
+
+async fn unsubscribed(events: &mut Events) -> (String, u32, String) {
+    event(events, |event| match event {
+        Event::Unsubscribed { channel, code, reason } => Some((channel, code, reason)),
+        _ => None,
+    })
+    .await
+}
+
+#[tokio::test]
+async fn connections_are_ended_on_whichever_gateway_they_are() {
+    let stack = start(quick(KEPT).gateways(2)).await;
+    let doors = Doors::of(&stack).await;
+    let (first, mut first_events) = connect(&stack, 0, "42").await;
+    let (_second, mut second_events) = connect_as(&stack, 1, "42", Encoding::Protobuf).await;
+    let (other, mut other_events) = connect(&stack, 0, "43").await;
+    let first_id = first.connected().client.clone();
+    doors.http("disconnect", json!({"user": "42", "whitelist": [first_id]})).await;
+    assert_eq!(closed(&mut second_events).await, (3503, "force disconnect".to_owned()));
+    // Another user's connection is not meant.
+    doors.http("disconnect", json!({"user": "43", "client": first_id})).await;
+    join(&first, "chat:a").await;
+    let own = json!({"code": 4100, "reason": "moved to another plan"});
+    doors.nats("disconnect", json!({"client": first_id, "disconnect": own})).await;
+    assert_eq!(closed(&mut first_events).await, (4100, "moved to another plan".to_owned()));
+    // One message is enough, and nobody has to wait for an answer.
+    doors.nats.publish("tide.ctl.disconnect", json!({"user": "43"}).to_string().into()).await.unwrap();
+    assert_eq!(closed(&mut other_events).await.0, 3503);
+    drop(other);
+    for (ask, expected) in [
+        (json!({}), 107),
+        (json!({"user": "42", "disconnect": {"code": 1000}}), 107),
+        (json!({"user": "42", "disconnect": {"code": 3503, "reason": "x".repeat(124)}}), 107),
+    ] {
+        assert_eq!(code(&doors.http("disconnect", ask.clone()).await), Some(expected), "{ask}");
+    }
+}
+
+#[tokio::test]
+async fn one_connection_that_posts_its_commands_is_known_by_its_session() {
+    let stack = start(quick(KEPT).gateways(2)).await;
+    let doors = Doors::of(&stack).await;
+    let connect_command =
+        |user: &str| json!({"id": 1, "connect": {"token": token(&stack, user)}}).to_string();
+    let gateway = stack.gateways()[0].public;
+    let mut meant = StreamClient::post(gateway, "/connection/http_stream", &connect_command("42")).await;
+    let (_other, mut other_events) = connect(&stack, 0, "42").await;
+    let connected = meant.message().await.unwrap();
+    let session = connected["connect"]["session"].as_str().unwrap();
+    doors.http("disconnect", json!({"session": session})).await;
+    let end = meant.end().await;
+    assert_eq!(end["push"]["disconnect"]["code"], 3503, "{end}");
+    doors.http("publish", json!({"channel": "#42", "data": 1})).await;
+    assert_eq!(publication(&mut other_events, "#42").await, "1");
+}
+
+#[tokio::test]
+async fn subscriptions_are_made_and_ended_from_outside() {
+    let stack = start(quick(KEPT).gateways(2)).await;
+    let doors = Doors::of(&stack).await;
+    let (client, mut events) = connect(&stack, 0, "42").await;
+    let ask = json!({"user": "42", "channel": "kept:a", "data": {"role": "guest"}});
+    assert_eq!(doors.http("subscribe", ask).await, json!({"result": {}}));
+    eventually("it is subscribed", || async {
+        doors.nats("channels", json!({"pattern": "kept:*"})).await["result"]["channels"]["kept:a"].is_object()
+    })
+    .await;
+    doors.http("publish", json!({"channel": "kept:a", "data": 1})).await;
+    assert_eq!(publication(&mut events, "kept:a").await, "1");
+    let personal = json!({"user": "42", "channel": "#43"});
+    assert_eq!(code(&doors.http("subscribe", personal).await), Some(103));
+    doors.nats("unsubscribe", json!({"user": "42", "channel": "kept:a"})).await;
+    assert_eq!(unsubscribed(&mut events).await, ("kept:a".to_owned(), 2000, "server unsubscribe".to_owned()));
+    join(&client, "kept:a").await;
+    doors.http("unsubscribe", json!({"user": "42", "channel": "kept:a", "code": 2502})).await;
+    assert_eq!(unsubscribed(&mut events).await, ("kept:a".to_owned(), 2502, "state invalidated".to_owned()));
+    assert_eq!(code(&doors.http("unsubscribe", json!({"user": "42"})).await), Some(107));
+    let odd = json!({"user": "42", "channel": "kept:a", "code": 3000});
+    assert_eq!(code(&doors.http("unsubscribe", odd).await), Some(107));
+}
+
+#[tokio::test]
+async fn a_connections_time_and_what_is_said_about_it_can_be_changed() {
+    let stack = start(quick(&format!("[auth]\nrefresh_grace = '0s'\n{KEPT}")).gateways(2)).await;
+    let doors = Doors::of(&stack).await;
+    let (client, mut events) = connect(&stack, 0, "42").await;
+    join(&client, "chat:a").await;
+    doors.http("refresh", json!({"user": "42", "info": {"name": "Ann"}})).await;
+    client.publish("chat:a", "1").await.unwrap();
+    let info = event(&mut events, |event| match event {
+        Event::Publication { info, .. } => info,
+        _ => None,
+    })
+    .await;
+    assert_eq!(info.conn_info, r#"{"name":"Ann"}"#);
+    doors.nats("refresh", json!({"client": client.connected().client, "expire_at": 1})).await;
+    assert_eq!(closed(&mut events).await, (3005, "connection expired".to_owned()));
+    for (ask, expected) in [(json!({"user": "42", "expired": true}), 3005), (json!({"user": "42"}), 3014)] {
+        let (_client, mut events) = connect(&stack, 0, "42").await;
+        doors.nats.publish("tide.ctl.refresh", ask.to_string().into()).await.unwrap();
+        assert_eq!(closed(&mut events).await.0, expected);
+    }
+}
