@@ -77,12 +77,16 @@ class Stack:
         """What every process is doing."""
         return json.loads(self._run("status", "--json", "--dir", self.directory))
 
-    def _address(self, name):
-        return next(process["address"] for process in self.processes() if process["name"] == name)
+    def _address(self, name, kind="address"):
+        return next(process[kind] for process in self.processes() if process["name"] == name)
 
     def gateway(self, number):
         """The address clients connect to."""
         return self._address(f"gateway-{number}")
+
+    def api(self, number):
+        """The address of the server API."""
+        return self._address(f"gateway-{number}", "internal") + "/api"
 
     def kill(self, name):
         """kill -9. The supervisor starts the process again."""
