@@ -4,10 +4,13 @@ use bytes::Bytes;
 use data_encoding::BASE64;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tidegate_shared::protocol::{
-    Error,
-    codes::{self, Disconnect},
-    json,
+use tidegate_shared::{
+    channel::Channel,
+    protocol::{
+        Error,
+        codes::{self, Disconnect},
+        json,
+    },
 };
 
 use super::{Answer, Api, Nothing, local::Ask, raw};
@@ -75,11 +78,7 @@ pub(super) struct RefreshAsk {
 
 impl Api {
     pub(super) async fn subscribe(&self, ask: SubscribeAsk) -> Answer {
-        let channel = self.channel(&ask.channel)?;
-        if channel.personal_user().is_some() {
-            let why = "a personal channel is its user's alone, on every connection already";
-            return Err(codes::PERMISSION_DENIED.because(why));
-        }
+        let channel = self.channel_of_choice(&ask.channel)?;
         let info = either("info", ask.info, &ask.b64info)?;
         let data = either("data", ask.data, &ask.b64data)?;
         let action = Action::Subscribe { channel: channel.name().to_owned(), info, data };
@@ -88,7 +87,7 @@ impl Api {
     }
 
     pub(super) async fn unsubscribe(&self, ask: UnsubscribeAsk) -> Answer {
-        let channel = self.channel(&ask.channel)?.name().to_owned();
+        let channel = self.channel_of_choice(&ask.channel)?.name().to_owned();
         let code = ask.code.unwrap_or(codes::UNSUBSCRIBED_BY_SERVER.code);
         if !(2000..3000).contains(&code) {
             return Err(codes::BAD_REQUEST.because("an unsubscription's code is between 2000 and 2999"));
@@ -130,6 +129,16 @@ impl Api {
         };
         let RefreshAsk { user, client, session, .. } = ask;
         self.order(Order { user, client, session, whitelist: Vec::new(), action }).await
+    }
+
+    /// A channel that a connection can have or not.
+    fn channel_of_choice(&self, name: &str) -> Result<Channel, Error> {
+        let channel = self.channel(name)?;
+        if channel.personal_user().is_some() {
+            let why = "a personal channel is its user's alone, on every connection";
+            return Err(codes::PERMISSION_DENIED.because(why));
+        }
+        Ok(channel)
     }
 
     async fn order(&self, order: Order) -> Answer {

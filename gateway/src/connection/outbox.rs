@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use crate::{dialect::Dialect, session::control::Order};
 
 /// Orders that may wait for one connection; one that takes none for so long ends.
-const MAX_ORDERS: usize = 64;
+const MAX_ORDERS: usize = 1024;
 
 /// What waits for one connection.
 #[derive(Debug)]

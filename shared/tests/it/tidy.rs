@@ -28,6 +28,8 @@ const RULES: &[(&str, &[&str])] = &[
     ("gateway/src/hub.rs", &["axum", "async_nats", "session"]),
     ("gateway/src/ingress", &["axum"]),
     ("gateway/src/egress", &["axum", "session"]),
+    ("gateway/src/api", &["axum"]),
+    ("gateway/src/peers.rs", &["axum", "session"]),
     ("gateway/src", &["tidegate_worker", "tidegate_cli"]),
     ("worker/src", &["tidegate_gateway", "tidegate_cli"]),
     ("worker/src/handlers", &["async_nats"]),

@@ -87,7 +87,8 @@ async fn subscriptions_are_made_and_ended_from_outside() {
     doors.http("publish", json!({"channel": "kept:a", "data": 1})).await;
     assert_eq!(publication(&mut events, "kept:a").await, "1");
     let personal = json!({"user": "42", "channel": "#43"});
-    assert_eq!(code(&doors.http("subscribe", personal).await), Some(103));
+    assert_eq!(code(&doors.http("subscribe", personal.clone()).await), Some(103));
+    assert_eq!(code(&doors.http("unsubscribe", personal).await), Some(103));
     doors.nats("unsubscribe", json!({"user": "42", "channel": "kept:a"})).await;
     assert_eq!(unsubscribed(&mut events).await, ("kept:a".to_owned(), 2000, "server unsubscribe".to_owned()));
     join(&client, "kept:a").await;
@@ -119,4 +120,26 @@ async fn a_connections_time_and_what_is_said_about_it_can_be_changed() {
         doors.nats.publish("tide.ctl.refresh", ask.to_string().into()).await.unwrap();
         assert_eq!(closed(&mut events).await.0, expected);
     }
+}
+
+#[tokio::test]
+async fn a_gateway_that_does_not_answer_is_told_of() {
+    let stack = start(quick(KEPT).gateways(2)).await;
+    let doors = Doors::of(&stack).await;
+    eventually("the gateways know each other", || async {
+        doors.http("info", json!({})).await["result"]["nodes"].as_array().unwrap().len() == 2
+    })
+    .await;
+    stack.pause("gateway-1").unwrap();
+    // A signal takes a moment to stop every thread.
+    eventually("its silence is told", || async {
+        let answer = doors.http("disconnect", json!({"user": "42"})).await;
+        code(&answer) == Some(100) && answer["error"]["temporary"] == true
+    })
+    .await;
+    stack.resume("gateway-1").unwrap();
+    eventually("asking again helps", || async {
+        doors.http("disconnect", json!({"user": "42"})).await == json!({"result": {}})
+    })
+    .await;
 }

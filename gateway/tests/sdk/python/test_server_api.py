@@ -15,6 +15,8 @@ from cent import (
     HistoryRemoveRequest,
     HistoryRequest,
     InfoRequest,
+    PresenceRequest,
+    PresenceStatsRequest,
     PublishRequest,
     RefreshRequest,
     StreamPosition,
@@ -143,6 +145,10 @@ def test_errors_are_the_librarys_own(stack, api):
     with pytest.raises(CentApiResponseError) as refused:
         api.publish(PublishRequest(channel="nowhere:x", data=1))
     assert refused.value.code == 102
+    for request, method in [(PresenceRequest, api.presence), (PresenceStatsRequest, api.presence_stats)]:
+        with pytest.raises(CentApiResponseError) as refused:
+            method(request(channel="chat:x"))
+        assert refused.value.code == 108
     stranger = Client(stack.api(1), api_key="guessed")
     with pytest.raises(CentUnauthorizedError):
         stranger.info(InfoRequest())
