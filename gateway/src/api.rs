@@ -106,7 +106,8 @@ impl Api {
             Method::Info => self.info(read(body)?).await,
             Method::Rpc => self.rpc(read(body)?).await,
             Method::Subscribe => self.subscribe(read(body)?).await,
-            Method::Presence | Method::PresenceStats => Err(codes::NOT_AVAILABLE.error()),
+            Method::Presence => self.presence(read(body)?).await,
+            Method::PresenceStats => self.presence_stats(read(body)?).await,
             Method::Batch => Err(codes::BAD_REQUEST.because("a batch has no batches in it")),
         }
     }

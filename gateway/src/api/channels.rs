@@ -1,4 +1,4 @@
-//! `history`, `history_remove`, `channels`, `info`: what channels hold, and who has them.
+//! `history`, `history_remove`, `presence`, `presence_stats`, `channels`, `info`: what channels hold, and who has them.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use tidegate_shared::{
     header,
     id::random_token,
-    protocol::{Encoding, HistoryRequest, StreamPosition, codes},
+    protocol::{Encoding, Error, HistoryRequest, PresenceResult, StreamPosition, codes},
 };
 use tokio::time::Instant;
 
@@ -76,6 +76,22 @@ impl Api {
         raw(&page)
     }
 
+    pub(super) async fn presence(&self, ask: ChannelAsk) -> Answer {
+        raw(&self.members(&ask).await?.suited_to(Encoding::Json))
+    }
+
+    pub(super) async fn presence_stats(&self, ask: ChannelAsk) -> Answer {
+        raw(&self.members(&ask).await?.stats())
+    }
+
+    async fn members(&self, ask: &ChannelAsk) -> Result<PresenceResult, Error> {
+        let channel = self.channel(&ask.channel)?;
+        if !self.rules.presence(&channel).is_some_and(|(kept, _)| kept) {
+            return Err(codes::NOT_AVAILABLE.because("this namespace keeps no presence"));
+        }
+        self.egress.presence.members(&channel).await.map_err(|refusal| codes::INTERNAL.because(refusal))
+    }
+
     /// First a mark, then everything before it: whoever comes back from before the mark can be told that something is gone.
     pub(super) async fn history_remove(&self, ask: ChannelAsk) -> Answer {
         let channel = self.channel(&ask.channel)?;
@@ -116,7 +132,7 @@ impl Api {
     }
 
     /// What this gateway and the others say; one that is silent is left out.
-    async fn survey(&self, ask: &Ask) -> Result<Vec<Told>, tidegate_shared::protocol::Error> {
+    async fn survey(&self, ask: &Ask) -> Result<Vec<Told>, Error> {
         let others = self.peers.ask(raw(ask)?).await.map_err(|refusal| codes::INTERNAL.because(refusal))?;
         let others = others.answers.iter().filter_map(|answer| super::read_owned(answer));
         Ok(std::iter::once(self.local.answer(ask)).chain(others).collect())

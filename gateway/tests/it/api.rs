@@ -205,6 +205,27 @@ async fn what_all_gateways_hold_is_added_up() {
 }
 
 #[tokio::test]
+async fn who_is_in_a_channel_is_told_through_both_doors() {
+    let toml = "[[namespace]]\nname = 'room'\nallow_subscribe = 'authenticated'\npresence = true\n";
+    let stack = start(quick(toml).gateways(2)).await;
+    let doors = Doors::of(&stack).await;
+    let mut clients = Vec::new();
+    for (gateway, user) in [(0, "42"), (1, "42"), (1, "43")] {
+        let (client, events) = connect(&stack, gateway, user).await;
+        join(&client, "room:a").await;
+        clients.push((client, events));
+    }
+    let here = doors.nats("presence", json!({"channel": "room:a"})).await;
+    let members = here["result"]["presence"].as_object().unwrap();
+    assert_eq!(members[&clients[2].0.connected().client]["user"], "43");
+    assert_eq!(members.len(), 3);
+    let stats = doors.http("presence_stats", json!({"channel": "room:a"})).await;
+    assert_eq!(stats["result"], json!({"num_clients": 3, "num_users": 2}));
+    assert_eq!(code(&doors.http("presence", json!({"channel": "chat:a"})).await), Some(108));
+    assert_eq!(code(&doors.nats("presence_stats", json!({"channel": "nowhere:a"})).await), Some(102));
+}
+
+#[tokio::test]
 async fn a_service_asks_a_worker_like_a_client_does() {
     let stack = start(quick(KEPT).gateways(1).workers(1)).await;
     let doors = Doors::of(&stack).await;

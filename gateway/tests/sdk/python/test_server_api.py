@@ -92,6 +92,17 @@ async def test_who_holds_what_is_told_of_every_gateway(stack, clients, api):
     assert all(node.num_clients >= 1 and node.num_channels >= 1 and node.version for node in nodes)
 
 
+async def test_who_is_in_a_channel_is_told(stack, clients, api):
+    channel = f"room:{unique('room')}"
+    made = [await clients.connect(stack.gateway(number)) for number in (1, 2)]
+    for connection in made:
+        await connection.subscribe(channel)
+    present = (await ask(api.presence, PresenceRequest(channel=channel))).presence
+    assert {info.user for info in present.values()} == {connection.user for connection in made}
+    stats = await ask(api.presence_stats, PresenceStatsRequest(channel=channel))
+    assert (stats.num_clients, stats.num_users) == (2, 2)
+
+
 async def test_connections_and_subscriptions_are_controlled_from_outside(stack, clients, api):
     connection = await clients.connect(stack.gateway(1))
     channel = f"secret:{unique('room')}"
