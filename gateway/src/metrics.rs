@@ -13,7 +13,12 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+use self::{api::ApiMetrics, presence::PresenceMetrics, recovery::RecoveryMetrics};
 use crate::hub::Reach;
+
+mod api;
+mod presence;
+mod recovery;
 
 /// The gateway's instruments.
 #[derive(Clone)]
@@ -30,44 +35,10 @@ pub(crate) struct Metrics {
     publications: Counter,
     deliveries: Counter,
     late_answers: Counter,
-    gaps: Family<Reason, Counter>,
-    window_reads: Counter,
-    recoveries: Family<Reason, Counter>,
+    recovery: RecoveryMetrics,
     jwks_fetches: Family<Fetch, Counter>,
     presence: PresenceMetrics,
     api: ApiMetrics,
-}
-
-/// The instruments of who is in the channels.
-#[derive(Clone, Default)]
-struct PresenceMetrics {
-    members: Gauge,
-    gateways: Gauge,
-    changes: Family<Kind, Counter>,
-    reads: Counter,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Kind {
-    change: &'static str,
-}
-
-/// The instruments of the server API.
-#[derive(Clone)]
-struct ApiMetrics {
-    commands: Family<ApiCommand, Counter>,
-    duration: Family<ApiMethod, Histogram, fn() -> Histogram>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ApiCommand {
-    method: &'static str,
-    code: u32,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ApiMethod {
-    method: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -92,29 +63,6 @@ struct Fetch {
     outcome: &'static str,
 }
 
-impl PresenceMetrics {
-    fn register(registry: &mut Registry) -> Self {
-        let this = Self::default();
-        registry.register(
-            "presence_members",
-            "Memberships in channels that this gateway keeps in the broker",
-            this.members.clone(),
-        );
-        registry.register(
-            "presence_gateways",
-            "Gateways that live, this one included",
-            this.gateways.clone(),
-        );
-        registry.register(
-            "presence_changes",
-            "Changes of who is there by this gateway, by what they were",
-            this.changes.clone(),
-        );
-        registry.register("presence_reads", "Channels whose members were read", this.reads.clone());
-        this
-    }
-}
-
 impl Metrics {
     pub(crate) fn new() -> Self {
         let mut registry = Registry::with_prefix("tidegate_gateway");
@@ -129,9 +77,7 @@ impl Metrics {
         let publications = Counter::default();
         let deliveries = Counter::default();
         let late_answers = Counter::default();
-        let gaps = Family::default();
-        let window_reads = Counter::default();
-        let recoveries = Family::default();
+        let recovery = RecoveryMetrics::register(&mut registry);
         let jwks_fetches = Family::default();
         let presence = PresenceMetrics::register(&mut registry);
         let api = ApiMetrics::register(&mut registry);
@@ -168,17 +114,6 @@ impl Metrics {
             "Answers that came when nobody waited for them any more",
             late_answers.clone(),
         );
-        registry.register("gaps", "Gaps found in channels, by whether they were filled", gaps.clone());
-        registry.register(
-            "recovery_reads",
-            "Reads of a stream for clients that came back",
-            window_reads.clone(),
-        );
-        registry.register(
-            "recoveries",
-            "Clients that asked to resume, by whether they got everything",
-            recoveries.clone(),
-        );
         Self {
             registry: Arc::new(registry),
             connections,
@@ -192,9 +127,7 @@ impl Metrics {
             publications,
             deliveries,
             late_answers,
-            gaps,
-            window_reads,
-            recoveries,
+            recovery,
             jwks_fetches,
             presence,
             api,
@@ -247,65 +180,11 @@ impl Metrics {
         self.deliveries.inc_by(reach.0 as u64);
     }
 
-    pub(crate) fn healed(&self, complete: bool) {
-        self.gaps.get_or_create(&Reason { reason: if complete { "filled" } else { "told" } }).inc();
-    }
-
-    pub(crate) fn window_read(&self) {
-        self.window_reads.inc();
-    }
-
-    pub(crate) fn resumed(&self, recovered: bool) {
-        self.recoveries
-            .get_or_create(&Reason { reason: if recovered { "recovered" } else { "not_recovered" } })
-            .inc();
-    }
-
     pub(crate) fn keys_fetched(&self, issuer: &str, outcome: &'static str) {
         self.jwks_fetches.get_or_create(&Fetch { issuer: issuer.to_owned(), outcome }).inc();
     }
 
-    pub(crate) fn presence_members(&self, members: usize) {
-        self.presence.members.set(i64::try_from(members).unwrap_or(i64::MAX));
-    }
-
-    pub(crate) fn presence_gateways(&self, gateways: usize) {
-        self.presence.gateways.set(i64::try_from(gateways).unwrap_or(i64::MAX));
-    }
-
-    pub(crate) fn presence_changed(&self, change: &'static str) {
-        self.presence.changes.get_or_create(&Kind { change }).inc();
-    }
-
-    pub(crate) fn presence_read(&self) {
-        self.presence.reads.inc();
-    }
-
-    pub(crate) fn api_command(&self, method: &'static str, code: u32, took: Duration) {
-        self.api.commands.get_or_create(&ApiCommand { method, code }).inc();
-        self.api.duration.get_or_create(&ApiMethod { method }).observe(took.as_secs_f64());
-    }
-
     pub(crate) fn late_answer(&self) {
         self.late_answers.inc();
-    }
-}
-
-impl ApiMetrics {
-    fn register(registry: &mut Registry) -> Self {
-        let histogram: fn() -> Histogram = || Histogram::new(exponential_buckets(0.000_25, 2.0, 15));
-        let this = Self { commands: Family::default(), duration: Family::new_with_constructor(histogram) };
-        registry.register(
-            "api_commands",
-            "Methods of the server API, by error code; 0 for success",
-            this.commands.clone(),
-        );
-        registry.register_with_unit(
-            "api_command_duration",
-            "Time a method of the server API took",
-            Unit::Seconds,
-            this.duration.clone(),
-        );
-        this
     }
 }

@@ -323,7 +323,7 @@ proptest! {
 }
 
 fn removal(seq: u64, previous: u64) -> Live {
-    Live { seq, previous, publication: None }
+    Live { seq, previous, publication: None, stored_at: None }
 }
 
 #[test]
