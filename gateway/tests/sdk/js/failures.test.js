@@ -1,30 +1,33 @@
-// Gateways that die, gateways that end: clients come back and miss nothing of what comes later.
+// Gateways that die, gateways that end, over every transport: clients come back, and whoever recovered misses nothing.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
-import { balance } from './support/balancer.js';
 import { PROTOCOLS, connect, subscribe, unique } from './support/client.js';
 import { publish } from './support/service.js';
 import { Stack } from './support/stack.js';
+import { TRANSPORTS, failingOver } from './support/transports.js';
 
 const stack = Stack.forThisFile();
 
-for (const protocol of PROTOCOLS) {
+for (const { name, transport, protocol } of TRANSPORTS) {
   const { payload, value } = protocol;
 
-  test(`${protocol.protocol}: after a gateway's kill -9 the client comes back and hears what is published`, async (t) => {
+  test(`${name}: after a gateway's kill -9 nothing is missing and everything works`, async (t) => {
     const room = unique('room');
-    const url = await balance(t, await stack.gateway(1), await stack.gateway(2));
-    const { client, events, user, id } = await connect(t, protocol, url, unique('user'));
+    const { endpoints, options } = await failingOver(t, stack, transport);
+    const { client, events, user, id } = await connect(t, protocol, endpoints, unique('user'), options);
     const { events: heard } = await subscribe(client, `chat:${room}`);
+    const { events: kept } = await subscribe(client, `kept:${room}`);
     const nats = await stack.nats();
 
     await stack.kill('gateway-1');
-    const lost = await events.get('connecting', { count: 2 });
-    assert.equal(lost.code, 1, 'transport closed');
+    for (let n = 0; n < 10; n += 1) await publish(nats, `tide.ch.kept.${room}`, String(n));
     assert.notEqual((await events.get('connected', { count: 2 })).client, id);
     await heard.get('subscribed', { count: 2 });
+    assert.equal((await kept.get('subscribed', { count: 2 })).recovered, true);
+    await kept.get('publication', { count: 10 });
+    assert.deepEqual(kept.all('publication').map(({ data }) => value(data)), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
 
     await publish(nats, `tide.ch.chat.${room}`, '"in the room"');
     await publish(nats, `tide.ch.user.${user}`, '"in person"');
@@ -33,6 +36,29 @@ for (const protocol of PROTOCOLS) {
     assert.equal(value((await client.rpc('echo', payload('and asks'))).data), 'and asks');
     await stack.bringUp('gateway-1');
   });
+
+  test(`${name}: a gateway that is asked to end closes with 3001 and its clients move on`, async (t) => {
+    const channel = `chat:${unique('room')}`;
+    const { endpoints, options } = await failingOver(t, stack, transport);
+    const { client, events } = await connect(t, protocol, endpoints, unique('user'), options);
+    const { events: heard } = await subscribe(client, channel);
+
+    const ended = stack.drain('gateway-1');
+    const moved = await events.get('connecting', { count: 2 });
+    assert.deepEqual(moved, { code: 3001, reason: 'shutdown' });
+    await events.get('connected', { count: 2 });
+    await heard.get('subscribed', { count: 2 });
+    await client.publish(channel, payload('from the other gateway'));
+    assert.equal(value((await heard.get('publication')).data), 'from the other gateway');
+
+    await ended;
+    assert.equal((await stack.processes()).find((process) => process.name === 'gateway-1').phase, 'stopped');
+    await stack.bringUp('gateway-1');
+  });
+}
+
+for (const protocol of PROTOCOLS) {
+  const { payload, value } = protocol;
 
   test(`${protocol.protocol}: a client that knows one gateway only is back when it is started again`, async (t) => {
     const channel = `chat:${unique('room')}`;
@@ -46,25 +72,6 @@ for (const protocol of PROTOCOLS) {
     await other.client.publish(channel, payload('welcome back'));
     assert.equal(value((await heard.get('publication')).data), 'welcome back');
     await stack.bringUp('gateway-2');
-  });
-
-  test(`${protocol.protocol}: a gateway that is asked to end closes with 3001 and its clients move on`, async (t) => {
-    const channel = `chat:${unique('room')}`;
-    const url = await balance(t, await stack.gateway(1), await stack.gateway(2));
-    const { client, events } = await connect(t, protocol, url, unique('user'));
-    const { events: heard } = await subscribe(client, channel);
-
-    const ended = stack.drain('gateway-1');
-    const moved = await events.get('connecting', { count: 2 });
-    assert.deepEqual(moved, { code: 3001, reason: 'shutdown' });
-    await events.get('connected', { count: 2 });
-    await heard.get('subscribed', { count: 2 });
-    await client.publish(channel, payload('from the other gateway'));
-    assert.equal(value((await heard.get('publication')).data), 'from the other gateway');
-
-    await ended;
-    assert.equal((await stack.processes()).find(({ name }) => name === 'gateway-1').phase, 'stopped');
-    await stack.bringUp('gateway-1');
   });
 
   test(`${protocol.protocol}: a call under way when its gateway ends is answered or told that it is accepted`, async (t) => {

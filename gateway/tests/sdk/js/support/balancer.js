@@ -1,26 +1,66 @@
-// What stands before gateways in production: one address, behind it whichever gateway accepts a connection.
+// What stands before gateways in production: addresses of its own, behind them whichever gateway accepts a connection.
 
 import { once } from 'node:events';
 import { connect, createServer } from 'node:net';
 
-/** Returns the one address. A new connection goes to the first of `urls` that accepts it. */
+/** Returns one address. A new connection goes to the first of `urls` that accepts it. */
 export async function balance(t, ...urls) {
+  const { url } = await listen(t, urls, () => 0);
+  return url;
+}
+
+/**
+ * Two addresses. Connections to `streams` take turns at `urls`; those to `posts` go where the newest stream does not.
+ * While the action given to `away` runs, everything is cut and nothing is accepted.
+ */
+export async function takeTurns(t, ...urls) {
+  let turns = 0;
+  const streams = await listen(t, urls, () => turns++);
+  const posts = await listen(t, urls, () => turns);
+  return {
+    streams: streams.url,
+    posts: posts.url,
+    async away(action) {
+      for (const address of [streams, posts]) address.close();
+      await action();
+      for (const address of [streams, posts]) address.open();
+    },
+  };
+}
+
+/** Listens until the test ends. `first` says for a new connection which of `urls` is tried first. */
+async function listen(t, urls, first) {
   const backends = urls.map((url) => new URL(url));
-  const open = new Set();
+  const clients = new Set();
+  let closed = false;
+  const cut = () => clients.forEach((client) => client.destroy());
   const server = createServer((client) => {
-    open.add(client);
-    client.on('close', () => open.delete(client));
+    clients.add(client);
+    client.on('close', () => clients.delete(client));
     client.on('error', () => {});
-    forward(client, backends);
+    if (closed) {
+      client.destroy();
+      return;
+    }
+    const from = first() % backends.length;
+    forward(client, [...backends.slice(from), ...backends.slice(0, from)]);
   });
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
   t.after(() => {
     server.close();
-    for (const client of open) client.destroy();
+    cut();
   });
-  const { pathname } = backends[0];
-  return `ws://127.0.0.1:${server.address().port}${pathname}`;
+  return {
+    url: `ws://127.0.0.1:${server.address().port}${backends[0].pathname}`,
+    close() {
+      closed = true;
+      cut();
+    },
+    open() {
+      closed = false;
+    },
+  };
 }
 
 function forward(client, [backend, ...others]) {

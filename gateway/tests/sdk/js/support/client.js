@@ -28,7 +28,7 @@ export function unique(prefix) {
   return `${prefix}-${randomBytes(6).toString('hex')}`;
 }
 
-/** A connection token, good for so many seconds, with further claims. */
+/** A token, good for so many seconds: for a connection, or with the claim `channel` for that. */
 export function tokenFor(user, { seconds = HOUR, secret = SECRET, claims = {} } = {}) {
   const encode = (part) => Buffer.from(JSON.stringify(part)).toString('base64url');
   const now = Math.floor(Date.now() / 1000);
@@ -56,8 +56,8 @@ export async function connect(t, protocol, url, user, options = {}) {
 }
 
 /** A subscription that is in place. */
-export async function subscribe(client, channel) {
-  const { subscription, events } = newSubscription(client, channel);
+export async function subscribe(client, channel, options = {}) {
+  const { subscription, events } = newSubscription(client, channel, options);
   subscription.subscribe();
   await events.get('subscribed');
   return { subscription, events };

@@ -1,37 +1,82 @@
 """What stands before gateways in production: one address, behind it whichever gateway accepts a connection."""
 
 import asyncio
+import itertools
 from contextlib import asynccontextmanager, suppress
 from urllib.parse import urlsplit
 
 
-@asynccontextmanager
-async def balance(*urls):
-    """Gives the one address. A new connection goes to the first of `urls` that accepts it."""
-    backends = [urlsplit(url) for url in urls]
-    tasks = set()
+class Balancer:
+    """One address before several gateways."""
 
-    async def serve(reader, writer):
-        tasks.add(asyncio.current_task())
+    def __init__(self, urls, first):
+        self._backends = [urlsplit(url) for url in urls]
+        self._first = first
+        self._tasks = set()
+        self._closed = False
+
+    async def _listen(self):
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1")
+        port = self._server.sockets[0].getsockname()[1]
+        self.url = f"ws://127.0.0.1:{port}{self._backends[0].path}"
+
+    async def _serve(self, reader, writer):
+        task = asyncio.current_task()
+        self._tasks.add(task)
         try:
-            for backend in backends:
+            if self._closed:
+                return
+            first = next(self._first) % len(self._backends)
+            for backend in self._backends[first:] + self._backends[:first]:
                 with suppress(OSError):
                     upstream = await asyncio.open_connection(backend.hostname, backend.port)
                     await _forward((reader, writer), upstream)
                     return
         finally:
             writer.close()
-            tasks.discard(asyncio.current_task())
+            self._tasks.discard(task)
 
-    server = await asyncio.start_server(serve, "127.0.0.1")
-    port = server.sockets[0].getsockname()[1]
-    try:
-        yield f"ws://127.0.0.1:{port}{backends[0].path}"
-    finally:
-        server.close()
-        for task in list(tasks):
+    async def _cut(self):
+        tasks = list(self._tasks)
+        for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    @asynccontextmanager
+    async def away(self):
+        """Inside the block everything is cut and nothing is accepted."""
+        self._closed = True
+        await self._cut()
+        try:
+            yield
+        finally:
+            self._closed = False
+
+    async def _end(self):
+        self._server.close()
+        await self._cut()
+
+
+@asynccontextmanager
+async def balance(*urls):
+    """Gives the one address. A new connection goes to the first of `urls` that accepts it."""
+    async with _balancer(urls, itertools.repeat(0)) as balancer:
+        yield balancer.url
+
+
+def take_turns(*urls):
+    """Gives a balancer whose connections take turns at `urls`."""
+    return _balancer(urls, itertools.count())
+
+
+@asynccontextmanager
+async def _balancer(urls, first):
+    balancer = Balancer(urls, first)
+    await balancer._listen()
+    try:
+        yield balancer
+    finally:
+        await balancer._end()
 
 
 async def _forward(client, upstream):

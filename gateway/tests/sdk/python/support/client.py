@@ -38,14 +38,14 @@ def unique(prefix):
     return f"{prefix}-{secrets.token_hex(6)}"
 
 
-def token_for(user, seconds=HOUR, secret=SECRET):
-    """A connection token, good for so many seconds."""
+def token_for(user, seconds=HOUR, secret=SECRET, **claims):
+    """A token, good for so many seconds: for a connection, or with the claim `channel` for that."""
 
     def encode(data):
         return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
     now = int(time.time())
-    parts = [{"alg": "HS256", "typ": "JWT"}, {"sub": user, "iat": now, "exp": now + seconds}]
+    parts = [{"alg": "HS256", "typ": "JWT"}, {"sub": user, "iat": now, "exp": now + seconds, **claims}]
     signed = ".".join(encode(json.dumps(part).encode()) for part in parts)
     return f"{signed}.{encode(hmac.digest(secret.encode(), signed.encode(), hashlib.sha256))}"
 
@@ -116,9 +116,9 @@ class Connection:
     async def publish(self, channel, value):
         await self.client.publish(channel, self.protocol.payload(value))
 
-    async def subscribe(self, channel):
+    async def subscribe(self, channel, **options):
         """A subscription that is in place; returns what happens to it."""
-        subscription, events = self.new_subscription(channel)
+        subscription, events = self.new_subscription(channel, **options)
         await subscription.subscribe()
         await events.get("subscribed")
         return subscription, events
