@@ -15,6 +15,7 @@ mod connect;
 mod decided;
 mod drain;
 mod keys;
+mod lost;
 mod one_way;
 mod presence;
 mod recovery;

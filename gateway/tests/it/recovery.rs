@@ -16,7 +16,7 @@ use tidegate_shared::{
 
 use crate::support::{connect, connect_as, event, eventually, get, quick, service, setup, start};
 
-const KEPT: &str = r#"
+pub(crate) const KEPT: &str = r#"
 [[namespace]]
 name = "kept"
 allow_subscribe = "authenticated"
@@ -25,22 +25,25 @@ allow_history = "authenticated"
 history_size = 20
 "#;
 
-async fn kept(gateways: usize) -> Stack {
+pub(crate) async fn kept(gateways: usize) -> Stack {
     start(quick(KEPT).gateways(gateways)).await
 }
 
-async fn subscribe(client: &Client, request: SubscribeRequest) -> Result<SubscribeResult, CallError> {
+pub(crate) async fn subscribe(
+    client: &Client,
+    request: SubscribeRequest,
+) -> Result<SubscribeResult, CallError> {
     let reply = client.call(Command { subscribe: Some(request), ..Command::default() }).await?;
     Ok(reply.subscribe.unwrap())
 }
 
-async fn fresh(client: &Client, channel: &str) -> SubscribeResult {
+pub(crate) async fn fresh(client: &Client, channel: &str) -> SubscribeResult {
     subscribe(client, SubscribeRequest { channel: channel.to_owned(), ..SubscribeRequest::default() })
         .await
         .unwrap()
 }
 
-async fn resume(client: &Client, channel: &str, offset: u64, epoch: &str) -> SubscribeResult {
+pub(crate) async fn resume(client: &Client, channel: &str, offset: u64, epoch: &str) -> SubscribeResult {
     let (channel, epoch) = (channel.to_owned(), epoch.to_owned());
     subscribe(
         client,
@@ -50,12 +53,12 @@ async fn resume(client: &Client, channel: &str, offset: u64, epoch: &str) -> Sub
     .unwrap()
 }
 
-fn texts(result: &SubscribeResult) -> Vec<String> {
+pub(crate) fn texts(result: &SubscribeResult) -> Vec<String> {
     result.publications.iter().map(|p| String::from_utf8_lossy(&p.data).into_owned()).collect()
 }
 
 /// The next publication: its data and offset.
-async fn next(events: &mut Events) -> (String, u64) {
+pub(crate) async fn next(events: &mut Events) -> (String, u64) {
     event(events, |event| match event {
         Event::Publication { data, offset, .. } => {
             Some((String::from_utf8_lossy(&data).into_owned(), offset))
@@ -65,7 +68,7 @@ async fn next(events: &mut Events) -> (String, u64) {
     .await
 }
 
-async fn history(client: &Client, ask: HistoryRequest) -> Result<HistoryResult, CallError> {
+pub(crate) async fn history(client: &Client, ask: HistoryRequest) -> Result<HistoryResult, CallError> {
     let reply = client.call(Command { history: Some(ask), ..Command::default() }).await?;
     Ok(reply.history.unwrap())
 }
@@ -98,37 +101,6 @@ async fn a_client_that_comes_back_on_another_gateway_gets_what_it_missed() {
 }
 
 #[tokio::test]
-async fn a_position_nothing_is_known_of_is_not_recovered() {
-    let stack = kept(1).await;
-    let (client, _events) = connect(&stack, 0, "42").await;
-    let start = fresh(&client, "kept:a").await;
-    for n in 0..30 {
-        client.publish("kept:a", n.to_string()).await.unwrap();
-    }
-    client.unsubscribe("kept:a").await.unwrap();
-    let trimmed = resume(&client, "kept:a", start.offset, &start.epoch).await;
-    assert!(!trimmed.recovered && trimmed.was_recovering && trimmed.publications.is_empty(), "{trimmed:?}");
-    assert!(trimmed.offset > start.offset);
-    client.unsubscribe("kept:a").await.unwrap();
-    let foreign = resume(&client, "kept:a", trimmed.offset, "another stream").await;
-    assert!(!foreign.recovered && foreign.epoch == start.epoch);
-    client.unsubscribe("kept:a").await.unwrap();
-    let ahead = resume(&client, "kept:a", trimmed.offset + 1000, &start.epoch).await;
-    assert!(!ahead.recovered, "the stream ends before it");
-    client.unsubscribe("kept:a").await.unwrap();
-    let request = SubscribeRequest {
-        channel: "kept:a".to_owned(),
-        recover: true,
-        epoch: "another stream".to_owned(),
-        flag: 3,
-        ..SubscribeRequest::default()
-    };
-    assert_eq!(subscribe(&client, request).await.unwrap_err().code(), Some(112));
-    let last = resume(&client, "kept:a", trimmed.offset, &start.epoch).await;
-    assert!(last.recovered && last.publications.is_empty(), "the newest position is always good: {last:?}");
-}
-
-#[tokio::test]
 async fn from_the_very_beginning_works_while_nothing_was_trimmed() {
     let stack = kept(1).await;
     let (client, _events) = connect(&stack, 0, "42").await;
@@ -138,6 +110,93 @@ async fn from_the_very_beginning_works_while_nothing_was_trimmed() {
     let result = resume(&client, "kept:a", 0, "").await;
     assert!(result.recovered, "{result:?}");
     assert_eq!(texts(&result), ["0", "1", "2", "3", "4"]);
+}
+
+#[tokio::test]
+async fn what_is_published_while_clients_subscribe_is_neither_missed_nor_brought_twice() {
+    const COUNT: usize = 300;
+    let stack = start(quick(&KEPT.replace("20", "1000")).gateways(2)).await;
+    let nats = async_nats::jetstream::new(service(&stack).await);
+    let (witness, _events) = connect(&stack, 0, "witness").await;
+    // Nobody has the channel: the first to come subscribes to it and reads its stream while publications go on.
+    for channel in ["kept:a", "kept:b", "kept:c"] {
+        let begin =
+            history(&witness, HistoryRequest { channel: channel.to_owned(), ..Default::default() }).await;
+        let begin = begin.unwrap();
+        let subject = channel.replace("kept:", "tide.ch.kept.");
+        let (published, count) = tokio::sync::watch::channel(0);
+        let publishing = async {
+            for n in 0..COUNT {
+                nats.publish(subject.clone(), n.to_string().into()).await.unwrap().await.unwrap();
+                published.send_replace(n + 1);
+            }
+        };
+        let listening = futures_util::future::join_all((0..30).map(|n| {
+            let (stack, epoch, mut count) = (&stack, begin.epoch.as_str(), count.clone());
+            async move {
+                let (client, mut events) = connect(stack, n % 2, &format!("user-{n}")).await;
+                count.wait_for(|count| *count >= n * COUNT / 30).await.unwrap();
+                let result = resume(&client, channel, begin.offset, epoch).await;
+                assert!(result.recovered, "{result:?}");
+                let mut heard = texts(&result);
+                while heard.len() < COUNT {
+                    heard.push(next(&mut events).await.0);
+                }
+                heard
+            }
+        }));
+        let ((), heard) = tokio::join!(publishing, listening);
+        let all: Vec<_> = (0..COUNT).map(|n| n.to_string()).collect();
+        for heard in heard {
+            assert_eq!(heard, all, "{channel}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_published_between_two_recoveries_comes_with_the_second() {
+    let stack = kept(2).await;
+    let (publisher, _e) = connect(&stack, 0, "publisher").await;
+    let (client, _events) = connect(&stack, 0, "42").await;
+    let start = fresh(&client, "kept:a").await;
+    client.close().await;
+    let (mut offset, mut heard) = (start.offset, Vec::new());
+    for round in 0..6 {
+        publisher.publish("kept:a", format!("{}", 2 * round)).await.unwrap();
+        publisher.publish("kept:a", format!("{}", 2 * round + 1)).await.unwrap();
+        let (client, _events) = connect(&stack, round % 2, "42").await;
+        let result = resume(&client, "kept:a", offset, &start.epoch).await;
+        assert!(result.recovered, "{result:?}");
+        heard.extend(texts(&result));
+        offset = result.publications.last().unwrap().offset;
+        // Gone without having heard anything live.
+        client.close().await;
+    }
+    assert_eq!(heard, (0..12).map(|n| n.to_string()).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn what_a_service_repeats_under_one_id_comes_once_live_and_recovered() {
+    let stack = kept(2).await;
+    let nats = async_nats::jetstream::new(service(&stack).await);
+    let (client, mut events) = connect(&stack, 0, "42").await;
+    let start = fresh(&client, "kept:a").await;
+    for (id, text, again) in
+        [("1", "one", false), ("1", "one", true), ("2", "two", false), ("1", "one", true)]
+    {
+        let mut headers = async_nats::HeaderMap::new();
+        headers.insert("Nats-Msg-Id", id);
+        let sent = nats.publish_with_headers("tide.ch.kept.a", headers, text.into()).await.unwrap();
+        assert_eq!(sent.await.unwrap().duplicate, again);
+    }
+    client.publish("kept:a", "\"end\"").await.unwrap();
+    for text in ["one", "two"] {
+        assert_eq!(next(&mut events).await.0, format!("\"{text}\""));
+    }
+    assert_eq!(next(&mut events).await.0, "\"end\"");
+    let (again, _events) = connect(&stack, 1, "43").await;
+    let result = resume(&again, "kept:a", start.offset, &start.epoch).await;
+    assert_eq!(texts(&result), ["\"one\"", "\"two\"", "\"end\""]);
 }
 
 #[tokio::test]
@@ -226,82 +285,6 @@ async fn what_was_published_while_the_broker_was_away_from_a_gateway_is_filled_i
     for n in 1..=10 {
         assert_eq!(next(&mut events).await.0, n.to_string());
     }
-}
-
-#[tokio::test]
-async fn a_stream_that_was_made_anew_is_another_one() {
-    let stack = kept(1).await;
-    let (client, mut events) = connect(&stack, 0, "42").await;
-    let start = fresh(&client, "kept:a").await;
-    client.publish("kept:a", "1").await.unwrap();
-    let (_, offset) = next(&mut events).await;
-    // Nobody but an operator can do this: the broker's files are exchanged.
-    stack.hold("nats").await.unwrap();
-    let streams = stack.dir().join("nats").join("jetstream").join("TIDEGATE").join("streams");
-    std::fs::remove_dir_all(streams.join("TIDE_CH_kept")).unwrap();
-    stack.start_process("nats").await.unwrap();
-    stack.wait_ready("nats").await.unwrap();
-    let broker = tidegate_cli::stack::setup::connect(stack.config()).await.unwrap();
-    tidegate_cli::stack::setup::apply(&broker, stack.config()).await.unwrap();
-    let told = event(&mut events, |event| match event {
-        Event::Unsubscribed { channel, code, .. } => Some((channel, code)),
-        _ => None,
-    })
-    .await;
-    assert_eq!(told, ("kept:a".to_owned(), 2500));
-    let again = resume(&client, "kept:a", offset, &start.epoch).await;
-    assert!(!again.recovered && again.epoch != start.epoch, "{again:?}");
-}
-
-#[tokio::test]
-async fn a_stream_that_was_restored_from_an_older_copy_has_lost_its_end() {
-    let stack = kept(1).await;
-    let (client, mut events) = connect(&stack, 0, "42").await;
-    let start = fresh(&client, "kept:a").await;
-    client.publish("kept:a", "\"kept\"").await.unwrap();
-    next(&mut events).await;
-    let stream = stack.dir().join("nats/jetstream/TIDEGATE/streams/TIDE_CH_kept");
-    let copy = stack.dir().join("copy");
-    let exchange = |from: std::path::PathBuf, to: std::path::PathBuf| {
-        assert!(std::process::Command::new("rm").arg("-rf").arg(&to).status().unwrap().success());
-        assert!(std::process::Command::new("cp").arg("-r").arg(from).arg(to).status().unwrap().success());
-    };
-    stack.hold("nats").await.unwrap();
-    exchange(stream.clone(), copy.clone());
-    stack.start_process("nats").await.unwrap();
-    eventually("publishing works again", || async { client.publish("kept:a", "\"gone\"").await.is_ok() })
-        .await;
-    let (_, gone) = next(&mut events).await;
-    stack.hold("nats").await.unwrap();
-    exchange(copy, stream);
-    stack.start_process("nats").await.unwrap();
-    event(&mut events, |event| matches!(event, Event::Unsubscribed { code: 2500, .. }).then_some(())).await;
-    let again = resume(&client, "kept:a", gone, &start.epoch).await;
-    assert!(!again.recovered && again.offset < gone, "{again:?}");
-    eventually("publishing works again", || async { client.publish("kept:a", "\"new\"").await.is_ok() })
-        .await;
-    assert_eq!(next(&mut events).await.0, "\"new\"");
-}
-
-#[tokio::test]
-async fn a_new_epoch_tells_clients_that_their_positions_mean_nothing_and_survives_apply() {
-    let stack = kept(1).await;
-    let (client, mut events) = connect(&stack, 0, "42").await;
-    let start = fresh(&client, "kept:a").await;
-    client.publish("kept:a", "1").await.unwrap();
-    let (_, offset) = next(&mut events).await;
-    let broker = tidegate_cli::stack::setup::connect(stack.config()).await.unwrap();
-    let epoch = topology::new_epoch(broker.jetstream(), "kept").await.unwrap();
-    assert_eq!(epoch, format!("{}.1", start.epoch));
-    let mut other = stack.config().clone();
-    other.namespaces.iter_mut().filter(|n| n.name == "kept").for_each(|n| n.history_size = 30);
-    assert_eq!(tidegate_cli::stack::setup::apply(&broker, &other).await.unwrap().len(), 1);
-    // Gateways look at their streams when the broker is back.
-    stack.hold("nats").await.unwrap();
-    stack.start_process("nats").await.unwrap();
-    event(&mut events, |event| matches!(event, Event::Unsubscribed { code: 2500, .. }).then_some(())).await;
-    let again = resume(&client, "kept:a", offset, &start.epoch).await;
-    assert!(!again.recovered && again.was_recovering && again.epoch == epoch, "{again:?}");
 }
 
 #[tokio::test]

@@ -1,0 +1,201 @@
+//! What a stream does not have any more, or never had: whoever missed it is told, and nobody else.
+
+use tidegate_cli::{client::Event, stack::Stack};
+use tidegate_shared::{
+    protocol::{HistoryRequest, SubscribeRequest},
+    topology,
+};
+
+use crate::{
+    recovery::{KEPT, fresh, history, kept, next, resume, subscribe, texts},
+    support::{connect, event, eventually, quick, setup, start},
+};
+
+/// Waits until the namespace's stream keeps nothing.
+async fn until_empty(stack: &Stack) {
+    let operator = async_nats::jetstream::new(setup(stack).await);
+    let stream = operator.get_stream("TIDE_CH_kept").await.unwrap();
+    eventually("everything has expired", || async { stream.get_info().await.unwrap().state.messages == 0 })
+        .await;
+}
+
+#[tokio::test]
+async fn who_missed_more_than_is_kept_is_told_so_and_who_missed_just_that_much_is_not() {
+    let stack = kept(2).await;
+    let (publisher, _e) = connect(&stack, 0, "publisher").await;
+    let start = fresh(&publisher, "kept:a").await;
+    let mut offsets = Vec::new();
+    for n in 0..30 {
+        publisher.publish("kept:a", n.to_string()).await.unwrap();
+        publisher.publish("kept:b", n.to_string()).await.unwrap();
+        offsets.push(start.offset + 1 + 2 * n);
+    }
+    for gateway in [0, 1] {
+        let (client, _events) = connect(&stack, gateway, "42").await;
+        for (position, complete) in
+            [(start.offset, false), (offsets[8], false), (offsets[10], true), (offsets[29], true)]
+        {
+            let result = resume(&client, "kept:a", position, &start.epoch).await;
+            assert_eq!((result.was_recovering, result.recovered), (true, complete), "{position}: {result:?}");
+            if complete {
+                let missed: Vec<_> = offsets.iter().copied().filter(|offset| *offset > position).collect();
+                let brought: Vec<_> = result.publications.iter().map(|p| p.offset).collect();
+                assert_eq!((brought, result.offset), (missed, position));
+            } else {
+                assert!(result.publications.is_empty());
+                assert_eq!(result.offset, offsets[29], "from here on it goes on");
+            }
+            client.unsubscribe("kept:a").await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_missed_what_has_expired_is_told_so() {
+    let stack = start(quick(&KEPT.replace("20", "20\nhistory_ttl = '1s'")).gateways(1)).await;
+    let (client, mut events) = connect(&stack, 0, "42").await;
+    let start = fresh(&client, "kept:a").await;
+    for n in 0..3 {
+        client.publish("kept:a", n.to_string()).await.unwrap();
+    }
+    let mut newest = 0;
+    for _ in 0..3 {
+        newest = next(&mut events).await.1;
+    }
+    until_empty(&stack).await;
+    client.unsubscribe("kept:a").await.unwrap();
+    let result = resume(&client, "kept:a", start.offset, &start.epoch).await;
+    assert!(!result.recovered && result.was_recovering && result.offset == newest, "{result:?}");
+    client.unsubscribe("kept:a").await.unwrap();
+    let result = resume(&client, "kept:a", newest, &start.epoch).await;
+    assert!(result.recovered, "it has seen everything: {result:?}");
+    client.publish("kept:a", "\"new\"").await.unwrap();
+    assert_eq!(next(&mut events).await.0, "\"new\"", "a channel whose past has expired goes on");
+}
+
+#[tokio::test]
+async fn who_missed_what_an_operator_has_purged_is_told_so() {
+    let stack = kept(1).await;
+    let (client, mut events) = connect(&stack, 0, "42").await;
+    let start = fresh(&client, "kept:a").await;
+    for n in 0..3 {
+        client.publish("kept:a", n.to_string()).await.unwrap();
+    }
+    let mut newest = 0;
+    for _ in 0..3 {
+        newest = next(&mut events).await.1;
+    }
+    let operator = async_nats::jetstream::new(setup(&stack).await);
+    operator.get_stream("TIDE_CH_kept").await.unwrap().purge().await.unwrap();
+    client.publish("kept:a", "\"live\"").await.unwrap();
+    assert_eq!(next(&mut events).await.0, "\"live\"", "who is there hears on");
+    client.unsubscribe("kept:a").await.unwrap();
+    let result = resume(&client, "kept:a", start.offset, &start.epoch).await;
+    assert!(!result.recovered && result.was_recovering && result.offset > newest, "{result:?}");
+    client.unsubscribe("kept:a").await.unwrap();
+    let result = resume(&client, "kept:a", newest, &start.epoch).await;
+    assert!(result.recovered && texts(&result) == ["\"live\""], "{result:?}");
+}
+
+#[tokio::test]
+async fn a_position_nothing_is_known_of_is_not_recovered() {
+    let stack = kept(1).await;
+    let (client, _events) = connect(&stack, 0, "42").await;
+    let start = fresh(&client, "kept:a").await;
+    client.publish("kept:a", "1").await.unwrap();
+    let newest = history(&client, HistoryRequest { channel: "kept:a".to_owned(), ..Default::default() });
+    let newest = newest.await.unwrap().offset;
+    client.unsubscribe("kept:a").await.unwrap();
+    let foreign = resume(&client, "kept:a", newest, "another stream").await;
+    assert!(!foreign.recovered && foreign.epoch == start.epoch);
+    client.unsubscribe("kept:a").await.unwrap();
+    let ahead = resume(&client, "kept:a", newest + 1000, &start.epoch).await;
+    assert!(!ahead.recovered, "the stream ends before it");
+    client.unsubscribe("kept:a").await.unwrap();
+    let request = SubscribeRequest {
+        channel: "kept:a".to_owned(),
+        recover: true,
+        epoch: "another stream".to_owned(),
+        flag: 3,
+        ..SubscribeRequest::default()
+    };
+    assert_eq!(subscribe(&client, request).await.unwrap_err().code(), Some(112));
+    let last = resume(&client, "kept:a", newest, &start.epoch).await;
+    assert!(last.recovered && last.publications.is_empty(), "the newest position is always good: {last:?}");
+}
+
+#[tokio::test]
+async fn a_stream_that_was_made_anew_is_another_one_with_another_epoch() {
+    let stack = kept(1).await;
+    let (client, mut events) = connect(&stack, 0, "42").await;
+    let start = fresh(&client, "kept:a").await;
+    client.publish("kept:a", "1").await.unwrap();
+    let (_, offset) = next(&mut events).await;
+    // Nobody but an operator can do this: the broker's files are exchanged.
+    stack.hold("nats").await.unwrap();
+    let streams = stack.dir().join("nats").join("jetstream").join("TIDEGATE").join("streams");
+    std::fs::remove_dir_all(streams.join("TIDE_CH_kept")).unwrap();
+    stack.start_process("nats").await.unwrap();
+    stack.wait_ready("nats").await.unwrap();
+    let broker = tidegate_cli::stack::setup::connect(stack.config()).await.unwrap();
+    tidegate_cli::stack::setup::apply(&broker, stack.config()).await.unwrap();
+    let told = event(&mut events, |event| match event {
+        Event::Unsubscribed { channel, code, .. } => Some((channel, code)),
+        _ => None,
+    })
+    .await;
+    assert_eq!(told, ("kept:a".to_owned(), 2500));
+    let again = resume(&client, "kept:a", offset, &start.epoch).await;
+    assert!(!again.recovered && again.epoch != start.epoch, "{again:?}");
+}
+
+#[tokio::test]
+async fn a_new_epoch_tells_clients_that_their_positions_mean_nothing_and_survives_apply() {
+    let stack = kept(1).await;
+    let (client, mut events) = connect(&stack, 0, "42").await;
+    let start = fresh(&client, "kept:a").await;
+    client.publish("kept:a", "1").await.unwrap();
+    let (_, offset) = next(&mut events).await;
+    let broker = tidegate_cli::stack::setup::connect(stack.config()).await.unwrap();
+    let epoch = topology::new_epoch(broker.jetstream(), "kept").await.unwrap();
+    assert_eq!(epoch, format!("{}.1", start.epoch));
+    let mut other = stack.config().clone();
+    other.namespaces.iter_mut().filter(|n| n.name == "kept").for_each(|n| n.history_size = 30);
+    assert_eq!(tidegate_cli::stack::setup::apply(&broker, &other).await.unwrap().len(), 1);
+    // Gateways look at their streams when the broker is back.
+    stack.hold("nats").await.unwrap();
+    stack.start_process("nats").await.unwrap();
+    event(&mut events, |event| matches!(event, Event::Unsubscribed { code: 2500, .. }).then_some(())).await;
+    let again = resume(&client, "kept:a", offset, &start.epoch).await;
+    assert!(!again.recovered && again.was_recovering && again.epoch == epoch, "{again:?}");
+}
+
+#[tokio::test]
+async fn a_stream_that_was_restored_from_an_older_copy_has_lost_its_end() {
+    let stack = kept(1).await;
+    let (client, mut events) = connect(&stack, 0, "42").await;
+    let start = fresh(&client, "kept:a").await;
+    client.publish("kept:a", "\"kept\"").await.unwrap();
+    next(&mut events).await;
+    let stream = stack.dir().join("nats/jetstream/TIDEGATE/streams/TIDE_CH_kept");
+    let copy = stack.dir().join("copy");
+    let exchange = |from: std::path::PathBuf, to: std::path::PathBuf| {
+        assert!(std::process::Command::new("rm").arg("-rf").arg(&to).status().unwrap().success());
+        assert!(std::process::Command::new("cp").arg("-r").arg(from).arg(to).status().unwrap().success());
+    };
+    stack.hold("nats").await.unwrap();
+    exchange(stream.clone(), copy.clone());
+    stack.start_process("nats").await.unwrap();
+    eventually("publishing works again", || async { client.publish("kept:a", "\"gone\"").await.is_ok() })
+        .await;
+    let (_, gone) = next(&mut events).await;
+    stack.hold("nats").await.unwrap();
+    exchange(copy, stream);
+    stack.start_process("nats").await.unwrap();
+    event(&mut events, |event| matches!(event, Event::Unsubscribed { code: 2500, .. }).then_some(())).await;
+    let again = resume(&client, "kept:a", gone, &start.epoch).await;
+    assert!(!again.recovered && again.offset < gone, "{again:?}");
+    eventually("publishing works again", || async { client.publish("kept:a", "\"new\"").await.is_ok() })
+        .await;
+    assert_eq!(next(&mut events).await.0, "\"new\"");
+}
