@@ -5,6 +5,7 @@
 
 mod api;
 mod auth;
+mod bookmark;
 mod connection;
 mod dialect;
 mod egress;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::{
     body::Body,
     extract::State,
-    http::{HeaderName, HeaderValue, Method, Request, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
@@ -18,6 +18,7 @@ use super::{
     query,
 };
 use crate::{
+    bookmark::Bookmark,
     connection::{
         Connection,
         transport::{
@@ -81,8 +82,9 @@ async fn open(door: &Door, request: Request<Body>, kind: Kind) -> Response {
         Err(refused) => return refused.into_response(),
     };
     let slot = request.extensions().get::<Slot>().cloned();
+    let last = last_event_id(request.headers());
     match first_message(door, request, kind.dialect).await {
-        Ok(first) => page.may_read(start(door, first, slot, kind)),
+        Ok(first) => page.may_read(start(door, first, last.as_deref(), slot, kind)),
         Err(refused) => page.may_read(refused),
     }
 }
@@ -105,9 +107,17 @@ async fn first_message(door: &Door, request: Request<Body>, dialect: Dialect) ->
     }
 }
 
-fn start(door: &Door, first: Bytes, slot: Option<Slot>, kind: Kind) -> Response {
+/// What a browser says that has to connect again: the id of the last event it got.
+fn last_event_id(headers: &HeaderMap) -> Option<String> {
+    let id = headers.get("last-event-id")?.as_bytes();
+    (!id.is_empty()).then(|| String::from_utf8_lossy(id).into_owned())
+}
+
+fn start(door: &Door, first: Bytes, last: Option<&str>, slot: Option<Slot>, kind: Kind) -> Response {
     let inbox = (kind.dialect != Dialect::OneWay).then(|| door.emulation.open());
-    let (stream, body) = Stream::open(kind.framing, first, inbox, slot.clone());
+    let has_ids = kind.dialect == Dialect::OneWay && kind.framing == Framing::Events;
+    let (first, bookmark) = if has_ids { Bookmark::open(first, last) } else { (first, None) };
+    let (stream, body) = Stream::open(kind.framing, first, bookmark, inbox, slot.clone());
     let shared = Arc::clone(&door.connections);
     let mut connection = Connection::new(shared, Transport::Stream(stream), kind.dialect, slot);
     door.lifecycle.spawn(async move { connection.run().await });

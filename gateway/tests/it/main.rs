@@ -14,6 +14,7 @@ mod channels;
 mod connect;
 mod decided;
 mod drain;
+mod event_source;
 mod keys;
 mod lost;
 mod one_way;

@@ -7,11 +7,8 @@ use tidegate_cli::{
     client::{CallError, Client, Event, Events},
     stack::Stack,
 };
-use tidegate_shared::{
-    protocol::{
-        Command, Encoding, HistoryRequest, HistoryResult, StreamPosition, SubscribeRequest, SubscribeResult,
-    },
-    topology,
+use tidegate_shared::protocol::{
+    Command, Encoding, HistoryRequest, HistoryResult, StreamPosition, SubscribeRequest, SubscribeResult,
 };
 
 use crate::support::{connect, connect_as, event, eventually, get, quick, service, setup, start};

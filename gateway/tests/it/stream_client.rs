@@ -21,6 +21,8 @@ pub(crate) struct StreamClient {
     pub(crate) head: String,
     /// The body so far, as far as it has not been taken.
     pub(crate) body: Vec<u8>,
+    /// What the newest event is called.
+    pub(crate) last_event_id: Option<String>,
     replies: VecDeque<Reply>,
 }
 
@@ -34,7 +36,8 @@ impl StreamClient {
             assert!(timeout(PATIENCE, socket.read_line(&mut head)).await.unwrap().unwrap() > 0, "{head}");
         }
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        Self { socket, status, head: head.to_lowercase(), body: Vec::new(), replies: VecDeque::new() }
+        let (body, replies) = (Vec::new(), VecDeque::new());
+        Self { socket, status, head: head.to_lowercase(), body, last_event_id: None, replies }
     }
 
     /// Posts a body.
@@ -64,7 +67,9 @@ impl StreamClient {
                 let line: Vec<u8> = self.body.drain(..=end).collect();
                 let line = String::from_utf8(line).unwrap();
                 let line = line.trim().trim_start_matches("data: ");
-                if !line.is_empty() {
+                if let Some(id) = line.strip_prefix("id: ") {
+                    self.last_event_id = Some(id.to_owned());
+                } else if !(line.is_empty() || line.starts_with("retry: ")) {
                     return Some(line.to_owned());
                 }
             }

@@ -1,7 +1,8 @@
 //! A response without end: frames out as chunks of its body. Commands, if the client may send any, come through an inbox.
 //!
 //! The body has room for one chunk, so a client that does not read is felt at once. When the client goes the body is
-//! dropped, which ends the connection; when the connection ends so does the socket. Never looks into a frame.
+//! dropped, which ends the connection; when the connection ends so does the socket. Never looks into a frame; where events
+//! have ids a bookmark does.
 
 use std::convert::Infallible;
 
@@ -12,10 +13,13 @@ use tidegate_shared::protocol::{ConnectResult, protobuf};
 use tokio::sync::mpsc;
 
 use super::{Gone, Input};
-use crate::{emulation::sessions::Inbox, http::accept::Slot};
+use crate::{bookmark::Bookmark, emulation::sessions::Inbox, http::accept::Slot};
 
 /// Chunks that wait for the socket.
 const CHUNKS: usize = 1;
+
+/// When a browser is to come back, in milliseconds.
+const RETRY: std::ops::Range<u32> = 500..2500;
 
 /// How frames are told apart in a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,28 +37,37 @@ pub(crate) struct Stream {
     framing: Framing,
     body: mpsc::Sender<Bytes>,
     first: Option<Bytes>,
+    bookmark: Option<Box<Bookmark>>,
     inbox: Option<Inbox>,
     slot: Option<Slot>,
 }
 
 impl Stream {
-    /// A stream and the body it writes to. `first` is the client's first message; without an inbox it is the only one.
+    /// A stream and the body it writes to. `first` is the client's first message; without an inbox it is the only one. With a
+    /// bookmark every event has an id that says where it leaves the client.
     pub(crate) fn open(
         framing: Framing,
         first: Bytes,
+        bookmark: Option<Bookmark>,
         inbox: Option<Inbox>,
         slot: Option<Slot>,
     ) -> (Self, Body) {
         let (body, chunks) = mpsc::channel::<Bytes>(CHUNKS);
         if framing == Framing::Events {
-            // Some browsers report the stream as open only when something has come.
-            let _ = body.try_send(Bytes::from_static(b"\r\n"));
+            // Some browsers report the stream as open only when something has come. Those that connect again by themselves
+            // do it after a while of their own, so that not all come at once.
+            let opening = match &bookmark {
+                Some(_) => format!("retry: {}\n\n", rand::random_range(RETRY)).into(),
+                None => Bytes::from_static(b"\r\n"),
+            };
+            let _ = body.try_send(opening);
         }
         let chunks = stream::unfold(chunks, async |mut chunks| {
             let chunk = chunks.recv().await?;
             Some((Ok::<_, Infallible>(chunk), chunks))
         });
-        (Self { framing, body, first: Some(first), inbox, slot }, Body::from_stream(chunks))
+        let bookmark = bookmark.map(Box::new);
+        (Self { framing, body, first: Some(first), bookmark, inbox, slot }, Body::from_stream(chunks))
     }
 
     pub(super) async fn next(&mut self) -> Input {
@@ -78,7 +91,7 @@ impl Stream {
         if frames.is_empty() {
             return Ok(());
         }
-        self.body.send(join(self.framing, &frames)).await.map_err(|_| Gone)
+        self.body.send(join(self.framing, &frames, self.bookmark.as_deref_mut())).await.map_err(|_| Gone)
     }
 
     pub(super) fn session(&self) -> Option<&str> {
@@ -102,7 +115,7 @@ impl Drop for Stream {
 }
 
 /// Joins encoded messages into one chunk.
-fn join(framing: Framing, frames: &[Bytes]) -> Bytes {
+fn join(framing: Framing, frames: &[Bytes], mut bookmark: Option<&mut Bookmark>) -> Bytes {
     let mut chunk = BytesMut::with_capacity(frames.iter().map(|frame| frame.len() + 8).sum());
     for frame in frames {
         match framing {
@@ -112,6 +125,12 @@ fn join(framing: Framing, frames: &[Bytes]) -> Bytes {
             }
             Framing::Delimited => protobuf::append(&mut chunk, frame),
             Framing::Events => {
+                if let Some(bookmark) = &mut bookmark {
+                    bookmark.follow(frame);
+                    if let Some(id) = bookmark.id() {
+                        chunk.extend_from_slice(format!("id: {id}\n").as_bytes());
+                    }
+                }
                 chunk.extend_from_slice(b"data: ");
                 chunk.extend_from_slice(frame);
                 chunk.extend_from_slice(b"\n\n");
@@ -128,14 +147,30 @@ mod tests {
     #[test]
     fn every_frame_can_be_told_from_the_next() {
         let frames = [Bytes::from("{}"), Bytes::from("[]")];
-        assert_eq!(join(Framing::Lines, &frames), "{}\n[]\n");
-        assert_eq!(join(Framing::Delimited, &frames), "\x02{}\x02[]");
-        assert_eq!(join(Framing::Events, &frames), "data: {}\n\ndata: []\n\n");
+        assert_eq!(join(Framing::Lines, &frames, None), "{}\n[]\n");
+        assert_eq!(join(Framing::Delimited, &frames, None), "\x02{}\x02[]");
+        assert_eq!(join(Framing::Events, &frames, None), "data: {}\n\ndata: []\n\n");
+    }
+
+    #[test]
+    fn every_event_says_where_it_leaves_the_client() {
+        let (_, bookmark) = Bookmark::open(r#"{"subs":{"kept:a":{}}}"#.into(), None);
+        let mut bookmark = bookmark.unwrap();
+        let frames = [
+            r#"{"connect":{"subs":{"kept:a":{"recoverable":true,"epoch":"e","offset":1}}}}"#,
+            r#"{"channel":"kept:a","pub":{"data":1,"offset":2}}"#,
+            "{}",
+        ];
+        let chunk = join(Framing::Events, &frames.map(Bytes::from), Some(&mut bookmark));
+        let text = std::str::from_utf8(&chunk).unwrap();
+        let ids: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("id: ")).collect();
+        assert!(ids.len() == 3 && ids[0] != ids[1] && ids[1] == ids[2], "{text}");
+        assert!(text.starts_with(&format!("id: {}\ndata: {{\"connect\"", ids[0])), "{text}");
     }
 
     #[tokio::test]
     async fn the_first_message_comes_first_and_a_dropped_body_is_a_client_that_went() {
-        let (mut stream, body) = Stream::open(Framing::Lines, "{}".into(), None, None);
+        let (mut stream, body) = Stream::open(Framing::Lines, "{}".into(), None, None, None);
         assert!(matches!(stream.next().await, Input::Frame(frame) if frame == "{}"));
         drop(body);
         assert!(matches!(stream.next().await, Input::Gone));
