@@ -80,6 +80,8 @@ pub(crate) struct Connection {
     /// Commands that came while `connect` is being answered.
     stash: Vec<Command>,
     drain: Option<Drain>,
+    /// A ping of the transport's own is to be sent.
+    ping_due: bool,
     _slot: Option<Slot>,
 }
 
@@ -91,6 +93,15 @@ enum End {
     Left,
     /// The gateway ends it.
     Close(Disconnect),
+}
+
+impl From<Failure> for End {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Gone => Self::Gone,
+            Failure::Overflow(disconnect) => Self::Close(disconnect),
+        }
+    }
 }
 
 impl Connection {
@@ -116,6 +127,7 @@ impl Connection {
             personal: None,
             stash: Vec::new(),
             drain: None,
+            ping_due: false,
             _slot: slot,
         }
     }
@@ -150,6 +162,12 @@ impl Connection {
         let timer = sleep_until(Instant::now());
         tokio::pin!(timer);
         loop {
+            if std::mem::take(&mut self.ping_due) {
+                let Self { outbox, transport, .. } = self;
+                if let Err(failure) = Box::pin(transport.ping(outbox)).await {
+                    return failure.into();
+                }
+            }
             let deadline = self.deadline();
             if let Some(deadline) = deadline
                 && timer.deadline() != deadline
@@ -207,10 +225,7 @@ impl Connection {
         match mail {
             Mail::Frames(frames) => {
                 let outbox = Arc::clone(&self.outbox);
-                self.transport.write(frames, &outbox).await.map_err(|failure| match failure {
-                    Failure::Gone => End::Gone,
-                    Failure::Overflow(disconnect) => End::Close(disconnect),
-                })
+                self.transport.write(frames, &outbox).await.map_err(End::from)
             }
             Mail::End(disconnect) => Err(End::Close(disconnect)),
             Mail::Drain(drain) => {
@@ -240,6 +255,7 @@ impl Connection {
             match input {
                 Input::Frame(frame) => self.frame(frame)?,
                 Input::Nothing => {}
+                Input::Pong => self.session.ponged(),
                 Input::Left => return Err(End::Left),
                 Input::Gone => return Err(End::Gone),
                 Input::Broken(disconnect) => return Err(End::Close(disconnect)),
@@ -376,6 +392,10 @@ impl Connection {
     }
 
     fn reply(&mut self, reply: Reply) -> Result<(), End> {
+        if self.transport.has_native_pings() && reply == Reply::ping() {
+            self.ping_due = true;
+            return Ok(());
+        }
         let Some(one_way) = &mut self.one_way else { return self.say(&reply, Outbox::push) };
         let heard = one_way.hear(reply);
         self.heard(heard)

@@ -223,6 +223,13 @@ impl Session {
         }
     }
 
+    /// A ping was answered below the protocol; other than there it is no offence to do so unasked.
+    pub(crate) fn ponged(&mut self) {
+        if let Phase::Connected(connected) = &mut self.phase {
+            connected.liveness.pong();
+        }
+    }
+
     /// The client's bytes were not a command.
     pub(crate) fn malformed(&mut self) -> Effects {
         self.close(codes::BAD_PROTOCOL)

@@ -39,6 +39,8 @@ pub(super) enum Input {
     Frame(Bytes),
     /// Something that means nothing to a connection.
     Nothing,
+    /// The answer to a ping of the transport's own.
+    Pong,
     /// The client said goodbye.
     Left,
     /// The client went away without a word.
@@ -68,14 +70,24 @@ impl Transport {
     }
 
     /// Writes frames, together, and flushes.
-    pub(super) async fn write(&mut self, frames: Vec<Bytes>, outbox: &Outbox) -> Result<(), Failure> {
-        tokio::select! {
-            biased;
-            sent = timeout(WRITE_LIMIT, self.send(frames)) => match sent {
-                Ok(Ok(())) => Ok(()),
-                Ok(Err(Gone)) | Err(_) => Err(Failure::Gone),
-            },
-            disconnect = poll_fn(|cx| outbox.poll_overflow(cx)) => Err(Failure::Overflow(disconnect)),
+    pub(super) fn write(
+        &mut self,
+        frames: Vec<Bytes>,
+        outbox: &Outbox,
+    ) -> impl Future<Output = Result<(), Failure>> {
+        bounded(self.send(frames), outbox)
+    }
+
+    /// Whether pings are the transport's own, which clients answer without being told how.
+    pub(super) fn has_native_pings(&self) -> bool {
+        matches!(self, Self::WebSocket(socket) if socket.has_native_pings())
+    }
+
+    /// Sends a ping of the transport's own, if it has any.
+    pub(super) async fn ping(&mut self, outbox: &Outbox) -> Result<(), Failure> {
+        match self {
+            Self::WebSocket(socket) => bounded(socket.ping(), outbox).await,
+            Self::Stream(_) => Ok(()),
         }
     }
 
@@ -96,8 +108,13 @@ impl Transport {
 
     /// Adds what a client has to know of the transport.
     pub(super) fn introduce(&self, connected: &mut ConnectResult) {
-        if let Self::Stream(stream) = self {
-            stream.introduce(connected);
+        match self {
+            Self::Stream(stream) => stream.introduce(connected),
+            Self::WebSocket(socket) if socket.has_native_pings() => {
+                connected.ping = 0;
+                connected.pong = false;
+            }
+            Self::WebSocket(_) => {}
         }
     }
 
@@ -123,5 +140,17 @@ impl Transport {
         if let Self::WebSocket(socket) = self {
             let _ = timeout(CLOSE_LIMIT, socket.read_to_the_end()).await;
         }
+    }
+}
+
+/// Waits for a write, no longer than a client may take and not behind an outbox that has overflowed.
+async fn bounded(write: impl Future<Output = Result<(), Gone>>, outbox: &Outbox) -> Result<(), Failure> {
+    tokio::select! {
+        biased;
+        sent = timeout(WRITE_LIMIT, write) => match sent {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(Gone)) | Err(_) => Err(Failure::Gone),
+        },
+        disconnect = poll_fn(|cx| outbox.poll_overflow(cx)) => Err(Failure::Overflow(disconnect)),
     }
 }

@@ -34,7 +34,9 @@ pub(super) async fn websocket(State(door): State<Arc<Door>>, request: Request<Bo
         Err(response) => return response,
     };
     let dialect = dialect_of(&upgrade, parts.uri.query());
-    accept(&door, upgrade, &parts, move |socket| Socket::new(socket, dialect), dialect)
+    let native_pings = query::has(parts.uri.query(), &["cf_ws_frame_ping_pong=true"]);
+    let open = move |socket| Socket::new(socket, dialect).with_native_pings(native_pings);
+    accept(&door, upgrade, &parts, open, dialect)
 }
 
 /// Pushes only; the client's first message, or the query, says who it is.

@@ -454,6 +454,17 @@ fn a_pong_nobody_asked_for_breaks_the_protocol() {
     assert_eq!(closed(&script.session.handle(Command::default(), 0.0, script.now)), 3501);
 }
 
+#[test]
+fn a_pong_below_the_protocol_counts_and_unasked_is_no_offence() {
+    let mut script = Script::connected(&[]);
+    script.session.ponged();
+    let start = script.now.instant;
+    let mut at = |seconds| script.session.tick(start + Duration::from_secs(seconds), true);
+    assert_eq!(at(25), [Effect::Reply(Reply::ping())]);
+    script.session.ponged();
+    assert_eq!(script.session.tick(start + Duration::from_secs(49), true), []);
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Rpc(u8),

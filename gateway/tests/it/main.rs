@@ -17,6 +17,7 @@ mod drain;
 mod event_source;
 mod keys;
 mod lost;
+mod native_pings;
 mod one_way;
 mod presence;
 mod recovery;

@@ -21,18 +21,24 @@ use crate::dialect::Dialect;
 pub(crate) struct Socket {
     inner: WebSocket,
     dialect: Dialect,
+    /// Whether pings are frames of the WebSocket's own, for clients that know nothing of the protocol's.
+    native_pings: bool,
     /// What the client said with its handshake.
     first: Option<Box<Bytes>>,
 }
 
 impl Socket {
     pub(crate) fn new(socket: WebSocket, dialect: Dialect) -> Self {
-        Self { inner: socket, dialect, first: None }
+        Self { inner: socket, dialect, native_pings: false, first: None }
+    }
+
+    pub(crate) fn with_native_pings(self, native_pings: bool) -> Self {
+        Self { native_pings, ..self }
     }
 
     /// A socket that is only written to, apart from the client's first message, which the handshake may have brought.
     pub(crate) fn one_way(socket: WebSocket, first: Option<Bytes>) -> Self {
-        Self { inner: socket, dialect: Dialect::OneWay, first: first.map(Box::new) }
+        Self { inner: socket, dialect: Dialect::OneWay, native_pings: false, first: first.map(Box::new) }
     }
 
     pub(super) fn next(&mut self) -> impl Future<Output = Input> {
@@ -44,6 +50,14 @@ impl Socket {
 
     pub(super) fn is_one_way(&self) -> bool {
         self.dialect == Dialect::OneWay
+    }
+
+    pub(super) fn has_native_pings(&self) -> bool {
+        self.native_pings
+    }
+
+    pub(super) async fn ping(&mut self) -> Result<(), Gone> {
+        self.inner.send(Message::Ping(Bytes::new())).await.map_err(|_| Gone)
     }
 
     /// Writes frames as one message, or as one each where clients read one at a time, and flushes.
@@ -85,7 +99,8 @@ fn read(message: Option<Result<Message, axum::Error>>) -> Input {
         None => Input::Gone,
         Some(Ok(Message::Text(text))) => Input::Frame(text.into()),
         Some(Ok(Message::Binary(bytes))) => Input::Frame(bytes),
-        Some(Ok(Message::Ping(_) | Message::Pong(_))) => Input::Nothing,
+        Some(Ok(Message::Ping(_))) => Input::Nothing,
+        Some(Ok(Message::Pong(_))) => Input::Pong,
         Some(Ok(Message::Close(_))) => Input::Left,
         Some(Err(error)) => end_of(error).map_or(Input::Gone, Input::Broken),
     }
