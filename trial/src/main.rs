@@ -3,19 +3,28 @@
 //! Measures from outside, as a client sees it, over loopback only; every run is bounded in count and in time. Figures are
 //! no tests: missing a target is printed, and only counts that do not add up fail.
 
+mod broker_cost;
 mod idle;
 mod process;
+mod publisher;
 mod report;
 mod roundtrip;
+mod scrape;
 mod stats;
+mod storm;
+mod subscriber;
 mod target;
 mod throughput;
 mod torn;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::bail;
 use clap::{Args, FromArgMatches, Parser, Subcommand};
+use serde::Serialize;
 use tidegate_cli::output;
 
 use crate::{
@@ -52,8 +61,12 @@ enum Scenario {
     Throughput(throughput::Args),
     /// What a connection that does nothing costs
     Idle(idle::Args),
+    /// What 50,000 channels and 100,000 users cost the broker, and whether anything is lost: about a minute
+    BrokerCost(broker_cost::Args),
     /// Connections cut, gateways and the broker killed: does everybody who recovered have everything
     Torn(torn::Args),
+    /// A gateway with thousands of subscribers killed: is everybody back in time, with everything
+    Storm(storm::Args),
 }
 
 #[tokio::main]
@@ -72,13 +85,26 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
     if cfg!(debug_assertions) && !cli.debug_ok {
         bail!("this is a debug build: `cargo build --release --workspace --bins`, or --debug-ok");
     }
-    if let Scenario::Torn(args) = &cli.scenario {
-        let outcome = Box::pin(torn::run(args)).await?;
-        outcome.print();
-        if let Some(file) = &cli.json {
-            std::fs::write(file, serde_json::to_vec_pretty(&outcome)?)?;
+    match &cli.scenario {
+        Scenario::Torn(args) => {
+            let outcome = Box::pin(torn::run(args)).await?;
+            outcome.print();
+            write(cli.json.as_deref(), &outcome)?;
+            return Ok(outcome.adds_up());
         }
-        return Ok(outcome.adds_up());
+        Scenario::Storm(args) => {
+            let outcome = Box::pin(storm::run(args)).await?;
+            outcome.print();
+            write(cli.json.as_deref(), &outcome)?;
+            return Ok(outcome.adds_up());
+        }
+        Scenario::BrokerCost(args) => {
+            let outcome = Box::pin(broker_cost::run(args)).await?;
+            outcome.print();
+            write(cli.json.as_deref(), &outcome)?;
+            return Ok(outcome.adds_up());
+        }
+        _ => {}
     }
     let mut report = Report::new(Conditions::here()?);
     let outside = &cli.outside;
@@ -87,13 +113,20 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
         Scenario::Roundtrip(args) => roundtrip(outside, args, &mut report).await?,
         Scenario::Throughput(args) => throughput(outside, args, &mut report).await?,
         Scenario::Idle(args) => idle(outside, args, &mut report).await?,
-        Scenario::Torn(_) => {}
+        Scenario::Torn(_) | Scenario::Storm(_) | Scenario::BrokerCost(_) => {}
     }
     report.print();
     if let Some(file) = &cli.json {
         report.write(file)?;
     }
     Ok(report.passes())
+}
+
+fn write(file: Option<&Path>, outcome: &impl Serialize) -> anyhow::Result<()> {
+    if let Some(file) = file {
+        std::fs::write(file, serde_json::to_vec_pretty(outcome)?)?;
+    }
+    Ok(())
 }
 
 async fn bench(outside: &Outside, report: &mut Report) -> anyhow::Result<()> {

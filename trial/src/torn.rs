@@ -4,28 +4,27 @@
 //! Counts, does not assume: what was published is what the broker acknowledged, what was received is what came.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use anyhow::{Context, ensure};
-use bytes::Bytes;
 use serde::Serialize;
 use tidegate_cli::{output, stack::Stack, token::connection_token};
 use tokio::{
     task::JoinSet,
-    time::{Instant, MissedTickBehavior, interval, sleep},
+    time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{
-    proxy::Proxy,
-    subscriber::{Subscriber, Told},
+use self::proxy::Proxy;
+use crate::{
+    publisher::Publisher,
+    stats::Times,
+    subscriber::{Backoff, Subscriber, Told},
 };
-use crate::stats::Times;
 
 mod proxy;
-mod subscriber;
 
 /// The namespace everything happens in. History enough for the longest break; memory is not what is measured here.
 const CONFIG: &str = r#"
@@ -34,8 +33,8 @@ name = "torn"
 allow_subscribe = "authenticated"
 history_size = 1000
 "#;
-/// How long the last publications may take to be everywhere, once nothing is cut any more.
-const SETTLE: Duration = Duration::from_secs(30);
+/// Subscribers that are cut off come back at once, nearly: breaks are what is sought here.
+const BACKOFF: Backoff = Backoff { min: Duration::from_millis(20), max: Duration::from_millis(100) };
 
 /// What is torn, and how often.
 #[derive(Debug, Clone, clap::Args)]
@@ -101,35 +100,33 @@ impl Outcome {
     }
 }
 
-/// Publications the broker acknowledged, by channel.
-type Published = Arc<Vec<Mutex<Vec<u64>>>>;
-
 /// Runs the scenario on a stack of its own.
 pub(crate) async fn run(args: &Args) -> anyhow::Result<Outcome> {
     let stack = Stack::builder().config(CONFIG).gateways(2).start().await.context("starting a stack")?;
     let gateways = stack.gateways().iter().map(|gateway| gateway.public).collect();
     let proxy = Proxy::start(gateways, args.cut_every).await?;
-    let published: Published = Arc::new((0..args.channels).map(|_| Mutex::default()).collect());
-    let told = Arc::new(Told::default());
+    let publisher = Publisher::connect(&stack, "torn", args.channels).await?;
+    let told = Arc::new(Told::new(args.subscribers));
     let done = CancellationToken::new();
     let mut subscribers = JoinSet::new();
-    for n in 0..args.subscribers {
-        let token = connection_token(
-            &stack.config().auth,
-            &format!("u{n}"),
-            Duration::from_hours(1),
-            SystemTime::now(),
-        )?;
-        let channel = n % args.channels;
-        let subscriber = Subscriber::new(proxy.url(), token, format!("torn:c{channel}"), Arc::clone(&told));
+    for number in 0..args.subscribers {
+        let channel = number % args.channels;
+        let subscriber = Subscriber {
+            number,
+            urls: vec![proxy.url()],
+            token: token(&stack, number)?,
+            channel: format!("torn:c{channel}"),
+            backoff: BACKOFF,
+            told: Arc::clone(&told),
+        };
         let done = done.clone();
         subscribers.spawn(async move { (channel, subscriber.run(done).await) });
     }
-    let publishing = publish(&stack, args, Arc::clone(&published));
-    let (result, gateways_killed) = tokio::join!(publishing, tear(&stack, args));
-    let (publications, gateways_killed) = (result?, gateways_killed?);
+    let (publications, gateways_killed) =
+        tokio::join!(publisher.run(args.rate, sleep(args.time)), tear(&stack, args));
+    let gateways_killed = gateways_killed?;
     proxy.stop_cutting();
-    settle(&told, args.subscribers, &published).await;
+    publisher.settle(&told, args.subscribers).await;
     done.cancel();
     let mut outcome = Outcome {
         subscribers: args.subscribers,
@@ -145,63 +142,19 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<Outcome> {
     };
     while let Some(subscriber) = subscribers.join_next().await {
         let (channel, segments) = subscriber?;
-        let stored = list(&published, channel);
-        for (index, segment) in segments.iter().enumerate() {
-            let last = index + 1 == segments.len();
-            let (missing, wrong) = segment.compare(&stored, last);
-            outcome.missing += missing;
-            outcome.twice_or_out_of_order += wrong;
-        }
+        let (missing, wrong) = publisher.compare(channel, &segments);
+        outcome.missing += missing;
+        outcome.twice_or_out_of_order += wrong;
     }
     ensure!(!stack.log().contains("panicked"), "a process has panicked: {}", stack.log());
     stack.down().await;
     Ok(outcome)
 }
 
-fn list(published: &Published, channel: usize) -> Vec<u64> {
-    let list = published.get(channel).map(|list| list.lock().unwrap_or_else(PoisonError::into_inner).clone());
-    list.unwrap_or_default()
-}
-
-/// Publishes as an outside service does, and goes on with each until it is acknowledged.
-async fn publish(stack: &Stack, args: &Args, published: Published) -> anyhow::Result<usize> {
-    let user = &stack.config().nats.service;
-    let options = async_nats::ConnectOptions::with_user_and_password(
-        user.user.clone(),
-        user.password.expose().to_owned(),
-    )
-    .custom_inbox_prefix(format!("_INBOX_{}", user.user))
-    .reconnect_delay_callback(|_| Duration::from_millis(100));
-    let mut jetstream = async_nats::jetstream::new(options.connect(stack.nats_url()).await?);
-    jetstream.set_timeout(Duration::from_millis(500));
-    let mut ticks = interval(Duration::from_secs(1) / args.rate.max(1));
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let (end, mut count) = (Instant::now() + args.time, 0_usize);
-    while Instant::now() < end {
-        ticks.tick().await;
-        let channel = count % args.channels;
-        let seq = store(&jetstream, &format!("tide.ch.torn.c{channel}"), count).await;
-        if let Some(list) = published.get(channel) {
-            list.lock().unwrap_or_else(PoisonError::into_inner).push(seq);
-        }
-        count += 1;
-    }
-    Ok(count)
-}
-
-async fn store(jetstream: &async_nats::jetstream::Context, subject: &str, n: usize) -> u64 {
-    loop {
-        let mut headers = async_nats::HeaderMap::new();
-        headers.insert("Nats-Msg-Id", format!("torn-{n}"));
-        let sent =
-            jetstream.publish_with_headers(subject.to_owned(), headers, Bytes::from(n.to_string())).await;
-        if let Ok(sent) = sent
-            && let Ok(ack) = sent.await
-        {
-            return ack.sequence;
-        }
-        sleep(Duration::from_millis(50)).await;
-    }
+/// A token for the subscriber of this number, a user of its own.
+fn token(stack: &Stack, number: usize) -> anyhow::Result<String> {
+    let (auth, user) = (&stack.config().auth, format!("u{number}"));
+    connection_token(auth, &user, Duration::from_hours(1), SystemTime::now())
 }
 
 /// Kills a gateway now and then, and the broker once, half-way.
@@ -221,15 +174,5 @@ async fn tear(stack: &Stack, args: &Args) -> anyhow::Result<u32> {
         tokio::time::sleep_until(start + next).await;
         stack.kill(&format!("gateway-{}", 1 + killed % 2)).await?;
         killed += 1;
-    }
-}
-
-/// Waits until every subscriber has the newest publication of its channel, or time is up: then something is missing.
-async fn settle(told: &Told, subscribers: usize, published: &Published) {
-    let newest: Vec<u64> =
-        (0..published.len()).map(|channel| list(published, channel).last().copied().unwrap_or(0)).collect();
-    let deadline = Instant::now() + SETTLE;
-    while told.up_to_date(&newest) < subscribers && Instant::now() < deadline {
-        sleep(Duration::from_millis(100)).await;
     }
 }

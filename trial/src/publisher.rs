@@ -1,0 +1,110 @@
+//! Another service that publishes at a fixed rate, and knows of every publication where it is stored.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tidegate_cli::stack::Stack;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+
+use crate::subscriber::{Segment, Told};
+
+/// How long the last publications may take to be everywhere.
+const SETTLE: Duration = Duration::from_secs(30);
+
+/// A publisher, and the sequences of what it has published, by channel.
+pub(crate) struct Publisher {
+    jetstream: async_nats::jetstream::Context,
+    /// Subjects without their number.
+    subject: String,
+    stored: Vec<Mutex<Vec<u64>>>,
+}
+
+impl Publisher {
+    /// Connects as a service. Its channels are `<namespace>:c0` and so on.
+    pub(crate) async fn connect(stack: &Stack, namespace: &str, channels: usize) -> anyhow::Result<Self> {
+        let user = &stack.config().nats.service;
+        let options = async_nats::ConnectOptions::with_user_and_password(
+            user.user.clone(),
+            user.password.expose().to_owned(),
+        )
+        .custom_inbox_prefix(format!("_INBOX_{}", user.user))
+        .reconnect_delay_callback(|_| Duration::from_millis(100));
+        let mut jetstream = async_nats::jetstream::new(options.connect(stack.nats_url()).await?);
+        jetstream.set_timeout(Duration::from_millis(500));
+        let stored = (0..channels).map(|_| Mutex::default()).collect();
+        Ok(Self { jetstream, subject: format!("tide.ch.{namespace}.c"), stored })
+    }
+
+    /// Publishes in every channel in turn, this many a second, until `end`; goes on with each until it is acknowledged.
+    pub(crate) async fn run(&self, rate: u32, end: impl Future<Output = ()>) -> usize {
+        let mut ticks = interval(Duration::from_secs(1) / rate.max(1));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut count = 0_usize;
+        tokio::pin!(end);
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut end => return count,
+                _ = ticks.tick() => {}
+            }
+            let channel = count % self.stored.len().max(1);
+            let seq = self.store(channel, count).await;
+            if let Some(list) = self.stored.get(channel) {
+                list.lock().unwrap_or_else(PoisonError::into_inner).push(seq);
+            }
+            count += 1;
+        }
+    }
+
+    async fn store(&self, channel: usize, n: usize) -> u64 {
+        self.store_in(format!("{}{channel}", self.subject), n).await
+    }
+
+    /// Publishes a number until it is acknowledged. Returns the sequence it is stored at.
+    pub(crate) async fn store_in(&self, subject: String, n: usize) -> u64 {
+        loop {
+            let mut headers = async_nats::HeaderMap::new();
+            headers.insert("Nats-Msg-Id", format!("n-{n}"));
+            let data = Bytes::from(n.to_string());
+            let sent = self.jetstream.publish_with_headers(subject.clone(), headers, data).await;
+            if let Ok(sent) = sent
+                && let Ok(ack) = sent.await
+            {
+                return ack.sequence;
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Waits until every subscriber has the newest publication of its channel, or time is up: then something is missing.
+    pub(crate) async fn settle(&self, told: &Told, subscribers: usize) {
+        let channels = 0..self.stored.len();
+        let newest: Vec<u64> =
+            channels.map(|channel| self.stored(channel).last().copied().unwrap_or(0)).collect();
+        let deadline = Instant::now() + SETTLE;
+        while told.up_to_date(&newest) < subscribers && Instant::now() < deadline {
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Compares what a subscriber of a channel got with what is stored: how many are missing, how many came twice or out of
+    /// order.
+    pub(crate) fn compare(&self, channel: usize, segments: &[Segment]) -> (usize, usize) {
+        let stored = self.stored(channel);
+        let (mut missing, mut wrong) = (0, 0);
+        for (index, segment) in segments.iter().enumerate() {
+            let (less, more) = segment.compare(&stored, index + 1 == segments.len());
+            missing += less;
+            wrong += more;
+        }
+        (missing, wrong)
+    }
+
+    fn stored(&self, channel: usize) -> Vec<u64> {
+        let list = self.stored.get(channel);
+        list.map(|list| list.lock().unwrap_or_else(PoisonError::into_inner).clone()).unwrap_or_default()
+    }
+}

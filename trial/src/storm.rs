@@ -1,0 +1,215 @@
+//! The storm: a gateway with thousands of subscribers is killed while publications go on, and all of them come to the other
+//! one. Everybody has to be back in time with everything, and the broker must not feel how many they are.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use anyhow::{Context, ensure};
+use serde::Serialize;
+use tidegate_cli::{output, stack::Stack, token::connection_token};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    process,
+    publisher::Publisher,
+    scrape::{self, Asked},
+    stats::Times,
+    subscriber::{Backoff, Segment, Subscriber, Told},
+};
+
+const CONFIG: &str = r#"
+[[namespace]]
+name = "storm"
+allow_subscribe = "authenticated"
+history_size = 1000
+"#;
+/// Subscribers that are started at a time, and how long until the next: the storm is to come later.
+const STARTED: usize = 50;
+const START_PAUSE: Duration = Duration::from_millis(10);
+const START_LIMIT: Duration = Duration::from_mins(1);
+/// How long everything is quiet before the kill, and goes on after the last has resumed.
+const CALM: Duration = Duration::from_secs(2);
+/// How often is looked whether everybody is back.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// How many, and in how much time.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Args {
+    /// Subscribers of the gateway that is killed, spread evenly over the channels
+    #[arg(long, default_value_t = 5000)]
+    subscribers: usize,
+    #[arg(long, default_value_t = 50)]
+    channels: usize,
+    /// Publications a second, over all channels
+    #[arg(long, default_value_t = 200)]
+    rate: u32,
+    /// When everybody has to be back
+    #[arg(long, default_value = "20s", value_parser = humantime::parse_duration)]
+    limit: Duration,
+}
+
+/// What came of it.
+#[derive(Debug, Serialize)]
+pub(crate) struct Outcome {
+    subscribers: usize,
+    channels: usize,
+    publications: usize,
+    resumed: usize,
+    not_recovered: usize,
+    missing: usize,
+    twice_or_out_of_order: usize,
+    /// From the kill until the last had resumed; nothing if not all had in time.
+    last_resumed_ms: Option<u128>,
+    limit_ms: u128,
+    /// From the end of its connection to the reply that brings what was missed, in milliseconds.
+    back: Times,
+    /// Reads of the stream for those who came back, by the gateway they came to.
+    recovery_reads: u64,
+    /// All the broker was asked by the gateways meanwhile.
+    broker_requests: u64,
+}
+
+/// Runs the scenario on a stack of its own.
+pub(crate) async fn run(args: &Args) -> anyhow::Result<Outcome> {
+    ensure!(args.subscribers > 0 && args.channels > 0, "nobody would be in the storm");
+    process::raise_descriptors()?;
+    let stack = Stack::builder().config(CONFIG).gateways(2).start().await.context("starting a stack")?;
+    let publisher = Publisher::connect(&stack, "storm", args.channels).await?;
+    let (told, done) = (Arc::new(Told::new(args.subscribers)), CancellationToken::new());
+    let mut subscribers = start(&stack, args, &told, &done).await?;
+    let over = CancellationToken::new();
+    let storm = async {
+        let storm = strike(&stack, args, &told).await;
+        over.cancel();
+        storm
+    };
+    let (publications, storm) = tokio::join!(publisher.run(args.rate, over.cancelled()), storm);
+    let Storm { last_resumed, recovery_reads, broker_requests } = storm?;
+    publisher.settle(&told, args.subscribers).await;
+    done.cancel();
+    let mut outcome = Outcome {
+        subscribers: args.subscribers,
+        channels: args.channels,
+        publications,
+        resumed: told.resumed(),
+        not_recovered: told.not_recovered(),
+        missing: 0,
+        twice_or_out_of_order: 0,
+        last_resumed_ms: last_resumed.map(|time| time.as_millis()),
+        limit_ms: args.limit.as_millis(),
+        back: told.times()?,
+        recovery_reads,
+        broker_requests,
+    };
+    while let Some(subscriber) = subscribers.join_next().await {
+        let (channel, segments) = subscriber?;
+        let (missing, wrong) = publisher.compare(channel, &segments);
+        outcome.missing += missing;
+        outcome.twice_or_out_of_order += wrong;
+    }
+    ensure!(!stack.log().contains("panicked"), "a process has panicked: {}", stack.log());
+    stack.down().await;
+    Ok(outcome)
+}
+
+/// Subscribes everybody at the first gateway.
+async fn start(
+    stack: &Stack,
+    args: &Args,
+    told: &Arc<Told>,
+    done: &CancellationToken,
+) -> anyhow::Result<JoinSet<(usize, Vec<Segment>)>> {
+    let urls: Vec<String> = stack.gateways().into_iter().map(|gateway| gateway.websocket).collect();
+    let mut subscribers = JoinSet::new();
+    for number in 0..args.subscribers {
+        let channel = number % args.channels;
+        let (auth, user) = (&stack.config().auth, format!("u{number}"));
+        let subscriber = Subscriber {
+            number,
+            urls: urls.clone(),
+            token: connection_token(auth, &user, Duration::from_hours(1), SystemTime::now())?,
+            channel: format!("storm:c{channel}"),
+            backoff: Backoff::SDK,
+            told: Arc::clone(told),
+        };
+        let done = done.clone();
+        subscribers.spawn(async move { (channel, subscriber.run(done).await) });
+        if number % STARTED == 0 {
+            sleep(START_PAUSE).await;
+        }
+    }
+    let deadline = Instant::now() + START_LIMIT;
+    while told.begun() < args.subscribers {
+        ensure!(Instant::now() < deadline, "{} of {} subscribed", told.begun(), args.subscribers);
+        sleep(LOOK).await;
+    }
+    Ok(subscribers)
+}
+
+struct Storm {
+    last_resumed: Option<Duration>,
+    recovery_reads: u64,
+    broker_requests: u64,
+}
+
+/// Kills the first gateway and waits until everybody has resumed at the second.
+async fn strike(stack: &Stack, args: &Args, told: &Told) -> anyhow::Result<Storm> {
+    sleep(CALM).await;
+    let second = stack.gateways().get(1).context("a stack with one gateway")?.internal;
+    let before = Asked::of(stack).await?;
+    let start = Instant::now();
+    stack.hold("gateway-1").await?;
+    let back = || told.resumed() + told.not_recovered();
+    while back() < args.subscribers && start.elapsed() < args.limit {
+        sleep(LOOK).await;
+    }
+    let last_resumed = (back() >= args.subscribers).then(|| start.elapsed());
+    let broker_requests = Asked::of(stack).await?.since(&before);
+    let recovery_reads = scrape::counter(second, "tidegate_gateway_recovery_reads_total ").await?;
+    sleep(CALM).await;
+    Ok(Storm { last_resumed, recovery_reads, broker_requests })
+}
+
+impl Outcome {
+    /// Whether everything is as it has to be.
+    pub(crate) fn adds_up(&self) -> bool {
+        self.publications > 0
+            && self.last_resumed_ms.is_some()
+            && self.resumed == self.subscribers
+            && self.not_recovered + self.missing + self.twice_or_out_of_order == 0
+    }
+
+    pub(crate) fn print(&self) {
+        let each = |count: u64| {
+            #[expect(clippy::cast_precision_loss, reason = "some thousands")]
+            let times = count as f64 / self.channels as f64;
+            format!("{count}, {times:.1} a channel")
+        };
+        let last = self.last_resumed_ms.map_or("not all were".to_owned(), |ms| format!("{ms} ms"));
+        let lines = [
+            format!(
+                "storm: {} subscribers on {} channels, their gateway killed",
+                self.subscribers, self.channels
+            ),
+            format!("  publications       {}", self.publications),
+            format!("  resumed            {}", self.resumed),
+            format!("  not recovered      {}", self.not_recovered),
+            format!("  missing            {}", self.missing),
+            format!("  twice or disorder  {}", self.twice_or_out_of_order),
+            format!("  all back after     {last} (limit {} ms)", self.limit_ms),
+            format!("  each               {}", self.back),
+            format!("  recovery reads     {}", each(self.recovery_reads)),
+            format!("  broker requests    {}", each(self.broker_requests)),
+            format!("  {}", if self.adds_up() { "PASS" } else { "FAIL" }),
+        ];
+        for line in lines {
+            output::note(line);
+        }
+    }
+}
