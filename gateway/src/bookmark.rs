@@ -63,10 +63,9 @@ impl Bookmark {
     /// a message that cannot be read is left as it is.
     pub(crate) fn open(first: Bytes, last: Option<&str>) -> (Bytes, Option<Self>) {
         let Ok(mut request) = serde_json::from_slice::<ConnectRequest>(&first) else { return (first, None) };
-        let channels = request.subs.keys().filter(|channel| !is_personal(channel));
-        let channels: Vec<Box<str>> = channels.map(|channel| channel.as_str().into()).collect();
+        let channels: Vec<Box<str>> = request.subs.keys().map(|channel| channel.as_str().into()).collect();
         let mut id =
-            EventId { wishes: wishes(&channels), places: vec![None; channels.len()], personal: None };
+            EventId { wishes: wishes(&channels), places: vec![None; channels.len()], given: Vec::new() };
         let first = match last {
             Some(last) => {
                 id.recall(EventId::decode(last).unwrap_or_default());
@@ -95,7 +94,7 @@ impl Bookmark {
 
     /// What the next event is called; nothing while there is nothing to remember.
     pub(crate) fn id(&self) -> Option<String> {
-        let any = self.id.personal.is_some() || self.id.places.iter().any(Option::is_some);
+        let any = !self.id.given.is_empty() || self.id.places.iter().any(Option::is_some);
         any.then(|| self.id.encode())
     }
 
@@ -103,15 +102,17 @@ impl Bookmark {
     fn put(&mut self, channel: &str, place: Option<Place>) {
         match self.index(channel).and_then(|index| self.id.places.get_mut(index)) {
             Some(slot) => *slot = place,
-            None if is_personal(channel) => self.id.personal = place.map(|place| (channel.into(), place)),
-            None => {}
+            None => {
+                self.id.given.retain(|(name, _)| **name != *channel);
+                self.id.given.extend(place.map(|place| (channel.into(), place)));
+            }
         }
     }
 
     fn place(&mut self, channel: &str) -> Option<&mut Place> {
         match self.index(channel) {
             Some(index) => self.id.places.get_mut(index)?.as_mut(),
-            None => self.id.personal.as_mut().filter(|(name, _)| **name == *channel).map(|(_, place)| place),
+            None => self.id.given.iter_mut().find(|(name, _)| **name == *channel).map(|(_, place)| place),
         }
     }
 
@@ -128,7 +129,7 @@ impl EventId {
         let unknown = Some(Place { epoch: NO_EPOCH.into(), offset: 0 });
         let places = known.into_iter().chain(std::iter::repeat(unknown));
         self.places = places.take(self.places.len()).collect();
-        self.personal = last.personal.filter(|(channel, _)| is_personal(channel));
+        self.given = last.given;
     }
 }
 
@@ -139,7 +140,7 @@ fn resume(subs: &mut BTreeMap<String, SubscribeRequest>, channels: &[Box<str>], 
             from(wish, place);
         }
     }
-    if let Some((channel, place)) = &id.personal {
+    for (channel, place) in &id.given {
         from(subs.entry(channel.as_ref().into()).or_default(), place);
     }
 }
@@ -148,11 +149,6 @@ fn from(wish: &mut SubscribeRequest, place: &Place) {
     wish.recover = true;
     wish.offset = place.offset;
     place.epoch.as_ref().clone_into(&mut wish.epoch);
-}
-
-/// Whether a name is that of a personal channel, somebody's.
-fn is_personal(channel: &str) -> bool {
-    channel.starts_with('#')
 }
 
 fn wishes(channels: &[Box<str>]) -> Wishes {
@@ -227,6 +223,14 @@ mod tests {
         let kept = |name, offset| sub(name, true, offset, "e2");
         let places = [sub("#42", true, 3, "e1"), chat, kept("kept:a", 9), kept("kept:b", 20)];
         assert_eq!(back(FIRST, &bookmark.id().unwrap()), places);
+    }
+
+    #[test]
+    fn channels_that_the_server_chose_are_resumed_too() {
+        let mut bookmark = begun();
+        bookmark.follow(br#"{"connect":{"subs":{"news:x":{"recoverable":true,"epoch":"e3","offset":8}}}}"#);
+        bookmark.follow(br#"{"channel":"news:x","pub":{"data":1,"offset":9}}"#);
+        assert!(back(FIRST, &bookmark.id().unwrap()).contains(&sub("news:x", true, 9, "e3")));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What a bookmark is written as: short, in characters that a header may have, never longer than `MAX_LEN`. Pure.
 //!
-//! Bytes in base64url: the version, a digest of the channels wished for, the personal channel and its place, then a place for
-//! each channel wished for. A place is a number and an offset; the number stands for an epoch: 0 for no place at all, 1 for
+//! Bytes in base64url: the version, a digest of the channels wished for, how many channels nobody wished for, their names and
+//! places, then a place for each channel wished for. A place is a number and an offset; the number stands for an epoch: 0 for no place at all, 1 for
 //! a new epoch, which follows, 2 and more for those so far. Places that do not fit are left out, at the end.
 
 use std::sync::Arc;
@@ -12,6 +12,8 @@ use data_encoding::BASE64URL_NOPAD;
 pub(crate) const MAX_LEN: usize = 4096;
 const MAX_BYTES: usize = MAX_LEN / 4 * 3;
 const VERSION: u8 = 1;
+/// The numbers of one entry at their longest.
+const ENTRY: usize = 24;
 /// The bit of a byte of a number that says that more follow.
 const MORE: u8 = 0x80;
 const NO_PLACE: u64 = 0;
@@ -31,7 +33,8 @@ pub(super) struct Place {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct EventId {
     pub(super) wishes: Wishes,
-    pub(super) personal: Option<(Box<str>, Place)>,
+    /// What the client has without having wished for it: its personal channel, and those the server chose.
+    pub(super) given: Vec<(Box<str>, Place)>,
     pub(super) places: Vec<Option<Place>>,
 }
 
@@ -39,8 +42,16 @@ impl EventId {
     pub(super) fn encode(&self) -> String {
         let mut writer = Writer { bytes: vec![VERSION], epochs: Vec::new() };
         writer.bytes.extend_from_slice(&self.wishes);
-        writer.text(self.personal.as_ref().map_or("", |(name, _)| name));
-        if let Some((_, place)) = &self.personal {
+        // Names are long: they may have half of it.
+        let mut names = 0;
+        let given = self.given.iter().take_while(|(name, place)| {
+            names += name.len() + place.epoch.len() + ENTRY;
+            names <= MAX_BYTES / 2
+        });
+        let given: Vec<_> = given.collect();
+        writer.number(given.len() as u64);
+        for (name, place) in given {
+            writer.text(name);
             writer.place(Some(place));
         }
         for place in &self.places {
@@ -115,15 +126,15 @@ impl<'a> Reader<'a> {
             return Err(Unreadable);
         }
         let wishes = self.take(size_of::<Wishes>())?.try_into().map_err(|_| Unreadable)?;
-        let personal = match self.text()? {
-            "" => None,
-            name => Some((name.into(), self.place()?.ok_or(Unreadable)?)),
-        };
+        let mut given = Vec::new();
+        for _ in 0..self.number()? {
+            given.push((self.text()?.into(), self.place()?.ok_or(Unreadable)?));
+        }
         let mut places = Vec::new();
         while !self.rest.is_empty() {
             places.push(self.place()?);
         }
-        Ok(EventId { wishes, personal, places })
+        Ok(EventId { wishes, given, places })
     }
 
     fn place(&mut self) -> Result<Option<Place>, Unreadable> {
@@ -181,20 +192,15 @@ mod tests {
     }
 
     fn id(places: usize) -> impl Strategy<Value = EventId> {
-        let personal = prop::option::of(("#\\PC{1,60}", place()))
-            .prop_map(|personal| personal.map(|(name, place)| (name.into(), place)));
+        let given = prop::collection::vec(("#?\\PC{1,60}".prop_map(Box::from), place()), 0..4);
         let places = prop::collection::vec(prop::option::of(place()), 0..places);
-        (any::<Wishes>(), personal, places).prop_map(|(wishes, personal, places)| EventId {
-            wishes,
-            personal,
-            places,
-        })
+        (any::<Wishes>(), given, places).prop_map(|(wishes, given, places)| EventId { wishes, given, places })
     }
 
     fn like(offset: u64, count: usize) -> EventId {
         let place = Place { epoch: "18a0c3f2e4b6d700".into(), offset };
         EventId {
-            personal: Some(("#42".into(), place.clone())),
+            given: vec![("#42".into(), place.clone())],
             places: vec![Some(place); count],
             ..EventId::default()
         }
@@ -202,9 +208,9 @@ mod tests {
 
     #[test]
     fn an_id_is_short() {
-        assert_eq!(like(5_000, 0).encode().len(), 42);
-        assert_eq!(like(5_000_000, 1).encode().len(), 51);
-        assert_eq!(like(5_000_000, 128).encode().len(), 898);
+        assert_eq!(like(5_000, 0).encode().len(), 43);
+        assert_eq!(like(5_000_000, 1).encode().len(), 52);
+        assert_eq!(like(5_000_000, 128).encode().len(), 899);
     }
 
     #[test]
@@ -236,7 +242,8 @@ mod tests {
                 &[0, 1, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2],
                 "a number that is too large",
             ),
-            (&[2, b'#', b'a', 0], "a personal channel without a place"),
+            (&[1, 1, b'#', 0], "a channel nobody wished for, without a place"),
+            (&[0xff, 0xff, 3, 0, 1, 0, 0], "fewer channels than it says"),
             (&[0xff], "half a number"),
         ] {
             assert_eq!(bytes(&[&head[..], tail].concat()), None, "{what}");
@@ -257,7 +264,7 @@ mod tests {
             prop_assert!(text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_'));
             let read = EventId::decode(&text).unwrap();
             prop_assert_eq!(&read.places[..], &id.places[..read.places.len()]);
-            prop_assert_eq!(read.personal, id.personal);
+            prop_assert_eq!(read.given, id.given);
         }
 
         #[test]
