@@ -100,12 +100,11 @@ impl Bookmark {
 
     /// A channel that is not granted keeps the place it had: the next time it may be.
     fn put(&mut self, channel: &str, place: Option<Place>) {
-        match self.index(channel).and_then(|index| self.id.places.get_mut(index)) {
-            Some(slot) => *slot = place,
-            None => {
-                self.id.given.retain(|(name, _)| **name != *channel);
-                self.id.given.extend(place.map(|place| (channel.into(), place)));
-            }
+        if let Some(slot) = self.index(channel).and_then(|index| self.id.places.get_mut(index)) {
+            *slot = place;
+        } else {
+            self.id.given.retain(|(name, _)| **name != *channel);
+            self.id.given.extend(place.map(|place| (channel.into(), place)));
         }
     }
 
