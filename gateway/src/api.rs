@@ -150,10 +150,7 @@ impl Api {
         if name.is_empty() {
             return Err(codes::BAD_REQUEST.because("a channel is needed"));
         }
-        match self.rules.may_publish(&channel) {
-            Some(_) => Ok(channel),
-            None => Err(codes::UNKNOWN_CHANNEL.error()),
-        }
+        if self.rules.knows(&channel) { Ok(channel) } else { Err(codes::UNKNOWN_CHANNEL.error()) }
     }
 }
 

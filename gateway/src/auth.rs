@@ -235,6 +235,6 @@ fn seconds(time: f64) -> Result<u64, Invalid> {
 }
 
 /// A user id travels in headers: one line, no white space at its ends.
-fn is_user_id(user: &str) -> bool {
+pub(crate) fn is_user_id(user: &str) -> bool {
     user.len() <= MAX_USER_LEN && !user.chars().any(char::is_control) && user.trim() == user
 }

@@ -34,6 +34,7 @@ use crate::{
         Egress,
         interest::{Held, Interests},
     },
+    hooks::Hooks,
     http::accept::Slot,
     hub::Hub,
     ingress::Ingress,
@@ -63,6 +64,7 @@ pub(crate) struct Shared {
     pub(crate) interests: Arc<Interests>,
     pub(crate) egress: Egress,
     pub(crate) keys: Keys,
+    pub(crate) hooks: Hooks,
     pub(crate) metrics: Metrics,
     pub(crate) answer_timeout: Duration,
 }
@@ -351,12 +353,13 @@ impl Connection {
                     Done::Settled { command, settled: ingress.call(*request, mode, turn, deadline).await }
                 }));
             }
-            Effect::Publish { command, channel, data, info } => {
+            Effect::Ask(ask) => self.ask_hook(*ask),
+            Effect::Publish { command, channel, data, info, tags } => {
                 let (ingress, turn, deadline) = self.publish_slot();
                 self.work().tasks.push(Box::pin(async move {
                     Done::Published {
                         command,
-                        result: ingress.publish(&channel, data, &info, turn, deadline).await,
+                        result: ingress.publish(&channel, data, &info, &tags, (turn, deadline)).await,
                     }
                 }));
             }

@@ -3,7 +3,7 @@
 //! A call has two stages: until it is settled (stored or refused, which bounds what may be in flight) and until it has
 //! ended (answered or not in time). Never tells a client that something is stored before the broker said so.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use async_nats::HeaderMap;
 use bytes::Bytes;
@@ -177,11 +177,11 @@ impl Ingress {
         channel: &Channel,
         data: Bytes,
         info: &ClientInfo,
-        turn: Turn,
-        deadline: Instant,
+        tags: &BTreeMap<String, String>,
+        (turn, deadline): (Turn, Instant),
     ) -> Result<(), Error> {
         let id = random_token::<16>();
-        let message = || (self.subjects.channel(channel), publication_headers(&id, info), data.clone());
+        let message = || (self.subjects.channel(channel), publication_headers(&id, info, tags), data.clone());
         self.store(message, turn, deadline, false).await.map(|_| self.metrics.published())
     }
 
@@ -267,7 +267,7 @@ impl Ingress {
     }
 }
 
-fn publication_headers(id: &str, info: &ClientInfo) -> HeaderMap {
+fn publication_headers(id: &str, info: &ClientInfo, tags: &BTreeMap<String, String>) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(header::MSG_ID, id);
     headers.insert(header::CLIENT, info.client.as_str());
@@ -278,6 +278,9 @@ fn publication_headers(id: &str, info: &ClientInfo) -> HeaderMap {
         if !json.is_empty() {
             headers.insert(name, envelope::one_line(&String::from_utf8_lossy(json)));
         }
+    }
+    for (name, value) in tags {
+        headers.insert(format!("{}{name}", header::TAG_PREFIX), envelope::one_line(value));
     }
     headers
 }

@@ -12,6 +12,7 @@ mod egress;
 mod emulation;
 mod encoded;
 mod feed;
+mod hooks;
 mod http;
 mod hub;
 mod ingress;
@@ -43,6 +44,7 @@ use crate::{
     connection::Shared,
     egress::{Egress, history::History, interest::Interests},
     emulation::Emulation,
+    hooks::Hooks,
     http::{
         ApiDoor, Door, Vitals,
         accept::{Limits, serve},
@@ -168,6 +170,7 @@ async fn wire(
     let ingress = Arc::new(Ingress::new(broker.clone(), subjects.clone(), waiting.clone(), metrics.clone()));
     let presence = Presence::new(config, broker.clone(), gateway.clone(), metrics.clone(), lifecycle.clone());
     presence.start(subjects.barrier()).await?;
+    let hooks = Hooks::new(broker.clone(), subjects.clone(), &config.hooks, metrics.clone());
     let egress = Egress {
         broker,
         subjects,
@@ -188,6 +191,7 @@ async fn wire(
         interests: Interests::new(egress.clone()),
         egress,
         keys,
+        hooks,
         metrics: metrics.clone(),
         answer_timeout: config.gateway.answer_timeout,
     }))

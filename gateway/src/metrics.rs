@@ -13,10 +13,11 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use self::{api::ApiMetrics, presence::PresenceMetrics, recovery::RecoveryMetrics};
+use self::{api::ApiMetrics, hooks::HookMetrics, presence::PresenceMetrics, recovery::RecoveryMetrics};
 use crate::hub::Reach;
 
 mod api;
+mod hooks;
 mod presence;
 mod recovery;
 
@@ -39,6 +40,7 @@ pub(crate) struct Metrics {
     jwks_fetches: Family<Fetch, Counter>,
     presence: PresenceMetrics,
     api: ApiMetrics,
+    hooks: HookMetrics,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -79,6 +81,7 @@ impl Metrics {
         let late_answers = Counter::default();
         let recovery = RecoveryMetrics::register(&mut registry);
         let jwks_fetches = Family::default();
+        let hooks = HookMetrics::register(&mut registry);
         let presence = PresenceMetrics::register(&mut registry);
         let api = ApiMetrics::register(&mut registry);
         registry.register("jwks_fetches", "Fetches of issuers' keys, by how they went", jwks_fetches.clone());
@@ -131,6 +134,7 @@ impl Metrics {
             jwks_fetches,
             presence,
             api,
+            hooks,
         }
     }
 

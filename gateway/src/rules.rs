@@ -6,13 +6,17 @@ use std::{collections::HashMap, iter, time::Duration};
 
 use tidegate_shared::{
     channel::Channel,
-    config::{Audience, Config, Decider, LimitsConfig, Match, Namespace, Route},
+    config::{Config, Decider, LimitsConfig, Match, Namespace, Route},
     filter,
     id::GatewayId,
     protocol::SubscribeRequest,
 };
 
+pub(crate) use self::access::{Access, Action};
+use self::access::{Denial, Standing};
 use crate::{auth::Verifier, feed::Wish};
+
+mod access;
 
 /// Everything a session looks up.
 pub(crate) struct Rules {
@@ -20,6 +24,10 @@ pub(crate) struct Rules {
     pub(crate) verifier: Verifier,
     pub(crate) anonymous: bool,
     pub(crate) refresh_grace: Duration,
+    /// Whether a back end decides on clients without a token.
+    pub(crate) asks_to_connect: bool,
+    /// Whether a back end prolongs what ends.
+    pub(crate) asks_to_refresh: bool,
     pub(crate) limits: LimitsConfig,
     pub(crate) ping_interval: Duration,
     pub(crate) pong_timeout: Duration,
@@ -29,6 +37,31 @@ pub(crate) struct Rules {
     automatic: Vec<Channel>,
     /// What stands before `#<user>` in the personal channels of other namespaces than `user`.
     personal: Vec<String>,
+}
+
+/// By what a client wants something in a channel.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Claim<'a> {
+    /// Its user.
+    pub(crate) user: Option<&'a str>,
+    /// Whether it is subscribed.
+    pub(crate) subscribed: bool,
+    /// Whether it brings a subscription token.
+    pub(crate) token: bool,
+}
+
+/// What a subscription is granted of its channel's history.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Tracking {
+    /// It may resume after a disconnect.
+    pub(crate) recoverable: bool,
+    /// It is told where it stands.
+    pub(crate) positioned: bool,
+}
+
+impl Tracking {
+    /// All there is: what the server subscribes a client to.
+    pub(crate) const FULL: Self = Self { recoverable: true, positioned: true };
 }
 
 impl Rules {
@@ -42,6 +75,8 @@ impl Rules {
             verifier,
             anonymous: config.auth.anonymous,
             refresh_grace: config.auth.refresh_grace,
+            asks_to_connect: config.hooks.connect,
+            asks_to_refresh: config.hooks.refresh,
             limits: config.gateway.limits.clone(),
             ping_interval: config.gateway.ping_interval,
             pong_timeout: config.gateway.pong_timeout,
@@ -70,15 +105,47 @@ impl Rules {
         (namespace.publish == Decider::Worker).then(|| self.routes.iter().find(takes)).flatten()
     }
 
-    /// Who may subscribe to a channel; nothing if its namespace is not declared.
-    pub(crate) fn may_subscribe(&self, channel: &Channel) -> Option<Audience> {
-        self.namespaces.get(channel.namespace()).map(|namespace| namespace.allow_subscribe)
+    /// Whether a client may do something in a channel; nothing if its namespace is not declared.
+    pub(crate) fn access(&self, action: Action, channel: &Channel, claim: Claim<'_>) -> Option<Access> {
+        let namespace = self.namespaces.get(channel.namespace())?;
+        let audience = match action {
+            Action::Subscribe => namespace.allow_subscribe,
+            Action::Publish => namespace.allow_publish,
+            Action::History => namespace.allow_history,
+            Action::Presence => namespace.allow_presence,
+        };
+        let standing = Standing {
+            authenticated: claim.user.is_some(),
+            subscribed: claim.subscribed,
+            token: claim.token,
+            listed: channel.lists(claim.user).filter(|_| namespace.user_limited || namespace.personal),
+        };
+        Some(match channel.personal_user() {
+            Some(user) if action.is_reading() && claim.user == Some(user) => Access::Granted,
+            // Delivered to its user's connections and to nobody else, whatever a token says.
+            Some(_) => Access::Denied(Denial::Rule),
+            None => access::decide(action, audience, channel.is_private(), standing),
+        })
     }
 
-    /// How many past publications a channel keeps, and who may read them; nothing if its namespace is not declared.
-    pub(crate) fn history(&self, channel: &Channel) -> Option<(u32, Audience)> {
-        let namespace = self.namespaces.get(channel.namespace())?;
-        Some((namespace.history_size, namespace.allow_history))
+    /// Whether a channel's namespace is declared.
+    pub(crate) fn knows(&self, channel: &Channel) -> bool {
+        self.namespaces.contains_key(channel.namespace())
+    }
+
+    /// Whether a channel keeps past publications.
+    pub(crate) fn has_history(&self, channel: &Channel) -> bool {
+        self.namespaces.get(channel.namespace()).is_some_and(Namespace::has_history)
+    }
+
+    /// What a subscription is granted of recovering and of being watched. `may_read` is whether its client may read history.
+    pub(crate) fn tracking(&self, channel: &Channel, request: &SubscribeRequest, may_read: bool) -> Tracking {
+        let Some(namespace) = self.namespaces.get(channel.namespace()) else { return Tracking::default() };
+        // Who is brought the newest publication is told where it stands, and comes back from there.
+        let always = namespace.force_recovery || namespace.cache_on_subscribe;
+        let recoverable = always || (request.recoverable && may_read);
+        let positioned = namespace.force_positioning || (request.positioned && may_read);
+        Tracking { recoverable, positioned: positioned || recoverable }
     }
 
     /// Whether it is kept who is in a channel.
@@ -86,18 +153,16 @@ impl Rules {
         self.namespaces.get(channel.namespace()).is_some_and(Namespace::has_members)
     }
 
-    /// Whether it can be asked who is in a channel, and who may ask; nothing if its namespace is not declared.
-    pub(crate) fn presence(&self, channel: &Channel) -> Option<(bool, Audience)> {
-        let namespace = self.namespaces.get(channel.namespace())?;
-        Some((namespace.presence, namespace.allow_presence))
+    /// Whether it can be asked who is in a channel.
+    pub(crate) fn has_presence(&self, channel: &Channel) -> bool {
+        self.namespaces.get(channel.namespace()).is_some_and(|namespace| namespace.presence)
     }
 
-    /// Whether a subscriber of a channel is told who comes and leaves.
-    pub(crate) fn hears(&self, channel: &Channel, authenticated: bool, asked: bool) -> bool {
-        self.namespaces.get(channel.namespace()).is_some_and(|namespace| {
-            let may_ask = namespace.allow_presence.includes(authenticated);
-            namespace.join_leave && (namespace.force_join_leave || asked && may_ask)
-        })
+    /// Whether a subscriber of a channel is told who comes and leaves. `asked` is whether it asked for it, and may.
+    pub(crate) fn hears(&self, channel: &Channel, asked: bool) -> bool {
+        self.namespaces
+            .get(channel.namespace())
+            .is_some_and(|namespace| namespace.join_leave && (namespace.force_join_leave || asked))
     }
 
     /// Whether every subscriber of a channel is brought its newest publication.
@@ -134,10 +199,5 @@ impl Rules {
             iter::once(Channel::personal(user)).chain(further.filter_map(|name| Channel::parse(&name).ok()))
         });
         own.chain(self.automatic.iter().cloned())
-    }
-
-    /// Who may publish into a channel; nothing if its namespace is not declared.
-    pub(crate) fn may_publish(&self, channel: &Channel) -> Option<Audience> {
-        self.namespaces.get(channel.namespace()).map(|namespace| namespace.allow_publish)
     }
 }

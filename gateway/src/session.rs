@@ -4,6 +4,7 @@
 //! effects out and feeds back how they ended.
 
 use std::{
+    collections::BTreeMap,
     iter,
     sync::Arc,
     time::{Duration, Instant},
@@ -21,15 +22,23 @@ use tidegate_shared::{
     },
 };
 
+pub(crate) use self::{
+    hook::{Ask, Matter, Verdict},
+    presence::Question,
+    server_side::Chosen,
+    subscribe::Position,
+};
 use self::{
+    lease::Lease,
     liveness::{Due, Liveness},
     subscriptions::Subscriptions,
 };
-pub(crate) use self::{presence::Question, server_side::Chosen, subscribe::Position};
 use crate::{feed::Resume, rules::Rules};
 
 mod connect;
 pub(crate) mod control;
+mod hook;
+mod lease;
 mod liveness;
 mod presence;
 mod request;
@@ -56,7 +65,9 @@ enum Phase {
     Fresh { until: Instant },
     /// `connect` was refused with an error: the client will close; until this moment.
     Refused { until: Instant },
-    /// The token is good, and the channels it begins with are being joined: nothing else is taken until that is done.
+    /// A back end decides whether the client may connect: nothing else is taken until it has, or until this moment.
+    Asking { until: Instant },
+    /// It may connect, and the channels it begins with are being joined: nothing else is taken until that is done.
     Connecting(Box<Connecting>),
     /// Authenticated.
     Connected(Box<Connected>),
@@ -75,7 +86,7 @@ struct Connecting {
 struct Connected {
     user: Option<Box<str>>,
     info: Bytes,
-    expires: Option<Instant>,
+    lease: Lease,
     liveness: Liveness,
     subscriptions: Subscriptions,
 }
@@ -94,9 +105,17 @@ pub(crate) enum Effect {
     /// Store a request; `settled` and then `finished` tell how it went.
     Call { command: u32, mode: AnswerMode, request: Box<Request> },
     /// Store a publication; `published` tells how it went.
-    Publish { command: u32, channel: Channel, data: Bytes, info: Box<ClientInfo> },
+    Publish {
+        command: u32,
+        channel: Channel,
+        data: Bytes,
+        info: Box<ClientInfo>,
+        tags: BTreeMap<String, String>,
+    },
     /// Store a publication for a worker to decide about; `published` tells how it went.
     Submit { command: u32, request: Box<Request> },
+    /// Ask a back end; `verdict` tells what it decided.
+    Ask(Box<Ask>),
     /// Store a message nobody waits for.
     Send { request: Box<Request> },
     /// See to it that a channel's publications reach this gateway; then call `subscribed` with the same ticket.
@@ -149,10 +168,11 @@ impl Session {
     /// The moment `tick` is to be called, unless something happens before.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
         match &self.phase {
-            Phase::Fresh { until } | Phase::Refused { until } => Some(*until),
+            Phase::Fresh { until } | Phase::Refused { until } | Phase::Asking { until } => Some(*until),
             Phase::Connecting(connecting) => Some(connecting.until),
             Phase::Connected(connected) => {
-                let ends = [connected.expires, connected.subscriptions.next_end()];
+                let Lease { end, renewal, .. } = connected.lease;
+                let ends = [end, renewal, connected.subscriptions.next_end()];
                 ends.into_iter().flatten().chain([connected.liveness.next_timeout()]).min()
             }
             Phase::Closed => None,
@@ -162,10 +182,12 @@ impl Session {
     /// Time has passed. `reading` is whether the socket is being read.
     pub(crate) fn tick(&mut self, now: Instant, reading: bool) -> Effects {
         match &mut self.phase {
-            Phase::Fresh { until } | Phase::Refused { until } if *until <= now => self.close(codes::STALE),
+            Phase::Fresh { until } | Phase::Refused { until } | Phase::Asking { until } if *until <= now => {
+                self.close(codes::STALE)
+            }
             Phase::Connecting(connecting) if connecting.until <= now => self.close(codes::STALE),
             Phase::Connected(connected) => {
-                if connected.expires.is_some_and(|expires| expires <= now) {
+                if connected.lease.end.is_some_and(|end| end <= now) {
                     return self.close(codes::EXPIRED);
                 }
                 let mut effects = connected.expire_subscriptions(now);
@@ -175,15 +197,20 @@ impl Session {
                     Due::Ping => effects.push(Effect::Reply(Reply::ping())),
                     Due::NoPong => effects.extend(self.close(codes::NO_PONG)),
                 }
+                effects.extend(self.ask_to_go_on(now));
                 effects
             }
-            Phase::Fresh { .. } | Phase::Refused { .. } | Phase::Connecting(_) | Phase::Closed => Vec::new(),
+            Phase::Fresh { .. }
+            | Phase::Refused { .. }
+            | Phase::Asking { .. }
+            | Phase::Connecting(_)
+            | Phase::Closed => Vec::new(),
         }
     }
 
     /// Whether commands have to wait: `connect` has to be answered before the next one is looked at.
     pub(crate) fn is_connecting(&self) -> bool {
-        matches!(self.phase, Phase::Connecting(_))
+        matches!(self.phase, Phase::Asking { .. } | Phase::Connecting(_))
     }
 
     /// A command arrived.
@@ -192,10 +219,11 @@ impl Session {
         let verb = command.verb();
         match (&mut self.phase, verb) {
             (Phase::Closed, _) => Vec::new(),
-            (Phase::Fresh { .. }, Verb::Connect(request)) if id > 0 => {
-                self.connect(id, &request, jitter, now)
-            }
-            (Phase::Fresh { .. } | Phase::Refused { .. } | Phase::Connecting(_), _)
+            (Phase::Fresh { .. }, Verb::Connect(request)) if id > 0 => self.connect(id, request, jitter, now),
+            (
+                Phase::Fresh { .. } | Phase::Refused { .. } | Phase::Asking { .. } | Phase::Connecting(_),
+                _,
+            )
             | (Phase::Connected(_), Verb::Connect(_)) => self.close(codes::BAD_PROTOCOL),
             (Phase::Connected(connected), Verb::Pong) => {
                 if connected.liveness.pong() {

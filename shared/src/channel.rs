@@ -83,6 +83,17 @@ impl Channel {
         self.personal_user().is_none() && rest.starts_with('$')
     }
 
+    /// Returns whether the name says for which users the channel is, and `user` is one of them; nothing if it does not
+    /// say. They stand behind the last `#`, separated by commas.
+    pub fn lists(&self, user: Option<&str>) -> Option<bool> {
+        if self.personal_user().is_some() {
+            return None;
+        }
+        let rest = self.name.split_once(':').map_or(&*self.name, |(_, rest)| rest);
+        let (_, users) = rest.rsplit_once('#')?;
+        Some(user.is_some_and(|user| !user.is_empty() && users.split(',').any(|listed| listed == user)))
+    }
+
     /// Returns the user whose personal channel this is.
     pub fn personal_user(&self) -> Option<&str> {
         (&*self.namespace == USER_NAMESPACE).then(|| self.name.strip_prefix('#')).flatten()
@@ -112,6 +123,44 @@ mod tests {
         assert!(private("$vip") && private("chat:$vip") && private("chat:$a:b"));
         assert!(!private("vip$") && !private("chat:vip") && !private("chat:a:$b") && !private("#$42"));
         assert!(!private("#a:$b"));
+    }
+
+    #[test]
+    fn users_behind_the_last_hash_are_the_only_ones_listed() {
+        let lists = |name: &str, user| Channel::parse(name).unwrap().lists(user);
+        for (name, user) in
+            [("chat#42", "42"), ("dialogs:room#42,43", "43"), ("a#1#42", "42"), ("chat:#42", "42")]
+        {
+            assert_eq!(lists(name, Some(user)), Some(true), "{name}");
+        }
+        for (name, user) in [
+            ("chat#42", "4"),
+            ("chat#42", "2"),
+            ("a#1#42", "1"),
+            ("chat#4*", "42"),
+            ("chat#*", "42"),
+            ("chat#>", "42"),
+            ("chat#42.43", "42"),
+            ("chat#42, 43", "43"),
+            ("chat#", ""),
+            ("chat#42,", ""),
+        ] {
+            assert_eq!(lists(name, Some(user)), Some(false), "{name}");
+        }
+        assert_eq!(lists("chat#42", None), Some(false));
+        assert_eq!(lists("chat#", None), Some(false));
+        assert_eq!(lists("chat:lobby", Some("42")), None);
+        assert_eq!(lists("#42", Some("42")), None, "a personal channel is something else");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_name_lists_a_user_that_is_not_spelled_out_in_it(name in "[a-c:]{0,3}#[abc,.*>#]{0,8}", user in "[abc.*>]{1,3}") {
+            let Ok(channel) = Channel::parse(&name) else { return Ok(()) };
+            let Some(listed) = channel.lists(Some(&user)) else { return Ok(()) };
+            let spelled_out = format!(",{},", name.rsplit('#').next().unwrap()).contains(&format!(",{user},"));
+            proptest::prop_assert_eq!(listed, spelled_out);
+        }
     }
 
     #[test]

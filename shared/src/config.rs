@@ -56,6 +56,8 @@ pub struct Config {
     pub presence: PresenceConfig,
     /// Who may connect.
     pub auth: AuthConfig,
+    /// What back ends are asked.
+    pub hooks: HooksConfig,
     /// Whose tokens are accepted besides those `auth` describes.
     #[serde(default, rename = "issuer")]
     pub issuers: Vec<Issuer>,
@@ -280,6 +282,22 @@ pub struct ApiConfig {
     pub request: u64,
 }
 
+/// What back ends are asked.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HooksConfig {
+    /// Whether clients that connect without a token are decided on by a back end.
+    pub connect: bool,
+    /// Whether a back end prolongs connections, and the subscriptions it has allowed.
+    pub refresh: bool,
+    /// How long a decision may take.
+    #[serde(with = "unit::duration")]
+    pub deadline: Duration,
+    /// How long what was decided about a user's subscription is kept.
+    #[serde(with = "unit::duration")]
+    pub cache: Duration,
+}
+
 /// The worker program.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -345,7 +363,10 @@ impl Config {
         let mut config: Self = figment.extract().map_err(|error| explain(&error))?;
         let read = validate::tokens::read_files(&mut config);
         read.and_then(|()| validate::validate(&config)).map_err(|(key, problem)| {
-            let source = figment.find_metadata(&key).map(source_of).unwrap_or_default();
+            // An entry of a table array has the source of the array.
+            let whole = key.split('.').next().unwrap_or_default();
+            let metadata = figment.find_metadata(&key).or_else(|| figment.find_metadata(whole));
+            let source = metadata.map(source_of).unwrap_or_default();
             ConfigError(format!("`{key}`{source}: {problem}"))
         })?;
         Ok(config)

@@ -9,6 +9,7 @@ pub mod delta;
 pub mod envelope;
 pub mod filter;
 pub mod header;
+pub mod hook;
 pub mod id;
 pub mod route;
 pub mod subject;

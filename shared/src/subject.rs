@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::{
     channel::Channel,
+    hook::Event,
     id::{ClientId, GatewayId, RequestId},
     route::{Pattern, Word},
     token::Token,
@@ -267,6 +268,11 @@ impl Subjects {
     /// Everything gateways ask each other.
     pub fn all_peers(&self) -> String {
         format!("{}.peer.*", self.prefix)
+    }
+
+    /// What a back end is asked, as a request.
+    pub fn hook(&self, event: Event) -> String {
+        format!("{}.hook.{}", self.prefix, event.as_str())
     }
 
     /// A subject nobody serves: the broker answers at once, behind everything sent before it.

@@ -86,7 +86,7 @@ impl Api {
 
     async fn members(&self, ask: &ChannelAsk) -> Result<PresenceResult, Error> {
         let channel = self.channel(&ask.channel)?;
-        if !self.rules.presence(&channel).is_some_and(|(kept, _)| kept) {
+        if !self.rules.has_presence(&channel) {
             return Err(codes::NOT_AVAILABLE.because("this namespace keeps no presence"));
         }
         self.egress.presence.members(&channel).await.map_err(|refusal| codes::INTERNAL.because(refusal))

@@ -98,6 +98,15 @@ impl Transport {
         }
     }
 
+    /// Its name, as the address clients connect to has it.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::WebSocket(socket) if socket.is_one_way() => "uni_websocket",
+            Self::WebSocket(_) => "websocket",
+            Self::Stream(stream) => stream.name(),
+        }
+    }
+
     /// Whether the end is said in a push, since no close frame can say it.
     pub(super) fn ends_with_a_push(&self) -> bool {
         match self {

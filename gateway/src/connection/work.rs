@@ -17,7 +17,7 @@ use crate::{
         Ingress, Settled,
         turn::{Turn, Turns},
     },
-    session::{CallEnd, Chosen, Question, Session},
+    session::{Ask, CallEnd, Chosen, Matter, Question, Session, Verdict},
 };
 
 /// What is under way for one connection; an idle one has none.
@@ -26,7 +26,12 @@ pub(super) struct Work {
     turns: Turns,
     /// How many of the tasks are publishes that are not settled.
     pub(super) in_flight: usize,
+    /// The place of a publication that has been decided on.
+    slot: Option<Slot>,
 }
+
+/// The place of a publish among those of its connection, and until when it may take.
+type Slot = (Turn, Instant);
 
 /// Something that was under way and is done.
 pub(super) enum Done {
@@ -37,6 +42,7 @@ pub(super) enum Done {
     Received { ticket: u32, channel: Channel, result: Result<Ready, protocol::Error> },
     Chosen { chosen: Vec<Chosen>, ready: Result<Vec<Ready>, protocol::Error> },
     Present { command: u32, question: Question, members: Result<PresenceResult, protocol::Error> },
+    Verdict { matter: Matter, verdict: Verdict, slot: Option<Slot> },
     Paged { command: u32, page: Result<Option<HistoryResult>, protocol::Error> },
 }
 
@@ -83,6 +89,15 @@ impl Connection {
                 self.landed();
                 self.session.present(command, question, members)
             }
+            Done::Verdict { matter, verdict, slot } => {
+                self.work().slot = slot;
+                let effects = self.session.verdict(matter, verdict, now());
+                self.perform(effects)?;
+                // A publication that is refused passes its turn on.
+                self.work().slot = None;
+                self.landed();
+                Vec::new()
+            }
             Done::Paged { command, page } => self.session.paged(command, page),
         };
         if self.work.as_ref().is_some_and(|work| work.tasks.is_empty()) {
@@ -93,7 +108,12 @@ impl Connection {
 
     pub(super) fn work(&mut self) -> &mut Work {
         self.work.get_or_insert_with(|| {
-            Box::new(Work { tasks: FuturesUnordered::new(), turns: Turns::default(), in_flight: 0 })
+            Box::new(Work {
+                tasks: FuturesUnordered::new(),
+                turns: Turns::default(),
+                in_flight: 0,
+                slot: None,
+            })
         })
     }
 
@@ -103,7 +123,26 @@ impl Connection {
         let ingress = Arc::clone(&self.shared.ingress);
         let work = self.work();
         work.in_flight += 1;
-        (ingress, work.turns.next(), deadline)
+        let (turn, deadline) = work.slot.take().unwrap_or_else(|| (work.turns.next(), deadline));
+        (ingress, turn, deadline)
+    }
+
+    /// Asks a back end. Counted as a publish that is not settled, and a publication keeps its place behind those before it.
+    pub(super) fn ask_hook(&mut self, ask: Ask) {
+        let Ask { event, mut question, matter } = ask;
+        question.transport = self.transport.name();
+        let slot = if matches!(matter, Matter::Publish { .. }) {
+            let (_, turn, deadline) = self.publish_slot();
+            Some((turn, deadline))
+        } else {
+            self.work().in_flight += 1;
+            None
+        };
+        let shared = Arc::clone(&self.shared);
+        self.work().tasks.push(Box::pin(async move {
+            let verdict = shared.hooks.ask(event, &question).await;
+            Done::Verdict { matter, verdict, slot }
+        }));
     }
 
     fn landed(&mut self) {

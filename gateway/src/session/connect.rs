@@ -2,19 +2,27 @@
 
 use std::time::Instant;
 
+use bytes::Bytes;
 use tidegate_shared::{
     VERSION,
     protocol::{ConnectRequest, ConnectResult, RefreshRequest, RefreshResult, Reply, codes},
 };
 
 use super::{
-    Connected, Connecting, Effect, Effects, Liveness, Now, Phase, Session, Subscriptions, refuse,
-    refuse_without_key, server_side::Unfit, subscribe::Position,
+    Connected, Connecting, Effect, Effects, Liveness, Now, Phase, Session, Subscriptions,
+    hook::Arrival,
+    lease::{Keeper, Lease},
+    refuse, refuse_without_key,
+    server_side::Unfit,
+    subscribe::{Position, suited},
 };
 use crate::auth::{Identity, Invalid};
 
 impl Session {
-    pub(super) fn connect(&mut self, id: u32, request: &ConnectRequest, jitter: f32, now: Now) -> Effects {
+    pub(super) fn connect(&mut self, id: u32, request: ConnectRequest, jitter: f32, now: Now) -> Effects {
+        if request.token.is_empty() && self.rules.asks_to_connect {
+            return self.ask_to_connect(id, request, jitter, now);
+        }
         let identity = match self.identify(&request.token, now) {
             Ok(identity) => identity,
             Err(Some(Invalid::Expired)) => return self.refused(refuse(id, codes::TOKEN_EXPIRED), now),
@@ -24,17 +32,32 @@ impl Session {
             Err(Some(Invalid::Forged)) => return self.close(codes::INVALID_TOKEN),
             Err(None) => return self.close(codes::BAD_PROTOCOL),
         };
-        let chosen = match self.choose(&identity, request) {
+        let lease = self.lease(identity.expires_at, self.keeper_after_token(), now);
+        let arrival = Arrival { command: id, request: Box::new(request), jitter };
+        self.accepted(arrival, identity, lease, &Bytes::new(), now)
+    }
+
+    /// It is known who the client is: what is left is to join the channels it begins with.
+    pub(super) fn accepted(
+        &mut self,
+        arrival: Arrival,
+        identity: Identity,
+        lease: Lease,
+        data: &Bytes,
+        now: Now,
+    ) -> Effects {
+        let Arrival { command: id, request, jitter } = arrival;
+        let chosen = match self.choose(&identity, &request) {
             Ok(chosen) => chosen,
             Err(Unfit::Channel(error)) => return self.refused(refuse(id, error), now),
             Err(Unfit::TooMany) => return self.close(codes::CHANNEL_LIMIT),
         };
-        let (expires, ttl) = time_left(identity.expires_at, now);
         let result = ConnectResult {
             client: self.client.as_str().to_owned(),
             version: VERSION.to_owned(),
-            expires,
-            ttl,
+            expires: lease.ttl.is_some(),
+            ttl: lease.ttl.unwrap_or_default(),
+            data: suited(data, self.encoding),
             subs: Vec::new(),
             ping: u32::try_from(self.rules.ping_interval.as_secs()).unwrap_or(u32::MAX),
             pong: true,
@@ -45,7 +68,7 @@ impl Session {
             subscriptions.add(one.channel.clone(), one.info.clone());
         }
         let connected = Connected {
-            expires: self.end_of(identity.expires_at, now),
+            lease,
             user: identity.user,
             info: identity.info,
             liveness: Liveness::new(now.instant, self.rules.ping_interval, jitter),
@@ -86,7 +109,8 @@ impl Session {
     }
 
     pub(super) fn refresh(&mut self, id: u32, request: &RefreshRequest, now: Now) -> Effects {
-        if request.token.is_empty() {
+        // Where a back end is asked no client has been told to bring a fresh token.
+        if request.token.is_empty() || self.rules.asks_to_refresh {
             return self.close(codes::BAD_PROTOCOL);
         }
         let identity = match self.rules.verifier.verify(&request.token, now.unix.as_secs()) {
@@ -95,15 +119,15 @@ impl Session {
             Err(Invalid::UnknownKey { issuer }) => return refuse_without_key(id, issuer),
             Err(Invalid::Forged) => return self.close(codes::INVALID_TOKEN),
         };
-        let end = self.end_of(identity.expires_at, now);
+        let lease = self.lease(identity.expires_at, Keeper::Client, now);
         let Phase::Connected(connected) = &mut self.phase else { return Vec::new() };
         if connected.user != identity.user {
             return self.close(codes::INVALID_TOKEN);
         }
-        let (expires, ttl) = time_left(identity.expires_at, now);
-        connected.expires = end;
+        connected.lease = lease;
         connected.info = identity.info;
         let client = self.client.as_str().to_owned();
+        let (expires, ttl) = (lease.ttl.is_some(), lease.ttl.unwrap_or_default());
         let result = RefreshResult { client, version: VERSION.to_owned(), expires, ttl };
         vec![Effect::Reply(Reply { id, refresh: Some(result), ..Reply::default() })]
     }
@@ -120,21 +144,8 @@ impl Session {
     }
 
     /// The client will close, and come back by itself.
-    fn refused(&mut self, effects: Effects, now: Now) -> Effects {
+    pub(super) fn refused(&mut self, effects: Effects, now: Now) -> Effects {
         self.phase = Phase::Refused { until: now.instant + self.rules.limits.first_frame };
         effects
     }
-
-    /// When what a token allows is ended, the grace for a fresh token included.
-    pub(super) fn end_of(&self, expires_at: Option<u64>, now: Now) -> Option<Instant> {
-        let left = std::time::Duration::from_secs(expires_at?).saturating_sub(now.unix);
-        now.instant.checked_add(left + self.rules.refresh_grace)
-    }
-}
-
-/// What the client is told: whether it has to refresh, and after how many seconds.
-pub(super) fn time_left(expires_at: Option<u64>, now: Now) -> (bool, u32) {
-    expires_at.map_or((false, 0), |at| {
-        (true, u32::try_from(at.saturating_sub(now.unix.as_secs()).max(1)).unwrap_or(u32::MAX))
-    })
 }

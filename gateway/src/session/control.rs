@@ -90,10 +90,10 @@ impl Session {
     }
 
     fn refreshed(&mut self, expire_at: Option<u64>, info: &Bytes, now: Now) -> Effects {
-        let end = self.end_of(expire_at, now);
+        let lease = self.lease(expire_at, self.keeper_after_token(), now);
         let Phase::Connected(connected) = &mut self.phase else { return Vec::new() };
-        if end.is_some() {
-            connected.expires = end;
+        if expire_at.is_some() {
+            connected.lease = lease;
         }
         if !info.is_empty() {
             connected.info = info.clone();

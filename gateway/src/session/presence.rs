@@ -6,6 +6,7 @@ use tidegate_shared::{
 };
 
 use super::{Connected, Effect, Effects, Phase, Session, refuse};
+use crate::rules::{Access, Action};
 
 /// What a client wants to know of a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +23,9 @@ impl Session {
         let connected = match &self.phase {
             Phase::Connected(connected) => connected,
             Phase::Connecting(connecting) => &connecting.connected,
-            Phase::Fresh { .. } | Phase::Refused { .. } | Phase::Closed => return None,
+            Phase::Fresh { .. } | Phase::Refused { .. } | Phase::Asking { .. } | Phase::Closed => {
+                return None;
+            }
         };
         self.rules.has_members(channel).then(|| Box::new(self.info(connected, channel)))
     }
@@ -43,7 +46,7 @@ impl Session {
 
     /// The same for a channel that the connection begins with: it cannot ask.
     pub(crate) fn hears_unasked(&self, channel: &Channel) -> bool {
-        self.rules.hears(channel, false, false)
+        self.rules.hears(channel, false)
     }
 
     pub(super) fn presence(&mut self, id: u32, name: &str, question: Question) -> Effects {
@@ -54,18 +57,11 @@ impl Session {
             Ok(channel) => channel,
             Err(error) => return refuse(id, codes::BAD_REQUEST.because(error)),
         };
-        let Phase::Connected(connected) = &self.phase else { return Vec::new() };
-        if channel.is_private() && !connected.subscriptions.contains(&channel) {
-            return refuse(id, codes::PERMISSION_DENIED.because("the channel needs a subscription token"));
-        }
-        let own = channel.personal_user().is_some_and(|user| connected.user.as_deref() == Some(user));
-        match self.rules.presence(&channel) {
+        match self.access(Action::Presence, &channel, false) {
             None => refuse(id, codes::UNKNOWN_CHANNEL),
-            Some((false, _)) => refuse(id, codes::NOT_AVAILABLE),
-            Some((true, audience)) if !own && !audience.includes(connected.user.is_some()) => {
-                refuse(id, codes::PERMISSION_DENIED)
-            }
-            Some((true, _)) => vec![Effect::Presence { command: id, channel, question }],
+            Some(_) if !self.rules.has_presence(&channel) => refuse(id, codes::NOT_AVAILABLE),
+            Some(Access::Denied(denial)) => refuse(id, denial.error()),
+            Some(_) => vec![Effect::Presence { command: id, channel, question }],
         }
     }
 

@@ -1,5 +1,7 @@
 //! `rpc`, `send` and `publish`: what is stored, and under which id.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use tidegate_shared::{
     channel::Channel,
@@ -11,6 +13,7 @@ use tidegate_shared::{
 };
 
 use super::{Effect, Effects, Now, Phase, Session, refuse};
+use crate::rules::{Access, Action};
 
 impl Session {
     pub(super) fn rpc(&mut self, id: u32, request: RpcRequest, now: Now) -> Effects {
@@ -66,38 +69,41 @@ impl Session {
             Ok(channel) => channel,
             Err(error) => return refuse(id, codes::BAD_REQUEST.because(error)),
         };
-        let Phase::Connected(connected) = &self.phase else { return Vec::new() };
-        match self.rules.may_publish(&channel) {
-            None => refuse(id, codes::UNKNOWN_CHANNEL),
-            Some(audience) if !audience.includes(connected.user.is_some()) => {
-                refuse(id, codes::PERMISSION_DENIED)
-            }
-            Some(_) if request.data.is_empty() => {
-                refuse(id, codes::BAD_REQUEST.because("a publication needs data"))
-            }
-            Some(_) => {
-                let info = self.info(connected, &channel);
-                if let Some(route) = self.rules.decider(&channel) {
-                    let text =
-                        |json: &Bytes| (!json.is_empty()).then(|| String::from_utf8_lossy(json).into_owned());
-                    let submitted = RequestId::plain(&self.rules.gateway);
-                    let submitted = Request {
-                        channel: Some(channel),
-                        info: text(&info.conn_info),
-                        channel_info: text(&info.chan_info),
-                        ..self.request(submitted, route, None, request.data, now)
-                    };
-                    return vec![Effect::Submit { command: id, request: Box::new(submitted) }];
-                }
-                vec![Effect::Publish { command: id, channel, data: request.data, info: Box::new(info) }]
-            }
+        let access = match self.access(Action::Publish, &channel, false) {
+            None => return refuse(id, codes::UNKNOWN_CHANNEL),
+            Some(Access::Denied(denial)) => return refuse(id, denial.error()),
+            Some(access) => access,
+        };
+        if request.data.is_empty() {
+            return refuse(id, codes::BAD_REQUEST.because("a publication needs data"));
         }
+        let Phase::Connected(connected) = &self.phase else { return Vec::new() };
+        let info = Box::new(self.info(connected, &channel));
+        if let Some(route) = self.rules.decider(&channel) {
+            let text = |json: &Bytes| (!json.is_empty()).then(|| String::from_utf8_lossy(json).into_owned());
+            let submitted = RequestId::plain(&self.rules.gateway);
+            let submitted = Request {
+                channel: Some(channel),
+                info: text(&info.conn_info),
+                channel_info: text(&info.chan_info),
+                ..self.request(submitted, route, None, request.data, now)
+            };
+            return vec![Effect::Submit { command: id, request: Box::new(submitted) }];
+        }
+        if access == Access::Ask {
+            return self.ask_to_publish(id, channel, request.data, info);
+        }
+        vec![Effect::Publish { command: id, channel, data: request.data, info, tags: BTreeMap::new() }]
     }
 
-    fn user(&self) -> Option<&str> {
+    pub(super) fn user(&self) -> Option<&str> {
         match &self.phase {
             Phase::Connected(connected) => connected.user.as_deref(),
-            Phase::Fresh { .. } | Phase::Refused { .. } | Phase::Connecting(_) | Phase::Closed => None,
+            Phase::Fresh { .. }
+            | Phase::Refused { .. }
+            | Phase::Asking { .. }
+            | Phase::Connecting(_)
+            | Phase::Closed => None,
         }
     }
 

@@ -14,7 +14,7 @@ use super::{
     subscriptions::{Beginning, Left},
     token::Term,
 };
-use crate::{auth::Identity, feed::Resume};
+use crate::{auth::Identity, feed::Resume, rules::Tracking};
 
 /// A channel that a connection begins with.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,7 +39,7 @@ pub(super) enum Unfit {
 
 impl Chosen {
     pub(super) fn sub(&self, position: &Position, encoding: Encoding) -> Sub {
-        let mut result = position.result(self.resume.as_ref(), None, encoding);
+        let mut result = position.result(self.resume.as_ref(), None, Tracking::FULL, encoding);
         result.data = suited(&self.data, encoding);
         Sub::new(self.channel.name(), result)
     }
@@ -63,7 +63,7 @@ impl Session {
         for grant in &identity.channels {
             let channel = Channel::parse(&grant.channel)
                 .map_err(|error| Unfit::Channel(codes::BAD_REQUEST.because(error)))?;
-            if self.rules.may_subscribe(&channel).is_none() {
+            if !self.rules.knows(&channel) {
                 return Err(Unfit::Channel(codes::UNKNOWN_CHANNEL.error()));
             }
             if channel.personal_user().is_some_and(|of| user != Some(of)) {
@@ -85,11 +85,10 @@ impl Session {
         if connected.subscriptions.len() >= limit {
             return self.close(codes::CHANNEL_LIMIT);
         }
+        let hears = self.rules.hears(&channel, false);
+        let ticket = connected.subscriptions.begin(channel, Beginning::by_server(hears));
         let term = Term { info, data, ..Term::default() };
-        let hears = self.rules.hears(&channel, false, false);
-        let beginning = Beginning { hears, term, ..Beginning::default() };
-        let ticket = connected.subscriptions.begin(channel.clone(), beginning);
-        vec![Effect::Interest { ticket, channel, resume: None, or_refuse: false }]
+        connected.subscriptions.admit(ticket, term).into_iter().collect()
     }
 
     /// Ends a subscription, whoever made it; a push tells the client why.
@@ -101,6 +100,10 @@ impl Session {
         match connected.subscriptions.leave(channel) {
             Left::Nothing => Vec::new(),
             Left::Pending(pending) if pending.command == 0 => Vec::new(),
+            Left::Pending(pending) if pending.asked => {
+                let error = codes::PERMISSION_DENIED.because("ended before it was decided");
+                vec![Effect::Reply(Reply::error(pending.command, error))]
+            }
             // The command is answered before what became of it is told.
             Left::Pending(pending) => {
                 vec![Effect::Reply(granted(&pending, &Position::live(), encoding)), push]

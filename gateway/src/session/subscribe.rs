@@ -16,7 +16,10 @@ use super::{
     server_side::placed,
     subscriptions::{Beginning, Left, Pending},
 };
-use crate::feed::{Joined, Resume, Wish, patch};
+use crate::{
+    feed::{Joined, Resume, Wish, patch},
+    rules::{Access, Action, Claim, Tracking},
+};
 
 impl Session {
     pub(super) fn subscribe(&mut self, id: u32, request: &SubscribeRequest, now: Now) -> Effects {
@@ -37,22 +40,43 @@ impl Session {
         if connected.subscriptions.len() >= self.rules.limits.channels {
             return refuse(id, codes::LIMIT_EXCEEDED.because("too many channels on this connection"));
         }
-        let term = match self.admit(id, &channel, &request.token, now) {
-            Ok(term) => term,
+        let admitted = match self.admit(id, &channel, &request.token, now) {
+            Ok(admitted) => admitted,
             Err(refusal) => return refusal,
         };
         let wish = match self.rules.wish(&channel, request) {
             Ok(wish) => wish,
             Err(problem) => return refuse(id, codes::BAD_REQUEST.because(problem)),
         };
-        let or_refuse = request.recover && request.flag & REFUSE_UNRECOVERABLE != 0;
-        let resume =
-            resume_of(request).or_else(|| self.rules.brings_newest(&channel).then(Resume::from_nowhere));
+        let may_read = self.access_as(Action::History, &channel, true, false) == Some(Access::Granted);
+        let may_see = self.access_as(Action::Presence, &channel, true, false) == Some(Access::Granted);
+        let tracking = self.rules.tracking(&channel, request, may_read);
+        let resume = resume_of(request).filter(|_| tracking.recoverable);
+        let resume = resume.or_else(|| self.rules.brings_newest(&channel).then(Resume::from_nowhere));
+        let beginning = Beginning {
+            command: id,
+            resume,
+            wish,
+            tracking,
+            hears: self.rules.hears(&channel, request.join_leave && may_see),
+            or_refuse: request.recover && request.flag & REFUSE_UNRECOVERABLE != 0,
+        };
         let Phase::Connected(connected) = &mut self.phase else { return Vec::new() };
-        let hears = self.rules.hears(&channel, connected.user.is_some(), request.join_leave);
-        let beginning = Beginning { command: id, resume: resume.clone(), wish, hears, term };
-        let ticket = connected.subscriptions.begin(channel.clone(), beginning);
-        vec![Effect::Interest { ticket, channel, resume, or_refuse }]
+        let ticket = connected.subscriptions.begin(channel, beginning);
+        match admitted {
+            Some(term) => connected.subscriptions.admit(ticket, term).into_iter().collect(),
+            None => self.ask_to_subscribe(ticket, request),
+        }
+    }
+
+    /// Whether the client may do something in a channel; nothing if there is no such namespace.
+    pub(super) fn access(&self, action: Action, channel: &Channel, token: bool) -> Option<Access> {
+        let Phase::Connected(connected) = &self.phase else { return None };
+        self.access_as(action, channel, connected.subscriptions.has_admitted(channel), token)
+    }
+
+    fn access_as(&self, action: Action, channel: &Channel, subscribed: bool, token: bool) -> Option<Access> {
+        self.rules.access(action, channel, Claim { user: self.user(), subscribed, token })
     }
 
     /// What the client asked for with a subscription that is about to be joined.
@@ -107,8 +131,12 @@ impl Session {
         let Ok(channel) = Channel::parse(&request.channel) else { return vec![done] };
         match connected.subscriptions.leave(&channel) {
             Left::Nothing => vec![done],
-            // Replies come in the order of the commands: the subscription was granted, and is over before it began.
             Left::Pending(pending) if pending.command == 0 => vec![done],
+            Left::Pending(pending) if pending.asked => {
+                let error = codes::PERMISSION_DENIED.because("given up before it was decided");
+                vec![Effect::Reply(Reply::error(pending.command, error)), done]
+            }
+            // Replies come in the order of the commands: the subscription was granted, and is over before it began.
             Left::Pending(pending) => {
                 vec![Effect::Reply(granted(&pending, &Position::live(), encoding)), done]
             }
@@ -124,17 +152,10 @@ impl Session {
             Ok(channel) => channel,
             Err(error) => return refuse(id, codes::BAD_REQUEST.because(error)),
         };
-        let Phase::Connected(connected) = &self.phase else { return Vec::new() };
-        if channel.is_private() && !connected.subscriptions.contains(&channel) {
-            return refuse(id, codes::PERMISSION_DENIED.because("the channel needs a subscription token"));
-        }
-        let own = channel.personal_user().is_some_and(|user| connected.user.as_deref() == Some(user));
-        match self.rules.history(&channel) {
+        match self.access(Action::History, &channel, false) {
             None => refuse(id, codes::UNKNOWN_CHANNEL),
-            Some((_, audience)) if !own && !audience.includes(connected.user.is_some()) => {
-                refuse(id, codes::PERMISSION_DENIED)
-            }
-            Some((0, _)) => refuse(id, codes::NOT_AVAILABLE),
+            Some(Access::Denied(denial)) => refuse(id, denial.error()),
+            Some(_) if !self.rules.has_history(&channel) => refuse(id, codes::NOT_AVAILABLE),
             Some(_) if ask.reverse && ask.since.as_ref().is_some_and(|since| since.offset == 0) => {
                 refuse(id, codes::BAD_REQUEST.because("nothing is before the beginning"))
             }
@@ -161,7 +182,7 @@ pub(super) fn granted(pending: &Pending, position: &Position, encoding: Encoding
         expires: pending.ttl.is_some(),
         ttl: pending.ttl.unwrap_or_default(),
         data: suited(&pending.data, encoding),
-        ..position.result(pending.resume.as_ref(), pending.wish.as_deref(), encoding)
+        ..position.result(pending.resume.as_ref(), pending.wish.as_deref(), pending.tracking, encoding)
     };
     Reply { id: pending.command, subscribe: Some(result), ..Reply::default() }
 }
@@ -202,19 +223,21 @@ impl Position {
         &self,
         resume: Option<&Resume>,
         wish: Option<&Wish>,
+        tracking: Tracking,
         encoding: Encoding,
     ) -> SubscribeResult {
         let delta = wish.is_some_and(|wish| wish.delta);
         let result =
             SubscribeResult { was_recovering: resume.is_some(), delta, ..SubscribeResult::default() };
         let positioned = SubscribeResult {
-            recoverable: true,
+            recoverable: tracking.recoverable,
             positioned: true,
             epoch: self.epoch.as_deref().unwrap_or_default().to_owned(),
             ..result.clone()
         };
         match &self.joined {
             Joined::Live => result,
+            Joined::At { .. } if !tracking.positioned => result,
             Joined::At { position } => SubscribeResult { offset: *position, ..positioned },
             Joined::Newest { position, newest } => SubscribeResult {
                 recovered: true,

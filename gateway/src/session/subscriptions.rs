@@ -5,28 +5,35 @@ use std::time::Instant;
 use bytes::Bytes;
 use tidegate_shared::channel::Channel;
 
-use super::token::Term;
-use crate::feed::{Resume, Wish};
+use super::{Effect, lease::Lease, token::Term};
+use crate::{
+    feed::{Resume, Wish},
+    rules::Tracking,
+};
 
 /// The channels of one session. Few per session, so a list is smaller and as fast as a map.
 #[derive(Debug, Default)]
 pub(super) struct Subscriptions {
     entries: Vec<Entry>,
     next_ticket: u32,
-    /// The first of the entries' ends: what is asked for often.
+    /// The first of the entries' ends and renewals: what is asked for often.
     next_end: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct Entry {
     channel: Channel,
+    /// Tells it from a later one of the same channel.
+    ticket: u32,
     /// Whether the server made it, not the client.
     by_server: bool,
     /// What was said about the connection in this channel, by a token or a service.
     info: Bytes,
     pending: Option<Pending>,
-    /// When it ends, if its token does.
+    /// When it ends, if what allowed it does.
     end: Option<Instant>,
+    /// When a back end is asked to prolong it.
+    renewal: Option<Instant>,
 }
 
 /// A subscription that is being prepared.
@@ -40,22 +47,36 @@ pub(super) struct Pending {
     pub(super) resume: Option<Resume>,
     /// What it asked for beyond plain publications.
     pub(super) wish: Option<Box<Wish>>,
+    /// What it is granted of the channel's history.
+    pub(super) tracking: Tracking,
     /// After how many seconds the client is to bring a fresh token, if it has to.
     pub(super) ttl: Option<u32>,
+    /// Whether it is not allowed yet.
+    pub(super) asked: bool,
     /// Whether the client is told who comes and leaves.
     hears: bool,
-    ticket: u32,
+    or_refuse: bool,
 }
 
 /// What a subscription begins with.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Beginning {
     /// The command that asked for it; 0 when the server makes it.
     pub(super) command: u32,
     pub(super) resume: Option<Resume>,
     pub(super) wish: Option<Box<Wish>>,
+    pub(super) tracking: Tracking,
+    /// Whether the client is told who comes and leaves.
     pub(super) hears: bool,
-    pub(super) term: Term,
+    /// Whether the client wants an error instead of a failed recovery.
+    pub(super) or_refuse: bool,
+}
+
+impl Beginning {
+    /// Of a subscription that the server makes.
+    pub(super) fn by_server(hears: bool) -> Self {
+        Self { command: 0, resume: None, wish: None, tracking: Tracking::FULL, hears, or_refuse: false }
+    }
 }
 
 /// What a session had of a channel it leaves.
@@ -81,26 +102,43 @@ impl Subscriptions {
         self.entries.iter().any(|entry| entry.channel == *channel)
     }
 
-    /// Begins a subscription; the ticket tells its preparation from a later one for the same channel.
+    /// Whether the channel is subscribed to, or is about to be and allowed.
+    pub(super) fn has_admitted(&self, channel: &Channel) -> bool {
+        let admitted = |entry: &Entry| entry.pending.as_ref().is_none_or(|pending| !pending.asked);
+        self.entries.iter().any(|entry| entry.channel == *channel && admitted(entry))
+    }
+
+    /// Begins a subscription that is not allowed yet; the ticket tells it from a later one of the same channel.
     pub(super) fn begin(&mut self, channel: Channel, beginning: Beginning) -> u32 {
-        let Beginning { command, resume, wish, hears, term } = beginning;
-        let ticket = self.next_ticket;
-        self.next_ticket = self.next_ticket.wrapping_add(1);
-        let pending = Pending { command, data: term.data, resume, wish, ttl: term.ttl, hears, ticket };
-        let by_server = command == 0;
-        self.entries.push(Entry {
-            channel,
-            by_server,
-            info: term.info,
-            pending: Some(pending),
-            end: term.end,
-        });
-        ticket
+        let Beginning { command, resume, wish, tracking, hears, or_refuse } = beginning;
+        let data = Bytes::new();
+        let pending =
+            Pending { command, data, resume, wish, tracking, ttl: None, asked: true, hears, or_refuse };
+        self.push(channel, command == 0, Bytes::new(), Some(pending))
     }
 
     /// Adds a subscription that the connection begins with.
     pub(super) fn add(&mut self, channel: Channel, info: Bytes) {
-        self.entries.push(Entry { channel, by_server: true, info, pending: None, end: None });
+        self.push(channel, true, info, None);
+    }
+
+    fn push(&mut self, channel: Channel, by_server: bool, info: Bytes, pending: Option<Pending>) -> u32 {
+        let ticket = self.next_ticket;
+        self.next_ticket = self.next_ticket.wrapping_add(1);
+        self.entries.push(Entry { channel, ticket, by_server, info, pending, end: None, renewal: None });
+        ticket
+    }
+
+    /// The subscription is allowed: it is to be prepared. Nothing if it has been given up meanwhile.
+    pub(super) fn admit(&mut self, ticket: u32, term: Term) -> Option<Effect> {
+        let entry = self.entries.iter_mut().find(|entry| entry.is_pending(ticket))?;
+        entry.info = term.info;
+        entry.set(term.lease);
+        let channel = entry.channel.clone();
+        let pending = entry.pending.as_mut()?;
+        (pending.asked, pending.ttl, pending.data) = (false, term.lease.ttl, term.data);
+        let (resume, or_refuse) = (pending.resume.clone(), pending.or_refuse);
+        Some(Effect::Interest { ticket, channel, resume, or_refuse })
     }
 
     /// What was said about the connection in a channel.
@@ -131,13 +169,59 @@ impl Subscriptions {
     pub(super) fn renew(&mut self, channel: &Channel, term: Term) -> bool {
         let complete = |entry: &&mut Entry| entry.channel == *channel && entry.pending.is_none();
         let Some(entry) = self.entries.iter_mut().find(complete) else { return false };
-        entry.end = term.end;
+        entry.set(term.lease);
         entry.info = term.info;
         self.find_next_end();
         true
     }
 
-    /// When the next subscription ends.
+    /// The complete subscription with this ticket goes on for longer, if it is still there.
+    pub(super) fn prolong(&mut self, ticket: u32, lease: Lease, info: Bytes) {
+        if let Some(entry) = self.complete_entry(ticket) {
+            entry.set(lease);
+            if !info.is_empty() {
+                entry.info = info;
+            }
+            self.find_next_end();
+        }
+    }
+
+    /// Nobody decided on prolonging it: asked again then, unless it has ended before.
+    pub(super) fn ask_again(&mut self, ticket: u32, at: Instant) {
+        if let Some(entry) = self.complete_entry(ticket) {
+            entry.renewal = Some(at);
+            self.find_next_end();
+        }
+    }
+
+    /// The complete subscription with this ticket ends now, if it is still there.
+    pub(super) fn end(&mut self, ticket: u32) -> Option<Channel> {
+        let is_it = |entry: &Entry| entry.ticket == ticket && entry.pending.is_none();
+        let index = self.entries.iter().position(is_it)?;
+        let channel = self.entries.swap_remove(index).channel;
+        self.find_next_end();
+        Some(channel)
+    }
+
+    /// The subscriptions a back end is to be asked about now.
+    pub(super) fn take_renewals(&mut self, now: Instant) -> Vec<(u32, Channel)> {
+        if self.next_end.is_none_or(|at| at > now) {
+            return Vec::new();
+        }
+        let due = |entry: &mut Entry| {
+            let due = entry.pending.is_none() && entry.renewal.take_if(|at| *at <= now).is_some();
+            due.then(|| (entry.ticket, entry.channel.clone()))
+        };
+        let renewals = self.entries.iter_mut().filter_map(due).collect();
+        self.find_next_end();
+        renewals
+    }
+
+    fn complete_entry(&mut self, ticket: u32) -> Option<&mut Entry> {
+        self.entries.iter_mut().find(|entry| entry.ticket == ticket && entry.pending.is_none())
+    }
+
+    /// When the next subscription ends, or is to be prolonged.
     pub(super) fn next_end(&self) -> Option<Instant> {
         self.next_end
     }
@@ -155,7 +239,7 @@ impl Subscriptions {
 
     fn find_next_end(&mut self) {
         let complete = self.entries.iter().filter(|entry| entry.pending.is_none());
-        self.next_end = complete.filter_map(|entry| entry.end).min();
+        self.next_end = complete.flat_map(|entry| [entry.end, entry.renewal]).flatten().min();
     }
 
     /// Gives a subscription up, begun or complete.
@@ -164,7 +248,7 @@ impl Subscriptions {
             return Left::Nothing;
         };
         let entry = self.entries.swap_remove(index);
-        if entry.end.is_some() {
+        if entry.end.is_some() || entry.renewal.is_some() {
             self.find_next_end();
         }
         match entry.pending {
@@ -183,6 +267,10 @@ impl Subscriptions {
 
 impl Entry {
     fn is_pending(&self, ticket: u32) -> bool {
-        self.pending.as_ref().is_some_and(|pending| pending.ticket == ticket)
+        self.ticket == ticket && self.pending.is_some()
+    }
+
+    fn set(&mut self, lease: Lease) {
+        (self.end, self.renewal) = (lease.end, lease.renewal);
     }
 }

@@ -14,6 +14,7 @@ use super::*;
 use crate::{auth::Verifier, feed::Joined};
 
 mod control;
+mod hooks;
 mod presence;
 mod server_side;
 mod tokens;
@@ -35,7 +36,29 @@ const TOML: &str = r#"
     allow_history = "authenticated"
     [[namespace]]
     name = "closed"
+    allow_subscribe = "token"
+    [[namespace]]
+    name = "shut"
     allow_subscribe = "nobody"
+    [[namespace]]
+    name = "dialogs"
+    allow_subscribe = "nobody"
+    user_limited = true
+    allow_publish = "subscriber"
+    allow_history = "subscriber"
+    history_size = 10
+    [[namespace]]
+    name = "plain"
+    allow_history = "subscriber"
+    history_size = 10
+    force_recovery = false
+    force_positioning = false
+    [[namespace]]
+    name = "asked"
+    allow_subscribe = "hook"
+    allow_publish = "hook"
+    allow_history = "subscriber"
+    history_size = 10
     [[route]]
     name = "echo"
     match = "rpc.echo"
@@ -471,7 +494,8 @@ enum Step {
     Subscribe(u8),
     SubscribeFor(u8),
     Unsubscribe(u8),
-    Publish,
+    Publish(bool),
+    Decide(u8),
     Finish,
     Prepare(bool),
     Wait(u8),
@@ -481,10 +505,11 @@ enum Step {
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         (0u8..3).prop_map(Step::Rpc),
-        (0u8..3).prop_map(Step::Subscribe),
+        (0u8..4).prop_map(Step::Subscribe),
         (0u8..30).prop_map(Step::SubscribeFor),
-        (0u8..3).prop_map(Step::Unsubscribe),
-        Just(Step::Publish),
+        (0u8..4).prop_map(Step::Unsubscribe),
+        any::<bool>().prop_map(Step::Publish),
+        (0u8..4).prop_map(Step::Decide),
         Just(Step::Finish),
         any::<bool>().prop_map(Step::Prepare),
         (0u8..12).prop_map(Step::Wait),
@@ -501,6 +526,7 @@ proptest! {
         let mut script = Script::connected(&[("auth.refresh_grace", "1s"), ("gateway.pong_timeout", "24s")]);
         let mut open: Vec<u32> = Vec::new();
         let mut calls: Vec<u32> = Vec::new();
+        let mut asked: Vec<Matter> = Vec::new();
         let mut tickets: Vec<(u32, Channel)> = Vec::new();
         let mut joined: Vec<Channel> = Vec::new();
         let mut over = false;
@@ -508,10 +534,18 @@ proptest! {
             let sent = script.next_id;
             let effects = match step {
                 Step::Rpc(n) => script.rpc(["echo", "nothing", ".."][usize::from(n)]),
-                Step::Subscribe(n) => script.subscribe(["chat:a", "chat:b", "#43"][usize::from(n)]),
+                Step::Subscribe(n) => script.subscribe(["chat:a", "chat:b", "#43", "asked:a"][usize::from(n)]),
                 Step::SubscribeFor(seconds) => script.subscribe_for("chat:a", u64::from(seconds)),
-                Step::Unsubscribe(n) => script.unsubscribe(["chat:a", "chat:b", ":"][usize::from(n)]),
-                Step::Publish => script.publish("chat:a", "1"),
+                Step::Unsubscribe(n) => script.unsubscribe(["chat:a", "chat:b", ":", "asked:a"][usize::from(n)]),
+                Step::Publish(asked) => script.publish(if asked { "asked:a" } else { "chat:a" }, "1"),
+                Step::Decide(n) => match asked.pop() {
+                    Some(matter) => {
+                        let soon = script.now.unix.as_secs() + 5;
+                        let verdict = [hooks::allowed(0), hooks::allowed(soon), hooks::refused(), hooks::silence()];
+                        script.session.verdict(matter, verdict[usize::from(n)].clone(), script.now)
+                    }
+                    None => Vec::new(),
+                },
                 Step::Finish => match calls.pop() {
                     Some(command) => script.session.finished(command, CallEnd::Failed(codes::STILL_WORKING.error())),
                     None => Vec::new(),
@@ -548,6 +582,7 @@ proptest! {
                     }
                     Effect::Reply(reply) => prop_assert_eq!(reply, Reply::ping()),
                     Effect::Call { command, .. } => calls.push(command),
+                    Effect::Ask(ask) => asked.push(ask.matter),
                     Effect::Publish { command, .. } | Effect::Submit { command, .. } => {
                         let place = open.iter().position(|id| *id == command);
                         open.remove(place.unwrap());

@@ -9,9 +9,14 @@ use tidegate_shared::{
 };
 
 use super::{
-    Connected, Effect, Effects, Now, Phase, Session, connect::time_left, refuse, refuse_without_key,
+    Connected, Effect, Effects, Now, Phase, Session,
+    lease::{Keeper, Lease},
+    refuse, refuse_without_key,
 };
-use crate::auth::{Invalid, Permit};
+use crate::{
+    auth::{Invalid, Permit},
+    rules::{Access, Action},
+};
 
 /// On what terms a client receives a channel.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,43 +25,29 @@ pub(super) struct Term {
     pub(super) info: Bytes,
     /// What the client is told about the subscription.
     pub(super) data: Bytes,
-    /// When its subscription is ended, the grace for a fresh token included.
-    pub(super) end: Option<Instant>,
-    /// After how many seconds it is to bring one.
-    pub(super) ttl: Option<u32>,
+    /// For how long.
+    pub(super) lease: Lease,
 }
 
 impl Session {
-    /// Whether the client may receive `channel`, by a token or by the namespace's rule. Otherwise what to do instead.
+    /// On what terms the client may receive `channel`; nothing if a back end has to be asked. Otherwise what to do instead.
     pub(super) fn admit(
         &mut self,
         id: u32,
         channel: &Channel,
         token: &str,
         now: Now,
-    ) -> Result<Term, Effects> {
-        let Some(audience) = self.rules.may_subscribe(channel) else {
-            return Err(refuse(id, codes::UNKNOWN_CHANNEL));
-        };
-        if channel.personal_user().is_some() {
-            // Delivered to its user's connections and to nobody else, whatever a token says.
-            return Err(refuse(id, codes::PERMISSION_DENIED));
+    ) -> Result<Option<Term>, Effects> {
+        match self.access(Action::Subscribe, channel, !token.is_empty()) {
+            None => Err(refuse(id, codes::UNKNOWN_CHANNEL)),
+            Some(Access::Denied(denial)) => Err(refuse(id, denial.error())),
+            Some(Access::Ask) => Ok(None),
+            Some(Access::Granted) if token.is_empty() => Ok(Some(Term::default())),
+            Some(Access::Granted) => {
+                let permit = self.permit(id, token, now)?;
+                self.term(permit, channel.name(), now).map(Some)
+            }
         }
-        if !token.is_empty() {
-            let permit = self.permit(id, token, now)?;
-            return self.term(permit, channel.name(), now);
-        }
-        let Phase::Connected(connected) = &self.phase else { return Err(Vec::new()) };
-        if channel.is_private() {
-            return Err(refuse(
-                id,
-                codes::PERMISSION_DENIED.because("the channel needs a subscription token"),
-            ));
-        }
-        if !audience.includes(connected.user.is_some()) {
-            return Err(refuse(id, codes::PERMISSION_DENIED));
-        }
-        Ok(Term::default())
     }
 
     pub(super) fn sub_refresh(&mut self, id: u32, request: &SubRefreshRequest, now: Now) -> Effects {
@@ -74,7 +65,8 @@ impl Session {
             return Err(self.close(codes::BAD_PROTOCOL));
         }
         let term = self.term(permit, &name, now)?;
-        let result = SubRefreshResult { expires: term.ttl.is_some(), ttl: term.ttl.unwrap_or_default() };
+        let ttl = term.lease.ttl;
+        let result = SubRefreshResult { expires: ttl.is_some(), ttl: ttl.unwrap_or_default() };
         let Phase::Connected(connected) = &mut self.phase else { return Ok(Vec::new()) };
         let renewed =
             Channel::parse(&name).is_ok_and(|channel| connected.subscriptions.renew(&channel, term));
@@ -101,9 +93,8 @@ impl Session {
         if !fits {
             return Err(self.close(codes::INVALID_TOKEN));
         }
-        let (expires, ttl) = time_left(permit.expires_at, now);
-        let end = self.end_of(permit.expires_at, now);
-        Ok(Term { info: permit.info, data: permit.data, end, ttl: expires.then_some(ttl) })
+        let lease = self.lease(permit.expires_at, Keeper::Client, now);
+        Ok(Term { info: permit.info, data: permit.data, lease })
     }
 }
 
@@ -115,7 +106,7 @@ impl Connected {
 }
 
 /// Nothing of the channel follows the push that ends it.
-fn expired(channel: Channel) -> [Effect; 2] {
+pub(super) fn expired(channel: Channel) -> [Effect; 2] {
     let push = codes::UNSUBSCRIBED_EXPIRED.push(channel.name());
     [Effect::Leave { channel }, Effect::Reply(push)]
 }

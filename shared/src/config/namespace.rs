@@ -16,6 +16,9 @@ pub struct Namespace {
     /// Which clients may subscribe.
     #[serde(default)]
     pub allow_subscribe: Audience,
+    /// Whether a `#` in a channel's name limits it to the users behind it.
+    #[serde(default)]
+    pub user_limited: bool,
     /// Which clients may publish.
     #[serde(default = "nobody")]
     pub allow_publish: Audience,
@@ -43,6 +46,12 @@ pub struct Namespace {
     /// Whether every subscriber is brought the newest publication, one that comes for the first time too.
     #[serde(default)]
     pub cache_on_subscribe: bool,
+    /// Whether every subscription can be recovered; otherwise those of clients that ask for it and may read history.
+    #[serde(default = "yes")]
+    pub force_recovery: bool,
+    /// Whether every subscription's position is watched; otherwise those of clients that ask for it and may read history.
+    #[serde(default = "yes")]
+    pub force_positioning: bool,
     /// Whether clients may ask for patches instead of whole payloads.
     #[serde(default)]
     pub delta: bool,
@@ -73,17 +82,27 @@ fn history_ttl() -> Duration {
     Duration::from_hours(1)
 }
 
-/// Which clients may do something.
+fn yes() -> bool {
+    true
+}
+
+/// Which clients may do something. Each key takes some of these words.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Audience {
     /// No client; services always may.
     Nobody,
-    /// Clients with a token.
+    /// Clients with a user.
     #[default]
     Authenticated,
     /// Every client.
     Anyone,
+    /// Clients that are subscribed to the channel.
+    Subscriber,
+    /// Clients that bring a subscription token.
+    Token,
+    /// Whomever a back end allows, which is asked each time.
+    Hook,
 }
 
 /// Who decides what becomes of a client's publication.
@@ -124,12 +143,24 @@ fn nobody() -> Audience {
 }
 
 impl Audience {
-    /// Whether a client belongs to it.
-    pub fn includes(self, authenticated: bool) -> bool {
+    /// What `allow_subscribe` may say.
+    pub const SUBSCRIBE: &[Self] =
+        &[Self::Nobody, Self::Authenticated, Self::Anyone, Self::Token, Self::Hook];
+    /// What `allow_publish` may say.
+    pub const PUBLISH: &[Self] =
+        &[Self::Nobody, Self::Authenticated, Self::Anyone, Self::Subscriber, Self::Hook];
+    /// What keys about reading may say.
+    pub const READ: &[Self] = &[Self::Nobody, Self::Authenticated, Self::Anyone, Self::Subscriber];
+
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
         match self {
-            Self::Nobody => false,
-            Self::Authenticated => authenticated,
-            Self::Anyone => true,
+            Self::Nobody => "nobody",
+            Self::Authenticated => "authenticated",
+            Self::Anyone => "anyone",
+            Self::Subscriber => "subscriber",
+            Self::Token => "token",
+            Self::Hook => "hook",
         }
     }
 }
@@ -154,6 +185,7 @@ impl Namespace {
         Self {
             name: String::new(),
             allow_subscribe: Audience::Nobody,
+            user_limited: false,
             allow_publish: Audience::Nobody,
             publish: Decider::Direct,
             allow_history: Audience::Nobody,
@@ -163,6 +195,8 @@ impl Namespace {
             storage: Storage::File,
             recovery: Recovery::Stream,
             cache_on_subscribe: false,
+            force_recovery: true,
+            force_positioning: true,
             delta: false,
             tags_filter: false,
             personal: false,

@@ -145,6 +145,31 @@ fn routes_may_not_share_requests_or_names() {
 }
 
 #[test]
+fn each_key_about_who_may_do_something_takes_the_words_that_make_sense_there() {
+    let namespace = |key: &str, word: &str| format!("[[namespace]]\nname = 'a'\n{key} = '{word}'\n");
+    for (key, words) in [
+        ("allow_subscribe", "nobody, authenticated, anyone, token, hook"),
+        ("allow_publish", "nobody, authenticated, anyone, subscriber, hook"),
+        ("allow_history", "nobody, authenticated, anyone, subscriber"),
+        ("allow_presence", "nobody, authenticated, anyone, subscriber"),
+    ] {
+        for word in ["nobody", "authenticated", "anyone", "subscriber", "token", "hook"] {
+            let loaded = load(&namespace(key, word), &[]);
+            if words.contains(word) {
+                assert!(loaded.is_ok(), "{key} = {word}");
+            } else {
+                let error = loaded.unwrap_err();
+                let named = error.contains(&format!("namespace.0.{key}")) && error.contains(".toml");
+                assert!(named && error.contains(words), "{error}");
+            }
+        }
+    }
+    assert!(refusal(&namespace("allow_publish", "everybody"), &[]).contains("namespace.0.allow_publish"));
+    assert!(refusal("[hooks]\ndeadline = '6s'", &[]).contains("hooks.deadline"));
+    assert!(refusal("[hooks]\ncache = '2h'", &[]).contains("hooks.cache"));
+}
+
+#[test]
 fn a_missing_file_is_named() {
     let error = Config::from_sources(Some(Path::new("/nonexistent/tidegate.toml")), BTreeMap::new(), &[])
         .unwrap_err();

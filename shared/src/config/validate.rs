@@ -15,6 +15,7 @@ pub(super) fn validate(config: &Config) -> Result<(), Problem> {
     routes(config)?;
     namespaces::publishes(config)?;
     limits(config)?;
+    hooks(config)?;
     tokens::auth(config)?;
     tokens::issuers(config)?;
     match config.env {
@@ -39,6 +40,16 @@ fn names(config: &Config) -> Result<(), Problem> {
         return problem("worker.service", "use letters, digits, `_` and `-` only");
     }
     namespaces::namespaces(config)
+}
+
+fn hooks(config: &Config) -> Result<(), Problem> {
+    if !(Duration::from_millis(10)..=Duration::from_secs(5)).contains(&config.hooks.deadline) {
+        return problem("hooks.deadline", "between 10ms and 5s, after which SDKs have given up");
+    }
+    if config.hooks.cache > Duration::from_hours(1) {
+        return problem("hooks.cache", "at most 1h: what was decided before then may not be true any more");
+    }
+    Ok(())
 }
 
 fn routes(config: &Config) -> Result<(), Problem> {

@@ -70,6 +70,15 @@ impl Stream {
         (Self { framing, body, first: Some(first), bookmark, inbox, slot }, Body::from_stream(chunks))
     }
 
+    pub(super) fn name(&self) -> &'static str {
+        match (self.framing, self.inbox.is_some()) {
+            (Framing::Events, true) => "sse",
+            (Framing::Events, false) => "uni_sse",
+            (Framing::Lines | Framing::Delimited, true) => "http_stream",
+            (Framing::Lines | Framing::Delimited, false) => "uni_http_stream",
+        }
+    }
+
     pub(super) async fn next(&mut self) -> Input {
         if let Some(first) = self.first.take() {
             return Input::Frame(first);

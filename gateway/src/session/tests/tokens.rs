@@ -45,6 +45,8 @@ fn a_subscription_token_opens_what_the_rule_does_not() {
     let permit = token(&json!({"sub": "42", "channel": "closed:x"}));
     assert!(matches!(&script.subscribe_with("closed:x", &permit)[..], [Effect::Interest { .. }]));
     assert_eq!(error(&script.subscribe_with("nowhere:x", &permit)), 102);
+    let permit = token(&json!({"sub": "42", "channel": "shut:x"}));
+    assert_eq!(error(&script.subscribe_with("shut:x", &permit)), 103, "nobody is nobody");
     let mut anonymous = Script::anonymous();
     let permit = token(&json!({"channel": "chat:x"}));
     assert!(matches!(&anonymous.subscribe_with("chat:x", &permit)[..], [Effect::Interest { .. }]));

@@ -30,6 +30,7 @@ pub(super) fn namespaces(config: &Config) -> Result<(), Problem> {
                 "personal channels are their users' alone: in the namespace `user` only history and presence can be set, and allow_subscribe has to be \"nobody\"",
             );
         }
+        audiences(index, namespace)?;
         if namespace.personal && [DEFAULT_NAMESPACE, USER_NAMESPACE].contains(&namespace.name.as_str()) {
             return problem(
                 format!("namespace.{index}.personal"),
@@ -123,6 +124,30 @@ pub(super) fn publishes(config: &Config) -> Result<(), Problem> {
         }
         if namespace.publish == Decider::Worker && !config.routes.iter().any(taken) {
             return problem(key, format!("\"worker\" needs a [[route]] with match = \"pub.{name}\""));
+        }
+    }
+    Ok(())
+}
+
+fn audiences(index: usize, namespace: &Namespace) -> Result<(), Problem> {
+    if namespace.allow_publish == Audience::Hook && namespace.publish == Decider::Worker {
+        return problem(
+            format!("namespace.{index}.allow_publish"),
+            "\"hook\" with publish = \"worker\": one of them decides, and the worker may refuse too",
+        );
+    }
+    for (key, audience, words) in [
+        ("allow_subscribe", namespace.allow_subscribe, Audience::SUBSCRIBE),
+        ("allow_publish", namespace.allow_publish, Audience::PUBLISH),
+        ("allow_history", namespace.allow_history, Audience::READ),
+        ("allow_presence", namespace.allow_presence, Audience::READ),
+    ] {
+        if !words.contains(&audience) {
+            let words: Vec<_> = words.iter().map(|word| word.as_str()).collect();
+            return problem(
+                format!("namespace.{index}.{key}"),
+                format!("{:?} is not for this key, which takes {}", audience.as_str(), words.join(", ")),
+            );
         }
     }
     Ok(())

@@ -1,0 +1,132 @@
+//! Decisions that are kept for a while, so that a client that comes back need not be asked about again. Pure.
+//!
+//! Only about subscriptions, and only of clients with a user: what is decided about a publication may rest on what is
+//! published, and clients without a user cannot be told apart. Never outlives what was decided.
+
+use std::{collections::HashMap, time::Duration};
+
+use tidegate_shared::hook::{Decision, Event, Question};
+use tokio::time::Instant;
+
+/// Decisions kept at most; further ones are not.
+const MOST: usize = 10_000;
+
+/// A user and a channel.
+pub(super) type Key = (String, String);
+
+/// The decisions that are kept.
+#[derive(Debug)]
+pub(super) struct Kept {
+    time: Duration,
+    decisions: HashMap<Key, (Instant, Decision)>,
+}
+
+/// What a decision is kept under, if it may be kept.
+pub(super) fn key(event: Event, question: &Question) -> Option<Key> {
+    let plain = question.data.is_empty() && question.b64data.is_empty();
+    let user = question.user.as_ref().filter(|user| !user.is_empty())?;
+    (event == Event::Subscribe && plain).then(|| (user.clone(), question.channel.clone()))
+}
+
+impl Kept {
+    pub(super) fn new(time: Duration) -> Self {
+        Self { time, decisions: HashMap::new() }
+    }
+
+    pub(super) fn get(&self, key: &Key, now: Instant) -> Option<Decision> {
+        let (until, decision) = self.decisions.get(key)?;
+        (*until > now).then(|| decision.clone())
+    }
+
+    /// Keeps a decision, if it is one that holds for longer. `unix` is `now` since 1970.
+    pub(super) fn keep(&mut self, key: Key, decision: &Decision, now: Instant, unix: Duration) {
+        let holds_for = match decision {
+            Decision::Allowed(grant) => grant
+                .ends()
+                .map_or(self.time, |at| self.time.min(Duration::from_secs(at).saturating_sub(unix))),
+            Decision::Refused(error) if !error.temporary => self.time,
+            Decision::Refused(_) | Decision::Disconnect(_) => Duration::ZERO,
+        };
+        if holds_for.is_zero() {
+            return;
+        }
+        if self.decisions.len() >= MOST {
+            self.decisions.retain(|_, (until, _)| *until > now);
+        }
+        if self.decisions.len() < MOST {
+            self.decisions.insert(key, (now + holds_for, decision.clone()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_shared::{
+        hook::Grant,
+        protocol::{Encoding, Error},
+    };
+
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_mins(1);
+    const UNIX: Duration = Duration::from_hours(500_000);
+
+    fn question(user: Option<&str>, data: &'static str) -> Question {
+        let question = Question::new("g.1", Encoding::Json).with_data(&data.into());
+        Question { user: user.map(str::to_owned), channel: "chat:x".into(), ..question }
+    }
+
+    fn allowed(expire_at: u64) -> Decision {
+        Decision::Allowed(Box::new(Grant { expire_at, ..Grant::default() }))
+    }
+
+    fn refused(temporary: bool) -> Decision {
+        Decision::Refused(Error { code: 1403, message: String::new(), temporary })
+    }
+
+    #[test]
+    fn only_subscriptions_of_users_are_kept_and_never_shared() {
+        let of = |user| key(Event::Subscribe, &question(user, ""));
+        assert!(of(Some("42")).is_some() && of(Some("42")) != of(Some("43")));
+        assert_eq!((of(None), of(Some(""))), (None, None));
+        assert_eq!(key(Event::Subscribe, &question(Some("42"), "1")), None, "it may rest on the data");
+        for event in [Event::Connect, Event::Refresh, Event::SubRefresh, Event::Publish] {
+            assert_eq!(key(event, &question(Some("42"), "")), None);
+        }
+    }
+
+    #[test]
+    fn a_decision_is_kept_as_long_as_it_holds_and_no_longer_than_configured() {
+        let now = Instant::now();
+        let key = || key(Event::Subscribe, &question(Some("42"), "")).unwrap();
+        for (decision, seconds) in [
+            (allowed(0), 60),
+            (allowed(UNIX.as_secs() + 7), 7),
+            (allowed(UNIX.as_secs() + 700), 60),
+            (allowed(1), 0),
+            (refused(false), 60),
+            (refused(true), 0),
+        ] {
+            let mut kept = Kept::new(MINUTE);
+            kept.keep(key(), &decision, now, UNIX);
+            let at = |seconds| kept.get(&key(), now + Duration::from_secs(seconds));
+            assert_eq!(at(seconds), None, "{decision:?}");
+            assert_eq!(at(seconds.saturating_sub(1)), (seconds > 0).then(|| decision.clone()));
+        }
+        let mut none = Kept::new(Duration::ZERO);
+        none.keep(key(), &allowed(0), now, UNIX);
+        assert_eq!(none.get(&key(), now), None);
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_and_what_is_over_makes_room() {
+        let now = Instant::now();
+        let mut kept = Kept::new(MINUTE);
+        for user in 0..=MOST {
+            kept.keep((user.to_string(), "c".into()), &allowed(0), now, UNIX);
+        }
+        assert_eq!(kept.decisions.len(), MOST);
+        kept.keep(("new".into(), "c".into()), &allowed(0), now + MINUTE, UNIX);
+        assert_eq!(kept.decisions.len(), 1);
+    }
+}

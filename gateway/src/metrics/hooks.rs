@@ -1,0 +1,53 @@
+//! What is counted of decisions that back ends are asked for.
+
+use std::time::Duration;
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{
+        counter::Counter,
+        family::Family,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::{Registry, Unit},
+};
+
+use super::Metrics;
+
+/// The instruments of hooks.
+#[derive(Clone)]
+pub(super) struct HookMetrics {
+    outcomes: Family<Hook, Counter>,
+    answer: Histogram,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Hook {
+    event: &'static str,
+    outcome: &'static str,
+}
+
+impl HookMetrics {
+    pub(super) fn register(registry: &mut Registry) -> Self {
+        let outcomes = Family::default();
+        let answer = Histogram::new(exponential_buckets(0.000_25, 2.0, 15));
+        registry.register("hooks", "Decisions asked from back ends, by how they went", outcomes.clone());
+        registry.register_with_unit(
+            "hook_answer",
+            "Time from asking a back end to its decision, or to giving up on it",
+            Unit::Seconds,
+            answer.clone(),
+        );
+        Self { outcomes, answer }
+    }
+}
+
+impl Metrics {
+    /// `took` is nothing for a decision that was kept.
+    pub(crate) fn hook(&self, event: &'static str, outcome: &'static str, took: Option<Duration>) {
+        if let Some(took) = took {
+            self.hooks.answer.observe(took.as_secs_f64());
+        }
+        self.hooks.outcomes.get_or_create(&Hook { event, outcome }).inc();
+    }
+}

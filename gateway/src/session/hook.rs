@@ -1,0 +1,231 @@
+//! Decisions asked from a back end: what is asked, and what follows from the answer. Nothing is allowed by silence.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tidegate_shared::{
+    channel::Channel,
+    hook::{Decision, Event, Grant, Question},
+    protocol::{ClientInfo, ConnectRequest, Error, SubscribeRequest, codes},
+};
+
+use super::{
+    Connected, Effect, Effects, Now, Phase, Session, refuse,
+    token::{self, Term},
+};
+use crate::auth::{self, Identity, is_user_id};
+
+/// How long after nobody decided on prolonging something it is asked again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// A question, and what its answer is about.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Ask {
+    pub(crate) event: Event,
+    pub(crate) question: Question,
+    pub(crate) matter: Matter,
+}
+
+/// What an answer is about.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Matter {
+    /// Whether the client may connect.
+    Connect(Arrival),
+    /// Whether the connection goes on.
+    Refresh,
+    /// Whether a subscription that has begun may be prepared.
+    Subscribe { ticket: u32 },
+    /// Whether a subscription goes on.
+    SubRefresh { ticket: u32 },
+    /// Whether this may be published.
+    Publish { command: u32, channel: Channel, data: Bytes, info: Box<ClientInfo> },
+}
+
+/// A client's `connect`, as long as it is not answered.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Arrival {
+    pub(super) command: u32,
+    pub(super) request: Box<ConnectRequest>,
+    pub(super) jitter: f32,
+}
+
+/// A decision, or the error for a client about whom nobody decided.
+pub(crate) type Verdict = Result<Decision, Error>;
+
+impl Session {
+    /// Asks whether a client without a token may connect.
+    pub(super) fn ask_to_connect(
+        &mut self,
+        command: u32,
+        request: ConnectRequest,
+        jitter: f32,
+        now: Now,
+    ) -> Effects {
+        self.phase = Phase::Asking { until: now.instant + self.rules.limits.first_frame };
+        let question = Question::new(self.client.as_str(), self.encoding).with_data(&request.data);
+        let question = Question { name: request.name.clone(), version: request.version.clone(), ..question };
+        let matter = Matter::Connect(Arrival { command, request: Box::new(request), jitter });
+        ask(Event::Connect, question, matter)
+    }
+
+    /// Asks about a subscription that has begun.
+    pub(super) fn ask_to_subscribe(&self, ticket: u32, request: &SubscribeRequest) -> Effects {
+        let question = self.question(&request.channel).with_data(&request.data);
+        ask(Event::Subscribe, question, Matter::Subscribe { ticket })
+    }
+
+    /// Asks about a publication.
+    pub(super) fn ask_to_publish(
+        &self,
+        command: u32,
+        channel: Channel,
+        data: Bytes,
+        info: Box<ClientInfo>,
+    ) -> Effects {
+        let question = self.question(channel.name()).with_data(&data);
+        ask(Event::Publish, question, Matter::Publish { command, channel, data, info })
+    }
+
+    /// Asks about everything whose time is over.
+    pub(super) fn ask_to_go_on(&mut self, now: std::time::Instant) -> Effects {
+        let Phase::Connected(connected) = &mut self.phase else { return Vec::new() };
+        let connection = connected.lease.renewal.take_if(|at| *at <= now).is_some();
+        let subscriptions = connected.subscriptions.take_renewals(now);
+        let mut effects = Vec::new();
+        if connection {
+            effects.extend(ask(Event::Refresh, self.question(""), Matter::Refresh));
+        }
+        for (ticket, channel) in subscriptions {
+            let question = self.question(channel.name());
+            effects.extend(ask(Event::SubRefresh, question, Matter::SubRefresh { ticket }));
+        }
+        effects
+    }
+
+    fn question(&self, channel: &str) -> Question {
+        let question = Question::new(self.client.as_str(), self.encoding);
+        Question { user: self.user().map(str::to_owned), channel: channel.to_owned(), ..question }
+    }
+
+    /// A back end has decided, or did not in time.
+    pub(crate) fn verdict(&mut self, matter: Matter, verdict: Verdict, now: Now) -> Effects {
+        if matches!(self.phase, Phase::Closed) {
+            return Vec::new();
+        }
+        let decision = match verdict {
+            Ok(Decision::Disconnect(disconnect)) => return self.close(disconnect),
+            Ok(Decision::Allowed(grant)) => Ok(grant),
+            Ok(Decision::Refused(error)) | Err(error) => Err(error),
+        };
+        match matter {
+            Matter::Connect(arrival) => match decision {
+                Ok(grant) => self.let_in(arrival, *grant, now),
+                Err(error) => self.refused(refuse(arrival.command, error), now),
+            },
+            Matter::Refresh => self.goes_on(decision, now),
+            Matter::Subscribe { ticket } => self.let_subscribe(ticket, decision, now),
+            Matter::SubRefresh { ticket } => self.subscription_goes_on(ticket, decision, now),
+            Matter::Publish { command, channel, data, info } => match decision {
+                Ok(grant) => {
+                    let Grant { data: instead, tags, .. } = *grant;
+                    let data = if instead.is_empty() { data } else { instead };
+                    let tags = tags.unwrap_or_default();
+                    vec![Effect::Publish { command, channel, data, info, tags }]
+                }
+                Err(error) => refuse(command, error),
+            },
+        }
+    }
+
+    fn let_in(&mut self, arrival: Arrival, grant: Grant, now: Now) -> Effects {
+        if !is_user_id(&grant.user) {
+            let error = codes::INTERNAL.because("the decision names no user that can be");
+            return self.refused(refuse(arrival.command, error), now);
+        }
+        let lease = self.lease(grant.ends(), self.keeper_after_hook(), now);
+        let (data, expires_at) = (grant.data.clone(), grant.ends());
+        let described = grant.subs.into_iter().map(|(channel, sub)| auth::Grant {
+            channel,
+            info: sub.info,
+            data: sub.data,
+        });
+        let named =
+            grant.channels.into_iter().map(|channel| auth::Grant { channel, ..auth::Grant::default() });
+        let identity = Identity {
+            user: (!grant.user.is_empty()).then(|| grant.user.into_boxed_str()),
+            expires_at,
+            info: grant.info,
+            channels: described.chain(named).collect(),
+        };
+        self.accepted(arrival, identity, lease, &data, now)
+    }
+
+    fn goes_on(&mut self, decision: Result<Box<Grant>, Error>, now: Now) -> Effects {
+        match decision {
+            Ok(grant) if !grant.expired => {
+                let lease = self.lease(grant.ends(), self.keeper_after_hook(), now);
+                let Phase::Connected(connected) = &mut self.phase else { return Vec::new() };
+                connected.lease = lease;
+                if !grant.info.is_empty() {
+                    connected.info = grant.info;
+                }
+                Vec::new()
+            }
+            Err(error) if error.temporary => {
+                let Phase::Connected(connected) = &mut self.phase else { return Vec::new() };
+                connected.lease.renewal = Some(now.instant + RETRY);
+                Vec::new()
+            }
+            Ok(_) | Err(_) => self.close(codes::EXPIRED),
+        }
+    }
+
+    fn let_subscribe(&mut self, ticket: u32, decision: Result<Box<Grant>, Error>, now: Now) -> Effects {
+        match decision {
+            Ok(grant) => {
+                let lease = self.lease(grant.ends(), self.keeper_after_hook(), now);
+                let Phase::Connected(connected) = &mut self.phase else { return Vec::new() };
+                let term = Term { info: grant.info, data: grant.data, lease };
+                connected.subscriptions.admit(ticket, term).into_iter().collect()
+            }
+            Err(error) => self.not_subscribed(ticket, error),
+        }
+    }
+
+    fn subscription_goes_on(
+        &mut self,
+        ticket: u32,
+        decision: Result<Box<Grant>, Error>,
+        now: Now,
+    ) -> Effects {
+        let grant = match decision {
+            Ok(grant) => Some(grant).filter(|grant| !grant.expired),
+            Err(error) if error.temporary => {
+                let Phase::Connected(connected) = &mut self.phase else { return Vec::new() };
+                connected.subscriptions.ask_again(ticket, now.instant + RETRY);
+                return Vec::new();
+            }
+            Err(_) => None,
+        };
+        let keeper = self.keeper_after_hook();
+        let lease = grant.as_ref().map(|grant| self.lease(grant.ends(), keeper, now)).unwrap_or_default();
+        let Phase::Connected(connected) = &mut self.phase else { return Vec::new() };
+        match grant {
+            Some(grant) => {
+                connected.subscriptions.prolong(ticket, lease, grant.info);
+                Vec::new()
+            }
+            None => connected.end_subscription(ticket),
+        }
+    }
+}
+
+impl Connected {
+    fn end_subscription(&mut self, ticket: u32) -> Effects {
+        self.subscriptions.end(ticket).into_iter().flat_map(token::expired).collect()
+    }
+}
+
+fn ask(event: Event, question: Question, matter: Matter) -> Effects {
+    vec![Effect::Ask(Box::new(Ask { event, question, matter }))]
+}

@@ -1,0 +1,53 @@
+//! How long something is allowed, and who prolongs it. Pure.
+
+use std::time::{Duration, Instant};
+
+use super::{Now, Session};
+
+/// How long a connection lives, or a subscription.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Lease {
+    /// When it is ended, the grace for prolonging it included.
+    pub(super) end: Option<Instant>,
+    /// After how many seconds the client is to bring a fresh token, if it has to.
+    pub(super) ttl: Option<u32>,
+    /// When a back end is asked to prolong it.
+    pub(super) renewal: Option<Instant>,
+}
+
+/// Who prolongs it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keeper {
+    /// The client, with a fresh token.
+    Client,
+    /// A back end, which is asked.
+    Hook,
+    /// Nobody: the client comes back, and is decided on anew.
+    Nobody,
+}
+
+impl Session {
+    /// The lease of what ends at `expires_at`, in seconds since 1970.
+    pub(super) fn lease(&self, expires_at: Option<u64>, keeper: Keeper, now: Now) -> Lease {
+        let Some(at) = expires_at else { return Lease::default() };
+        let left = Duration::from_secs(at).saturating_sub(now.unix);
+        let moment = |after: Duration| now.instant.checked_add(after);
+        let with_grace = moment(left.saturating_add(self.rules.refresh_grace));
+        let ttl = u32::try_from(at.saturating_sub(now.unix.as_secs()).max(1)).unwrap_or(u32::MAX);
+        match keeper {
+            Keeper::Client => Lease { end: with_grace, ttl: Some(ttl), renewal: None },
+            Keeper::Hook => Lease { end: with_grace, ttl: None, renewal: moment(left) },
+            Keeper::Nobody => Lease { end: moment(left), ttl: None, renewal: None },
+        }
+    }
+
+    /// Who prolongs what a back end has allowed.
+    pub(super) fn keeper_after_hook(&self) -> Keeper {
+        if self.rules.asks_to_refresh { Keeper::Hook } else { Keeper::Nobody }
+    }
+
+    /// Who prolongs a connection that a token has opened.
+    pub(super) fn keeper_after_token(&self) -> Keeper {
+        if self.rules.asks_to_refresh { Keeper::Hook } else { Keeper::Client }
+    }
+}
