@@ -40,6 +40,7 @@ const GATEWAY: Role = Role {
         "tide.barrier",
         "tide.emulate.gw",
         "tide.peer.hello",
+        "tide.hook.connect",
         "$JS.API.DIRECT.GET.TIDE_REPLY.tide.reply.gw.a",
         "$JS.API.STREAM.INFO.TIDE_IN",
         "$JS.API.STREAM.PURGE.TIDE_CH_kept",
@@ -71,7 +72,7 @@ const GATEWAY: Role = Role {
         "_INBOX_gateway.a",
         "_INBOX_worker.a",
     ],
-    not_subscribe: &["_INBOX_worker.>", "_INBOX_service.>"],
+    not_subscribe: &["tide.hook.*", "_INBOX_worker.>", "_INBOX_service.>"],
 };
 
 const WORKER: Role = Role {
@@ -96,6 +97,7 @@ const WORKER: Role = Role {
         "tide.emulate.gw",
         "tide.ctl.publish",
         "tide.peer.ask",
+        "tide.hook.connect",
         "$JS.API.CONSUMER.MSG.NEXT.TIDE_REPLY.x",
         "$JS.API.DIRECT.GET.TIDE_REPLY",
         "$JS.API.STREAM.INFO.TIDE_IN",
@@ -108,6 +110,7 @@ const WORKER: Role = Role {
         "tide.emulate.>",
         "tide.peer.>",
         "tide.ctl.>",
+        "tide.hook.*",
         "_INBOX_gateway.>",
     ],
 };
@@ -132,9 +135,10 @@ const SERVICE: Role = Role {
         "tide.ctl.batch",
         "tide.ctl.rpc",
     ],
-    subscribe: &["_INBOX_service.>"],
+    subscribe: &["tide.hook.connect", "tide.hook.*", "_INBOX_service.>"],
     not_publish: &[
         "tide.in.rpc.echo.1.gw.a",
+        "tide.hook.connect",
         "tide.reply.gw.a",
         "tide.park.gw.a",
         "tide.dead.default.echo",

@@ -7,6 +7,7 @@
 )]
 
 mod api;
+mod audiences;
 mod bad_input;
 mod broker_down;
 mod cache;
@@ -15,6 +16,7 @@ mod connect;
 mod decided;
 mod drain;
 mod event_source;
+mod hooks;
 mod keys;
 mod lost;
 mod native_pings;

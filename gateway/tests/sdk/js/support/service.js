@@ -32,3 +32,28 @@ async function* linesOf(socket) {
     yield* lines;
   }
 }
+
+/** Answers requests as the user `service` until the test ends. Returns everything that was asked. */
+export async function answer(t, nats, subject, decide) {
+  const socket = connect(Number(nats.port), nats.hostname);
+  t.after(() => socket.destroy());
+  const lines = linesOf(socket);
+  await lines.next();
+  const hello = { user: 'service', pass: 'dev-service', verbose: false, pedantic: false };
+  socket.write(`CONNECT ${JSON.stringify(hello)}\r\nSUB ${subject} 1\r\nPING\r\n`);
+  const { value: ready } = await lines.next();
+  if (ready !== 'PONG') throw new Error(`the broker says ${ready}`);
+  const asked = [];
+  (async () => {
+    for await (const line of lines) {
+      if (line === 'PING') socket.write('PONG\r\n');
+      if (!line.startsWith('MSG ')) continue;
+      const reply = line.split(' ')[3];
+      const question = JSON.parse((await lines.next()).value);
+      asked.push(question);
+      const body = Buffer.from(JSON.stringify(decide(question)));
+      socket.write(`PUB ${reply} ${body.length}\r\n${body}\r\n`);
+    }
+  })().catch(() => {});
+  return asked;
+}

@@ -18,8 +18,9 @@ const LOOK_AGAIN = 20;
 
 export class Stack {
   /** Starts the stack before the tests of this file and ends it after them, however they went. */
-  static forThisFile() {
+  static forThisFile(variables = {}) {
     const stack = new Stack();
+    stack.variables = variables;
     // Without it no test can say anything: one message instead of one for every test.
     before(() => stack.start().catch((error) => {
       console.error(error);
@@ -36,7 +37,7 @@ export class Stack {
     this.supervisor = spawn(
       TIDEGATE,
       ['up', '--free-ports', '--gateways', '2', '--workers', '2', '--config', CONFIG, '--dir', this.dir],
-      { stdio: ['ignore', log, log] },
+      { stdio: ['ignore', log, log], env: { ...process.env, ...this.variables } },
     );
     process.once('exit', (code) => this.#leave(code));
     for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.once(signal, () => process.exit(1));

@@ -1,0 +1,71 @@
+//! Who may do what: channels for some users, channels for subscribers, and recovery for those who ask for it.
+
+use tidegate_cli::client::{CallError, Client};
+use tidegate_shared::protocol::{Command, HistoryRequest, SubscribeRequest, SubscribeResult};
+
+use crate::support::{connect, publication, quick, start};
+
+const TOML: &str = r#"
+[[namespace]]
+name = "dialogs"
+allow_subscribe = "nobody"
+user_limited = true
+allow_publish = "subscriber"
+allow_history = "subscriber"
+history_size = 10
+
+[[namespace]]
+name = "plain"
+allow_history = "subscriber"
+history_size = 10
+force_recovery = false
+force_positioning = false
+"#;
+
+async fn history(client: &Client, channel: &str) -> Result<usize, CallError> {
+    let history = HistoryRequest { channel: channel.to_owned(), limit: -1, ..HistoryRequest::default() };
+    let reply = client.call(Command { history: Some(history), ..Command::default() }).await?;
+    Ok(reply.history.unwrap().publications.len())
+}
+
+async fn subscribe(client: &Client, request: SubscribeRequest) -> SubscribeResult {
+    let reply = client.call(Command { subscribe: Some(request), ..Command::default() }).await.unwrap();
+    reply.subscribe.unwrap()
+}
+
+#[tokio::test]
+async fn a_channel_for_some_users_is_theirs_alone() {
+    let stack = start(quick(TOML).gateways(2)).await;
+    let (ada, _events) = connect(&stack, 0, "41").await;
+    let (ben, mut heard) = connect(&stack, 1, "42").await;
+    let (eve, _events) = connect(&stack, 1, "4").await;
+    let channel = "dialogs:room#41,42";
+    assert_eq!(ada.publish(channel, "1").await.unwrap_err().code(), Some(103), "a subscriber's right");
+    ada.subscribe(channel).await.unwrap();
+    ben.subscribe(channel).await.unwrap();
+    ada.publish(channel, "1").await.unwrap();
+    assert_eq!(publication(&mut heard, channel).await, "1");
+    assert_eq!(history(&ben, channel).await.unwrap(), 1);
+    for (name, result) in [
+        ("subscribe", eve.subscribe(channel).await.map(|_| 0)),
+        ("publish", eve.publish(channel, "1").await.map(|()| 0)),
+        ("history", history(&eve, channel).await),
+    ] {
+        assert_eq!(result.unwrap_err().code(), Some(103), "{name}");
+    }
+    for channel in ["dialogs:room#*", "dialogs:room#4*", "dialogs:*", "dialogs:room#41,42.", "dialogs:room"] {
+        assert_eq!(ben.subscribe(channel).await.unwrap_err().code(), Some(103), "{channel}");
+    }
+}
+
+#[tokio::test]
+async fn recovery_is_for_those_who_ask_where_it_is_not_for_everybody() {
+    let stack = start(quick(TOML).gateways(1)).await;
+    let (client, _events) = connect(&stack, 0, "42").await;
+    let plain = SubscribeRequest { channel: "plain:x".to_owned(), ..SubscribeRequest::default() };
+    let result = subscribe(&client, plain.clone()).await;
+    assert!(!result.recoverable && !result.positioned && result.epoch.is_empty());
+    let asking = SubscribeRequest { recoverable: true, channel: "plain:y".to_owned(), ..plain };
+    let result = subscribe(&client, asking).await;
+    assert!(result.recoverable && result.positioned && !result.epoch.is_empty());
+}

@@ -1,0 +1,87 @@
+// Decisions of back ends, as the SDK sees them.
+
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+
+import { PROTOCOLS, connect, newClient, newSubscription, unique } from './support/client.js';
+import { answer } from './support/service.js';
+import { Stack } from './support/stack.js';
+
+const stack = Stack.forThisFile({ TIDEGATE_HOOKS__CONNECT: 'true' });
+
+for (const protocol of PROTOCOLS) {
+  const { payload, value } = protocol;
+
+  test(`${protocol.protocol}: a client without a token connects as whom a back end says`, async (t) => {
+    const user = unique('user');
+    const asked = await answer(t, await stack.nats(), 'tide.hook.connect', () => {
+      return { result: { user, data: { plan: 'free' }, channels: ['chat:everybody'] } };
+    });
+    const { client, events } = newClient(t, protocol, await stack.gateway(1), { data: payload({ cookie: 'c' }) });
+    client.connect();
+    const connected = await events.get('connected');
+    assert.deepEqual(value(connected.data), { plan: 'free' });
+    assert.deepEqual(asked[0].data, { cookie: 'c' });
+    assert.equal(asked[0].client, connected.client);
+    await events.get('subscribed', { where: ({ channel }) => channel === 'chat:everybody' });
+    await events.get('subscribed', { where: ({ channel }) => channel === `#${user}` });
+  });
+
+  test(`${protocol.protocol}: a client that is refused stays away`, async (t) => {
+    const verdicts = [
+      [{ error: { code: 1403, message: 'not you' } }, 1403, 'not you'],
+      [{ disconnect: { code: 4501, reason: 'go away' } }, 4501, 'go away'],
+    ];
+    let verdict;
+    const asked = await answer(t, await stack.nats(), 'tide.hook.connect', () => verdict);
+    for (const [says, code, reason] of verdicts) {
+      verdict = says;
+      const { client, events } = newClient(t, protocol, await stack.gateway(1));
+      client.connect();
+      const disconnected = await events.get('disconnected');
+      assert.deepEqual([disconnected.code, disconnected.reason], [code, reason]);
+    }
+    assert.equal(asked.length, verdicts.length);
+  });
+
+  test(`${protocol.protocol}: a client that nobody decides on comes back until somebody does`, async (t) => {
+    const { client, events } = newClient(t, protocol, await stack.gateway(1), { maxReconnectDelay: 200 });
+    client.connect();
+    assert.equal((await events.get('error')).error.code, 100);
+    await answer(t, await stack.nats(), 'tide.hook.connect', () => ({ result: { user: '42' } }));
+    await events.get('connected');
+  });
+
+  test(`${protocol.protocol}: a back end says who subscribes and what is published`, async (t) => {
+    const nats = await stack.nats();
+    const allowed = `asked:${unique('room')}`;
+    const refused = `asked:${unique('room')}`;
+    await answer(t, nats, 'tide.hook.subscribe', ({ channel }) => {
+      return channel === allowed ? { result: { data: { topic: 'x' } } } : { error: { code: 1403, message: 'not here' } };
+    });
+    await answer(t, nats, 'tide.hook.publish', ({ data, user }) => {
+      return data.text === 'rude' ? { error: { code: 1400, message: 'no' } } : { result: { data: { ...data, by: user } } };
+    });
+    const { client, user } = await connect(t, protocol, await stack.gateway(1), unique('user'));
+    const { subscription, events } = newSubscription(client, allowed);
+    subscription.subscribe();
+    assert.deepEqual(value((await events.get('subscribed')).data), { topic: 'x' });
+    await assert.rejects(client.publish(allowed, payload({ text: 'rude' })), { code: 1400, message: 'no' });
+    await client.publish(allowed, payload({ text: 'hi' }));
+    assert.deepEqual(value((await events.get('publication')).data), { text: 'hi', by: user });
+
+    const other = newSubscription(client, refused);
+    other.subscription.subscribe();
+    assert.equal((await other.events.get('unsubscribed')).code, 1403);
+    assert.equal(client.state, 'connected');
+  });
+
+  test(`${protocol.protocol}: a subscription nobody decides on is asked for again until somebody does`, async (t) => {
+    const { client } = await connect(t, protocol, await stack.gateway(1), unique('user'));
+    const { subscription, events } = newSubscription(client, `asked:${unique('room')}`);
+    subscription.subscribe();
+    assert.equal((await events.get('error')).error.code, 100);
+    await answer(t, await stack.nats(), 'tide.hook.subscribe', () => ({ result: {} }));
+    await events.get('subscribed');
+  });
+}
