@@ -33,6 +33,10 @@ pub enum Event {
 }
 
 impl Event {
+    /// Every event.
+    pub const ALL: [Self; 5] =
+        [Self::Connect, Self::Refresh, Self::Subscribe, Self::SubRefresh, Self::Publish];
+
     /// Its name in subjects and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -102,6 +106,37 @@ impl Question {
     pub fn body(&self) -> Result<Bytes, serde_json::Error> {
         serde_json::to_vec(self).map(Bytes::from)
     }
+}
+
+/// Who a question is about.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Subject {
+    /// The connection's id.
+    pub client: String,
+    /// The user; nothing or empty for an anonymous client.
+    pub user: Option<String>,
+}
+
+/// Reads from a question who it is about.
+pub fn subject(question: &[u8]) -> Result<Subject, serde_json::Error> {
+    serde_json::from_slice(question)
+}
+
+/// The answer that allows what was asked; `result` is JSON, or nothing.
+pub fn allowed(result: &Bytes) -> Result<Bytes, serde_json::Error> {
+    #[derive(Serialize)]
+    struct Allowed<'a> {
+        #[serde(with = "raw")]
+        result: &'a Bytes,
+    }
+    let empty = Bytes::from_static(b"{}");
+    let result = if result.is_empty() { &empty } else { result };
+    serde_json::to_vec(&Allowed { result }).map(Bytes::from)
+}
+
+/// The answer that refuses what was asked.
+pub fn refused(code: u32, message: &str) -> Bytes {
+    serde_json::json!({"error": {"code": code, "message": message}}).to_string().into()
 }
 
 fn is_json(data: &[u8]) -> bool {

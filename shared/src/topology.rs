@@ -105,8 +105,10 @@ impl Topology {
         ];
         streams.extend(config.all_namespaces().iter().map(|n| publications(config, &subjects, n)));
         let consumers = config.routes.iter().flat_map(|route| {
-            let consumer = |stage| consumer(config, route, route.matches.filter(&subjects, stage));
-            [(IN, consumer("in")), (PARK, consumer("due"))]
+            [(IN, "in"), (PARK, "due")].into_iter().filter_map(|(stream, stage)| {
+                let filter = route.matches.filter(&subjects, stage)?;
+                Some((stream, consumer(config, route, filter)))
+            })
         });
         Self { streams, consumers: consumers.collect(), expendable: Vec::new() }
     }

@@ -41,6 +41,7 @@ mod job;
 mod router;
 
 mod backoff;
+mod decide;
 mod delivery;
 mod run;
 mod runner;

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use async_nats::jetstream::consumer::PullConsumer;
 use tidegate_shared::{
     broker::{Broker, ConnectFailure},
-    config::{Config, Route},
+    config::{Config, Match, Route},
     lifecycle::Lifecycle,
     topology::{IN, PARK, consumer_name},
 };
@@ -13,6 +13,7 @@ use tokio::{task::JoinSet, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    decide::Decider,
     handler::BoxedHandler,
     metrics::Metrics,
     program::Misconfigured,
@@ -55,6 +56,7 @@ pub enum StartFailure {
 pub struct Worker {
     engine: Arc<Engine>,
     runners: Vec<Arc<Runner>>,
+    deciders: Vec<Arc<Decider>>,
 }
 
 impl Worker {
@@ -78,12 +80,20 @@ impl Worker {
             deliveries: TaskTracker::new(),
             cut_off: CancellationToken::new(),
         });
-        let runner = |(route, handler)| Arc::new(Runner::new(Arc::clone(&engine), route, handler));
-        let runners = bound.into_iter().map(runner).collect();
-        Ok(Self { engine, runners })
+        let (mut runners, mut deciders) = (Vec::new(), Vec::new());
+        for (route, handler) in bound {
+            let engine = Arc::clone(&engine);
+            match route.matches {
+                Match::Hook(event) => deciders.push(Arc::new(Decider::new(engine, route, event, handler))),
+                Match::Rpc(_) | Match::Send | Match::Publish(_) => {
+                    runners.push(Arc::new(Runner::new(engine, route, handler)));
+                }
+            }
+        }
+        Ok(Self { engine, runners, deciders })
     }
 
-    /// Waits until every route has its consumers, which `tidegate apply` makes.
+    /// Waits until every route of a stream has its consumers, which `tidegate apply` makes.
     pub async fn find_consumers(&self) -> Result<(), StartFailure> {
         let deadline = Instant::now() + CONSUMERS_LIMIT;
         for runner in &self.runners {
@@ -112,7 +122,11 @@ impl Worker {
                 consuming.spawn(Arc::clone(runner).consume(stream, lifecycle.clone()));
             }
         }
-        tracing::info!(worker.name = self.engine.name, routes = self.runners.len(), "consuming");
+        for decider in &self.deciders {
+            consuming.spawn(Arc::clone(decider).consume(lifecycle.clone()));
+        }
+        let routes = self.runners.len() + self.deciders.len();
+        tracing::info!(worker.name = self.engine.name, routes, "consuming");
         lifecycle.draining().await;
         let deadline = Instant::now() + self.engine.config.worker.drain;
         while consuming.join_next().await.is_some() {}

@@ -86,7 +86,7 @@ const WORKER: Role = Role {
         "$JS.ACK.TIDE_IN.echo.1.1.1.1.1",
         "$JS.API.DIRECT.GET.TIDE_REPLY.tide.reply.gw.a",
     ],
-    subscribe: &["_INBOX_worker.>"],
+    subscribe: &["tide.hook.connect", "tide.hook.*", "_INBOX_worker.>"],
     not_publish: &[
         "tide.in.rpc.echo.1.gw.a",
         "tide.due.rpc.echo.1.gw.a",
@@ -110,7 +110,6 @@ const WORKER: Role = Role {
         "tide.emulate.>",
         "tide.peer.>",
         "tide.ctl.>",
-        "tide.hook.*",
         "_INBOX_gateway.>",
     ],
 };

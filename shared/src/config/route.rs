@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 use super::unit;
-use crate::{route::Pattern, subject::Subjects};
+use crate::{hook::Event, route::Pattern, subject::Subjects};
 
 /// One entry of the route table, which gateway, worker and `tidegate apply` all read.
 #[derive(Debug, Clone, Deserialize)]
@@ -77,7 +77,7 @@ impl Default for Backoff {
     }
 }
 
-/// Which requests a route takes: `rpc.<pattern>`, `send` or `pub.<namespace>`.
+/// Which requests a route takes: `rpc.<pattern>`, `send`, `pub.<namespace>` or `hook.<event>`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Match {
     /// Rpcs whose method matches.
@@ -86,6 +86,8 @@ pub enum Match {
     Send,
     /// What clients publish in the channels of a namespace.
     Publish(String),
+    /// Questions of gateways, which no stream keeps.
+    Hook(Event),
 }
 
 impl Match {
@@ -95,16 +97,18 @@ impl Match {
             (Self::Rpc(a), Self::Rpc(b)) => a.overlaps(b),
             (Self::Send, Self::Send) => true,
             (Self::Publish(a), Self::Publish(b)) => a == b,
-            (Self::Rpc(_) | Self::Send | Self::Publish(_), _) => false,
+            (Self::Hook(a), Self::Hook(b)) => a == b,
+            (Self::Rpc(_) | Self::Send | Self::Publish(_) | Self::Hook(_), _) => false,
         }
     }
 
-    /// The subjects of these requests in TIDE_IN (`stage` is `in`) or TIDE_PARK (`due`).
-    pub fn filter(&self, subjects: &Subjects, stage: &str) -> String {
+    /// The subjects of these requests in TIDE_IN (`stage` is `in`) or TIDE_PARK (`due`); nothing where no stream has them.
+    pub fn filter(&self, subjects: &Subjects, stage: &str) -> Option<String> {
         match self {
-            Self::Rpc(pattern) => subjects.rpc_filter(stage, pattern),
-            Self::Send => subjects.send_filter(stage),
-            Self::Publish(namespace) => subjects.publish_filter(stage, namespace),
+            Self::Rpc(pattern) => Some(subjects.rpc_filter(stage, pattern)),
+            Self::Send => Some(subjects.send_filter(stage)),
+            Self::Publish(namespace) => Some(subjects.publish_filter(stage, namespace)),
+            Self::Hook(_) => None,
         }
     }
 }
@@ -115,6 +119,7 @@ impl fmt::Display for Match {
             Self::Rpc(pattern) => write!(f, "rpc.{pattern}"),
             Self::Send => f.write_str("send"),
             Self::Publish(namespace) => write!(f, "pub.{namespace}"),
+            Self::Hook(event) => write!(f, "hook.{}", event.as_str()),
         }
     }
 }
@@ -122,12 +127,18 @@ impl fmt::Display for Match {
 impl<'de> Deserialize<'de> for Match {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
+        let hook = |name: &str| Event::ALL.into_iter().find(|event| event.as_str() == name);
         match text.split_once('.') {
             Some(("rpc", pattern)) => pattern.parse().map(Self::Rpc).map_err(D::Error::custom),
             Some(("pub", namespace)) => Ok(Self::Publish(namespace.to_owned())),
+            Some(("hook", event)) => hook(event).map(Self::Hook).ok_or_else(|| {
+                D::Error::custom(format!(
+                    "{text:?} is no hook: there are hook.connect, .refresh, .subscribe, .sub_refresh and .publish"
+                ))
+            }),
             None if text == "send" => Ok(Self::Send),
             _ => Err(D::Error::custom(format!(
-                "{text:?} does not say which requests: write \"rpc.<method>\", such as \"rpc.orders.{{id}}.place\", \"send\", or \"pub.<namespace>\""
+                "{text:?} does not say which requests: write \"rpc.<method>\", such as \"rpc.orders.{{id}}.place\", \"send\", \"pub.<namespace>\", or \"hook.<event>\""
             ))),
         }
     }

@@ -142,6 +142,12 @@ fn routes_may_not_share_requests_or_names() {
     assert!(refusal(&(route("a", "rpc.x") + &route("a", "rpc.y")), &[]).contains("declared twice"));
     assert!(refusal(&route("a", "orders"), &[]).contains("rpc.<method>"));
     assert!(refusal(&route("a.b", "rpc.x"), &[]).contains("route.0.name"));
+    assert!(load(&(route("a", "hook.connect") + &route("b", "hook.publish")), &[]).is_ok());
+    assert!(
+        refusal(&(route("a", "hook.connect") + &route("b", "hook.connect")), &[]).contains("route.1.match")
+    );
+    assert!(refusal(&route("a", "hook.more"), &[]).contains("sub_refresh"));
+    assert!(refusal(&(route("a", "hook.connect") + "answer = 'later'"), &[]).contains("route.0.answer"));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Config, Environment, Secret};
+use super::{AnswerMode, Config, Environment, Match, Secret};
 use crate::token::Token;
 
 mod namespaces;
@@ -63,6 +63,9 @@ fn routes(config: &Config) -> Result<(), Problem> {
         }
         if route.concurrency == 0 || route.concurrency > 4096 {
             return problem(key("concurrency"), "a route handles 1 to 4096 requests at a time");
+        }
+        if matches!(route.matches, Match::Hook(_)) && route.answer == AnswerMode::Later {
+            return problem(key("answer"), "a gateway waits for a decision: \"wait\" is all there is");
         }
         if route.max_attempts == 0 {
             return problem(key("max_attempts"), "a request needs at least one attempt");

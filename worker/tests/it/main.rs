@@ -5,6 +5,7 @@
 
 mod answer;
 mod crash;
+mod decide;
 mod drain;
 mod fail;
 mod pace;

@@ -1,0 +1,62 @@
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tidegate_worker::{Failure, Json, Router, State, on};
+
+use crate::support::{DEADLINE, Notes, Tide};
+
+const ROUTE: &str = "[[route]]\nname = \"entry\"\nmatch = \"hook.subscribe\"\n";
+
+async fn entry(State(notes): State<Notes>, Json(question): Json<Value>) -> Result<Json<Value>, Failure> {
+    notes.note(question["channel"].as_str().unwrap().to_owned());
+    match question["channel"].as_str() {
+        Some("chat:open") => Ok(Json(json!({"data": {"topic": "x"}}))),
+        Some("chat:broken") => Err(Failure::Dead("no luck".to_owned())),
+        _ => Err(Failure::reject(1403, "not you")),
+    }
+}
+
+fn entries(notes: &Notes) -> Router<Notes> {
+    Router::with_state(notes.clone()).route("entry", on(entry))
+}
+
+/// Asks as a gateway does; nothing is no answer.
+async fn ask(tide: &Tide, channel: &str) -> Option<Value> {
+    let question = json!({"client": "g.1", "user": "42", "channel": channel}).to_string();
+    let request =
+        async_nats::Request::new().payload(question.into()).timeout(Some(Duration::from_millis(500)));
+    let answer = tide.gateway.client().send_request("tide.hook.subscribe", request).await.ok()?;
+    Some(serde_json::from_slice(&answer.payload).unwrap())
+}
+
+/// Waits until somebody decides.
+async fn ready(tide: &Tide) {
+    let decided = async { while ask(tide, "chat:open").await.is_none() {} };
+    tokio::time::timeout(DEADLINE, decided).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_route_decides_what_gateways_ask() {
+    let tide = Tide::start(ROUTE).await;
+    let notes = Notes::default();
+    let worker = tide.work("w1", entries(&notes)).await;
+    ready(&tide).await;
+    assert_eq!(ask(&tide, "chat:open").await, Some(json!({"result": {"data": {"topic": "x"}}})));
+    assert_eq!(ask(&tide, "chat:shut").await, Some(json!({"error": {"code": 1403, "message": "not you"}})));
+    assert_eq!(ask(&tide, "chat:broken").await, None, "what failed is not decided");
+    assert_eq!(worker.outcomes("entry", "reject"), 1);
+}
+
+#[tokio::test]
+async fn each_question_is_one_workers() {
+    let tide = Tide::start(ROUTE).await;
+    let notes = Notes::default();
+    let _first = tide.work("w1", entries(&notes)).await;
+    let _second = tide.work("w2", entries(&notes)).await;
+    ready(&tide).await;
+    let before = notes.all().len();
+    for _ in 0..20 {
+        assert!(ask(&tide, "chat:shut").await.is_some());
+    }
+    assert_eq!(notes.all().len() - before, 20);
+}
