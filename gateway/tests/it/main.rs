@@ -17,6 +17,7 @@ mod decided;
 mod drain;
 mod event_source;
 mod hooks;
+mod isolation;
 mod keys;
 mod lost;
 mod native_pings;
