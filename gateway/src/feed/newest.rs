@@ -6,7 +6,7 @@ use std::{sync::Arc, time::SystemTime};
 
 use tidegate_shared::protocol::Publication;
 
-use super::Joined;
+use super::{Feed, Joined, Start};
 
 /// What a channel knows of its newest publication.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -54,5 +54,38 @@ impl Newest {
             }
             Self::Known(None) | Self::Unknown => Joined::At { position },
         }
+    }
+}
+
+impl Feed {
+    /// Whether the newest publication is known here, unless the stream may have let go of what it took before `oldest`.
+    pub(crate) fn knows_newest(&self, oldest: SystemTime) -> bool {
+        let mut state = self.lock();
+        let Some(newest) = state.track.as_mut().and_then(|track| track.newest.as_mut()) else { return true };
+        let known = newest.is_known(oldest);
+        if !known {
+            *newest = Newest::Unknown;
+        }
+        known
+    }
+
+    /// Takes the newest publication over from the stream, unless a newer one has come meanwhile.
+    pub(crate) fn load_newest(&self, kept: Option<Kept>) -> Loaded {
+        let mut state = self.lock();
+        let Some(track) = &mut state.track else { return Loaded::Yes };
+        if kept.as_ref().is_some_and(|kept| kept.publication.offset > track.position) {
+            return Loaded::Ahead;
+        }
+        if let Some(newest @ Newest::Unknown) = &mut track.newest {
+            *newest = Newest::Known(kept);
+        }
+        Loaded::Yes
+    }
+
+    /// Whether a member that joined now would be brought the newest publication, or has it.
+    pub(crate) fn has_newest(&self, seen: Option<u64>) -> bool {
+        let state = self.lock();
+        let track = state.track.as_ref();
+        track.is_some_and(|track| matches!(track.joined(&Start::Newest { seen }), Joined::Newest { .. }))
     }
 }

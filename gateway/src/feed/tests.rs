@@ -1,13 +1,18 @@
 //! What a member sees of a channel whatever order things happen in.
 
+use std::time::SystemTime;
+
 use futures_util::{FutureExt, future::poll_fn};
 use proptest::prelude::*;
 use tidegate_shared::{
     id::GatewayId,
-    protocol::{Encoding, encode_reply, json},
+    protocol::{ClientInfo, Encoding, encode_reply, json},
 };
 
-use super::*;
+use super::{
+    newest::{Kept, Loaded, Newest},
+    *,
+};
 use crate::connection::outbox::Mail;
 
 fn publication(offset: u64) -> Publication {
