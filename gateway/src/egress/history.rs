@@ -93,6 +93,8 @@ impl History {
     pub(crate) async fn refresh(&self) -> Result<Vec<(String, u64)>, Refusal> {
         let mut changed = Vec::new();
         for (namespace, kept) in &self.streams {
+            // Before the question: what comes while it is under way may be newer than the answer.
+            let seen = kept.seen.load(Ordering::Acquire);
             let facts = self.broker.stream_facts(&kept.stream).await?;
             let epoch: Arc<str> = facts.epoch.into();
             let mut known = kept.epoch.write().unwrap_or_else(PoisonError::into_inner);
@@ -103,10 +105,13 @@ impl History {
                 if !first {
                     changed.push((namespace.clone(), facts.last_seq));
                 }
-            } else if facts.last_seq < kept.seen.load(Ordering::Acquire) {
+            } else if facts.last_seq < seen {
                 // The stream ends before what was seen of it: an older copy was restored.
                 kept.seen.store(facts.last_seq, Ordering::Release);
                 changed.push((namespace.clone(), facts.last_seq));
+            } else {
+                // What was missed while the broker was away is not in front of channels that begin now.
+                kept.seen.fetch_max(facts.last_seq, Ordering::AcqRel);
             }
         }
         Ok(changed)
