@@ -30,13 +30,10 @@ use self::{
 };
 use crate::{
     dialect::Dialect,
-    egress::{
-        Egress,
-        interest::{Held, Interests},
-    },
+    egress::{Egress, interest::Interests},
     hooks::Hooks,
     http::accept::Slot,
-    hub::Hub,
+    hub::{Held, Hub},
     ingress::Ingress,
     keys::Keys,
     metrics::Metrics,
@@ -77,8 +74,8 @@ pub(crate) struct Connection {
     transport: Transport,
     one_way: Option<Box<OneWay>>,
     work: Option<Box<Work>>,
-    held: Vec<(Channel, Held, Option<Box<Present>>)>,
-    personal: Option<(Channel, Option<Box<Present>>)>,
+    /// Its share in each of its channels, and its membership where that is kept.
+    held: Vec<(Held, Option<Box<Present>>)>,
     /// Commands that came while `connect` is being answered.
     stash: Vec<Command>,
     drain: Option<Drain>,
@@ -126,7 +123,6 @@ impl Connection {
             one_way,
             work: None,
             held: Vec::new(),
-            personal: None,
             stash: Vec::new(),
             drain: None,
             ping_due: false,
@@ -380,14 +376,19 @@ impl Connection {
                 let member = self.session.member(&channel);
                 self.work().tasks.push(Box::pin(async move {
                     let result = shared.ready(&channel, resume.as_ref(), or_refuse, member).await;
-                    Done::Received { ticket, channel, result }
+                    Done::Received { ticket, result }
                 }));
             }
             Effect::FetchKeys { issuer } => self.shared.keys.want(issuer),
             Effect::Leave { channel } => {
                 let client = self.session.client();
-                self.shared.hub.quit(&channel, |feed| feed.leave(client));
-                self.held.retain(|(held, ..)| *held != channel);
+                self.held.retain(|(held, _)| {
+                    let left = *held.feed.channel() == channel;
+                    if left {
+                        held.feed.leave(client);
+                    }
+                    !left
+                });
             }
             Effect::Close(disconnect) => return Err(End::Close(disconnect)),
         }

@@ -8,7 +8,7 @@ use async_nats::{HeaderMap, Message, Subscriber};
 use futures_util::StreamExt;
 use tidegate_shared::{
     broker::{Broker, header_number, stored_at},
-    channel::USER_NAMESPACE,
+    config::{Fanout, Namespace},
     envelope::{Answer, get},
     header,
     id::{ClientId, GatewayId},
@@ -53,24 +53,28 @@ pub(crate) struct Egress {
 impl Egress {
     /// Subscribes to everything that can be meant for this gateway's clients whatever channels they have, and waits until
     /// the broker knows.
-    pub(crate) async fn start(&self, gateway: &GatewayId) -> anyhow::Result<()> {
+    pub(crate) async fn start(&self, gateway: &GatewayId, namespaces: &[Namespace]) -> anyhow::Result<()> {
         let client = self.broker.client();
         let answers = client.subscribe(self.subjects.answers_of(gateway)).await?;
-        let personal = client.subscribe(self.subjects.all_live(USER_NAMESPACE)).await?;
         let pushes = client.subscribe(self.subjects.pushes_of(gateway)).await?;
         let push_all = client.subscribe(self.subjects.push_all()).await?;
-        let mut changes = Vec::new();
-        if self.presence.telling().contains(USER_NAMESPACE) {
-            changes.push(client.subscribe(self.subjects.all_here(USER_NAMESPACE)).await?);
+        let (mut publications, mut changes) = (Vec::new(), Vec::new());
+        for namespace in namespaces.iter().filter(|namespace| namespace.fanout() == Fanout::Wildcard) {
+            publications.push(client.subscribe(self.subjects.all_live(&namespace.name)).await?);
+            if namespace.join_leave {
+                changes.push(client.subscribe(self.subjects.all_here(&namespace.name)).await?);
+            }
         }
         self.broker.barrier(self.subjects.barrier()).await?;
         self.history.refresh().await?;
         let this = self.clone();
         self.lifecycle.spawn(async move { this.watch_positions().await });
         self.spawn(answers, Self::answer);
-        self.spawn(personal, |this, message| this.publication(&message));
         self.spawn(pushes, |this, message| this.push_client(&message));
         self.spawn(push_all, |this, message| this.push_all(&message));
+        for publications in publications {
+            self.spawn(publications, |this, message| this.publication(&message));
+        }
         for changes in changes {
             self.spawn(changes, |this, message| this.change(&message));
         }

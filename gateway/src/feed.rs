@@ -11,6 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use tidegate_shared::{
+    channel::Channel,
     id::ClientId,
     protocol::{Publication, Reply},
 };
@@ -31,7 +32,7 @@ mod window;
 
 /// A channel's members and its position.
 pub(crate) struct Feed {
-    name: Box<str>,
+    channel: Channel,
     state: Mutex<State>,
     /// Held while somebody reads the stream for a window, so that all who wait for one share it.
     pub(crate) reading: tokio::sync::Mutex<()>,
@@ -45,8 +46,8 @@ struct State {
     newest: Option<Bytes>,
     /// Nothing for a channel without history.
     track: Option<Track>,
-    /// Kept though nobody is a member: its subscription is held.
-    held: bool,
+    /// How many have a share in it.
+    holders: usize,
 }
 
 /// From where a member joins.
@@ -107,24 +108,33 @@ impl From<Option<Bytes>> for Told {
 }
 
 impl Feed {
-    pub(crate) fn new(name: &str) -> Self {
-        Self { name: name.into(), state: Mutex::default(), reading: tokio::sync::Mutex::default() }
+    pub(crate) fn new(channel: Channel) -> Self {
+        Self { channel, state: Mutex::default(), reading: tokio::sync::Mutex::default() }
+    }
+
+    pub(crate) fn channel(&self) -> &Channel {
+        &self.channel
     }
 
     pub(crate) fn name(&self) -> &str {
-        &self.name
+        self.channel.name()
     }
 
-    /// Says whether the channel's subscription is held.
-    pub(crate) fn hold(&self, held: bool) {
-        self.lock().held = held;
+    /// One more has a share in it.
+    pub(crate) fn hold(&self) {
+        self.lock().holders += 1;
     }
 
-    /// Whether nothing refers to the channel any more.
-    pub(crate) fn is_idle(&self) -> bool {
-        let state = self.lock();
-        let awaited = state.track.as_ref().is_some_and(Track::is_pinned);
-        !state.held && !awaited && state.is_empty()
+    /// One fewer has; returns how many are left.
+    pub(crate) fn release(&self) -> usize {
+        let mut state = self.lock();
+        state.holders -= 1;
+        state.holders
+    }
+
+    /// How many have a share in it.
+    pub(crate) fn holders(&self) -> usize {
+        self.lock().holders
     }
 
     /// Adds a member, from where it starts; `tell` builds what it gets first.
@@ -152,7 +162,7 @@ impl Feed {
         let hears = hears_as.is_some();
         // Others hear of it from the broker, itself does so behind its answer.
         if let Some(info) = hears_as {
-            let come = Reply::join(&*self.name, info.suited_to(outbox.dialect().encoding()));
+            let come = Reply::join(self.name(), info.suited_to(outbox.dialect().encoding()));
             if let Ok(frame) = outbox.dialect().encode(&come) {
                 outbox.push(frame);
             }

@@ -51,6 +51,12 @@ struct Pace {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Reach(pub(crate) usize);
 
+/// A share in a channel: as long as anybody has one, the channel is known here. Returned when dropped.
+pub(crate) struct Held {
+    hub: Arc<Hub>,
+    pub(crate) feed: Arc<Feed>,
+}
+
 impl Hub {
     pub(crate) fn new() -> Self {
         Self {
@@ -105,12 +111,17 @@ impl Hub {
             .collect()
     }
 
-    /// Returns a channel, which begins with this if nobody has it. `use_it` sees it before anybody can give it up.
-    pub(crate) fn enter<T>(&self, channel: &Channel, use_it: impl FnOnce(&Arc<Feed>) -> T) -> T {
+    /// Gives a share in a channel. If nobody had one, `begin` sees the channel before anybody can find it.
+    pub(crate) fn hold(self: &Arc<Self>, channel: &Channel, begin: impl FnOnce(&Feed)) -> Held {
         let key = key_of(channel);
         let mut shard = self.channel_shard(&key);
-        let feed = shard.entry(key).or_insert_with(|| Arc::new(Feed::new(channel.name())));
-        use_it(feed)
+        let feed = shard.entry(key).or_insert_with(|| {
+            let feed = Feed::new(channel.clone());
+            begin(&feed);
+            Arc::new(feed)
+        });
+        feed.hold();
+        Held { hub: Arc::clone(self), feed: Arc::clone(feed) }
     }
 
     /// Returns the channel `<namespace>.<token>`, if somebody has it.
@@ -119,23 +130,21 @@ impl Hub {
     }
 
     /// Every channel whose key begins so.
-    pub(crate) fn feeds(&self, prefix: &str) -> Vec<(Box<str>, Arc<Feed>)> {
+    pub(crate) fn feeds(&self, prefix: &str) -> Vec<Arc<Feed>> {
         let mut found = Vec::new();
         for shard in &self.channels {
             let shard = lock(shard);
             let some = shard.iter().filter(|(key, _)| key.starts_with(prefix));
-            found.extend(some.map(|(key, feed)| (key.clone(), Arc::clone(feed))));
+            found.extend(some.map(|(_, feed)| Arc::clone(feed)));
         }
         found
     }
 
-    /// Uses a channel, and forgets it if nothing refers to it any more.
-    pub(crate) fn quit(&self, channel: &Channel, use_it: impl FnOnce(&Feed)) {
-        let key = key_of(channel);
+    /// Takes a share back, and forgets the channel if it was the last.
+    fn release(&self, feed: &Feed) {
+        let key = key_of(feed.channel());
         let mut shard = self.channel_shard(&key);
-        let Some(feed) = shard.get(&key) else { return };
-        use_it(feed);
-        if feed.is_idle() {
+        if feed.release() == 0 {
             shard.remove(&key);
         }
     }
@@ -187,6 +196,19 @@ impl Hub {
     #[expect(clippy::cast_possible_truncation, reason = "only the low bits are used")]
     fn shard(&self, key: &str) -> usize {
         self.hasher.hash_one(key) as usize % SHARDS
+    }
+}
+
+impl Held {
+    /// Whether nobody else has a share.
+    pub(crate) fn is_only(&self) -> bool {
+        self.feed.holders() == 1
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.hub.release(&self.feed);
     }
 }
 
@@ -252,40 +274,55 @@ mod tests {
         hub.feed(key).map_or(Taken::Delivered(0), |feed| feed.live(live))
     }
 
-    fn join(hub: &Hub, channel: &Channel, client: &ClientId, outbox: &Arc<Outbox>) {
-        hub.enter(channel, |feed| {
-            feed.join(client.clone(), outbox, None, &Start::Fresh, |_| Some(Bytes::new()));
-        });
+    fn join(hub: &Arc<Hub>, channel: &Channel, client: &ClientId, outbox: &Arc<Outbox>) -> Held {
+        let held = hub.hold(channel, |_| {});
+        held.feed.join(client.clone(), outbox, None, &Start::Fresh, |_| Some(Bytes::new()));
+        held
     }
 
     #[test]
     fn a_publication_reaches_the_channels_members_and_nobody_else() {
-        let (hub, gateway) = (Hub::new(), GatewayId::random());
+        let (hub, gateway) = (Arc::new(Hub::new()), GatewayId::random());
         let members: Vec<_> = (0..3).map(|_| member(&hub, &gateway, Encoding::Json)).collect();
         let (_, stranger) = member(&hub, &gateway, Encoding::Json);
         let channel = Channel::parse("chat:lobby").unwrap();
-        for (client, outbox) in &members {
-            join(&hub, &channel, client, outbox);
-        }
+        let joined: Vec<_> =
+            members.iter().map(|(client, outbox)| join(&hub, &channel, client, outbox)).collect();
         assert_eq!(publish(&hub, "chat.lobby", "1"), Taken::Delivered(3));
         for (_, outbox) in &members {
             assert_eq!(received(outbox), [r#"{"push":{"channel":"chat:lobby","pub":{"data":1}}}"#]);
         }
         assert!(received(&stranger).is_empty());
-        for (client, _) in &members {
-            hub.quit(&channel, |feed| feed.leave(client));
-        }
+        drop(joined);
         assert!(hub.feed("chat.lobby").is_none(), "an empty channel leaves nothing behind");
     }
 
     #[test]
+    fn a_channel_is_known_as_long_as_anybody_has_a_share_in_it() {
+        let (hub, gateway) = (Arc::new(Hub::new()), GatewayId::random());
+        let channel = Channel::personal("42");
+        let (client, outbox) = member(&hub, &gateway, Encoding::Json);
+        let joined = hub.hold(&channel, |feed| feed.track(5, None));
+        joined.feed.join(client.clone(), &outbox, None, &Start::Fresh, |_| Some(Bytes::new()));
+        // Somebody who is about to join has found out where the channel is, and the only member goes.
+        let preparing = hub.hold(&channel, |feed| feed.track(0, None));
+        let pin = preparing.feed.pin(5, 10).unwrap();
+        joined.feed.leave(&client);
+        drop((joined, pin));
+        let found = hub.feed("user.42").unwrap();
+        assert!(Arc::ptr_eq(&found, &preparing.feed) && found.position() == Some(5) && preparing.is_only());
+        drop(preparing);
+        assert!(hub.feed("user.42").is_none());
+    }
+
+    #[test]
     fn bytes_that_are_not_json_reach_json_clients_marked_and_protobuf_clients_as_they_are() {
-        let (hub, gateway) = (Hub::new(), GatewayId::random());
+        let (hub, gateway) = (Arc::new(Hub::new()), GatewayId::random());
         let channel = Channel::parse("c").unwrap();
         let (json, json_outbox) = member(&hub, &gateway, Encoding::Json);
         let (protobuf, protobuf_outbox) = member(&hub, &gateway, Encoding::Protobuf);
-        join(&hub, &channel, &json, &json_outbox);
-        join(&hub, &channel, &protobuf, &protobuf_outbox);
+        let _joined =
+            (join(&hub, &channel, &json, &json_outbox), join(&hub, &channel, &protobuf, &protobuf_outbox));
         publish(&hub, "default.c", Bytes::from_static(&[0xff, 0]));
         assert_eq!(
             received(&json_outbox),
@@ -299,16 +336,16 @@ mod tests {
 
     #[test]
     fn one_way_clients_get_the_push_alone() {
-        let (hub, gateway) = (Hub::new(), GatewayId::random());
+        let (hub, gateway) = (Arc::new(Hub::new()), GatewayId::random());
         let (client, outbox) = member(&hub, &gateway, Dialect::OneWay);
-        join(&hub, &Channel::parse("c").unwrap(), &client, &outbox);
+        let _joined = join(&hub, &Channel::parse("c").unwrap(), &client, &outbox);
         publish(&hub, "default.c", "hello");
         assert_eq!(received(&outbox), [r#"{"channel":"c","pub":{"data":"hello"}}"#]);
     }
 
     #[test]
     fn a_message_can_go_to_one_or_to_all() {
-        let (hub, gateway) = (Hub::new(), GatewayId::random());
+        let (hub, gateway) = (Arc::new(Hub::new()), GatewayId::random());
         let (one, first) = member(&hub, &gateway, Encoding::Json);
         let (_, second) = member(&hub, &gateway, Encoding::Json);
         assert_eq!(hub.push_client(&one, &Bytes::from("{}")), Reach(1));

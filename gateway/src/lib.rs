@@ -182,13 +182,13 @@ async fn wire(
         metrics: metrics.clone(),
         lifecycle: lifecycle.clone(),
     };
-    egress.start(&gateway).await?;
+    egress.start(&gateway, &namespaces).await?;
     let keys = Keys::start(&verifier, Pace::every(config.auth.jwks_refresh), metrics, lifecycle).await?;
     Ok(Arc::new(Shared {
         rules: Arc::new(Rules::new(config, verifier, gateway)),
         hub,
         ingress,
-        interests: Interests::new(egress.clone()),
+        interests: Interests::new(egress.clone(), &namespaces),
         egress,
         keys,
         hooks,

@@ -149,11 +149,6 @@ impl Presence {
         self.telling.contains(channel.namespace())
     }
 
-    /// The namespaces of which that is so.
-    pub(crate) fn telling(&self) -> &HashSet<String> {
-        &self.telling
-    }
-
     /// Everybody who is in a channel, on any gateway that lives, by the ids of their connections.
     pub(crate) async fn members(&self, channel: &Channel) -> Result<PresenceResult, Refusal> {
         let late = |_| Refusal::Unavailable("the members could not be read in time".to_owned());

@@ -104,7 +104,7 @@ impl Local {
     fn channels(&self, pattern: &str) -> Told {
         let mut channels = BTreeMap::new();
         let mut more = false;
-        for (_, feed) in self.hub.feeds("") {
+        for feed in self.hub.feeds("") {
             let clients = feed.len();
             if clients == 0 || !(pattern.is_empty() || matches(pattern, feed.name())) {
                 continue;
@@ -120,11 +120,10 @@ impl Local {
 
     fn info(&self) -> Node {
         let feeds = self.hub.feeds("");
-        let personal = format!("{USER_NAMESPACE}.");
-        let sizes = feeds.iter().map(|(key, feed)| (key, feed.len())).filter(|(_, clients)| *clients > 0);
+        let sizes = feeds.iter().map(|feed| (feed.channel(), feed.len())).filter(|(_, clients)| *clients > 0);
         let (mut num_users, mut num_subs, mut num_channels) = (0, 0, 0);
-        for (key, clients) in sizes {
-            num_users += usize::from(key.starts_with(&personal));
+        for (channel, clients) in sizes {
+            num_users += usize::from(channel.namespace() == USER_NAMESPACE);
             num_subs += clients;
             num_channels += 1;
         }

@@ -13,36 +13,42 @@ use tidegate_shared::{
 
 use super::{Connection, End, Outbox, Shared, now, work::Done};
 use crate::{
-    egress::interest::Held,
-    feed::{Asked, Feed, Resume, Start, Told},
+    feed::{Asked, Resume, Start, Told},
+    hub::Held,
     presence::Present,
     session::{Chosen, Position},
 };
 
 /// A channel that can be joined.
-#[derive(Default)]
 pub(super) struct Ready {
-    /// Its subscription; nothing for a personal channel, which every gateway receives anyway.
-    held: Option<Held>,
+    held: Held,
     start: Start,
     /// The membership, where it is kept who is in a channel, and what is said of the client there.
     present: Option<Box<Present>>,
     member: Option<Box<ClientInfo>>,
 }
 
+impl From<Held> for Ready {
+    /// From now on, and without being kept in the channel.
+    fn from(held: Held) -> Self {
+        Self { held, start: Start::Fresh, present: None, member: None }
+    }
+}
+
 impl Connection {
     /// Joins a channel. What the client is told goes into its outbox at the position it is told: nothing in between.
-    pub(super) fn subscribe(&mut self, ticket: u32, channel: Channel, ready: Ready) -> Result<(), End> {
-        let epoch = self.shared.egress.history.epoch(&channel);
+    pub(super) fn subscribe(&mut self, ticket: u32, ready: Ready) -> Result<(), End> {
+        let Ready { held, start, present, member } = ready;
+        let channel = held.feed.channel();
         let Self { shared, session, outbox, one_way, .. } = self;
+        let epoch = shared.egress.history.epoch(channel);
         let (client, dialect) = (session.client().clone(), outbox.dialect());
         let mut told = Ok(false);
-        let hears_as = ready.member.filter(|_| session.hears(ticket));
+        let hears_as = member.filter(|_| session.hears(ticket));
         let asked = Asked { wish: session.wish(ticket), hears_as };
         let mut heard = None;
-        let Some(held) = ready.held else { return Ok(()) };
-        held.feed.join(client, outbox, asked, &ready.start, |joined| {
-            let Some(reply) = session.subscribed(ticket, &channel, &Position { joined, epoch }) else {
+        held.feed.join(client, outbox, asked, &start, |joined| {
+            let Some(reply) = session.subscribed(ticket, channel, &Position { joined, epoch }) else {
                 return Told::Left;
             };
             if let Some(result) = reply.subscribe.as_ref().filter(|result| result.was_recovering) {
@@ -59,7 +65,7 @@ impl Connection {
         });
         // A subscription that was given up meanwhile gives its share back.
         if told? {
-            self.held.push((channel, held, ready.present));
+            self.held.push((held, present));
         }
         heard.map_or(Ok(()), |heard| self.heard(heard))
     }
@@ -67,14 +73,19 @@ impl Connection {
     /// Begins with these channels, and with those alone that need no preparation at once.
     pub(super) fn begin(&mut self, chosen: Vec<Chosen>) -> Result<(), End> {
         let members: Vec<_> = chosen.iter().map(|one| self.session.member(&one.channel)).collect();
-        let at_once = |one: &Chosen| one.channel.personal_user().is_some() && one.resume.is_none();
-        if chosen.iter().all(at_once) && members.iter().all(Option::is_none) {
-            let ready = chosen.iter().map(|_| Ready::default()).collect();
+        let at_once = chosen.iter().zip(&members).map(|(one, member)| match (&one.resume, member) {
+            (None, None) => self.shared.interests.hold_received(&one.channel).map(Ready::from),
+            _ => None,
+        });
+        if let Some(ready) = at_once.collect() {
             return self.welcome(&chosen, ready);
         }
         let shared = Arc::clone(&self.shared);
         self.work().tasks.push(Box::pin(async move {
-            let ready = chosen.iter().zip(members).map(|(one, member)| shared.ready_to_begin(one, member));
+            let ready = chosen
+                .iter()
+                .zip(members)
+                .map(|(one, member)| shared.ready(&one.channel, one.resume.as_ref(), false, member));
             let ready = try_join_all(ready).await;
             Done::Chosen { chosen, ready }
         }));
@@ -87,23 +98,17 @@ impl Connection {
         let Self { shared, session, outbox, one_way, transport, .. } = self;
         outbox.open();
         let mut positions = Vec::new();
+        // Most connections never have another channel.
+        self.held.reserve_exact(ready.len());
         for (one, Ready { held, start, present, member }) in chosen.iter().zip(ready) {
             let client = session.client().clone();
             let epoch = shared.egress.history.epoch(&one.channel);
             let hears_as = member.filter(|_| session.hears_unasked(&one.channel));
-            let join = |feed: &Arc<Feed>| {
-                feed.join(client, outbox, Asked { wish: None, hears_as }, &start, |joined| {
-                    positions.push(Position { joined, epoch });
-                    Told::Nothing
-                });
-            };
-            if let Some(held) = held {
-                join(&held.feed);
-                self.held.push((one.channel.clone(), held, present));
-            } else {
-                shared.with_personal_feed(&one.channel, join);
-                self.personal = Some((one.channel.clone(), present));
-            }
+            held.feed.join(client, outbox, Asked { wish: None, hears_as }, &start, |joined| {
+                positions.push(Position { joined, epoch });
+                Told::Nothing
+            });
+            self.held.push((held, present));
         }
         let Some(mut reply) = session.welcomed(&positions) else { return Ok(()) };
         if let Some(connected) = &mut reply.connect {
@@ -130,12 +135,9 @@ impl Connection {
 
     pub(super) fn leave_all(&mut self) {
         let client = self.session.client();
-        let personal = self.personal.iter().map(|(channel, _)| channel);
-        for channel in self.held.iter().map(|(channel, ..)| channel).chain(personal) {
-            self.shared.hub.quit(channel, |feed| feed.leave(client));
+        for (held, _) in self.held.drain(..) {
+            held.feed.leave(client);
         }
-        self.held.clear();
-        self.personal = None;
         self.shared.hub.unregister(client);
     }
 }
@@ -164,7 +166,7 @@ impl Shared {
             }
         }
         let present = self.present(channel, member.as_deref()).await?;
-        Ok(Ready { held: Some(held), start, present, member })
+        Ok(Ready { held, start, present, member })
     }
 
     /// Sees to it that whoever asks now finds the client in the channel.
@@ -177,35 +179,5 @@ impl Shared {
         let Some((member, client)) = client else { return Ok(None) };
         let present = self.egress.presence.join(channel, &client, member).await;
         present.map(|present| Some(Box::new(present))).map_err(|refusal| codes::INTERNAL.because(refusal))
-    }
-
-    /// The same for a channel that a connection begins with.
-    async fn ready_to_begin(
-        &self,
-        one: &Chosen,
-        member: Option<Box<ClientInfo>>,
-    ) -> Result<Ready, protocol::Error> {
-        let (channel, resume) = (&one.channel, one.resume.as_ref());
-        if channel.personal_user().is_none() {
-            return self.ready(channel, resume, false, member).await;
-        }
-        let mut start = Start::Fresh;
-        if let Some(resume) = resume {
-            let feed = self.with_personal_feed(channel, Arc::clone);
-            let prepared = self.egress.prepare(channel, &feed, resume).await;
-            start = prepared.map_err(|refusal| codes::INTERNAL.because(refusal))?;
-        }
-        let present = self.present(channel, member.as_deref()).await?;
-        Ok(Ready { held: None, start, present, member })
-    }
-
-    /// Uses a personal channel, whose publications reach every gateway anyway: its position needs no read.
-    fn with_personal_feed<T>(&self, channel: &Channel, use_it: impl FnOnce(&Arc<Feed>) -> T) -> T {
-        self.hub.enter(channel, |feed| {
-            if let Some(beginning) = self.egress.history.seen(channel) {
-                feed.track(beginning.position, beginning.newest);
-            }
-            use_it(feed)
-        })
     }
 }

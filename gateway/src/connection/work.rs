@@ -5,10 +5,7 @@
 use std::sync::Arc;
 
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use tidegate_shared::{
-    channel::Channel,
-    protocol::{self, HistoryResult, PresenceResult},
-};
+use tidegate_shared::protocol::{self, HistoryResult, PresenceResult};
 use tokio::time::Instant;
 
 use super::{Connection, End, join::Ready, now};
@@ -39,7 +36,7 @@ pub(super) enum Done {
     Ended { command: u32, end: CallEnd },
     Published { command: u32, result: Result<(), protocol::Error> },
     Sent { result: Result<(), protocol::Error> },
-    Received { ticket: u32, channel: Channel, result: Result<Ready, protocol::Error> },
+    Received { ticket: u32, result: Result<Ready, protocol::Error> },
     Chosen { chosen: Vec<Chosen>, ready: Result<Vec<Ready>, protocol::Error> },
     Present { command: u32, question: Question, members: Result<PresenceResult, protocol::Error> },
     Verdict { matter: Matter, verdict: Verdict, slot: Option<Slot> },
@@ -71,9 +68,9 @@ impl Connection {
                 self.landed();
                 if result.is_err() { self.session.send_failed() } else { Vec::new() }
             }
-            Done::Received { ticket, channel, result } => match result {
+            Done::Received { ticket, result } => match result {
                 Ok(ready) => {
-                    self.subscribe(ticket, channel, ready)?;
+                    self.subscribe(ticket, ready)?;
                     Vec::new()
                 }
                 Err(error) => self.session.not_subscribed(ticket, error),

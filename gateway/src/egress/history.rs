@@ -24,7 +24,7 @@ use tidegate_shared::{
 
 use super::{is_removal, read_publication};
 use crate::feed::{
-    Past,
+    Feed, Past,
     newest::{Kept as KeptNewest, Newest},
 };
 
@@ -182,16 +182,16 @@ impl History {
     pub(crate) async fn behind_schedule(
         &self,
         namespace: &str,
-        channels: &[(Channel, u64)],
-    ) -> Result<Vec<Channel>, Refusal> {
+        channels: &[(u64, Arc<Feed>)],
+    ) -> Result<Vec<Arc<Feed>>, Refusal> {
         let Some(kept) = self.streams.get(namespace) else { return Ok(Vec::new()) };
         let subjects: Vec<String> =
-            channels.iter().map(|(channel, _)| self.subjects.channel(channel)).collect();
+            channels.iter().map(|(_, feed)| self.subjects.channel(feed.channel())).collect();
         let newest: HashMap<_, _> = self.broker.newest(&kept.stream, &subjects).await?.into_iter().collect();
         let behind = channels.iter().zip(&subjects);
         let behind =
-            behind.filter(|((_, position), subject)| newest.get(*subject).is_some_and(|seq| seq > position));
-        Ok(behind.map(|((channel, _), _)| channel.clone()).collect())
+            behind.filter(|((position, _), subject)| newest.get(*subject).is_some_and(|seq| seq > position));
+        Ok(behind.map(|((_, feed), _)| Arc::clone(feed)).collect())
     }
 
     /// Whether the stream reaches as far as this position.

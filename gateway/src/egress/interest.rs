@@ -1,15 +1,19 @@
-//! Which channels this gateway receives: one NATS subscription per channel with local subscribers, counted, and kept a few
-//! seconds longer than needed, since clients that reconnect subscribe again at once.
+//! Which channels this gateway receives. In a namespace with `fanout = "channel"` those with local subscribers: one NATS
+//! subscription for each, kept a few seconds longer than needed, since clients that reconnect subscribe again at once. Of a
+//! namespace with `fanout = "wildcard"` it receives all of them anyway.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use async_nats::{Message, Subscriber};
 use futures_util::StreamExt;
-use tidegate_shared::channel::Channel;
+use tidegate_shared::{
+    channel::Channel,
+    config::{Fanout, Namespace},
+};
 use tokio::{
     sync::OnceCell,
     time::{Instant, MissedTickBehavior, interval},
@@ -17,7 +21,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::Egress;
-use crate::feed::Feed;
+use crate::{feed::Feed, hub::Held};
 
 /// How long a subscription outlives its last subscriber.
 const LINGER: Duration = Duration::from_secs(5);
@@ -25,25 +29,24 @@ const LINGER: Duration = Duration::from_secs(5);
 /// The channels this gateway receives.
 pub(crate) struct Interests {
     egress: Egress,
-    channels: Mutex<HashMap<Channel, Arc<Interest>>>,
+    /// The namespaces of which it receives everything.
+    whole: HashSet<String>,
+    /// The channels of the others that it has subscribed to.
+    channels: Mutex<HashMap<Channel, Interest>>,
 }
 
+/// Why a channel is received.
 struct Interest {
-    feed: Arc<Feed>,
-    ready: OnceCell<()>,
-    stop: CancellationToken,
-    state: Mutex<State>,
-}
-
-struct State {
-    holders: usize,
+    /// A share of its own, so that the channel is known while it is received.
+    held: Held,
+    subscription: Arc<Subscription>,
     idle_since: Option<Instant>,
 }
 
-/// One subscriber's share in a channel's subscription; returned when dropped.
-pub(crate) struct Held {
-    interest: Arc<Interest>,
-    pub(crate) feed: Arc<Feed>,
+#[derive(Default)]
+struct Subscription {
+    ready: OnceCell<()>,
+    stop: CancellationToken,
 }
 
 /// The broker did not take the subscription.
@@ -52,8 +55,10 @@ pub(crate) struct Held {
 pub(crate) struct NotReceived(String);
 
 impl Interests {
-    pub(crate) fn new(egress: Egress) -> Arc<Self> {
-        let this = Arc::new(Self { egress, channels: Mutex::default() });
+    pub(crate) fn new(egress: Egress, namespaces: &[Namespace]) -> Arc<Self> {
+        let whole = namespaces.iter().filter(|namespace| namespace.fanout() == Fanout::Wildcard);
+        let whole = whole.map(|namespace| namespace.name.clone()).collect();
+        let this = Arc::new(Self { egress, whole, channels: Mutex::default() });
         let sweeper = Arc::clone(&this);
         this.egress.lifecycle.spawn(async move { sweeper.sweep().await });
         this
@@ -61,34 +66,37 @@ impl Interests {
 
     /// Returns when the channel's publications reach this gateway.
     pub(crate) async fn hold(&self, channel: &Channel) -> Result<Held, NotReceived> {
-        let held = self.take(channel);
-        held.interest.ready.get_or_try_init(|| self.subscribe(channel, &held)).await?;
+        if let Some(held) = self.hold_received(channel) {
+            return Ok(held);
+        }
+        let (held, subscription) = self.take(channel);
+        subscription.ready.get_or_try_init(|| self.subscribe(&held.feed, &subscription)).await?;
         Ok(held)
     }
 
-    fn take(&self, channel: &Channel) -> Held {
-        let mut channels = lock(&self.channels);
-        let interest = channels.entry(channel.clone()).or_insert_with(|| {
-            Arc::new(Interest {
-                feed: self.egress.hub.enter(channel, |feed| {
-                    feed.hold(true);
-                    Arc::clone(feed)
-                }),
-                ready: OnceCell::new(),
-                stop: CancellationToken::new(),
-                state: Mutex::new(State { holders: 0, idle_since: None }),
+    /// The same at once, for a channel that this gateway receives anyway: nothing has to be read to know its position.
+    pub(crate) fn hold_received(&self, channel: &Channel) -> Option<Held> {
+        let Egress { hub, history, .. } = &self.egress;
+        self.whole.contains(channel.namespace()).then(|| {
+            hub.hold(channel, |feed| {
+                if let Some(beginning) = history.seen(channel) {
+                    feed.track(beginning.position, beginning.newest);
+                }
             })
-        });
-        let mut state = lock(&interest.state);
-        state.holders += 1;
-        state.idle_since = None;
-        drop(state);
-        Held { interest: Arc::clone(interest), feed: Arc::clone(&interest.feed) }
+        })
     }
 
-    async fn subscribe(&self, channel: &Channel, held: &Held) -> Result<(), NotReceived> {
+    fn take(&self, channel: &Channel) -> (Held, Arc<Subscription>) {
+        let hold = || self.egress.hub.hold(channel, |_| {});
+        let mut channels = lock(&self.channels);
+        let interest = channels.entry(channel.clone()).or_insert_with(|| Interest::new(hold()));
+        interest.idle_since = None;
+        (hold(), Arc::clone(&interest.subscription))
+    }
+
+    async fn subscribe(&self, feed: &Feed, subscription: &Subscription) -> Result<(), NotReceived> {
         let failed = |error: &dyn std::error::Error| NotReceived(error.to_string());
-        let broker = &self.egress.broker;
+        let (broker, channel) = (&self.egress.broker, feed.channel());
         let subject = self.egress.subjects.live(channel);
         let mut messages = broker.client().subscribe(subject).await.map_err(|e| failed(&e))?;
         let mut changes = None;
@@ -99,9 +107,9 @@ impl Interests {
         // Flushing would only empty our own buffer: the barrier's answer shows that the server has read the SUB.
         broker.barrier(self.egress.subjects.barrier()).await.map_err(|e| failed(&e))?;
         if let Some(beginning) = self.egress.history.beginning(channel).await.map_err(|e| failed(&e))? {
-            held.feed.track(beginning.position, beginning.newest);
+            feed.track(beginning.position, beginning.newest);
         }
-        let (egress, stop) = (self.egress.clone(), held.interest.stop.clone());
+        let (egress, stop) = (self.egress.clone(), subscription.stop.clone());
         self.egress.lifecycle.spawn(async move {
             loop {
                 tokio::select! {
@@ -128,15 +136,29 @@ impl Interests {
                 () = self.egress.lifecycle.finishing() => return,
             }
             let now = Instant::now();
-            lock(&self.channels).retain(|channel, interest| {
-                let keep = lock(&interest.state).idle_since.is_none_or(|since| now < since + LINGER);
-                if !keep {
-                    interest.stop.cancel();
-                    self.egress.hub.quit(channel, |feed| feed.hold(false));
+            lock(&self.channels).retain(|_, interest| {
+                let over = interest.is_over(now);
+                if over {
+                    interest.subscription.stop.cancel();
                 }
-                keep
+                !over
             });
         }
+    }
+}
+
+impl Interest {
+    fn new(held: Held) -> Self {
+        Self { held, subscription: Arc::default(), idle_since: None }
+    }
+
+    /// Whether nobody has wanted the channel for a while.
+    fn is_over(&mut self, now: Instant) -> bool {
+        if !self.held.is_only() {
+            self.idle_since = None;
+            return false;
+        }
+        now >= *self.idle_since.get_or_insert(now) + LINGER
     }
 }
 
@@ -148,16 +170,33 @@ async fn next_change(changes: &mut Option<Subscriber>) -> Option<Message> {
     }
 }
 
-impl Drop for Held {
-    fn drop(&mut self) {
-        let mut state = lock(&self.interest.state);
-        state.holders -= 1;
-        if state.holders == 0 {
-            state.idle_since = Some(Instant::now());
-        }
-    }
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::Hub;
+
+    #[test]
+    fn a_subscription_is_given_up_when_nobody_has_wanted_it_for_a_while() {
+        let hub = Arc::new(Hub::new());
+        let hold = || hub.hold(&Channel::parse("chat:lobby").unwrap(), |_| {});
+        let mut interest = Interest::new(hold());
+        let start = Instant::now();
+        let (first, second) = (hold(), hold());
+        assert!(!interest.is_over(start + 2 * LINGER));
+        drop(first);
+        assert!(!interest.is_over(start + 3 * LINGER));
+        drop(second);
+        assert!(!interest.is_over(start + 4 * LINGER), "from now on nobody wants it");
+        let back = hold();
+        assert!(!interest.is_over(start + 6 * LINGER));
+        drop(back);
+        assert!(!interest.is_over(start + 7 * LINGER));
+        assert!(interest.is_over(start + 8 * LINGER));
+        drop(interest);
+        assert!(hub.feed("chat.lobby").is_none());
+    }
 }

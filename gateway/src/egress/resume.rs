@@ -24,9 +24,8 @@ const CHECK_BATCH: usize = 1000;
 impl Egress {
     /// Fills the gap of a channel behind `after` from its stream, or lets its members go, who then resume by themselves.
     pub(super) async fn heal(&self, feed: &Feed, after: u64) {
-        let Ok(channel) = Channel::parse(feed.name()) else { return };
         let past = loop {
-            match self.history.behind(&channel, after, HEAL_LIMIT).await {
+            match self.history.behind(feed.channel(), after, HEAL_LIMIT).await {
                 Ok(past) => break past,
                 Err(refusal) => tracing::debug!(%refusal, "a gap cannot be filled yet"),
             }
@@ -118,7 +117,7 @@ impl Egress {
             }
         }
         if !had_window {
-            self.close_window_later(channel.clone(), Arc::clone(feed));
+            self.close_window_later(Arc::clone(feed));
         }
         Ok(pin)
     }
@@ -132,8 +131,8 @@ impl Egress {
         Ok(())
     }
 
-    fn close_window_later(&self, channel: Channel, feed: Arc<Feed>) {
-        let (lifecycle, hub) = (self.lifecycle.clone(), Arc::clone(&self.hub));
+    fn close_window_later(&self, feed: Arc<Feed>) {
+        let lifecycle = self.lifecycle.clone();
         self.lifecycle.spawn(async move {
             loop {
                 tokio::select! {
@@ -141,8 +140,6 @@ impl Egress {
                     () = lifecycle.finishing() => return,
                 }
                 if feed.close_window() {
-                    // Nobody may have come after all.
-                    hub.quit(&channel, |_| {});
                     return;
                 }
             }
@@ -154,7 +151,7 @@ impl Egress {
     pub(crate) async fn check_positions(&self) -> Result<(), Refusal> {
         for (namespace, position) in self.history.refresh().await? {
             tracing::warn!(namespace, "the stream of a namespace is another one, or has lost its end");
-            for (_, feed) in self.hub.feeds(&format!("{namespace}.")) {
+            for feed in self.hub.feeds(&format!("{namespace}.")) {
                 for outbox in feed.restart(position) {
                     outbox.lose(feed.name());
                 }
@@ -162,13 +159,10 @@ impl Egress {
         }
         for namespace in self.history.namespaces() {
             let feeds = self.hub.feeds(&format!("{namespace}."));
-            let positions = feeds
-                .iter()
-                .filter_map(|(_, feed)| Some((Channel::parse(feed.name()).ok()?, feed.position()?)));
+            let positions = feeds.into_iter().filter_map(|feed| Some((feed.position()?, feed)));
             let positions: Vec<_> = positions.collect();
             for some in positions.chunks(CHECK_BATCH) {
-                for channel in self.history.behind_schedule(namespace, some).await? {
-                    let feed = self.hub.enter(&channel, Arc::clone);
+                for feed in self.history.behind_schedule(namespace, some).await? {
                     if let Some(after) = feed.suspect() {
                         self.heal(&feed, after).await;
                     }

@@ -80,7 +80,7 @@ impl Feed {
     pub(crate) fn tell(&self, change: &Change) -> usize {
         let mut message = Encoded::new(|encoding, _| {
             let info = change.info.clone().suited_to(encoding);
-            if change.joined { Reply::join(&*self.name, info) } else { Reply::leave(&*self.name, info) }
+            if change.joined { Reply::join(self.name(), info) } else { Reply::leave(self.name(), info) }
         });
         let state = self.lock();
         let members = state.first.iter().map(|(client, member)| (client, member)).chain(&state.more);
@@ -105,10 +105,6 @@ impl Feed {
 }
 
 impl State {
-    pub(super) fn is_empty(&self) -> bool {
-        self.first.is_none() && self.more.is_empty()
-    }
-
     pub(super) fn add(&mut self, client: ClientId, member: Member) {
         match &self.first {
             None => self.first = Some((client, member)),

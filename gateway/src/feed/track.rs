@@ -83,7 +83,7 @@ impl Feed {
         let state = &mut *state;
         let Some(track) = &mut state.track else {
             let publication = live.publication.as_ref();
-            return Taken::Delivered(publication.map_or(0, |p| state.deliver(&self.name, p)));
+            return Taken::Delivered(publication.map_or(0, |p| state.deliver(self.name(), p)));
         };
         if let Some(queue) = &mut track.healing {
             if queue.len() < MAX_QUEUED {
@@ -99,7 +99,7 @@ impl Feed {
             track.healing = Some(vec![live]);
             return Taken::Gap { after };
         }
-        Taken::Delivered(state.advance(&self.name, live))
+        Taken::Delivered(state.advance(self.name(), live))
     }
 
     /// Begins to fill a gap that nothing live has shown: after the connection to the broker was away. Returns from where.
@@ -132,7 +132,7 @@ impl Feed {
         });
         for live in past.chain(queue) {
             if state.track.as_ref().is_some_and(|track| live.seq > track.position) {
-                state.advance(&self.name, live);
+                state.advance(self.name(), live);
             }
         }
         if let (Some(track), Some(removed)) = (&mut state.track, removed) {

@@ -25,6 +25,9 @@ pub struct Namespace {
     /// Who decides what becomes of a client's publication.
     #[serde(default)]
     pub publish: Decider,
+    /// How publications reach a gateway; by channel, unless said otherwise.
+    #[serde(default)]
+    pub fanout: Option<Fanout>,
     /// Which clients may read past publications.
     #[serde(default = "nobody")]
     pub allow_history: Audience,
@@ -116,6 +119,16 @@ pub enum Decider {
     Worker,
 }
 
+/// How publications reach a gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fanout {
+    /// Those of the channels that its clients have subscribed to: one subscription for each.
+    Channel,
+    /// All of the namespace: one subscription.
+    Wildcard,
+}
+
 /// Where the broker keeps publications.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -188,6 +201,7 @@ impl Namespace {
             user_limited: false,
             allow_publish: Audience::Nobody,
             publish: Decider::Direct,
+            fanout: None,
             allow_history: Audience::Nobody,
             history_size: 0,
             history_ttl: history_ttl(),
@@ -216,6 +230,15 @@ impl Namespace {
     /// The channels every connection begins with. Validation has seen to it that they are channels.
     pub fn automatic_channels(&self) -> impl Iterator<Item = Channel> {
         self.automatic.iter().filter_map(|name| Channel::parse(&format!("{}{name}", self.prefix())).ok())
+    }
+
+    /// How its publications reach a gateway. Personal channels come as a whole: every connection has one.
+    pub fn fanout(&self) -> Fanout {
+        match self.fanout {
+            Some(fanout) => fanout,
+            None if self.name == USER_NAMESPACE => Fanout::Wildcard,
+            None => Fanout::Channel,
+        }
     }
 
     /// Whether it is kept who is in its channels.

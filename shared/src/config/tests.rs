@@ -267,6 +267,22 @@ fn a_cache_needs_history_and_only_a_cache_can_come_with_every_subscription() {
 }
 
 #[test]
+fn personal_channels_are_received_as_a_whole_and_others_where_that_is_said() {
+    let fanout = |toml: &str, name: &str| {
+        let namespaces = load(toml, &[]).unwrap().all_namespaces();
+        namespaces.iter().find(|namespace| namespace.name == name).map(Namespace::fanout)
+    };
+    let user = "[[namespace]]\nname = 'user'\nallow_subscribe = 'nobody'\n";
+    for toml in ["", user, &format!("{user}fanout = 'wildcard'")] {
+        assert_eq!(fanout(toml, "user"), Some(Fanout::Wildcard));
+    }
+    assert_eq!(fanout("[[namespace]]\nname = 'a'", "a"), Some(Fanout::Channel));
+    assert_eq!(fanout("[[namespace]]\nname = 'a'\nfanout = 'wildcard'", "a"), Some(Fanout::Wildcard));
+    let error = refusal(&format!("{user}fanout = 'channel'"), &[]);
+    assert!(error.contains("namespace.0.fanout") && error.contains("wildcard"), "{error}");
+}
+
+#[test]
 fn what_a_worker_decides_about_has_a_route_and_the_route_a_namespace() {
     let namespace = "[[namespace]]\nname = 'room'\npublish = 'worker'\n";
     let route = "[[route]]\nname = 'rooms'\nmatch = 'pub.room'\n";

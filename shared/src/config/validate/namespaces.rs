@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Problem, plain, problem};
 use crate::{
     channel::{Channel, DEFAULT_NAMESPACE, USER_NAMESPACE},
-    config::{AnswerMode, Audience, Config, Decider, Match, Namespace, Route, Storage},
+    config::{AnswerMode, Audience, Config, Decider, Fanout, Match, Namespace, Route, Storage},
 };
 
 pub(super) fn namespaces(config: &Config) -> Result<(), Problem> {
@@ -31,6 +31,12 @@ pub(super) fn namespaces(config: &Config) -> Result<(), Problem> {
             );
         }
         audiences(index, namespace)?;
+        if namespace.name == USER_NAMESPACE && namespace.fanout() != Fanout::Wildcard {
+            return problem(
+                format!("namespace.{index}.fanout"),
+                "every gateway receives all personal channels: only \"wildcard\" is possible",
+            );
+        }
         if namespace.personal && [DEFAULT_NAMESPACE, USER_NAMESPACE].contains(&namespace.name.as_str()) {
             return problem(
                 format!("namespace.{index}.personal"),
