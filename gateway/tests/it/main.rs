@@ -16,6 +16,7 @@ mod connect;
 mod decided;
 mod drain;
 mod event_source;
+mod fanout;
 mod hooks;
 mod isolation;
 mod keys;

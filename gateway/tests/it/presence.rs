@@ -12,7 +12,9 @@ use tidegate_cli::{
 use tidegate_shared::protocol::{PresenceStatsResult, Push, Reply};
 use tokio::task::JoinSet;
 
-use crate::support::{PATIENCE, eventually, get, nothing_panicked, quick, setup, start, token, url};
+use crate::support::{
+    PATIENCE, eventually, get, in_both_fanouts, nothing_panicked, quick, setup, start, token, url,
+};
 
 const ROOMS: &str = r#"
 [[namespace]]
@@ -33,6 +35,15 @@ presence = true
 [presence]
 lease = "2s"
 "#;
+
+in_both_fanouts!(
+    who_is_in_a_channel_is_the_same_on_every_gateway,
+    a_namespace_says_who_may_ask_and_who_is_told,
+);
+
+fn rooms(fanout: &str) -> String {
+    ROOMS.replace("[[namespace]]\n", &format!("[[namespace]]\nfanout = '{fanout}'\n"))
+}
 
 /// A raw client with an id of its own and what it has been pushed.
 struct Member {
@@ -137,9 +148,8 @@ async fn crowd(stack: &Stack, gateway: usize, channel: &str, count: usize) -> Ve
     members
 }
 
-#[tokio::test]
-async fn who_is_in_a_channel_is_the_same_on_every_gateway() {
-    let stack = start(quick(ROOMS).gateways(2)).await;
+async fn who_is_in_a_channel_is_the_same_on_every_gateway(fanout: &str) {
+    let stack = start(quick(&rooms(fanout)).gateways(2)).await;
     let mut anna = Member::connect(&stack, 0, "anna").await;
     let mut bert = Member::connect(&stack, 1, "bert").await;
     let mut again = Member::connect(&stack, 1, "anna").await;
@@ -173,9 +183,8 @@ async fn who_is_in_a_channel_is_the_same_on_every_gateway() {
     nothing_panicked(&stack);
 }
 
-#[tokio::test]
-async fn a_namespace_says_who_may_ask_and_who_is_told() {
-    let stack = start(quick(ROOMS).gateways(1)).await;
+async fn a_namespace_says_who_may_ask_and_who_is_told(fanout: &str) {
+    let stack = start(quick(&rooms(fanout)).gateways(1)).await;
     let mut member = Member::connect(&stack, 0, "42").await;
     for verb in ["presence", "presence_stats"] {
         assert_eq!(member.refused(verb, "chat:x").await, 108);

@@ -169,3 +169,12 @@ pub(crate) fn nothing_panicked(stack: &Stack) {
     let log = stack.log();
     assert!(!log.contains("panicked"), "{log}");
 }
+
+/// Tests of behaviour that is the same however publications reach a gateway.
+macro_rules! in_both_fanouts {
+    ($($test:ident),* $(,)?) => {
+        mod by_channel { $(#[tokio::test] async fn $test() { super::$test("channel").await; })* }
+        mod as_a_whole { $(#[tokio::test] async fn $test() { super::$test("wildcard").await; })* }
+    };
+}
+pub(crate) use in_both_fanouts;
