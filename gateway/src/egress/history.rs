@@ -9,7 +9,7 @@ use std::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use async_nats::Message;
@@ -30,6 +30,8 @@ use crate::feed::{
 
 /// Messages read at a time: a batch has no flow control.
 const BATCH: usize = 500;
+/// How old a stream's end may be for a channel that begins. Older is no harm, only what follows it is looked at.
+const END_AGE: Duration = Duration::from_millis(200);
 
 /// The namespaces with history.
 pub(crate) struct History {
@@ -50,6 +52,8 @@ struct Kept {
     epoch: RwLock<Arc<str>>,
     /// The newest sequence this gateway has seen of the whole stream, where it receives all of it.
     seen: AtomicU64,
+    /// Where it ended, and when it was asked.
+    end: tokio::sync::Mutex<Option<(u64, Instant)>>,
 }
 
 /// From where a channel's stream is followed.
@@ -68,6 +72,7 @@ impl History {
                 cache: namespace.is_cache(),
                 epoch: RwLock::new("".into()),
                 seen: AtomicU64::new(0),
+                end: tokio::sync::Mutex::default(),
             };
             (namespace.name.clone(), kept)
         });
@@ -142,9 +147,22 @@ impl History {
         let Some(kept) = self.streams.get(channel.namespace()) else { return Ok(None) };
         let (position, newest) = match self.last(kept, channel).await? {
             Some(last) => last,
-            None => (self.broker.stream_facts(&kept.stream).await?.last_seq, None),
+            None => (self.end(kept).await?, None),
         };
         Ok(Some(Beginning { position, newest: kept.cache.then_some(Newest::Known(newest)) }))
+    }
+
+    /// Where the stream ends, or ended a moment ago: one question for all channels that begin now and keep nothing.
+    async fn end(&self, kept: &Kept) -> Result<u64, Refusal> {
+        let mut end = kept.end.lock().await;
+        match *end {
+            Some((seq, read_at)) if read_at.elapsed() < END_AGE => Ok(seq),
+            _ => {
+                let seq = self.broker.stream_facts(&kept.stream).await?.last_seq;
+                *end = Some((seq, Instant::now()));
+                Ok(seq)
+            }
+        }
     }
 
     /// The newest publication of a channel, if the stream keeps one.

@@ -15,8 +15,8 @@ use tidegate_shared::{
     config::{Fanout, Namespace},
 };
 use tokio::{
-    sync::OnceCell,
-    time::{Instant, MissedTickBehavior, interval},
+    sync::{OnceCell, Semaphore},
+    time::{Instant, MissedTickBehavior, interval, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -25,6 +25,10 @@ use crate::{feed::Feed, hub::Held};
 
 /// How long a subscription outlives its last subscriber.
 const LINGER: Duration = Duration::from_secs(5);
+/// Channels that are subscribed to at the same time: more would wait in the broker, where requests time out.
+const AT_A_TIME: usize = 256;
+/// How long a channel may wait for its turn: SDKs give up after 5 s.
+const TURN_LIMIT: Duration = Duration::from_secs(4);
 
 /// The channels this gateway receives.
 pub(crate) struct Interests {
@@ -33,6 +37,7 @@ pub(crate) struct Interests {
     whole: HashSet<String>,
     /// The channels of the others that it has subscribed to.
     channels: Mutex<HashMap<Channel, Interest>>,
+    turns: Semaphore,
 }
 
 /// Why a channel is received.
@@ -58,7 +63,8 @@ impl Interests {
     pub(crate) fn new(egress: Egress, namespaces: &[Namespace]) -> Arc<Self> {
         let whole = namespaces.iter().filter(|namespace| namespace.fanout() == Fanout::Wildcard);
         let whole = whole.map(|namespace| namespace.name.clone()).collect();
-        let this = Arc::new(Self { egress, whole, channels: Mutex::default() });
+        let this =
+            Arc::new(Self { egress, whole, channels: Mutex::default(), turns: Semaphore::new(AT_A_TIME) });
         let sweeper = Arc::clone(&this);
         this.egress.lifecycle.spawn(async move { sweeper.sweep().await });
         this
@@ -96,6 +102,8 @@ impl Interests {
 
     async fn subscribe(&self, feed: &Feed, subscription: &Subscription) -> Result<(), NotReceived> {
         let failed = |error: &dyn std::error::Error| NotReceived(error.to_string());
+        let turn = timeout(TURN_LIMIT, self.turns.acquire()).await;
+        let _turn = turn.map_err(|_| NotReceived("too many others are before it".to_owned()))?;
         let (broker, channel) = (&self.egress.broker, feed.channel());
         let subject = self.egress.subjects.live(channel);
         let mut messages = broker.client().subscribe(subject).await.map_err(|e| failed(&e))?;
