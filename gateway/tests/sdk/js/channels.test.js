@@ -29,17 +29,6 @@ for (const protocol of PROTOCOLS) {
     }
   });
 
-  test(`${protocol.protocol}: what a worker decides about is published by it, in the sender's name`, async (t) => {
-    const channel = `debate:${unique('debate')}`;
-    const sender = await connect(t, protocol, await stack.gateway(1), unique('user'));
-    const { client } = await connect(t, protocol, await stack.gateway(2), unique('user'));
-    const { events } = await subscribe(client, channel);
-    await sender.client.publish(channel, payload({ text: 'hi' }));
-    const publication = await events.get('publication');
-    assert.deepEqual(value(publication.data), { text: 'hi' });
-    assert.deepEqual([publication.info.user, publication.info.client], [sender.user, sender.id]);
-  });
-
   test(`${protocol.protocol}: publications of one client arrive in the order they were sent`, async (t) => {
     const channel = `chat:${unique('room')}`;
     const sender = await connect(t, protocol, await stack.gateway(1), unique('user'));
@@ -78,23 +67,6 @@ for (const protocol of PROTOCOLS) {
       assert.equal((await events.get('unsubscribed')).code, code, channel);
       assert.equal(client.state, 'connected');
     }
-  });
-
-  test(`${protocol.protocol}: a channel whose name lists users is theirs alone`, async (t) => {
-    const users = [unique('ada'), unique('ben'), unique('eve')];
-    const [ada, ben, eve] = await Promise.all(
-      users.map(async (user, index) => connect(t, protocol, await stack.gateway((index % 2) + 1), user)),
-    );
-    const channel = `dialogs:room#${ada.user},${ben.user}`;
-    const { events } = await subscribe(ada.client, channel);
-    await subscribe(ben.client, channel);
-    await ben.client.publish(channel, payload('between us'));
-    assert.equal(value((await events.get('publication')).data), 'between us');
-    const refused = newSubscription(eve.client, channel);
-    refused.subscription.subscribe();
-    assert.equal((await refused.events.get('unsubscribed')).code, 103);
-    await assert.rejects(eve.client.publish(channel, payload(1)), { code: 103 });
-    await assert.rejects(eve.client.history(channel, { limit: 1 }), { code: 103 });
   });
 
   test(`${protocol.protocol}: what a namespace does not have or allow is refused`, async (t) => {

@@ -52,30 +52,6 @@ for (const protocol of PROTOCOLS) {
     await events.get('connected');
   });
 
-  test(`${protocol.protocol}: a back end says who subscribes and what is published`, async (t) => {
-    const nats = await stack.nats();
-    const allowed = `asked:${unique('room')}`;
-    const refused = `asked:${unique('room')}`;
-    await answer(t, nats, 'tide.hook.subscribe', ({ channel }) => {
-      return channel === allowed ? { result: { data: { topic: 'x' } } } : { error: { code: 1403, message: 'not here' } };
-    });
-    await answer(t, nats, 'tide.hook.publish', ({ data, user }) => {
-      return data.text === 'rude' ? { error: { code: 1400, message: 'no' } } : { result: { data: { ...data, by: user } } };
-    });
-    const { client, user } = await connect(t, protocol, await stack.gateway(1), unique('user'));
-    const { subscription, events } = newSubscription(client, allowed);
-    subscription.subscribe();
-    assert.deepEqual(value((await events.get('subscribed')).data), { topic: 'x' });
-    await assert.rejects(client.publish(allowed, payload({ text: 'rude' })), { code: 1400, message: 'no' });
-    await client.publish(allowed, payload({ text: 'hi' }));
-    assert.deepEqual(value((await events.get('publication')).data), { text: 'hi', by: user });
-
-    const other = newSubscription(client, refused);
-    other.subscription.subscribe();
-    assert.equal((await other.events.get('unsubscribed')).code, 1403);
-    assert.equal(client.state, 'connected');
-  });
-
   test(`${protocol.protocol}: a subscription nobody decides on is asked for again until somebody does`, async (t) => {
     const { client } = await connect(t, protocol, await stack.gateway(1), unique('user'));
     const { subscription, events } = newSubscription(client, `asked:${unique('room')}`);

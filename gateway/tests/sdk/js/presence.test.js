@@ -11,48 +11,7 @@ const stack = Stack.forThisFile();
 const told = { joinLeave: true };
 
 for (const protocol of PROTOCOLS) {
-  const { protocol: name, value } = protocol;
-
-  test(`${name}: presence and its figures are the same on both gateways, also for who is not in the channel`, async (t) => {
-    const channel = `room:${unique('presence')}`;
-    const user = unique('user');
-    const token = tokenFor(user, { claims: { info: { name: 'Ada' } } });
-    const here = await connect(t, protocol, await stack.gateway(1), user, { token });
-    const again = await connect(t, protocol, await stack.gateway(2), user);
-    const other = await connect(t, protocol, await stack.gateway(2), unique('user'));
-    const stranger = await connect(t, protocol, await stack.gateway(1), unique('user'));
-    assert.deepEqual((await stranger.client.presence(channel)).clients, {});
-    assert.deepEqual(await stranger.client.presenceStats(channel), { numClients: 0, numUsers: 0 });
-    const { subscription } = await subscribe(here.client, channel);
-    assert.deepEqual(Object.keys((await subscription.presence()).clients), [here.id], 'itself, at once');
-    await subscribe(again.client, channel);
-    await subscribe(other.client, channel);
-    for (const { client } of [here, other, stranger]) {
-      const { clients } = await client.presence(channel);
-      assert.deepEqual(Object.keys(clients).sort(), [here.id, again.id, other.id].sort());
-      assert.equal(clients[here.id].user, user);
-      assert.equal(clients[here.id].client, here.id);
-      assert.deepEqual(value(clients[here.id].connInfo), { name: 'Ada' });
-      assert.deepEqual(await client.presenceStats(channel), { numClients: 3, numUsers: 2 });
-    }
-  });
-
-  test(`${name}: who asked is told who comes and leaves, itself first`, async (t) => {
-    const channel = `room:${unique('presence')}`;
-    const here = await connect(t, protocol, await stack.gateway(1), unique('user'));
-    const there = await connect(t, protocol, await stack.gateway(2), unique('user'));
-    const listening = newSubscription(here.client, channel, told);
-    listening.subscription.subscribe();
-    const own = await listening.events.get('join');
-    assert.equal(own.info.client, here.id);
-    const silent = await subscribe(there.client, channel);
-    const joined = await listening.events.get('join', { count: 2 });
-    assert.deepEqual([joined.channel, joined.info.client, joined.info.user], [channel, there.id, there.user]);
-    there.client.disconnect();
-    assert.equal((await listening.events.get('leave')).info.client, there.id);
-    assert.equal(listening.events.all('join').length, 2);
-    assert.equal(silent.events.all('join').length, 0, 'nobody who did not ask');
-  });
+  const { protocol: name } = protocol;
 
   test(`${name}: a burst of subscribing and unsubscribing leaves nobody behind`, async (t) => {
     const channel = `room:${unique('presence')}`;
