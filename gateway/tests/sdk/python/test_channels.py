@@ -48,22 +48,6 @@ async def test_a_subscription_that_is_not_allowed_ends_unsubscribed(stack, clien
     assert subscription.state == SubscriptionState.UNSUBSCRIBED
 
 
-async def test_a_channel_whose_name_lists_users_is_theirs_alone(stack, clients):
-    ada, ben, eve = [await clients.connect(stack.gateway(1 + index % 2)) for index in range(3)]
-    channel = f"dialogs:room#{ada.user},{ben.user}"
-    _, heard = await ada.subscribe(channel)
-    await ben.subscribe(channel)
-    await ben.publish(channel, "between us")
-    await heard.get("publication")
-    assert ada.values(heard) == ["between us"]
-    subscription, events = eve.new_subscription(channel)
-    await subscription.subscribe()
-    assert (await events.get("unsubscribed")).code == 103
-    with pytest.raises(ReplyError) as refused:
-        await eve.publish(channel, 1)
-    assert refused.value.code == 103
-
-
 async def test_a_burst_of_subscribing_and_unsubscribing_ends_as_the_last_word_says(stack, clients):
     channel = f"chat:{unique('room')}"
     connection = await clients.connect(stack.gateway(1))

@@ -66,14 +66,18 @@ class Events:
         """Every event of that name so far."""
         return [context for seen, context in self._seen if seen == name]
 
-    async def get(self, name, count=1, limit=LIMIT):
-        """The `count`-th event of that name, from 1, which may be in the past."""
+    async def get(self, name, count=1, limit=LIMIT, where=lambda _: True):
+        """The `count`-th event of that name, from 1, which may be in the past; of those that match, if it matters."""
+
+        def found():
+            return [context for context in self.all(name) if where(context)]
+
         try:
             async with asyncio.timeout(limit), self._changed:
-                await self._changed.wait_for(lambda: len(self.all(name)) >= count)
+                await self._changed.wait_for(lambda: len(found()) >= count)
         except TimeoutError:
             raise AssertionError(f"no {name} within {limit} s; there were {self._seen}") from None
-        return self.all(name)[count - 1]
+        return found()[count - 1]
 
 
 def _recording(handler):
@@ -148,7 +152,7 @@ class Clients:
     async def connect(self, url, user=None, **options):
         """A connected client; of a user of its own, if none is named."""
         user = user or unique("user")
-        connection = self.new(url, user, token=token_for(user), **options)
+        connection = self.new(url, user, **{"token": token_for(user), **options})
         await connection.client.connect()
         await connection.events.get("connected")
         return connection

@@ -1,21 +1,13 @@
-"""What a client can rely on, though each time it comes back it finds itself on another gateway."""
+"""What a client can rely on, though each time it comes back it finds itself on another gateway:
+what is published, missed, kept and answered."""
 
 import asyncio
-from contextlib import asynccontextmanager
 
 import pytest
-from centrifuge import DeltaType, StreamPosition
-from support.balancer import take_turns
-from support.client import token_for, unique
-
-
-@asynccontextmanager
-async def roaming(stack, clients, user=None):
-    """A client that comes to another gateway every time it connects, and how to cut it off."""
-    async with take_turns(stack.gateway(1), stack.gateway(2)) as balancer:
-        connection = await clients.connect(balancer.url, user)
-        yield connection, balancer.away
-        await connection.client.disconnect()
+from centrifuge import DeltaType, Filter, StreamPosition
+from support.client import unique
+from support.features import roaming
+from support.service import service
 
 
 async def test_what_was_missed_comes_after_every_break_in_order_and_once(stack, clients):
@@ -82,24 +74,71 @@ async def test_patches_come_out_as_what_was_published_those_of_what_was_missed_t
         assert connection.values(heard) == texts
 
 
-async def test_a_private_channel_is_recovered_with_a_fresh_token(stack, clients):
-    channel, user = f"kept:${unique('room')}", unique("user")
-    publisher = await clients.connect(stack.gateway(2), user)
+async def test_of_some_publications_only_those_come_those_that_were_missed_too(stack, clients):
+    room = unique("room")
+    async with roaming(stack, clients) as (connection, away), service(stack) as back_end:
+        _, heard = await connection.subscribe(f"kept:{room}", tags_filter=Filter.eq("kind", "goal"))
 
-    asked = []
+        async def play(*kinds):
+            for kind in kinds:
+                await back_end.publish(f"tide.ch.kept.{room}", kind, kind=kind.split()[0])
 
-    async def get_token(wanted):
-        asked.append(wanted)
-        return token_for(user, channel=wanted)
-
-    async with roaming(stack, clients, user) as (connection, away):
-        expired = token_for(user, seconds=-60, channel=channel)
-        _, heard = await connection.subscribe(channel, token=expired, get_token=get_token)
-        assert asked == [channel]
-        async with away():
-            await publisher.publish(channel, "missed")
+        await play("foul 1", "goal 2")
         await heard.get("publication")
-        assert connection.values(heard) == ["missed"]
+        async with away():
+            await play("goal 3", "foul 4", "goal 5")
+        await heard.get("publication", count=3)
+        await play("foul 6", "goal 7")
+        await heard.get("publication", count=4)
+        assert connection.values(heard) == ["goal 2", "goal 3", "goal 5", "goal 7"]
+
+
+async def test_where_the_newest_counts_it_alone_comes_after_a_break_and_to_who_is_new(stack, clients):
+    room = unique("match")
+    async with roaming(stack, clients) as (connection, away), service(stack) as back_end:
+        _, heard = await connection.subscribe(f"score:{room}")
+        await back_end.publish(f"tide.ch.score.{room}", 0)
+        await heard.get("publication")
+        async with away():
+            for score in (1, 2, 3):
+                await back_end.publish(f"tide.ch.score.{room}", score)
+        again = await heard.get("subscribed", count=2)
+        assert (again.was_recovering, again.recovered) == (True, True)
+        await heard.get("publication", count=2)
+        async with away():
+            pass
+        assert (await heard.get("subscribed", count=3)).recovered
+        await back_end.publish(f"tide.ch.score.{room}", 4)
+        await heard.get("publication", count=3)
+        assert connection.values(heard) == [0, 3, 4], "what it had was not sent again"
+
+        for text in (1, 2):
+            await back_end.publish(f"tide.ch.board.{room}", text)
+        _, shown = await connection.subscribe(f"board:{room}")
+        assert (await shown.get("subscribed")).recovered
+        await shown.get("publication")
+        assert connection.values(shown) == [2]
+
+
+@pytest.mark.parametrize("namespace", ["chat", "debate"])
+async def test_what_clients_publish_themselves_or_by_a_worker_reaches_each_other(stack, clients, namespace):
+    channel = f"{namespace}:{unique('room')}"
+    other = await clients.connect(stack.gateway(2))
+    _, others = await other.subscribe(channel)
+    async with roaming(stack, clients) as (connection, away):
+        _, heard = await connection.subscribe(channel)
+        for number in (1, 2):
+            await other.publish(channel, "to the roamer")
+            assert (await heard.get("publication", count=2 * number - 1)).pub.info.user == other.user
+            await connection.publish(channel, "from the roamer")
+            await heard.get("publication", count=2 * number)
+            told = (await others.get("publication", count=2 * number)).pub
+            client = connection.events.all("connected")[-1].client
+            assert (told.info.user, told.info.client) == (connection.user, client)
+            async with away():
+                pass
+            await heard.get("subscribed", count=number + 1)
+        assert connection.values(heard) == other.values(others) == ["to the roamer", "from the roamer"] * 2
 
 
 @pytest.mark.parametrize("where", [1, 2])
