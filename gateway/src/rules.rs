@@ -6,7 +6,7 @@ use std::{collections::HashMap, iter, time::Duration};
 
 use tidegate_shared::{
     channel::Channel,
-    config::{Config, Decider, LimitsConfig, Match, Namespace, Route},
+    config::{Config, LimitsConfig, Match, Namespace, PublishMode, Route},
     filter,
     id::GatewayId,
     protocol::SubscribeRequest,
@@ -102,7 +102,7 @@ impl Rules {
         let namespace = self.namespaces.get(channel.namespace())?;
         let takes =
             |route: &&Route| matches!(&route.matches, Match::Publish(name) if *name == namespace.name);
-        (namespace.publish == Decider::Worker).then(|| self.routes.iter().find(takes)).flatten()
+        (namespace.publish == PublishMode::Worker).then(|| self.routes.iter().find(takes)).flatten()
     }
 
     /// Whether a client may do something in a channel; nothing if its namespace is not declared.

@@ -19,7 +19,7 @@ use serde::Deserialize;
 
 pub use self::{
     issuer::{Issuer, KeySource, SHORT_FORM, TokenAlgorithm},
-    namespace::{Audience, Decider, Fanout, Namespace, Recovery, Storage},
+    namespace::{Audience, Fanout, Namespace, PublishMode, Recovery, Storage},
     route::{AnswerMode, Backoff, Match, Route},
     unit::Secret,
 };

@@ -24,7 +24,7 @@ pub struct Namespace {
     pub allow_publish: Audience,
     /// Who decides what becomes of a client's publication.
     #[serde(default)]
-    pub publish: Decider,
+    pub publish: PublishMode,
     /// How publications reach a gateway; by channel, unless said otherwise.
     #[serde(default)]
     pub fanout: Option<Fanout>,
@@ -111,7 +111,7 @@ pub enum Audience {
 /// Who decides what becomes of a client's publication.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Decider {
+pub enum PublishMode {
     /// Nobody: it is published.
     #[default]
     Direct,
@@ -200,7 +200,7 @@ impl Namespace {
             allow_subscribe: Audience::Nobody,
             user_limited: false,
             allow_publish: Audience::Nobody,
-            publish: Decider::Direct,
+            publish: PublishMode::Direct,
             fanout: None,
             allow_history: Audience::Nobody,
             history_size: 0,

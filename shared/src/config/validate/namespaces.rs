@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Problem, plain, problem};
 use crate::{
     channel::{Channel, DEFAULT_NAMESPACE, USER_NAMESPACE},
-    config::{AnswerMode, Audience, Config, Decider, Fanout, Match, Namespace, Route, Storage},
+    config::{AnswerMode, Audience, Config, Fanout, Match, Namespace, PublishMode, Route, Storage},
 };
 
 pub(super) fn namespaces(config: &Config) -> Result<(), Problem> {
@@ -110,7 +110,8 @@ pub(super) fn publishes(config: &Config) -> Result<(), Problem> {
     let namespaces = config.all_namespaces();
     for (index, route) in config.routes.iter().enumerate() {
         let Match::Publish(name) = &route.matches else { continue };
-        let decides = |namespace: &Namespace| namespace.name == *name && namespace.publish == Decider::Worker;
+        let decides =
+            |namespace: &Namespace| namespace.name == *name && namespace.publish == PublishMode::Worker;
         if !namespaces.iter().any(decides) {
             return problem(
                 format!("route.{index}.match"),
@@ -125,10 +126,10 @@ pub(super) fn publishes(config: &Config) -> Result<(), Problem> {
         let key = format!("namespace.{index}.publish");
         let name = &namespace.name;
         let taken = |route: &Route| matches!(&route.matches, Match::Publish(taken) if taken == name);
-        if namespace.publish == Decider::Worker && name == USER_NAMESPACE {
+        if namespace.publish == PublishMode::Worker && name == USER_NAMESPACE {
             return problem(key, "no client publishes in personal channels");
         }
-        if namespace.publish == Decider::Worker && !config.routes.iter().any(taken) {
+        if namespace.publish == PublishMode::Worker && !config.routes.iter().any(taken) {
             return problem(key, format!("\"worker\" needs a [[route]] with match = \"pub.{name}\""));
         }
     }
@@ -136,7 +137,7 @@ pub(super) fn publishes(config: &Config) -> Result<(), Problem> {
 }
 
 fn audiences(index: usize, namespace: &Namespace) -> Result<(), Problem> {
-    if namespace.allow_publish == Audience::Hook && namespace.publish == Decider::Worker {
+    if namespace.allow_publish == Audience::Hook && namespace.publish == PublishMode::Worker {
         return problem(
             format!("namespace.{index}.allow_publish"),
             "\"hook\" with publish = \"worker\": one of them decides, and the worker may refuse too",
