@@ -12,6 +12,7 @@ mod egress;
 mod emulation;
 mod encoded;
 mod feed;
+mod fleet;
 mod hooks;
 mod http;
 mod hub;
@@ -44,6 +45,7 @@ use crate::{
     connection::Shared,
     egress::{Egress, history::History, interest::Interests},
     emulation::Emulation,
+    fleet::Fleet,
     hooks::Hooks,
     http::{
         ApiDoor, Door, Vitals,
@@ -97,10 +99,11 @@ impl Gateway {
             lifecycle.finish(LAST_MOMENT).await;
             return Ok(());
         };
-        let shared = wire(&config, verifier, broker.clone(), &vitals.metrics, &lifecycle).await?;
+        let (shared, api) = wire(&config, verifier, broker.clone(), &vitals.metrics, &lifecycle).await?;
         let gateway = shared.rules.gateway.clone();
         let emulation = Emulation::start(gateway, broker.clone(), config.subjects(), &lifecycle).await?;
-        vitals.api.open(open_api(&shared, &config, &broker, &lifecycle).await?);
+        api::requests::start(Arc::clone(&api), broker.clone(), &config.subjects(), &lifecycle).await?;
+        vitals.api.open(api);
         let metrics = vitals.metrics.clone();
         let limits = Limits {
             connections: config.gateway.limits.connections,
@@ -159,7 +162,7 @@ async fn wire(
     broker: Broker,
     metrics: &Metrics,
     lifecycle: &Lifecycle,
-) -> anyhow::Result<Arc<Shared>> {
+) -> anyhow::Result<(Arc<Shared>, Arc<Api>)> {
     let gateway = GatewayId::random();
     let subjects = config.subjects();
     let waiting = Waiting::default();
@@ -168,8 +171,20 @@ async fn wire(
     let recovery = config.gateway.limits.recovery;
     let history = Arc::new(History::new(broker.clone(), subjects.clone(), &namespaces, recovery));
     let ingress = Arc::new(Ingress::new(broker.clone(), subjects.clone(), waiting.clone(), metrics.clone()));
-    let presence = Presence::new(config, broker.clone(), gateway.clone(), metrics.clone(), lifecycle.clone());
-    presence.start(subjects.barrier()).await?;
+    let fleet = Fleet::new(config, broker.clone(), gateway.clone(), metrics.clone(), lifecycle.clone());
+    let local = Arc::new(Local {
+        gateway: gateway.clone(),
+        name: config.gateway.listen.to_string(),
+        hub: Arc::clone(&hub),
+        started: Instant::now(),
+    });
+    let respond = Arc::clone(&local).respond();
+    // Who has a lease is asked: before it is taken there has to be somebody who answers.
+    let peers =
+        Peers::start(broker.clone(), subjects.clone(), Arc::clone(&fleet), respond, lifecycle).await?;
+    fleet.start().await?;
+    let presence = Presence::new(config, broker.clone(), fleet, metrics.clone(), lifecycle.clone());
+    presence.start();
     let hooks = Hooks::new(broker.clone(), subjects.clone(), &config.hooks, metrics.clone());
     let egress = Egress {
         broker,
@@ -184,7 +199,7 @@ async fn wire(
     };
     egress.start(&gateway, &namespaces).await?;
     let keys = Keys::start(&verifier, Pace::every(config.auth.jwks_refresh), metrics, lifecycle).await?;
-    Ok(Arc::new(Shared {
+    let shared = Arc::new(Shared {
         rules: Arc::new(Rules::new(config, verifier, gateway)),
         hub,
         ingress,
@@ -194,25 +209,7 @@ async fn wire(
         hooks,
         metrics: metrics.clone(),
         answer_timeout: config.gateway.answer_timeout,
-    }))
-}
-
-/// Opens the server API's NATS door and returns what is behind both.
-async fn open_api(
-    shared: &Shared,
-    config: &Config,
-    broker: &Broker,
-    lifecycle: &Lifecycle,
-) -> anyhow::Result<Arc<Api>> {
-    let local = Arc::new(Local {
-        gateway: shared.rules.gateway.clone(),
-        name: config.gateway.listen.to_string(),
-        hub: Arc::clone(&shared.hub),
-        started: Instant::now(),
     });
-    let (gateway, subjects) = (shared.rules.gateway.clone(), config.subjects());
-    let respond = Arc::clone(&local).respond();
-    let peers = Peers::start(gateway, broker.clone(), subjects.clone(), respond, lifecycle).await?;
     let api = Arc::new(Api {
         rules: Arc::clone(&shared.rules),
         ingress: Arc::clone(&shared.ingress),
@@ -222,8 +219,7 @@ async fn open_api(
         metrics: shared.metrics.clone(),
         answer_timeout: shared.answer_timeout,
     });
-    api::requests::start(Arc::clone(&api), broker.clone(), &subjects, lifecycle).await?;
-    Ok(api)
+    Ok((shared, api))
 }
 
 /// Lets what is under way settle, closes the connections, and ends the tasks that served them.

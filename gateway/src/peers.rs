@@ -1,18 +1,13 @@
-//! The other gateways: who is there, and what they answer.
+//! Asking the other gateways, each on a subject of its own.
 //!
-//! Gateways say hello to each other now and then; one that has been silent for a while is gone. Asking all of them ends when
-//! everybody who is there has answered, or after a second. Never decides what is asked.
+//! Every gateway whose lease lives is asked. An answer is awaited for a second at most, and of one that has no connection to
+//! the broker only as long as coming back takes. Never decides what is asked.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use async_nats::{Message, Subscriber};
+use async_nats::{Request, RequestErrorKind, Subscriber};
 use bytes::Bytes;
-use futures_util::StreamExt;
-use serde::{Deserialize, Serialize};
+use futures_util::{StreamExt, future::join_all};
 use serde_json::value::RawValue;
 use tidegate_shared::{
     broker::{Broker, Refusal},
@@ -20,69 +15,61 @@ use tidegate_shared::{
     lifecycle::Lifecycle,
     subject::Subjects,
 };
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::fleet::Fleet;
 
 /// How long the others may take to answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
-/// How often a gateway says hello.
-const HELLO_INTERVAL: Duration = Duration::from_secs(2);
-/// After how much silence a gateway is gone.
-const SILENCE: Duration = Duration::from_secs(7);
+/// How long a gateway may be without a connection to the broker before it counts as gone: longer than it waits between two
+/// tries to come back.
+const ABSENCE_LIMIT: Duration = Duration::from_millis(700);
+/// Between two tries to reach one that is not there.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
-const ASK: &str = "ask";
-const HELLO: &str = "hello";
-const BYE: &str = "bye";
-
-/// The other gateways of this deployment.
+/// The way to the other gateways.
 pub(crate) struct Peers {
-    gateway: GatewayId,
     broker: Broker,
     subjects: Subjects,
-    known: Mutex<HashMap<Box<str>, Instant>>,
+    fleet: Arc<Fleet>,
 }
 
 /// What a gateway answers of itself.
 pub(crate) type Respond = Arc<dyn Fn(&RawValue) -> Option<Box<RawValue>> + Send + Sync>;
 
 /// What the others said.
+#[derive(Default)]
 pub(crate) struct Said {
     pub(crate) answers: Vec<Box<RawValue>>,
     /// How many did not answer in time.
     pub(crate) silent: usize,
 }
 
-/// What travels between gateways.
-#[derive(Serialize, Deserialize)]
-struct Letter {
-    from: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    body: Option<Box<RawValue>>,
+/// What came of asking one gateway.
+enum Heard {
+    Answer(Box<RawValue>),
+    Silence,
+    /// It has ended.
+    Gone,
 }
 
 impl Peers {
-    /// Begins to answer, says hello, and returns when the broker knows.
+    /// Begins to answer, and returns when the broker knows.
     pub(crate) async fn start(
-        gateway: GatewayId,
         broker: Broker,
         subjects: Subjects,
+        fleet: Arc<Fleet>,
         respond: Respond,
         lifecycle: &Lifecycle,
     ) -> anyhow::Result<Arc<Self>> {
-        let letters = broker.client().subscribe(subjects.all_peers()).await?;
+        let questions = broker.client().subscribe(subjects.peer(fleet.gateway())).await?;
         broker.barrier(subjects.barrier()).await?;
-        let this = Arc::new(Self { gateway, broker, subjects, known: Mutex::default() });
-        let (reader, caller) = (Arc::clone(&this), Arc::clone(&this));
-        let (finishing, ending) = (lifecycle.clone(), lifecycle.clone());
+        let this = Arc::new(Self { broker, subjects, fleet });
+        let (serving, finishing) = (Arc::clone(&this), lifecycle.clone());
         lifecycle.spawn(async move {
             tokio::select! {
-                () = reader.read(letters, respond) => {}
+                () = serving.serve(questions, respond) => {}
                 () = finishing.finishing() => {}
-            }
-        });
-        lifecycle.spawn(async move {
-            tokio::select! {
-                () = caller.say_hello() => {}
-                () = ending.finishing() => caller.tell(BYE).await,
             }
         });
         Ok(this)
@@ -90,89 +77,66 @@ impl Peers {
 
     /// Asks every other gateway. An error is a broker that is away: nobody was asked.
     pub(crate) async fn ask(&self, body: Box<RawValue>) -> Result<Said, Refusal> {
-        let away = |error: &dyn std::fmt::Display| Refusal::Unavailable(error.to_string());
         if !self.broker.is_connected() {
-            return Err(away(&"not connected to NATS"));
+            return Err(Refusal::Unavailable("not connected to NATS".to_owned()));
         }
-        let client = self.broker.client();
-        let inbox = client.new_inbox();
-        let mut letters = client.subscribe(inbox.clone()).await.map_err(|e| away(&e))?;
-        let letter = self.letter(Some(body)).ok_or_else(|| away(&"what is asked cannot be written"))?;
-        let mut awaited = self.alive();
-        let asked = client.publish_with_reply(self.subjects.peer(ASK), inbox, letter).await;
-        asked.map_err(|e| away(&e))?;
-        let deadline = Instant::now() + ANSWER_LIMIT;
-        let mut answers = Vec::new();
-        while !awaited.is_empty() {
-            let Ok(Some(message)) = timeout_at(deadline, letters.next()).await else { break };
-            let Ok(letter) = serde_json::from_slice::<Letter>(&message.payload) else { continue };
-            awaited.remove(&*letter.from);
-            answers.extend(letter.body);
+        let body = Bytes::from(body.get().to_owned());
+        let others = self.fleet.others();
+        let asked = others.iter().map(|(gateway, seq)| self.ask_one(gateway, *seq, &body));
+        let mut said = Said::default();
+        for heard in join_all(asked).await {
+            match heard {
+                Heard::Answer(answer) => said.answers.push(answer),
+                Heard::Silence => said.silent += 1,
+                Heard::Gone => {}
+            }
         }
-        Ok(Said { answers, silent: awaited.len() })
+        Ok(said)
     }
 
-    /// The other gateways that are there.
-    fn alive(&self) -> HashSet<Box<str>> {
-        let now = Instant::now();
-        let mut known = self.known();
-        known.retain(|_, heard| now < *heard + SILENCE);
-        known.keys().cloned().collect()
+    async fn ask_one(&self, gateway: &GatewayId, seq: u64, body: &Bytes) -> Heard {
+        let mut live = self.fleet.live();
+        tokio::select! {
+            biased;
+            heard = timeout(ANSWER_LIMIT, self.request(gateway, seq, body)) => heard.unwrap_or(Heard::Silence),
+            _ = live.wait_for(|live| !live.contains(gateway)) => Heard::Gone,
+        }
     }
 
-    async fn read(&self, mut letters: Subscriber, respond: Respond) {
-        while let Some(message) = letters.next().await {
-            let Ok(letter) = serde_json::from_slice::<Letter>(&message.payload) else {
-                tracing::warn!(subject = %message.subject, "a letter of another gateway that cannot be read");
+    async fn request(&self, gateway: &GatewayId, seq: u64, body: &Bytes) -> Heard {
+        let subject = self.subjects.peer(gateway);
+        let absent_from = Instant::now() + ABSENCE_LIMIT;
+        loop {
+            let request = Request::new().payload(body.clone()).timeout(Some(ANSWER_LIMIT));
+            match self.broker.client().send_request(subject.clone(), request).await {
+                Ok(answer) => {
+                    let answer = serde_json::from_slice(&answer.payload);
+                    return answer.map_or(Heard::Silence, Heard::Answer);
+                }
+                // It may have lost its connection for a moment: its clients are still there.
+                Err(error)
+                    if error.kind() == RequestErrorKind::NoResponders && Instant::now() < absent_from =>
+                {
+                    sleep(RETRY_PAUSE).await;
+                }
+                Err(error) if error.kind() == RequestErrorKind::NoResponders => {
+                    self.fleet.unreachable(gateway, seq);
+                    return Heard::Gone;
+                }
+                Err(_) => return Heard::Silence,
+            }
+        }
+    }
+
+    async fn serve(&self, mut questions: Subscriber, respond: Respond) {
+        while let Some(message) = questions.next().await {
+            let Ok(asked) = serde_json::from_slice::<&RawValue>(&message.payload) else {
+                tracing::warn!(subject = %message.subject, "a question of another gateway that cannot be read");
                 continue;
             };
-            if letter.from != self.gateway.as_str() {
-                self.handle(&message, letter, &respond).await;
-            }
+            let (Some(answer), Some(inbox)) = (respond(asked), message.reply) else { continue };
+            // Without an answer the other gateway says that one is missing.
+            let _ = self.broker.client().publish(inbox, answer.get().to_owned().into()).await;
         }
-    }
-
-    async fn handle(&self, message: &Message, letter: Letter, respond: &Respond) {
-        match Subjects::last_token(&message.subject) {
-            HELLO => {
-                let heard = self.known().insert(letter.from.into(), Instant::now());
-                if heard.is_none() {
-                    self.tell(HELLO).await;
-                }
-            }
-            BYE => {
-                self.known().remove(&*letter.from);
-            }
-            _ => {
-                let (Some(asked), Some(inbox)) = (letter.body, &message.reply) else { return };
-                let Some(answer) = self.letter(respond(&asked)) else { return };
-                // Without an answer the other gateway says that one is missing.
-                let _ = self.broker.client().publish(inbox.clone(), answer).await;
-            }
-        }
-    }
-
-    async fn say_hello(&self) {
-        let mut ticks = interval(HELLO_INTERVAL);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            ticks.tick().await;
-            self.tell(HELLO).await;
-        }
-    }
-
-    /// Best effort: what is not heard now is said again soon, or found out by silence.
-    async fn tell(&self, verb: &str) {
-        let Some(letter) = self.letter(None).filter(|_| self.broker.is_connected()) else { return };
-        let _ = self.broker.client().publish(self.subjects.peer(verb), letter).await;
-    }
-
-    fn letter(&self, body: Option<Box<RawValue>>) -> Option<Bytes> {
-        let letter = Letter { from: self.gateway.as_str().to_owned(), body };
-        serde_json::to_vec(&letter).ok().map(Bytes::from)
-    }
-
-    fn known(&self) -> MutexGuard<'_, HashMap<Box<str>, Instant>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,22 +1,19 @@
 //! Who is in the channels: the members of this gateway kept in the broker, and everybody's read from it.
 //!
-//! A member is one message without end, a gateway one lease that has to be renewed: a client that does nothing costs no
-//! writes, and the members of a gateway that is gone count no more from the moment its lease ends. Never decides who may
+//! A member is one message without end: a client that does nothing costs no writes, and the members of a gateway that is
+//! gone count no more from the moment its lease ends. Never decides who may
 //! ask, and no connection waits here for more than its own joining.
 
 use std::{
     collections::HashSet,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use async_nats::{HeaderMap, Message};
+use async_nats::Message;
 use bytes::Bytes;
 use tidegate_shared::{
-    broker::{Broker, Range, Refusal, header_number},
+    broker::{Broker, Refusal, header_number},
     channel::Channel,
     config::Config,
     envelope::get,
@@ -29,14 +26,17 @@ use tidegate_shared::{
 };
 use tokio::{
     sync::{Notify, Semaphore},
-    time::{sleep, timeout},
+    time::timeout,
 };
 
-use self::{leases::Leases, registry::Registry};
-use crate::{feed::Change, metrics::Metrics};
+use self::registry::Registry;
+use crate::{
+    feed::Change,
+    fleet::{Fleet, LEFT, next_page},
+    metrics::Metrics,
+};
 
 mod keeper;
-mod leases;
 mod registry;
 mod sweep;
 mod writer;
@@ -53,24 +53,18 @@ const BATCH: usize = 500;
 const LEAVE_LIMIT: Duration = Duration::from_secs(3);
 /// How long the broker remembers that a member has left: longer than anybody who removes it may wait for the broker.
 const LEFT_TTL: &str = "5s";
-/// Why a message marks that a member has left, or a gateway ended by itself. The broker writes another reason.
-const LEFT: &str = "Remove";
 
 /// The presence of this gateway's clients, and the way to everybody's.
 pub(crate) struct Presence {
     broker: Broker,
     subjects: Subjects,
-    gateway: GatewayId,
-    lease: Duration,
+    fleet: Arc<Fleet>,
     /// The namespaces whose subscribers may be told who comes and leaves.
     telling: HashSet<String>,
     registry: Mutex<Registry>,
-    leases: Mutex<Leases>,
     /// The gateways whose members this one is removing.
     sweeping: Mutex<HashSet<GatewayId>>,
-    ending: AtomicBool,
     work: Notify,
-    doubt: Notify,
     empty: Notify,
     reads: Semaphore,
     metrics: Metrics,
@@ -95,7 +89,7 @@ impl Presence {
     pub(crate) fn new(
         config: &Config,
         broker: Broker,
-        gateway: GatewayId,
+        fleet: Arc<Fleet>,
         metrics: Metrics,
         lifecycle: Lifecycle,
     ) -> Arc<Self> {
@@ -103,17 +97,13 @@ impl Presence {
         Arc::new(Self {
             broker,
             subjects: config.subjects(),
-            lease: config.presence.lease,
+            fleet,
             telling: telling.map(|namespace| namespace.name).collect(),
             registry: Mutex::default(),
-            leases: Mutex::new(Leases::new(gateway.clone())),
             sweeping: Mutex::default(),
-            ending: AtomicBool::new(false),
             work: Notify::new(),
-            doubt: Notify::new(),
             empty: Notify::new(),
             reads: Semaphore::new(READS),
-            gateway,
             metrics,
             lifecycle,
         })
@@ -139,11 +129,6 @@ impl Presence {
         Ok(present)
     }
 
-    /// The gateways that live, this one included.
-    pub(crate) fn gateways(&self) -> Vec<GatewayId> {
-        lock(&self.leases).live().cloned().collect()
-    }
-
     /// Whether subscribers of a channel may be told who comes and leaves.
     pub(crate) fn tells(&self, channel: &Channel) -> bool {
         self.telling.contains(channel.namespace())
@@ -164,9 +149,8 @@ impl Presence {
         while let Some(start) = from {
             let page = self.broker.range(PRESENCE, &filter, start, BATCH).await?;
             from = next_page(&page);
-            let leases = lock(&self.leases);
             for member in page.messages.iter().filter_map(read_kept) {
-                if leases.is_live(&member.client.gateway())
+                if self.fleet.is_live(&member.client.gateway())
                     && let Ok(info) = protobuf::decode_one(member.info)
                 {
                     members.presence.insert(member.client.to_string(), info);
@@ -203,8 +187,7 @@ impl Presence {
             tracing::warn!(members = lock(&self.registry).len(), "members that have not left");
             return;
         }
-        self.ending.store(true, Ordering::Release);
-        self.end_lease().await;
+        self.fleet.leave().await;
     }
 }
 
@@ -228,29 +211,6 @@ fn read_kept(message: &Message) -> Option<Kept> {
         info: message.payload.clone(),
         subject: subject.into(),
     })
-}
-
-/// Where the next page begins, if there is one.
-fn next_page(page: &Range) -> Option<u64> {
-    let last = header_number(page.messages.last()?, header::SEQUENCE)?;
-    (page.more > 0).then_some(last + 1)
-}
-
-/// The headers of a mark that replaces the message with this sequence, and is forgotten after a while.
-fn leaving(seq: u64, ttl: &'static str) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    headers.insert(header::EXPECTED_LAST, seq.to_string());
-    headers.insert(header::MARKER_REASON, LEFT);
-    headers.insert(header::TTL, ttl);
-    headers
-}
-
-/// Waits, unless the process ends: then returns false.
-async fn pause(lifecycle: &Lifecycle, time: Duration) -> bool {
-    tokio::select! {
-        () = sleep(time) => true,
-        () = lifecycle.finishing() => false,
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

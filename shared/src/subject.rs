@@ -260,14 +260,9 @@ impl Subjects {
         format!("{}.ctl.*", self.prefix)
     }
 
-    /// What gateways ask each other.
-    pub fn peer(&self, verb: &str) -> String {
-        format!("{}.peer.{}", self.prefix, Token::encode(verb))
-    }
-
-    /// Everything gateways ask each other.
-    pub fn all_peers(&self) -> String {
-        format!("{}.peer.*", self.prefix)
+    /// What other gateways ask a gateway, as a request.
+    pub fn peer(&self, gateway: &GatewayId) -> String {
+        format!("{}.peer.{}", self.prefix, gateway.as_str())
     }
 
     /// What a back end is asked, as a request.
@@ -280,7 +275,7 @@ impl Subjects {
         format!("{}.barrier", self.prefix)
     }
 
-    /// The last token of a subject: a method, or what a gateway asks.
+    /// The last token of a subject: a method.
     pub fn last_token(subject: &str) -> &str {
         subject.rsplit('.').next().unwrap_or_default()
     }

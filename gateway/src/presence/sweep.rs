@@ -6,7 +6,8 @@ use std::{sync::Arc, time::Duration};
 use futures_util::{StreamExt, stream};
 use tidegate_shared::{broker::Refusal, id::GatewayId, topology::PRESENCE};
 
-use super::{BATCH, Kept, LEFT_TTL, Presence, leaving, lock, next_page, pause, read_kept};
+use super::{BATCH, Kept, LEFT_TTL, Presence, lock, read_kept};
+use crate::fleet::{leaving, next_page, pause};
 
 /// How long a gateway may take to come back before its members are removed: all lose the broker at the same time when it
 /// restarts, and none is back at once.
@@ -64,7 +65,7 @@ impl Presence {
             let members: Vec<Kept> = page.messages.iter().filter_map(read_kept).collect();
             let mut removals = stream::iter(members)
                 .map(|member| async move {
-                    if lock(&self.leases).is_live(gateway) { Ok(false) } else { self.remove(member).await }
+                    if self.fleet.is_live(gateway) { Ok(false) } else { self.remove(member).await }
                 })
                 .buffer_unordered(MAX_UNDER_WAY);
             while let Some(result) = removals.next().await {

@@ -6,7 +6,8 @@ use async_nats::HeaderMap;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tidegate_shared::{broker::Refusal, topology::PRESENCE};
 
-use super::{LEFT_TTL, Presence, leaving, lock, pause, read_kept, registry::Step};
+use super::{LEFT_TTL, Presence, lock, read_kept, registry::Step};
+use crate::fleet::{leaving, pause};
 
 /// Members that are brought up to date at the same time.
 const MAX_UNDER_WAY: usize = 256;

@@ -1,13 +1,18 @@
 //! Connections and subscriptions that services make and end, wherever they are.
 
+use std::time::{Duration, Instant};
+
 use serde_json::json;
-use tidegate_cli::client::{Event, Events};
+use tidegate_cli::{
+    client::{Event, Events},
+    stack::Stack,
+};
 use tidegate_shared::protocol::Encoding;
 
 use super::{Doors, KEPT, code, join};
 use crate::{
     stream_client::StreamClient,
-    support::{connect, connect_as, event, eventually, publication, quick, start, token},
+    support::{connect, connect_as, event, eventually, http, publication, quick, start, token},
 };
 
 async fn closed(events: &mut Events) -> (u16, String) {
@@ -142,4 +147,83 @@ async fn a_gateway_that_does_not_answer_is_told_of() {
         doors.http("disconnect", json!({"user": "42"})).await == json!({"result": {}})
     })
     .await;
+}
+
+/// Leases that outlive any test.
+const LONG_LEASES: &str = "[presence]\nlease = '2m'\n";
+
+async fn all_are_known(doors: &Doors, gateways: usize) {
+    eventually("the gateways know each other", || async {
+        doors.http("info", json!({})).await["result"]["nodes"].as_array().unwrap().len() == gateways
+    })
+    .await;
+}
+
+async fn metrics(stack: &Stack, gateway: usize) -> String {
+    let request = "GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    http(stack.gateways()[gateway].internal, request).await.1
+}
+
+/// Orders that meet nobody, and how long they took.
+async fn orders(doors: &Doors, count: usize) -> Duration {
+    let began = Instant::now();
+    for _ in 0..count {
+        assert_eq!(doors.http("disconnect", json!({"user": "nobody"})).await, json!({"result": {}}));
+    }
+    began.elapsed()
+}
+
+#[tokio::test]
+async fn a_gateway_that_was_killed_fails_no_order_and_delays_one_at_most() {
+    let stack = start(quick(&format!("{LONG_LEASES}{KEPT}")).gateways(3)).await;
+    let doors = Doors::of(&stack).await;
+    all_are_known(&doors, 3).await;
+    let (_client, mut events) = connect(&stack, 1, "42").await;
+    stack.hold("gateway-1").await.unwrap();
+    let began = Instant::now();
+    assert_eq!(doors.http("disconnect", json!({"user": "42"})).await, json!({"result": {}}));
+    let first = began.elapsed();
+    assert_eq!(closed(&mut events).await.0, 3503);
+    let further = orders(&doors, 20).await;
+    println!("the first order took {first:?}, 20 further ones {further:?}");
+    assert!(further < Duration::from_secs(7), "{further:?}");
+    assert!(metrics(&stack, 2).await.contains("presence_gateways 3"), "its lease still lives");
+    // Another one in its place is asked.
+    stack.start_process("gateway-1").await.unwrap();
+    all_are_known(&doors, 3).await;
+    let (_client, mut events) = connect(&stack, 0, "42").await;
+    assert_eq!(doors.http("disconnect", json!({"user": "42"})).await, json!({"result": {}}));
+    assert_eq!(closed(&mut events).await.0, 3503);
+}
+
+#[tokio::test]
+async fn a_gateway_that_is_asked_to_stop_is_missed_by_nobody() {
+    let stack = start(quick(&format!("{LONG_LEASES}{KEPT}")).gateways(3)).await;
+    let doors = Doors::of(&stack).await;
+    all_are_known(&doors, 3).await;
+    let (stopped, ()) = tokio::join!(stack.stop("gateway-1"), async {
+        orders(&doors, 20).await;
+    });
+    assert!(stopped.unwrap().success());
+    let further = orders(&doors, 20).await;
+    assert!(further < Duration::from_secs(7), "{further:?}");
+    eventually("its lease has ended with it", || async {
+        metrics(&stack, 2).await.contains("presence_gateways 2")
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_order_that_is_answered_is_carried_out_everywhere_though_the_broker_was_just_away() {
+    let stack = start(quick(&format!("{LONG_LEASES}{KEPT}")).gateways(2)).await;
+    let doors = Doors::of(&stack).await;
+    all_are_known(&doors, 2).await;
+    let (_client, mut events) = connect(&stack, 0, "42").await;
+    stack.hold("nats").await.unwrap();
+    stack.start_process("nats").await.unwrap();
+    eventually("it is answered", || async {
+        doors.http("disconnect", json!({"user": "42"})).await == json!({"result": {}})
+    })
+    .await;
+    assert_eq!(closed(&mut events).await.0, 3503);
 }

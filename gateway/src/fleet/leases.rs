@@ -17,6 +17,8 @@ pub(super) struct Lease {
     /// The sequence of the newest sign of life, or of its end.
     pub(super) seq: u64,
     pub(super) live: bool,
+    /// Whether it is connected to the broker, as far as anybody has tried since.
+    pub(super) reachable: bool,
 }
 
 impl Leases {
@@ -35,15 +37,24 @@ impl Leases {
         others.map(|(gateway, _)| gateway).chain([&self.own])
     }
 
-    /// A lease was renewed, or has ended. Returns whether this ends a gateway.
-    pub(super) fn see(&mut self, gateway: GatewayId, lease: Lease) -> bool {
-        let before = self.known.get(&gateway);
-        if before.is_some_and(|before| before.seq >= lease.seq) {
-            return false;
+    /// The others that live and can be reached, each with its newest sign of life.
+    pub(super) fn others(&self) -> Vec<(GatewayId, u64)> {
+        let others = self.known.iter().filter(|(gateway, lease)| lease.reachable && **gateway != self.own);
+        others.map(|(gateway, lease)| (gateway.clone(), lease.seq)).collect()
+    }
+
+    /// A gateway could not be reached, after this sign of life. The next one makes up for it.
+    pub(super) fn unreachable(&mut self, gateway: &GatewayId, seq: u64) {
+        if let Some(lease) = self.known.get_mut(gateway).filter(|lease| lease.seq == seq) {
+            lease.reachable = false;
         }
-        let ends = !lease.live && gateway != self.own && before.is_none_or(|before| before.live);
-        self.known.insert(gateway, lease);
-        ends
+    }
+
+    /// A lease was renewed, or has ended.
+    pub(super) fn see(&mut self, gateway: GatewayId, lease: Lease) {
+        if self.known.get(&gateway).is_none_or(|before| before.seq < lease.seq) {
+            self.known.insert(gateway, lease);
+        }
     }
 
     /// What is known now, to be compared with a reading that begins after it.
@@ -51,22 +62,10 @@ impl Leases {
         self.known.clone()
     }
 
-    /// Takes a reading of all leases, except where something newer has come since `before`. Returns the gateways that
-    /// turn out to have ended.
-    pub(super) fn read(
-        &mut self,
-        before: &HashMap<GatewayId, Lease>,
-        found: HashMap<GatewayId, Lease>,
-    ) -> Vec<GatewayId> {
-        let mut ended = Vec::new();
+    /// Takes a reading of all leases, except where something newer has come since `before`.
+    pub(super) fn read(&mut self, before: &HashMap<GatewayId, Lease>, found: HashMap<GatewayId, Lease>) {
         self.known.retain(|gateway, lease| {
-            if before.get(gateway) != Some(lease) || found.get(gateway).is_some_and(|found| found.live) {
-                return true;
-            }
-            if lease.live && *gateway != self.own {
-                ended.push(gateway.clone());
-            }
-            false
+            before.get(gateway) != Some(lease) || found.get(gateway).is_some_and(|found| found.live)
         });
         for (gateway, lease) in found.into_iter().filter(|(_, lease)| lease.live) {
             // After a crash the broker may count from an earlier sequence on.
@@ -74,7 +73,6 @@ impl Leases {
                 self.known.insert(gateway, lease);
             }
         }
-        ended
     }
 }
 
@@ -83,7 +81,7 @@ mod tests {
     use super::*;
 
     fn lease(seq: u64, live: bool) -> Lease {
-        Lease { seq, live }
+        Lease { seq, live, reachable: live }
     }
 
     #[test]
@@ -91,16 +89,35 @@ mod tests {
         let (own, other) = (GatewayId::random(), GatewayId::random());
         let mut leases = Leases::new(own.clone());
         assert!(leases.is_live(&own) && !leases.is_live(&other));
-        assert!(!leases.see(other.clone(), lease(1, true)));
+        leases.see(other.clone(), lease(1, true));
         assert!(leases.is_live(&other));
         assert_eq!(leases.live().count(), 2);
-        assert!(leases.see(other.clone(), lease(5, false)));
-        assert!(!leases.see(other.clone(), lease(5, false)), "it ends once");
-        assert!(!leases.see(other.clone(), lease(3, true)), "older news");
+        leases.see(other.clone(), lease(5, false));
         assert!(!leases.is_live(&other));
-        assert!(!leases.see(other.clone(), lease(7, true)));
+        leases.see(other.clone(), lease(3, true));
+        assert!(!leases.is_live(&other), "older news");
+        leases.see(other.clone(), lease(7, true));
         assert!(leases.is_live(&other));
-        assert!(!leases.see(own.clone(), lease(8, false)) && leases.is_live(&own));
+        leases.see(own.clone(), lease(8, false));
+        assert!(leases.is_live(&own));
+    }
+
+    #[test]
+    fn a_gateway_that_cannot_be_reached_is_not_asked_until_its_next_sign_of_life() {
+        let (own, other) = (GatewayId::random(), GatewayId::random());
+        let mut leases = Leases::new(own.clone());
+        leases.see(own, lease(1, true));
+        leases.see(other.clone(), lease(2, true));
+        assert_eq!(leases.others(), [(other.clone(), 2)]);
+        leases.see(other.clone(), lease(3, true));
+        leases.unreachable(&other, 2);
+        assert_eq!(leases.others(), [(other.clone(), 3)], "it has been heard of since");
+        leases.unreachable(&other, 3);
+        assert!(leases.others().is_empty() && leases.is_live(&other));
+        leases.see(other.clone(), lease(4, true));
+        assert_eq!(leases.others(), [(other.clone(), 4)]);
+        leases.see(other, lease(5, false));
+        assert!(leases.others().is_empty());
     }
 
     #[test]
@@ -115,8 +132,7 @@ mod tests {
         leases.see(ids[1].clone(), lease(20, true));
         leases.see(ids[2].clone(), lease(21, false));
         leases.see(ids[3].clone(), lease(22, true));
-        let found = [(ids[2].clone(), lease(12, true))].into();
-        assert_eq!(leases.read(&before, found), [ids[0].clone()]);
+        leases.read(&before, [(ids[2].clone(), lease(12, true))].into());
         let live: Vec<bool> = ids.iter().map(|id| leases.is_live(id)).collect();
         assert_eq!(live, [false, true, false, true]);
     }
@@ -127,8 +143,9 @@ mod tests {
         let mut leases = Leases::new(GatewayId::random());
         leases.see(other.clone(), lease(100, false));
         let before = leases.known();
-        assert!(leases.read(&before, [(other.clone(), lease(50, true))].into()).is_empty());
+        leases.read(&before, [(other.clone(), lease(50, true))].into());
         assert!(leases.is_live(&other));
-        assert!(leases.see(other.clone(), lease(51, false)));
+        leases.see(other.clone(), lease(51, false));
+        assert!(!leases.is_live(&other));
     }
 }
