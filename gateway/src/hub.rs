@@ -20,11 +20,14 @@ use tidegate_shared::{
 };
 use tokio::{sync::Notify, time::Instant};
 
+use self::arriving::Arriving;
 use crate::{
     connection::outbox::{Drain, Outbox},
     encoded::{Encoded, Form},
     feed::Feed,
 };
+
+pub(crate) mod arriving;
 
 /// How many locks the maps are spread over.
 const SHARDS: usize = 64;
@@ -37,6 +40,7 @@ pub(crate) struct Hub {
     count: AtomicUsize,
     empty: Notify,
     draining: OnceLock<Pace>,
+    pub(crate) arriving: Arc<Arriving>,
 }
 
 /// How fast connections end when the gateway drains.
@@ -66,6 +70,7 @@ impl Hub {
             count: AtomicUsize::new(0),
             empty: Notify::new(),
             draining: OnceLock::new(),
+            arriving: Arc::default(),
         }
     }
 

@@ -2,7 +2,10 @@
 //!
 //! Never waits, never asks anybody.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 use tidegate_shared::{
@@ -80,10 +83,13 @@ impl Local {
     /// Whom an order is for, as far as the hub knows. A session is known to its connection only.
     fn meant(&self, order: &Order) -> Vec<Arc<Outbox>> {
         let of_user = || {
+            // In this order: one that arrives meanwhile is in one of the two, or in both.
+            let mut found: HashMap<_, _> = self.hub.arriving.of(&order.user).into_iter().collect();
             // Every connection of a user has the personal channel.
             let personal = Channel::personal(&order.user);
             let feed = self.hub.feed(&format!("{}.{}", personal.namespace(), personal.token()));
-            feed.map(|feed| feed.members()).unwrap_or_default()
+            found.extend(feed.map(|feed| feed.members()).unwrap_or_default());
+            found
         };
         let listed = |client: &ClientId| order.whitelist.iter().any(|listed| listed == client.as_str());
         match (order.user.is_empty(), ClientId::parse(&order.client)) {

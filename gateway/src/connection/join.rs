@@ -81,13 +81,18 @@ impl Connection {
             return self.welcome(&chosen, ready);
         }
         let shared = Arc::clone(&self.shared);
+        let user = chosen.iter().find_map(|one| one.channel.personal_user());
+        let arrival = user.map(|user| {
+            let client = self.session.client().clone();
+            shared.hub.arriving.begin(user, client, Arc::clone(&self.outbox))
+        });
         self.work().tasks.push(Box::pin(async move {
             let ready = chosen
                 .iter()
                 .zip(members)
                 .map(|(one, member)| shared.ready(&one.channel, one.resume.as_ref(), false, member));
             let ready = try_join_all(ready).await;
-            Done::Chosen { chosen, ready }
+            Done::Chosen { chosen, ready, arrival }
         }));
         Ok(())
     }

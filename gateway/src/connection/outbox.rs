@@ -168,7 +168,9 @@ impl Outbox {
         if let Some(drain) = inner.drain.take() {
             return Poll::Ready(Mail::Drain(drain));
         }
-        match inner.news.pop_front() {
+        // An order for a connection that is still being welcomed waits until it has what the order is about.
+        let news = if inner.open { inner.news.pop_front() } else { None };
+        match news {
             Some(News::Lost(channel)) => return Poll::Ready(Mail::Lost(channel)),
             Some(News::Order(order)) => return Poll::Ready(Mail::Order(order)),
             None => {}
@@ -248,6 +250,18 @@ mod tests {
         assert!(matches!(take(&outbox, 1000), Some(Mail::End(end)) if end == codes::SLOW));
     }
 
+    #[test]
+    fn an_order_waits_for_the_welcome_unless_it_ends_the_connection() {
+        let outbox = Outbox::new(Encoding::Json, 100);
+        outbox.order(&order(Action::default()));
+        assert!(take(&outbox, 10).is_none());
+        outbox.open();
+        assert!(matches!(take(&outbox, 10), Some(Mail::Order(_))));
+        let outbox = Outbox::new(Encoding::Json, 100);
+        outbox.order(&order(Action::Disconnect { code: 3503, reason: "force disconnect".to_owned() }));
+        assert!(matches!(take(&outbox, 10), Some(Mail::End(end)) if end == codes::FORCE_DISCONNECT));
+    }
+
     fn order(action: Action) -> Arc<Order> {
         Arc::new(Order { user: "42".to_owned(), action, ..Order::default() })
     }
@@ -255,6 +269,7 @@ mod tests {
     #[test]
     fn an_order_that_ends_a_connection_reaches_a_writer_that_is_stuck_and_what_waits_can_still_be_taken() {
         let outbox = Outbox::new(Encoding::Json, 100);
+        outbox.open();
         outbox.push(bytes(60));
         let overflow = || poll_fn(|cx| outbox.poll_overflow(cx)).now_or_never();
         outbox.order(&order(Action::default()));

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::{Connection, End, join::Ready, now};
 use crate::{
+    hub::arriving::Arrival,
     ingress::{
         Ingress, Settled,
         turn::{Turn, Turns},
@@ -37,7 +38,7 @@ pub(super) enum Done {
     Published { command: u32, result: Result<(), protocol::Error> },
     Sent { result: Result<(), protocol::Error> },
     Received { ticket: u32, result: Result<Ready, protocol::Error> },
-    Chosen { chosen: Vec<Chosen>, ready: Result<Vec<Ready>, protocol::Error> },
+    Chosen { chosen: Vec<Chosen>, ready: Result<Vec<Ready>, protocol::Error>, arrival: Option<Arrival> },
     Present { command: u32, question: Question, members: Result<PresenceResult, protocol::Error> },
     Verdict { matter: Matter, verdict: Verdict, slot: Option<Slot> },
     Paged { command: u32, page: Result<Option<HistoryResult>, protocol::Error> },
@@ -75,9 +76,11 @@ impl Connection {
                 }
                 Err(error) => self.session.not_subscribed(ticket, error),
             },
-            Done::Chosen { chosen, ready } => match ready {
+            Done::Chosen { chosen, ready, arrival } => match ready {
                 Ok(ready) => {
                     self.welcome(&chosen, ready)?;
+                    // Whoever looks for the user finds the connection in the personal channel by now.
+                    drop(arrival);
                     Vec::new()
                 }
                 Err(_) => self.session.not_welcomed(now().instant),

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tidegate_cli::{
-    client::{Event, Events},
+    client::{Event, Events, Options, raw::RawClient},
     stack::Stack,
 };
 use tidegate_shared::protocol::Encoding;
@@ -12,7 +12,7 @@ use tidegate_shared::protocol::Encoding;
 use super::{Doors, KEPT, code, join};
 use crate::{
     stream_client::StreamClient,
-    support::{connect, connect_as, event, eventually, http, publication, quick, start, token},
+    support::{connect, connect_as, event, eventually, http, publication, quick, start, token, url},
 };
 
 async fn closed(events: &mut Events) -> (u16, String) {
@@ -226,4 +226,22 @@ async fn an_order_that_is_answered_is_carried_out_everywhere_though_the_broker_w
     })
     .await;
     assert_eq!(closed(&mut events).await.0, 3503);
+}
+
+#[tokio::test]
+async fn a_connection_that_is_still_being_welcomed_belongs_to_its_user() {
+    let toml = "[[namespace]]\nname = 'news'\nautomatic = ['all']\n";
+    let stack = start(quick(toml).gateways(1)).await;
+    let doors = Doors::of(&stack).await;
+    // Without an answer of the broker no channel is ready.
+    stack.pause("nats").unwrap();
+    let mut raw = RawClient::open(&Options::new(url(&stack, 0))).await.unwrap();
+    let connect = json!({"id": 1, "connect": {"token": token(&stack, "42")}});
+    raw.send_text(&connect.to_string()).await.unwrap();
+    eventually("it is told to go", || async {
+        doors.http("disconnect", json!({"user": "42"})).await;
+        metrics(&stack, 0).await.contains(r#"disconnects_total{code="3503"} 1"#)
+    })
+    .await;
+    stack.resume("nats").unwrap();
 }
