@@ -10,14 +10,15 @@ from pathlib import Path
 from support.client import unique
 
 ROOT = Path(__file__).parents[4]
-PAGE = ROOT / "docs" / "publish-from-your-service.md"
+PUBLISHING = ROOT / "docs" / "publish-from-your-service.md"
+SERVER_API = ROOT / "docs" / "server-api.md"
 NODE_MODULES = ROOT / "gateway" / "tests" / "sdk" / "js" / "node_modules"
 
 
-def programs(language):
+def programs(language, page=PUBLISHING):
     """The page's programs in a language."""
-    found = re.findall(rf"^```{language}\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    assert found, f"no {language} in {PAGE.name}"
+    found = re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    assert found, f"no {language} in {page.name}"
     return found
 
 
@@ -59,6 +60,26 @@ async def test_the_node_program_publishes_and_is_acknowledged(stack, clients, tm
     printed, data = await heard_from(clients, stack, command, programs("js")[0])
     assert "TIDE_CH_chat" in printed
     assert data == {"text": "hi from Node"}
+
+
+async def test_the_curl_lines_publish_end_connections_and_fetch_the_document(stack, clients):
+    publish, disconnect, document = programs("sh", SERVER_API)[0].splitlines()
+    assert all(line.startswith("curl ") for line in (publish, disconnect, document))
+    room, user = unique("lobby"), unique("user")
+    client = await clients.connect(stack.gateway(1), user)
+    _, events = await client.subscribe(f"chat:{room}")
+
+    async def typed(line):
+        line = line.replace("http://127.0.0.1:9000/api", stack.api(2))
+        return json.loads(await run("sh", "-c", line, nats=stack.service_url()))
+
+    said = await typed(publish.replace("chat:lobby", f"chat:{room}"))
+    assert said["result"].keys() == {"offset", "epoch"}
+    publication = await events.get("publication")
+    assert client.protocol.value(publication.pub.data) == {"text": "hi"}
+    assert await typed(disconnect.replace('"42"', f'"{user}"')) == {"result": {}}
+    assert (await client.events.get("disconnected")).code == 3503
+    assert (await typed(document))["openapi"].startswith("3.1")
 
 
 def test_the_encoding_of_names_is_that_of_the_gateway():
