@@ -2,7 +2,7 @@
 
 use std::{
     env,
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -31,14 +31,14 @@ pub(crate) struct Blueprint {
     pub(crate) variables: Vec<(String, String, String)>,
 }
 
-/// A process that can be started, with the ports that are kept for it until then.
-pub(crate) type Planned = (Spec, Vec<TcpListener>);
+/// A process that can be started, with the ports that are kept for it.
+pub(crate) type Planned = (Spec, Vec<Reserved>);
 
 /// The addresses of one process.
 pub(crate) struct Place {
     public: SocketAddr,
     internal: SocketAddr,
-    reserved: Vec<TcpListener>,
+    reserved: Vec<Reserved>,
 }
 
 impl Blueprint {
@@ -152,14 +152,14 @@ impl Place {
         Ok(Self {
             public: public.address()?,
             internal: internal.address()?,
-            reserved: vec![public.into_listener(), internal.into_listener()],
+            reserved: vec![public, internal],
         })
     }
 
     fn free_internal() -> std::io::Result<Self> {
         let internal = Reserved::draw()?;
         let address = internal.address()?;
-        Ok(Self { public: address, internal: address, reserved: vec![internal.into_listener()] })
+        Ok(Self { public: address, internal: address, reserved: vec![internal] })
     }
 
     fn fixed(public: SocketAddr, internal: SocketAddr) -> Self {

@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
 };
 
 /// How many ports below the kernel's own range are drawn from.
@@ -10,9 +10,13 @@ const POOL: u16 = 12_000;
 /// Ports that are tried before giving up.
 const ATTEMPTS: usize = 200;
 
-/// A free port of loopback that stays taken until it is dropped.
+/// A free port of loopback. No other stack draws it until this is dropped, also while the process it is for is down.
 #[derive(Debug)]
-pub(crate) struct Reserved(TcpListener);
+pub(crate) struct Reserved {
+    /// The port of the same number that nobody here uses otherwise: whoever draws has to get both.
+    claim: UdpSocket,
+    listener: Option<TcpListener>,
+}
 
 impl Reserved {
     /// Takes a port outside the range the kernel gives to outgoing connections: a process that is restarted finds its
@@ -20,22 +24,27 @@ impl Reserved {
     pub(crate) fn draw() -> io::Result<Self> {
         let end = first_ephemeral().unwrap_or(32_768).max(POOL + 1024);
         for _ in 0..ATTEMPTS {
-            let port = rand::random_range(end - POOL..end);
-            if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
-                return Ok(Self(listener));
+            if let Ok(reserved) = Self::take(rand::random_range(end - POOL..end)) {
+                return Ok(reserved);
             }
         }
-        TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map(Self)
+        Self::take(0)
+    }
+
+    fn take(port: u16) -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
+        let claim = UdpSocket::bind(listener.local_addr()?)?;
+        Ok(Self { claim, listener: Some(listener) })
     }
 
     /// Returns where it is.
     pub(crate) fn address(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()
+        self.claim.local_addr()
     }
 
-    /// Returns what keeps it taken.
-    pub(crate) fn into_listener(self) -> TcpListener {
-        self.0
+    /// Lets the process it is for listen.
+    pub(crate) fn hand_over(&mut self) {
+        self.listener = None;
     }
 }
 
@@ -85,6 +94,17 @@ fn inode_of(table: &str, port: u16) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_port_that_was_handed_over_can_be_listened_on_and_is_not_drawn_again() {
+        let mut reserved = Reserved::draw().unwrap();
+        let address = reserved.address().unwrap();
+        reserved.hand_over();
+        drop(TcpListener::bind(address).unwrap());
+        assert_eq!(Reserved::take(address.port()).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        drop(reserved);
+        Reserved::take(address.port()).unwrap();
+    }
 
     #[test]
     fn a_reserved_port_is_busy_until_it_is_dropped() {

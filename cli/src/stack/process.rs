@@ -3,7 +3,7 @@
 //! Only that task waits for the child, so there is never a zombie; everybody else says what is wanted and watches the state.
 
 use std::{
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     path::PathBuf,
     process::{ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError},
@@ -21,7 +21,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Kind, Phase, log::Logs, probe, record::Records};
+use super::{Kind, Phase, log::Logs, port::Reserved, probe, record::Records};
 
 /// The wait after a first crash; doubled with each further one.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
@@ -80,7 +80,7 @@ pub(crate) struct State {
 #[derive(Debug)]
 pub(crate) struct Process {
     pub(crate) spec: Spec,
-    reserved: Mutex<Vec<TcpListener>>,
+    reserved: Mutex<Vec<Reserved>>,
     state: watch::Sender<State>,
     wanted: watch::Sender<Wanted>,
     logs: Arc<Logs>,
@@ -88,12 +88,7 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    pub(crate) fn new(
-        spec: Spec,
-        reserved: Vec<TcpListener>,
-        logs: Arc<Logs>,
-        records: Arc<Records>,
-    ) -> Self {
+    pub(crate) fn new(spec: Spec, reserved: Vec<Reserved>, logs: Arc<Logs>, records: Arc<Records>) -> Self {
         let state = State {
             phase: Phase::Starting,
             pid: None,
@@ -176,7 +171,9 @@ impl Process {
 
     fn spawn(&self, pipes: &mut JoinSet<()>) -> std::io::Result<Child> {
         // The ports are let go just before the process takes them.
-        self.reserved.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        let mut reserved = self.reserved.lock().unwrap_or_else(PoisonError::into_inner);
+        reserved.iter_mut().for_each(Reserved::hand_over);
+        drop(reserved);
         let mut child = Command::new(&self.spec.program)
             .args(&self.spec.args)
             .envs(self.spec.variables.iter().map(|(key, value)| (key, value)))
