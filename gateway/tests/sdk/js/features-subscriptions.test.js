@@ -62,14 +62,14 @@ overEveryTransport(stack, ({ roam, payload, value, values }) => {
     const asked = [];
     const getToken = async ({ channel }) => {
       asked.push(channel);
-      return tokenFor(user, { claims: { channel }, seconds: asked.length === 1 ? 2 : 3600 });
+      return tokenFor(user, { claims: { channel }, seconds: asked.length === 1 ? 3 : 3600 });
     };
     assert.equal(await refused(client, `kept:${room}`), 103);
     const { subscription, events: heard } = await subscribe(client, `kept:${room}`, { getToken });
     await subscription.publish(payload('at first'));
     // A witness whose token is as short and is not renewed: when it has lost the channel, the first token's time is over.
     const witness = await connect(t, JSON_PROTOCOL, await stack.gateway(1), user);
-    const short = tokenFor(user, { claims: { channel: `kept:${room}` }, seconds: 2 });
+    const short = tokenFor(user, { claims: { channel: `kept:${room}` }, seconds: 3 });
     const { events: lost } = await subscribe(witness.client, `kept:${room}`, {
       token: short,
       getToken: () => new Promise(() => {}),

@@ -4,15 +4,18 @@ import { describe } from 'node:test';
 
 import { TRANSPORTS, roaming } from './transports.js';
 
-// Every test has clients and channels of its own.
-const TOGETHER = { concurrency: 4 };
+// Every test has clients and channels of its own; most of them wait most of the time.
+const TRANSPORTS_AT_ONCE = { concurrency: TRANSPORTS.length };
+const TESTS_AT_ONCE = { concurrency: 2 };
 
 /** Makes the tests of `define` once for every transport, and hands it what differs between them. */
 export function overEveryTransport(stack, define) {
-  for (const way of TRANSPORTS) {
-    const { payload, value } = way.protocol;
-    const roam = (t, user, options) => roaming(t, stack, way, user, options);
-    const values = (events) => events.all('publication').map(({ data }) => value(data));
-    describe(way.name, TOGETHER, () => define({ roam, payload, value, values }));
-  }
+  describe('over every transport', TRANSPORTS_AT_ONCE, () => {
+    for (const way of TRANSPORTS) {
+      const { payload, value } = way.protocol;
+      const roam = (t, user, options) => roaming(t, stack, way, user, options);
+      const values = (events) => events.all('publication').map(({ data }) => value(data));
+      describe(way.name, TESTS_AT_ONCE, () => define({ roam, payload, value, values }));
+    }
+  });
 }
