@@ -124,7 +124,8 @@ fn start(door: &Door, first: Bytes, last: Option<&str>, slot: Option<Slot>, kind
     (headers(kind), body).into_response()
 }
 
-/// Nobody between may keep, change or gather what is sent. `Expire` is how the protocol's other servers write it.
+/// Nobody between may keep, change or gather what is sent. `Expire` is how the protocol's other servers write it. The socket
+/// ends with the stream: a client that comes back must not try it again.
 fn headers(kind: Kind) -> [(HeaderName, HeaderValue); 6] {
     [
         (header::CONTENT_TYPE, HeaderValue::from_static(kind.content_type)),
@@ -135,6 +136,6 @@ fn headers(kind: Kind) -> [(HeaderName, HeaderValue); 6] {
         ),
         (header::PRAGMA, HeaderValue::from_static("no-cache")),
         (HeaderName::from_static("expire"), HeaderValue::from_static("0")),
-        (header::CONNECTION, HeaderValue::from_static("keep-alive")),
+        (header::CONNECTION, HeaderValue::from_static("close")),
     ]
 }

@@ -43,6 +43,15 @@ for (const { name, transport, protocol } of STREAMS) {
   });
 }
 
+test('a stream says that its socket ends with it, so that nobody sends the next request there', async () => {
+  const gateway = await stack.gateway(1);
+  for (const kind of ['uni_http_stream', 'uni_sse']) {
+    const response = await fetch(path(gateway, `/connection/${kind}`), { method: 'POST', body: '{"token":"not-a-token"}' });
+    assert.match(await response.text(), /3500/);
+    assert.equal(response.headers.get('connection'), 'close');
+  }
+});
+
 test('a client that cannot open a WebSocket falls back to a stream', async (t) => {
   const { endpoints, options } = await failingOver(t, stack, 'http_stream');
   const blocked = { transport: 'websocket', endpoint: path(endpoints[0].endpoint, '/not/a/websocket').replace('http', 'ws') };
