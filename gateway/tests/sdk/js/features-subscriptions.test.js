@@ -207,13 +207,15 @@ overEveryTransport(stack, ({ roam, payload, value, values }) => {
       told += 1;
       return value((await heard.get('publication', { count: told })).info.connInfo);
     };
-    for (const round of [1, 2]) {
+    for (const _ of [1, 2]) {
+      const had = fetched;
       await order('disconnect', { user, disconnect: { code: 4100, reason: 'come again' } });
-      assert.deepEqual(await back(4100), { version: round });
+      assert.deepEqual(await back(4100), { version: had });
       await order('refresh', { user });
-      assert.deepEqual(await back(3014), { version: round + 1 }, 'what it had is thrown away, though it was still good');
+      const { version } = await back(3014);
+      assert.ok(version > had, 'what it had is thrown away, though it was still good');
       await away(() => {});
-      await back(1);
+      assert.deepEqual(await back(1), { version: fetched });
     }
     const elsewhere = await connect(t, JSON_PROTOCOL, await stack.gateway(2), user);
     await order('disconnect', { user });
