@@ -26,7 +26,7 @@ use self::{
     one_way::{Heard, OneWay},
     outbox::{Drain, Mail, Outbox},
     transport::{Failure, Input, Transport},
-    work::{Done, Work, next_done},
+    work::{Work, next_done},
 };
 use crate::{
     dialect::Dialect,
@@ -39,9 +39,10 @@ use crate::{
     metrics::Metrics,
     presence::Present,
     rules::Rules,
-    session::{Effect, Effects, Now, Session},
+    session::{Now, Session},
 };
 
+mod effects;
 mod join;
 mod one_way;
 pub(crate) mod outbox;
@@ -312,87 +313,6 @@ impl Connection {
     fn malformed(&mut self) -> Result<(), End> {
         let effects = self.session.malformed();
         self.perform(effects)
-    }
-
-    fn perform(&mut self, effects: Effects) -> Result<(), End> {
-        for effect in effects {
-            self.carry_out(effect)?;
-        }
-        Ok(())
-    }
-
-    fn carry_out(&mut self, effect: Effect) -> Result<(), End> {
-        match effect {
-            Effect::Reply(reply) => return self.reply(reply),
-            Effect::Welcome { chosen } => self.begin(chosen)?,
-            Effect::History { command, channel, ask } => {
-                let shared = Arc::clone(&self.shared);
-                self.work().tasks.push(Box::pin(async move {
-                    let page = shared.egress.history.page(&channel, &ask).await;
-                    Done::Paged { command, page: page.map_err(|refusal| codes::INTERNAL.because(refusal)) }
-                }));
-            }
-            Effect::Presence { command, channel, question } => {
-                let shared = Arc::clone(&self.shared);
-                let work = self.work();
-                // A large channel is a large answer: counted like what is stored.
-                work.in_flight += 1;
-                work.tasks.push(Box::pin(async move {
-                    let members = shared.egress.presence.members(&channel).await;
-                    let members = members.map_err(|refusal| codes::INTERNAL.because(refusal));
-                    Done::Present { command, question, members }
-                }));
-            }
-            Effect::Call { command, mode, request } => {
-                let (ingress, turn, deadline) = self.publish_slot();
-                self.work().tasks.push(Box::pin(async move {
-                    Done::Settled { command, settled: ingress.call(*request, mode, turn, deadline).await }
-                }));
-            }
-            Effect::Ask(ask) => self.ask_hook(*ask),
-            Effect::Publish { command, channel, data, info, tags } => {
-                let (ingress, turn, deadline) = self.publish_slot();
-                self.work().tasks.push(Box::pin(async move {
-                    Done::Published {
-                        command,
-                        result: ingress.publish(&channel, data, &info, &tags, (turn, deadline)).await,
-                    }
-                }));
-            }
-            Effect::Submit { command, request } => {
-                let (ingress, turn, deadline) = self.publish_slot();
-                self.work().tasks.push(Box::pin(async move {
-                    Done::Published { command, result: ingress.send(*request, turn, deadline).await }
-                }));
-            }
-            Effect::Send { request } => {
-                let (ingress, turn, deadline) = self.publish_slot();
-                self.work().tasks.push(Box::pin(async move {
-                    Done::Sent { result: ingress.send(*request, turn, deadline).await }
-                }));
-            }
-            Effect::Interest { ticket, channel, resume, or_refuse } => {
-                let shared = Arc::clone(&self.shared);
-                let member = self.session.member(&channel);
-                self.work().tasks.push(Box::pin(async move {
-                    let result = shared.ready(&channel, resume.as_ref(), or_refuse, member).await;
-                    Done::Received { ticket, result }
-                }));
-            }
-            Effect::FetchKeys { issuer } => self.shared.keys.want(issuer),
-            Effect::Leave { channel } => {
-                let client = self.session.client();
-                self.held.retain(|(held, _)| {
-                    let left = *held.feed.channel() == channel;
-                    if left {
-                        held.feed.leave(client);
-                    }
-                    !left
-                });
-            }
-            Effect::Close(disconnect) => return Err(End::Close(disconnect)),
-        }
-        Ok(())
     }
 
     fn reply(&mut self, reply: Reply) -> Result<(), End> {

@@ -98,7 +98,10 @@ impl Connection {
                 self.landed();
                 Vec::new()
             }
-            Done::Paged { command, page } => self.session.paged(command, page),
+            Done::Paged { command, page } => {
+                self.landed();
+                self.session.paged(command, page)
+            }
         };
         if self.work.as_ref().is_some_and(|work| work.tasks.is_empty()) {
             self.work = None;

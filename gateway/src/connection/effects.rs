@@ -1,0 +1,94 @@
+//! Carrying out what the session decides: at once, or as work that is under way. Decides nothing itself.
+
+use std::sync::Arc;
+
+use tidegate_shared::protocol::codes;
+
+use super::{Connection, End, work::Done};
+use crate::session::{Effect, Effects};
+
+impl Connection {
+    pub(super) fn perform(&mut self, effects: Effects) -> Result<(), End> {
+        for effect in effects {
+            self.carry_out(effect)?;
+        }
+        Ok(())
+    }
+
+    fn carry_out(&mut self, effect: Effect) -> Result<(), End> {
+        match effect {
+            Effect::Reply(reply) => return self.reply(reply),
+            Effect::Welcome { chosen } => self.begin(chosen)?,
+            Effect::History { command, channel, ask } => {
+                let shared = Arc::clone(&self.shared);
+                let work = self.work();
+                // A page is as large as what may be read: counted like what is stored.
+                work.in_flight += 1;
+                work.tasks.push(Box::pin(async move {
+                    let page = shared.egress.history.page(&channel, &ask).await;
+                    Done::Paged { command, page: page.map_err(|refusal| codes::INTERNAL.because(refusal)) }
+                }));
+            }
+            Effect::Presence { command, channel, question } => {
+                let shared = Arc::clone(&self.shared);
+                let work = self.work();
+                // A large channel is a large answer: counted like what is stored.
+                work.in_flight += 1;
+                work.tasks.push(Box::pin(async move {
+                    let members = shared.egress.presence.members(&channel).await;
+                    let members = members.map_err(|refusal| codes::INTERNAL.because(refusal));
+                    Done::Present { command, question, members }
+                }));
+            }
+            Effect::Call { command, mode, request } => {
+                let (ingress, turn, deadline) = self.publish_slot();
+                self.work().tasks.push(Box::pin(async move {
+                    Done::Settled { command, settled: ingress.call(*request, mode, turn, deadline).await }
+                }));
+            }
+            Effect::Ask(ask) => self.ask_hook(*ask),
+            Effect::Publish { command, channel, data, info, tags } => {
+                let (ingress, turn, deadline) = self.publish_slot();
+                self.work().tasks.push(Box::pin(async move {
+                    Done::Published {
+                        command,
+                        result: ingress.publish(&channel, data, &info, &tags, (turn, deadline)).await,
+                    }
+                }));
+            }
+            Effect::Submit { command, request } => {
+                let (ingress, turn, deadline) = self.publish_slot();
+                self.work().tasks.push(Box::pin(async move {
+                    Done::Published { command, result: ingress.send(*request, turn, deadline).await }
+                }));
+            }
+            Effect::Send { request } => {
+                let (ingress, turn, deadline) = self.publish_slot();
+                self.work().tasks.push(Box::pin(async move {
+                    Done::Sent { result: ingress.send(*request, turn, deadline).await }
+                }));
+            }
+            Effect::Interest { ticket, channel, resume, or_refuse } => {
+                let shared = Arc::clone(&self.shared);
+                let member = self.session.member(&channel);
+                self.work().tasks.push(Box::pin(async move {
+                    let result = shared.ready(&channel, resume.as_ref(), or_refuse, member).await;
+                    Done::Received { ticket, result }
+                }));
+            }
+            Effect::FetchKeys { issuer } => self.shared.keys.want(issuer),
+            Effect::Leave { channel } => {
+                let client = self.session.client();
+                self.held.retain(|(held, _)| {
+                    let left = *held.feed.channel() == channel;
+                    if left {
+                        held.feed.leave(client);
+                    }
+                    !left
+                });
+            }
+            Effect::Close(disconnect) => return Err(End::Close(disconnect)),
+        }
+        Ok(())
+    }
+}
