@@ -59,9 +59,10 @@ $(SDK)/js/node_modules/.package-lock.json: $(SDK)/js/package-lock.json
 		--only-binary=:all: --target .tools/py -r $<
 	cp $< $@
 
-bench: ## figures: idle connections, round trip beside bare NATS, throughput (about two minutes)
+bench: ## figures: idle connections, round trip, throughput, what many channels cost (about three minutes)
 	@cargo build --release --workspace --bins
 	@target/release/tidegate-trial bench
+	@target/release/tidegate-trial broker-cost
 
 soak: ## long fault runs with a verdict: the demo ten times over, a minute of torn connections, the reconnect storm
 	@cargo build --release --workspace --bins

@@ -162,7 +162,7 @@ impl Client {
 
     /// Publishes into a channel.
     pub async fn publish(&self, channel: &str, data: impl Into<Bytes>) -> Result<(), CallError> {
-        let publish = PublishRequest { channel: channel.to_owned(), data: data.into() };
+        let publish = PublishRequest { channel: channel.to_owned(), data: data.into(), kind: 0 };
         self.call(Command { publish: Some(publish), ..Command::default() }).await.map(drop)
     }
 

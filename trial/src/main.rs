@@ -61,7 +61,7 @@ enum Scenario {
     Throughput(throughput::Args),
     /// What a connection that does nothing costs
     Idle(idle::Args),
-    /// What 50,000 channels and 100,000 users cost the broker, and whether anything is lost: about a minute
+    /// What 50,000 channels and 100,000 users cost the broker, and whether anything is lost: half a minute
     BrokerCost(broker_cost::Args),
     /// Connections cut, gateways and the broker killed: does everybody who recovered have everything
     Torn(torn::Args),

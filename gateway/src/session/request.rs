@@ -69,6 +69,9 @@ impl Session {
             Ok(channel) => channel,
             Err(error) => return refuse(id, codes::BAD_REQUEST.because(error)),
         };
+        if request.kind != 0 {
+            return refuse(id, codes::NOT_AVAILABLE.because("only streams can be published into"));
+        }
         let access = match self.access(Action::Publish, &channel, false) {
             None => return refuse(id, codes::UNKNOWN_CHANNEL),
             Some(Access::Denied(denial)) => return refuse(id, denial.error()),

@@ -30,6 +30,12 @@ impl Session {
             Ok(channel) => channel,
             Err(error) => return refuse(id, codes::BAD_REQUEST.because(error)),
         };
+        if request.kind != 0 {
+            return refuse(
+                id,
+                codes::NOT_AVAILABLE.because("only streams of publications can be subscribed to"),
+            );
+        }
         let Phase::Connected(connected) = &self.phase else { return Vec::new() };
         if channel.personal_user().is_some_and(|user| connected.user.as_deref() == Some(user)) {
             return refuse(id, codes::ALREADY_SUBSCRIBED.because("the personal channel needs no subscribe"));

@@ -141,7 +141,7 @@ impl Script {
     }
 
     fn publish(&mut self, channel: &str, data: &'static str) -> Effects {
-        let publish = PublishRequest { channel: channel.to_owned(), data: data.into() };
+        let publish = PublishRequest { channel: channel.to_owned(), data: data.into(), kind: 0 };
         self.say(Command { publish: Some(publish), ..Command::default() })
     }
 
@@ -317,6 +317,17 @@ fn chat_x() -> Channel {
 fn ticket(effects: &Effects) -> u32 {
     let [Effect::Interest { ticket, .. }] = effects[..] else { panic!("{effects:?}") };
     ticket
+}
+
+#[test]
+fn other_kinds_of_channels_than_streams_are_not_there() {
+    let mut script = Script::connected(&[]);
+    let subscribe = SubscribeRequest { channel: "chat:x".into(), kind: 1, ..SubscribeRequest::default() };
+    let effects = script.say(Command { subscribe: Some(subscribe), ..Command::default() });
+    assert_eq!(error(&effects), 108);
+    let publish = PublishRequest { channel: "chat:x".into(), data: "1".into(), kind: 1 };
+    let effects = script.say(Command { publish: Some(publish), ..Command::default() });
+    assert_eq!(error(&effects), 108);
 }
 
 #[test]

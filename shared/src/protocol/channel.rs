@@ -60,6 +60,10 @@ pub struct SubscribeRequest {
     #[prost(int64, tag = "14")]
     #[serde(skip_serializing_if = "is_default")]
     pub flag: i64,
+    /// What kind of subscription: 0 is a stream of publications, the others are not there.
+    #[prost(int32, tag = "15")]
+    #[serde(rename = "type", skip_serializing_if = "is_default")]
+    pub kind: i32,
 }
 
 /// The channel is received from now on.
@@ -134,6 +138,10 @@ pub struct PublishRequest {
     #[prost(bytes = "bytes", tag = "2")]
     #[serde(with = "json::raw", skip_serializing_if = "Bytes::is_empty")]
     pub data: Bytes,
+    /// What kind of publication: 0 is one of a stream, the others are not there.
+    #[prost(int32, tag = "3")]
+    #[serde(rename = "type", skip_serializing_if = "is_default")]
+    pub kind: i32,
 }
 
 /// Ask who is in a channel.

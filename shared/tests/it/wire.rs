@@ -83,7 +83,7 @@ fn commands() -> Vec<(Command, &'static str, &'static str)> {
         ),
         (
             Command {
-                publish: Some(PublishRequest { channel: "c".into(), data: "{}".into() }),
+                publish: Some(PublishRequest { channel: "c".into(), data: "{}".into(), kind: 0 }),
                 ..command(4)
             },
             r#"{"id":4,"publish":{"channel":"c","data":{}}}"#,
