@@ -154,6 +154,11 @@ impl Api {
     }
 }
 
+/// Not all of what was asked for is known or done.
+fn silence(gateways: usize) -> Error {
+    codes::INTERNAL.because(format!("{gateways} other gateways did not answer in time; ask again"))
+}
+
 /// The answer that is an error.
 pub(crate) fn refusal(error: &Error) -> Bytes {
     serde_json::json!({ "error": error }).to_string().into()

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::{
     Answer, Api, Nothing,
     local::{Ask, Node, Told},
-    raw,
+    raw, read_owned, silence,
 };
 
 #[derive(Deserialize, Default)]
@@ -110,7 +110,11 @@ impl Api {
 
     pub(super) async fn channels(&self, ask: ChannelsAsk) -> Answer {
         let mut channels = BTreeMap::<String, ChannelFacts>::new();
-        for told in self.survey(&Ask::Channels { pattern: ask.pattern }).await? {
+        let (all, silent) = self.survey(&Ask::Channels { pattern: ask.pattern }).await?;
+        if silent > 0 {
+            return Err(silence(silent));
+        }
+        for told in all {
             let Told::Channels { channels: some, more } = told else { continue };
             if more {
                 return Err(codes::LIMIT_EXCEEDED.because("too many channels: narrow the pattern"));
@@ -123,7 +127,8 @@ impl Api {
     }
 
     pub(super) async fn info(&self, _: InfoAsk) -> Answer {
-        let told = self.survey(&Ask::Info).await?;
+        // Who is missing is seen from who is there.
+        let (told, _) = self.survey(&Ask::Info).await?;
         let nodes = told.into_iter().filter_map(|told| match told {
             Told::Info(node) => Some(node),
             Told::Channels { .. } | Told::Done => None,
@@ -131,10 +136,12 @@ impl Api {
         raw(&Info { nodes: nodes.collect() })
     }
 
-    /// What this gateway and the others say; one that is silent is left out.
-    async fn survey(&self, ask: &Ask) -> Result<Vec<Told>, Error> {
+    /// What this gateway and the others say, and how many said nothing that can be read.
+    async fn survey(&self, ask: &Ask) -> Result<(Vec<Told>, usize), Error> {
         let others = self.peers.ask(raw(ask)?).await.map_err(|refusal| codes::INTERNAL.because(refusal))?;
-        let others = others.answers.iter().filter_map(|answer| super::read_owned(answer));
-        Ok(std::iter::once(self.local.answer(ask)).chain(others).collect())
+        let asked = others.answers.len() + others.silent;
+        let read: Vec<Told> = others.answers.iter().filter_map(|answer| read_owned(answer)).collect();
+        let silent = asked - read.len();
+        Ok((std::iter::once(self.local.answer(ask)).chain(read).collect(), silent))
     }
 }

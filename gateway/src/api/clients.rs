@@ -13,7 +13,7 @@ use tidegate_shared::{
     },
 };
 
-use super::{Answer, Api, Nothing, local::Ask, raw};
+use super::{Answer, Api, Nothing, local::Ask, raw, silence};
 use crate::session::control::{Action, Order};
 
 /// The longest reason: what a close frame carries.
@@ -149,8 +149,7 @@ impl Api {
         self.local.answer(&ask);
         let others = self.peers.ask(raw(&ask)?).await.map_err(|refusal| codes::INTERNAL.because(refusal))?;
         if others.silent > 0 {
-            let silent = format!("{} other gateways did not answer in time; ask again", others.silent);
-            return Err(codes::INTERNAL.because(silent));
+            return Err(silence(others.silent));
         }
         raw(&Nothing {})
     }

@@ -142,6 +142,10 @@ async fn a_gateway_that_does_not_answer_is_told_of() {
         code(&answer) == Some(100) && answer["error"]["temporary"] == true
     })
     .await;
+    let channels = doors.http("channels", json!({})).await;
+    assert_eq!(code(&channels), Some(100), "half of the channels is no answer: {channels}");
+    let known = doors.http("info", json!({})).await["result"]["nodes"].as_array().unwrap().len();
+    assert_eq!(known, 1, "who is missing is seen");
     stack.resume("gateway-1").unwrap();
     eventually("asking again helps", || async {
         doors.http("disconnect", json!({"user": "42"})).await == json!({"result": {}})
