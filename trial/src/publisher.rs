@@ -7,7 +7,10 @@ use std::{
 
 use bytes::Bytes;
 use tidegate_cli::stack::Stack;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior, interval, sleep},
+};
 
 use crate::subscriber::{Segment, Told};
 
@@ -90,8 +93,23 @@ impl Publisher {
         }
     }
 
-    /// Compares what a subscriber of a channel got with what is stored: how many are missing, how many came twice or out of
-    /// order.
+    /// Compares what subscribers got of their channels with what is stored: how many are missing, how many came twice or out
+    /// of order.
+    pub(crate) async fn compare_all(
+        &self,
+        mut subscribers: JoinSet<(usize, Vec<Segment>)>,
+    ) -> anyhow::Result<(usize, usize)> {
+        let (mut missing, mut wrong) = (0, 0);
+        while let Some(subscriber) = subscribers.join_next().await {
+            let (channel, segments) = subscriber?;
+            let (less, more) = self.compare(channel, &segments);
+            missing += less;
+            wrong += more;
+        }
+        Ok((missing, wrong))
+    }
+
+    /// The same for one subscriber.
     pub(crate) fn compare(&self, channel: usize, segments: &[Segment]) -> (usize, usize) {
         let stored = self.stored(channel);
         let (mut missing, mut wrong) = (0, 0);

@@ -1,14 +1,11 @@
 //! The storm: a gateway with thousands of subscribers is killed while publications go on, and all of them come to the other
 //! one. Everybody has to be back in time with everything, and the broker must not feel how many they are.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, ensure};
 use serde::Serialize;
-use tidegate_cli::{output, stack::Stack, token::connection_token};
+use tidegate_cli::{output, stack::Stack};
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep},
@@ -82,7 +79,7 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<Outcome> {
     let stack = Stack::builder().config(CONFIG).gateways(2).start().await.context("starting a stack")?;
     let publisher = Publisher::connect(&stack, "storm", args.channels).await?;
     let (told, done) = (Arc::new(Told::new(args.subscribers)), CancellationToken::new());
-    let mut subscribers = start(&stack, args, &told, &done).await?;
+    let subscribers = start(&stack, args, &told, &done).await?;
     let over = CancellationToken::new();
     let storm = async {
         let storm = strike(&stack, args, &told).await;
@@ -93,26 +90,21 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<Outcome> {
     let Storm { last_resumed, recovery_reads, broker_requests } = storm?;
     publisher.settle(&told, args.subscribers).await;
     done.cancel();
-    let mut outcome = Outcome {
+    let (missing, twice_or_out_of_order) = publisher.compare_all(subscribers).await?;
+    let outcome = Outcome {
         subscribers: args.subscribers,
         channels: args.channels,
         publications,
         resumed: told.resumed(),
         not_recovered: told.not_recovered(),
-        missing: 0,
-        twice_or_out_of_order: 0,
+        missing,
+        twice_or_out_of_order,
         last_resumed_ms: last_resumed.map(|time| time.as_millis()),
         limit_ms: args.limit.as_millis(),
         back: told.times()?,
         recovery_reads,
         broker_requests,
     };
-    while let Some(subscriber) = subscribers.join_next().await {
-        let (channel, segments) = subscriber?;
-        let (missing, wrong) = publisher.compare(channel, &segments);
-        outcome.missing += missing;
-        outcome.twice_or_out_of_order += wrong;
-    }
     ensure!(!stack.log().contains("panicked"), "a process has panicked: {}", stack.log());
     stack.down().await;
     Ok(outcome)
@@ -129,11 +121,10 @@ async fn start(
     let mut subscribers = JoinSet::new();
     for number in 0..args.subscribers {
         let channel = number % args.channels;
-        let (auth, user) = (&stack.config().auth, format!("u{number}"));
         let subscriber = Subscriber {
             number,
             urls: urls.clone(),
-            token: connection_token(auth, &user, Duration::from_hours(1), SystemTime::now())?,
+            token: crate::subscriber::token(stack, number)?,
             channel: format!("storm:c{channel}"),
             backoff: Backoff::SDK,
             told: Arc::clone(told),

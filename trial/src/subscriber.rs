@@ -5,10 +5,14 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
-use tidegate_cli::client::{Client, Event, Events, Options};
+use tidegate_cli::{
+    client::{Client, Event, Events, Options},
+    stack::Stack,
+    token::connection_token,
+};
 use tidegate_shared::protocol::{Command, SubscribeRequest, SubscribeResult};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -140,6 +144,12 @@ impl Backoff {
         let range = self.max.min(self.min * 2_u32.saturating_pow(failures.min(16)));
         self.max.min(self.min + range.mul_f64(rand::random()))
     }
+}
+
+/// A token for the subscriber of this number, a user of its own.
+pub(crate) fn token(stack: &Stack, number: usize) -> anyhow::Result<String> {
+    let (auth, user) = (&stack.config().auth, format!("u{number}"));
+    connection_token(auth, &user, Duration::from_hours(1), SystemTime::now())
 }
 
 impl Subscriber {

@@ -3,14 +3,11 @@
 //!
 //! Counts, does not assume: what was published is what the broker acknowledged, what was received is what came.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, ensure};
 use serde::Serialize;
-use tidegate_cli::{output, stack::Stack, token::connection_token};
+use tidegate_cli::{output, stack::Stack};
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep},
@@ -114,7 +111,7 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<Outcome> {
         let subscriber = Subscriber {
             number,
             urls: vec![proxy.url()],
-            token: token(&stack, number)?,
+            token: crate::subscriber::token(&stack, number)?,
             channel: format!("torn:c{channel}"),
             backoff: BACKOFF,
             told: Arc::clone(&told),
@@ -128,7 +125,8 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<Outcome> {
     proxy.stop_cutting();
     publisher.settle(&told, args.subscribers).await;
     done.cancel();
-    let mut outcome = Outcome {
+    let (missing, twice_or_out_of_order) = publisher.compare_all(subscribers).await?;
+    let outcome = Outcome {
         subscribers: args.subscribers,
         channels: args.channels,
         publications,
@@ -136,25 +134,13 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<Outcome> {
         gateways_killed,
         resumed: told.resumed(),
         not_recovered: told.not_recovered(),
-        missing: 0,
-        twice_or_out_of_order: 0,
+        missing,
+        twice_or_out_of_order,
         back: told.times()?,
     };
-    while let Some(subscriber) = subscribers.join_next().await {
-        let (channel, segments) = subscriber?;
-        let (missing, wrong) = publisher.compare(channel, &segments);
-        outcome.missing += missing;
-        outcome.twice_or_out_of_order += wrong;
-    }
     ensure!(!stack.log().contains("panicked"), "a process has panicked: {}", stack.log());
     stack.down().await;
     Ok(outcome)
-}
-
-/// A token for the subscriber of this number, a user of its own.
-fn token(stack: &Stack, number: usize) -> anyhow::Result<String> {
-    let (auth, user) = (&stack.config().auth, format!("u{number}"));
-    connection_token(auth, &user, Duration::from_hours(1), SystemTime::now())
 }
 
 /// Kills a gateway now and then, and the broker once, half-way.
