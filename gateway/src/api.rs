@@ -15,15 +15,18 @@ use tidegate_shared::{
 use tokio::time::Instant;
 
 pub(crate) use self::{local::Local, method::Method};
-use crate::{egress::Egress, ingress::Ingress, metrics::Metrics, peers::Peers, rules::Rules};
+use crate::{
+    channels::receive::Egress, fleet::peers::Peers, metrics::Metrics, policy::rules::Rules,
+    requests::store::Ingress,
+};
 
 mod call;
 mod channels;
 mod clients;
 mod local;
 mod method;
+pub(crate) mod nats;
 mod publish;
-pub(crate) mod requests;
 
 /// How many parts of one request are worked on at a time.
 const PARALLEL: usize = 32;

@@ -23,31 +23,30 @@ use tidegate_shared::{
 use tokio::time::{Instant, sleep_until};
 
 use self::{
+    in_flight::{Work, next_done},
     one_way::{Heard, OneWay},
-    outbox::{Drain, Mail, Outbox},
     transport::{Failure, Input, Transport},
-    work::{Work, next_done},
 };
 use crate::{
-    dialect::Dialect,
-    egress::{Egress, interest::Interests},
-    hooks::Hooks,
-    http::accept::Slot,
-    hub::{Held, Hub},
-    ingress::Ingress,
-    keys::Keys,
+    channels::{
+        hub::{Held, Hub},
+        interest::Interests,
+        receive::Egress,
+    },
+    http::listen::Slot,
     metrics::Metrics,
+    outbox::{Drain, Mail, Outbox, dialect::Dialect},
+    policy::{hooks::Hooks, keys::Keys, rules::Rules},
     presence::Present,
-    rules::Rules,
+    requests::store::Ingress,
     session::{Now, Session},
 };
 
 mod effects;
+mod in_flight;
 mod join;
-mod one_way;
-pub(crate) mod outbox;
+pub(crate) mod one_way;
 pub(crate) mod transport;
-mod work;
 
 /// Messages read in one turn before what they caused is written.
 const READ_BUDGET: usize = 64;

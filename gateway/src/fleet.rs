@@ -32,7 +32,10 @@ use tokio::{
 use self::leases::{Lease, Leases};
 use crate::metrics::Metrics;
 
+pub(crate) mod forward;
 mod leases;
+pub(crate) mod peers;
+pub(crate) mod sessions;
 
 /// Leases read at a time: a batch has no flow control.
 const BATCH: usize = 500;

@@ -7,23 +7,24 @@ use axum::{
     routing::{MethodRouter, get, post},
 };
 
-pub(crate) use self::{api::ApiDoor, door::Door, health::Vitals};
+pub(crate) use self::{admission::Door, api::ApiDoor, health::Vitals};
 
-pub(crate) mod accept;
+mod admission;
 mod api;
-mod door;
 mod emulate;
 mod health;
+pub(crate) mod listen;
+pub(crate) mod origin;
 mod query;
 mod stream;
-mod upgrade;
+mod websocket;
 
 /// What the public listener serves.
 pub(crate) fn public(door: Door) -> Router {
-    let for_pages = |route: MethodRouter<Arc<Door>>| route.options(door::preflight);
+    let for_pages = |route: MethodRouter<Arc<Door>>| route.options(admission::preflight);
     Router::new()
-        .route("/connection/websocket", get(upgrade::websocket))
-        .route("/connection/uni_websocket", get(upgrade::uni_websocket))
+        .route("/connection/websocket", get(websocket::websocket))
+        .route("/connection/uni_websocket", get(websocket::uni_websocket))
         .route("/connection/http_stream", for_pages(post(stream::http_stream)))
         .route("/connection/sse", for_pages(get(stream::sse).post(stream::sse)))
         .route("/connection/uni_http_stream", for_pages(post(stream::uni_http_stream)))

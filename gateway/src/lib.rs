@@ -4,27 +4,16 @@
 //! are the two directions to NATS.
 
 mod api;
-mod auth;
-mod bookmark;
+mod channels;
 mod connection;
-mod dialect;
-mod egress;
-mod emulation;
-mod encoded;
-mod feed;
 mod fleet;
-mod hooks;
 mod http;
-mod hub;
-mod ingress;
-mod keys;
 mod metrics;
-mod origin;
-mod peers;
+mod outbox;
+mod policy;
 mod presence;
-mod rules;
+mod requests;
 mod session;
-mod waiting;
 
 /// Keys and tokens made for one test, shared with the integration tests.
 #[cfg(test)]
@@ -41,25 +30,23 @@ use tokio::{net::TcpListener, time::Instant};
 
 use crate::{
     api::{Api, Local},
-    auth::Verifier,
+    channels::{history::History, hub::Hub, interest::Interests, receive::Egress},
     connection::Shared,
-    egress::{Egress, history::History, interest::Interests},
-    emulation::Emulation,
-    fleet::Fleet,
-    hooks::Hooks,
+    fleet::{Fleet, forward::Emulation, peers::Peers},
     http::{
         ApiDoor, Door, Vitals,
-        accept::{Limits, serve},
+        listen::{Limits, serve},
+        origin::Origins,
     },
-    hub::Hub,
-    ingress::Ingress,
-    keys::{Keys, Pace},
     metrics::Metrics,
-    origin::Origins,
-    peers::Peers,
+    policy::{
+        hooks::Hooks,
+        keys::{Keys, Pace},
+        rules::Rules,
+        tokens::Verifier,
+    },
     presence::Presence,
-    rules::Rules,
-    waiting::Waiting,
+    requests::{answers::Waiting, store::Ingress},
 };
 
 /// Connections the internal listener serves at a time.
@@ -102,7 +89,7 @@ impl Gateway {
         let (shared, api) = wire(&config, verifier, broker.clone(), &vitals.metrics, &lifecycle).await?;
         let gateway = shared.rules.gateway.clone();
         let emulation = Emulation::start(gateway, broker.clone(), config.subjects(), &lifecycle).await?;
-        api::requests::start(Arc::clone(&api), broker.clone(), &config.subjects(), &lifecycle).await?;
+        api::nats::start(Arc::clone(&api), broker.clone(), &config.subjects(), &lifecycle).await?;
         vitals.api.open(api);
         let metrics = vitals.metrics.clone();
         let limits = Limits {

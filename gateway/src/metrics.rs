@@ -14,7 +14,7 @@ use prometheus_client::{
 };
 
 use self::{api::ApiMetrics, hooks::HookMetrics, presence::PresenceMetrics, recovery::RecoveryMetrics};
-use crate::hub::Reach;
+use crate::channels::hub::Reach;
 
 mod api;
 mod hooks;

@@ -31,7 +31,7 @@ use tokio::{
 
 use self::registry::Registry;
 use crate::{
-    feed::Change,
+    channels::feed::Change,
     fleet::{Fleet, LEFT, next_page},
     metrics::Metrics,
 };

@@ -33,7 +33,7 @@ use self::{
     liveness::{Due, Liveness},
     subscriptions::Subscriptions,
 };
-use crate::{feed::Resume, rules::Rules};
+use crate::{channels::feed::Resume, policy::rules::Rules};
 
 mod connect;
 pub(crate) mod control;

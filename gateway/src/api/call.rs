@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::{Answer, Api, raw};
 use crate::{
-    ingress::{Settled, turn::Turns},
+    requests::{store::Settled, turn::Turns},
     session::CallEnd,
 };
 

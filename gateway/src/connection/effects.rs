@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tidegate_shared::protocol::codes;
 
-use super::{Connection, End, work::Done};
+use super::{Connection, End, in_flight::Done};
 use crate::session::{Effect, Effects};
 
 impl Connection {

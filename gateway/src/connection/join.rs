@@ -11,10 +11,13 @@ use tidegate_shared::{
     protocol::{self, ClientInfo, codes},
 };
 
-use super::{Connection, End, Outbox, Shared, now, work::Done};
+use super::{Connection, End, Shared, in_flight::Done, now};
 use crate::{
-    feed::{Asked, Resume, Start, Told},
-    hub::Held,
+    channels::{
+        feed::{Asked, Resume, Start, Told},
+        hub::Held,
+    },
+    outbox::Outbox,
     presence::Present,
     session::{Chosen, Position},
 };

@@ -7,6 +7,9 @@ use tidegate_shared::protocol::{
     codes::{self, Disconnect, ErrorCode},
 };
 
+pub(crate) mod event_cursor;
+mod event_id;
+
 /// The command that connects; those that subscribe have the numbers behind it.
 const CONNECT: u32 = 1;
 

@@ -11,7 +11,7 @@ use tidegate_shared::protocol::{ConnectResult, codes::Disconnect};
 use tokio::time::timeout;
 
 use self::{stream::Stream, websocket::Socket};
-use super::outbox::Outbox;
+use crate::outbox::Outbox;
 
 pub(crate) mod stream;
 pub(crate) mod websocket;

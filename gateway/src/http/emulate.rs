@@ -13,10 +13,10 @@ use tidegate_shared::protocol::{EmulationRequest, protobuf};
 
 use super::{
     Door,
-    door::{Refused, TOO_LONG},
+    admission::{Refused, TOO_LONG},
     stream::speaks_protobuf,
 };
-use crate::emulation::Undelivered;
+use crate::fleet::forward::Undelivered;
 
 /// What a request has beside the message: names, and the marks around them.
 const ENVELOPE: usize = 1024;

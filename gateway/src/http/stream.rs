@@ -13,20 +13,20 @@ use bytes::Bytes;
 
 use super::{
     Door,
-    accept::Slot,
-    door::{Refused, TOO_LONG},
+    admission::{Refused, TOO_LONG},
+    listen::Slot,
     query,
 };
 use crate::{
-    bookmark::Bookmark,
     connection::{
         Connection,
+        one_way::event_cursor::Bookmark,
         transport::{
             Transport,
             stream::{Framing, Stream},
         },
     },
-    dialect::Dialect,
+    outbox::dialect::Dialect,
 };
 
 /// How one kind of stream speaks.

@@ -16,7 +16,7 @@ use super::{
     server_side::Unfit,
     subscribe::{Position, suited},
 };
-use crate::auth::{Identity, Invalid};
+use crate::policy::tokens::{Identity, Invalid};
 
 impl Session {
     pub(super) fn connect(&mut self, id: u32, request: ConnectRequest, jitter: f32, now: Now) -> Effects {

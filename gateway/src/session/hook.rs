@@ -13,7 +13,7 @@ use super::{
     Connected, Effect, Effects, Now, Phase, Session, refuse,
     token::{self, Term},
 };
-use crate::auth::{self, Identity, is_user_id};
+use crate::policy::tokens::{self, Identity, is_user_id};
 
 /// How long after nobody decided on prolonging something it is asked again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -144,13 +144,13 @@ impl Session {
         }
         let lease = self.lease(grant.ends(), self.keeper_after_hook(), now);
         let (data, expires_at) = (grant.data.clone(), grant.ends());
-        let described = grant.subs.into_iter().map(|(channel, sub)| auth::Grant {
+        let described = grant.subs.into_iter().map(|(channel, sub)| tokens::Grant {
             channel,
             info: sub.info,
             data: sub.data,
         });
         let named =
-            grant.channels.into_iter().map(|channel| auth::Grant { channel, ..auth::Grant::default() });
+            grant.channels.into_iter().map(|channel| tokens::Grant { channel, ..tokens::Grant::default() });
         let identity = Identity {
             user: (!grant.user.is_empty()).then(|| grant.user.into_boxed_str()),
             expires_at,

@@ -6,7 +6,7 @@ use tidegate_shared::{
 };
 
 use super::{Connected, Effect, Effects, Phase, Session, refuse};
-use crate::rules::{Access, Action};
+use crate::policy::rules::{Access, Action};
 
 /// What a client wants to know of a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

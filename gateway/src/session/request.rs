@@ -13,7 +13,7 @@ use tidegate_shared::{
 };
 
 use super::{Effect, Effects, Now, Phase, Session, refuse};
-use crate::rules::{Access, Action};
+use crate::policy::rules::{Access, Action};
 
 impl Session {
     pub(super) fn rpc(&mut self, id: u32, request: RpcRequest, now: Now) -> Effects {

@@ -14,7 +14,10 @@ use super::{
     subscriptions::{Beginning, Left},
     token::Term,
 };
-use crate::{auth::Identity, feed::Resume, rules::Tracking};
+use crate::{
+    channels::feed::Resume,
+    policy::{rules::Tracking, tokens::Identity},
+};
 
 /// A channel that a connection begins with.
 #[derive(Debug, Clone, PartialEq)]

@@ -17,8 +17,8 @@ use super::{
     subscriptions::{Beginning, Left, Pending},
 };
 use crate::{
-    feed::{Joined, Resume, Wish, patch},
-    rules::{Access, Action, Claim, Tracking},
+    channels::feed::{Joined, Resume, Wish, patch},
+    policy::rules::{Access, Action, Claim, Tracking},
 };
 
 impl Session {

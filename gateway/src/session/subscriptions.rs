@@ -7,8 +7,8 @@ use tidegate_shared::channel::Channel;
 
 use super::{Effect, lease::Lease, token::Term};
 use crate::{
-    feed::{Resume, Wish},
-    rules::Tracking,
+    channels::feed::{Resume, Wish},
+    policy::rules::Tracking,
 };
 
 /// The channels of one session. Few per session, so a list is smaller and as fast as a map.

@@ -11,7 +11,7 @@ use tidegate_shared::{
 };
 
 use super::*;
-use crate::{auth::Verifier, feed::Joined};
+use crate::{channels::feed::Joined, policy::tokens::Verifier};
 
 mod control;
 mod hooks;

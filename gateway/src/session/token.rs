@@ -13,9 +13,9 @@ use super::{
     lease::{Keeper, Lease},
     refuse, refuse_without_key,
 };
-use crate::{
-    auth::{Invalid, Permit},
+use crate::policy::{
     rules::{Access, Action},
+    tokens::{Invalid, Permit},
 };
 
 /// On what terms a client receives a channel.

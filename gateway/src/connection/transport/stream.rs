@@ -13,7 +13,7 @@ use tidegate_shared::protocol::{ConnectResult, protobuf};
 use tokio::sync::mpsc;
 
 use super::{Gone, Input};
-use crate::{bookmark::Bookmark, emulation::sessions::Inbox, http::accept::Slot};
+use crate::{connection::one_way::event_cursor::Bookmark, fleet::sessions::Inbox, http::listen::Slot};
 
 /// Chunks that wait for the socket.
 const CHUNKS: usize = 1;

@@ -15,7 +15,7 @@ use tidegate_shared::protocol::{
 use tokio_tungstenite::tungstenite::{self, error::CapacityError};
 
 use super::{Gone, Input};
-use crate::dialect::Dialect;
+use crate::outbox::dialect::Dialect;
 
 /// The socket of one connection.
 pub(crate) struct Socket {

@@ -1,0 +1,148 @@
+//! Who a channel's members are, what each asked for, and delivering to them.
+//!
+//! In which order anything comes is decided elsewhere.
+
+use std::sync::Arc;
+
+use tidegate_shared::{
+    filter::{self, FilterNode},
+    id::ClientId,
+    protocol::{ClientInfo, Publication, Reply},
+};
+
+use super::{Feed, State, patch};
+use crate::outbox::{
+    Outbox,
+    encoded::{Encoded, Form},
+};
+
+/// A member, and what it asked for.
+pub(super) struct Member {
+    pub(super) outbox: Arc<Outbox>,
+    pub(super) wish: Option<Box<Wish>>,
+    /// Whether it has the newest publication whole, so that the next may be a patch.
+    pub(super) has_newest: bool,
+    /// Whether it is told who comes and leaves.
+    pub(super) hears: bool,
+}
+
+/// What somebody who joins asks for.
+#[derive(Debug, Default)]
+pub(crate) struct Asked {
+    pub(crate) wish: Option<Box<Wish>>,
+    /// To be told who comes and leaves, beginning with itself, who is this.
+    pub(crate) hears_as: Option<Box<ClientInfo>>,
+}
+
+impl From<Option<Box<Wish>>> for Asked {
+    fn from(wish: Option<Box<Wish>>) -> Self {
+        Self { wish, hears_as: None }
+    }
+}
+
+/// What a member wants beyond plain publications. Most want nothing.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Wish {
+    /// Patches instead of whole payloads.
+    pub(crate) delta: bool,
+    /// Only publications with such tags.
+    pub(crate) filter: Option<FilterNode>,
+}
+
+impl Wish {
+    /// Whether a publication is wanted.
+    pub(crate) fn wants(&self, publication: &Publication) -> bool {
+        self.filter.as_ref().is_none_or(|node| filter::matches(node, &publication.tags))
+    }
+}
+
+/// Somebody came to the channel or left it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Change {
+    pub(crate) info: ClientInfo,
+    /// Whether it came; otherwise it left.
+    pub(crate) joined: bool,
+}
+
+impl Feed {
+    /// Removes a member.
+    pub(crate) fn leave(&self, client: &ClientId) {
+        let mut state = self.lock();
+        match &state.first {
+            Some((first, _)) if first == client => state.first = None,
+            _ => {
+                state.more.remove(client);
+            }
+        }
+    }
+
+    /// Tells those who asked for it that somebody else came or left; returns how many.
+    pub(crate) fn tell(&self, change: &Change) -> usize {
+        let mut message = Encoded::new(|encoding, _| {
+            let info = change.info.clone().suited_to(encoding);
+            if change.joined { Reply::join(self.name(), info) } else { Reply::leave(self.name(), info) }
+        });
+        let state = self.lock();
+        let members = state.first.iter().map(|(client, member)| (client, member)).chain(&state.more);
+        members
+            .filter(|(client, member)| member.hears && client.as_str() != change.info.client)
+            .map(|(_, member)| message.deliver(&member.outbox, Form::Plain))
+            .sum()
+    }
+
+    /// How many members there are.
+    pub(crate) fn len(&self) -> usize {
+        let state = self.lock();
+        usize::from(state.first.is_some()) + state.more.len()
+    }
+
+    /// Every member.
+    pub(crate) fn members(&self) -> Vec<(ClientId, Arc<Outbox>)> {
+        let state = self.lock();
+        let members = state.first.iter().map(|(client, member)| (client, member)).chain(&state.more);
+        members.map(|(client, member)| (client.clone(), Arc::clone(&member.outbox))).collect()
+    }
+}
+
+impl State {
+    pub(super) fn add(&mut self, client: ClientId, member: Member) {
+        match &self.first {
+            None => self.first = Some((client, member)),
+            Some((first, _)) if *first == client => {}
+            Some(_) => {
+                self.more.insert(client, member);
+            }
+        }
+    }
+
+    pub(super) fn deliver(&mut self, name: &str, publication: &Publication) -> usize {
+        let before = self.newest.take();
+        let mut message = Encoded::new(|encoding, form| {
+            let before = before.as_ref().filter(|_| form == Form::Patch);
+            Reply::publication(
+                name,
+                match form {
+                    Form::Plain => publication.clone().suited_to(encoding),
+                    Form::Whole | Form::Patch => patch::patched(publication, before, encoding),
+                },
+            )
+        });
+        let (mut reach, mut patches) = (0, false);
+        let members = self.first.iter_mut().map(|(_, member)| member).chain(self.more.values_mut());
+        for member in members {
+            let form = match member.wish.as_deref() {
+                Some(wish) if !wish.wants(publication) => continue,
+                None | Some(Wish { delta: false, .. }) => Form::Plain,
+                Some(Wish { delta: true, .. }) => {
+                    patches = true;
+                    if std::mem::replace(&mut member.has_newest, true) { Form::Patch } else { Form::Whole }
+                }
+            };
+            reach += message.deliver(&member.outbox, form);
+        }
+        if patches {
+            self.newest = Some(publication.data.clone());
+        }
+        reach
+    }
+}

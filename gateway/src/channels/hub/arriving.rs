@@ -1,0 +1,76 @@
+//! Connections whose user is known while the channels they begin with are still being prepared: an order for the user is
+//! for them too.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tidegate_shared::id::ClientId;
+
+use crate::outbox::Outbox;
+
+/// The connections that are about to be welcomed, by their users.
+#[derive(Default)]
+pub(crate) struct Arriving(Mutex<HashMap<String, HashMap<ClientId, Arc<Outbox>>>>);
+
+/// One such connection. It has arrived, or gone, when this is dropped.
+pub(crate) struct Arrival {
+    all: Arc<Arriving>,
+    user: String,
+    client: ClientId,
+}
+
+impl Arriving {
+    /// A connection of this user begins.
+    pub(crate) fn begin(self: &Arc<Self>, user: &str, client: ClientId, outbox: Arc<Outbox>) -> Arrival {
+        self.lock().entry(user.to_owned()).or_default().insert(client.clone(), outbox);
+        Arrival { all: Arc::clone(self), user: user.to_owned(), client }
+    }
+
+    /// Those of one user.
+    pub(crate) fn of(&self, user: &str) -> Vec<(ClientId, Arc<Outbox>)> {
+        let all = self.lock();
+        let some = all.get(user).into_iter().flatten();
+        some.map(|(client, outbox)| (client.clone(), Arc::clone(outbox))).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, HashMap<ClientId, Arc<Outbox>>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Arrival {
+    fn drop(&mut self) {
+        let mut all = self.all.lock();
+        if let Entry::Occupied(mut some) = all.entry(std::mem::take(&mut self.user)) {
+            some.get_mut().remove(&self.client);
+            if some.get().is_empty() {
+                some.remove();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_shared::{id::GatewayId, protocol::Encoding};
+
+    use super::*;
+
+    #[test]
+    fn a_connection_arrives_once_and_leaves_nothing_behind() {
+        let (arriving, gateway) = (Arc::<Arriving>::default(), GatewayId::random());
+        let begin = |user: &str| {
+            let outbox = Arc::new(Outbox::new(Encoding::Json, 100));
+            arriving.begin(user, ClientId::random(&gateway), outbox)
+        };
+        let (first, second, _other) = (begin("42"), begin("42"), begin("43"));
+        assert_eq!(arriving.of("42").len(), 2);
+        drop(first);
+        assert_eq!(arriving.of("42").len(), 1);
+        drop(second);
+        assert!(arriving.of("42").is_empty());
+        assert_eq!(arriving.lock().len(), 1);
+    }
+}

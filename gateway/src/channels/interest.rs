@@ -1,0 +1,210 @@
+//! Which channels this gateway receives. In a namespace with `fanout = "channel"` those with local subscribers: one NATS
+//! subscription for each, kept a few seconds longer than needed, since clients that reconnect subscribe again at once. Of a
+//! namespace with `fanout = "wildcard"` it receives all of them anyway.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_nats::{Message, Subscriber};
+use futures_util::StreamExt;
+use tidegate_shared::{
+    channel::Channel,
+    config::{Fanout, Namespace},
+};
+use tokio::{
+    sync::{OnceCell, Semaphore},
+    time::{Instant, MissedTickBehavior, interval, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::receive::Egress;
+use crate::channels::{feed::Feed, hub::Held};
+
+/// How long a subscription outlives its last subscriber.
+const LINGER: Duration = Duration::from_secs(5);
+/// Channels that are subscribed to at the same time: more would wait in the broker, where requests time out.
+const AT_A_TIME: usize = 256;
+/// How long a channel may wait for its turn: SDKs give up after 5 s.
+const TURN_LIMIT: Duration = Duration::from_secs(4);
+
+/// The channels this gateway receives.
+pub(crate) struct Interests {
+    egress: Egress,
+    /// The namespaces of which it receives everything.
+    whole: HashSet<String>,
+    /// The channels of the others that it has subscribed to.
+    channels: Mutex<HashMap<Channel, Interest>>,
+    turns: Semaphore,
+}
+
+/// Why a channel is received.
+struct Interest {
+    /// A share of its own, so that the channel is known while it is received.
+    held: Held,
+    subscription: Arc<Subscription>,
+    idle_since: Option<Instant>,
+}
+
+#[derive(Default)]
+struct Subscription {
+    ready: OnceCell<()>,
+    stop: CancellationToken,
+}
+
+/// The broker did not take the subscription.
+#[derive(Debug, thiserror::Error)]
+#[error("the broker did not take the subscription: {0}")]
+pub(crate) struct NotReceived(String);
+
+impl Interests {
+    pub(crate) fn new(egress: Egress, namespaces: &[Namespace]) -> Arc<Self> {
+        let whole = namespaces.iter().filter(|namespace| namespace.fanout() == Fanout::Wildcard);
+        let whole = whole.map(|namespace| namespace.name.clone()).collect();
+        let this =
+            Arc::new(Self { egress, whole, channels: Mutex::default(), turns: Semaphore::new(AT_A_TIME) });
+        let sweeper = Arc::clone(&this);
+        this.egress.lifecycle.spawn(async move { sweeper.sweep().await });
+        this
+    }
+
+    /// Returns when the channel's publications reach this gateway.
+    pub(crate) async fn hold(&self, channel: &Channel) -> Result<Held, NotReceived> {
+        if let Some(held) = self.hold_received(channel) {
+            return Ok(held);
+        }
+        let (held, subscription) = self.take(channel);
+        subscription.ready.get_or_try_init(|| self.subscribe(&held.feed, &subscription)).await?;
+        Ok(held)
+    }
+
+    /// The same at once, for a channel that this gateway receives anyway: nothing has to be read to know its position.
+    pub(crate) fn hold_received(&self, channel: &Channel) -> Option<Held> {
+        let Egress { hub, history, .. } = &self.egress;
+        self.whole.contains(channel.namespace()).then(|| {
+            hub.hold(channel, |feed| {
+                if let Some(beginning) = history.seen(channel) {
+                    feed.track(beginning.position, beginning.newest);
+                }
+            })
+        })
+    }
+
+    fn take(&self, channel: &Channel) -> (Held, Arc<Subscription>) {
+        let hold = || self.egress.hub.hold(channel, |_| {});
+        let mut channels = lock(&self.channels);
+        let interest = channels.entry(channel.clone()).or_insert_with(|| Interest::new(hold()));
+        interest.idle_since = None;
+        (hold(), Arc::clone(&interest.subscription))
+    }
+
+    async fn subscribe(&self, feed: &Feed, subscription: &Subscription) -> Result<(), NotReceived> {
+        let failed = |error: &dyn std::error::Error| NotReceived(error.to_string());
+        let turn = timeout(TURN_LIMIT, self.turns.acquire()).await;
+        let _turn = turn.map_err(|_| NotReceived("too many others are before it".to_owned()))?;
+        let (broker, channel) = (&self.egress.broker, feed.channel());
+        let subject = self.egress.subjects.live(channel);
+        let mut messages = broker.client().subscribe(subject).await.map_err(|e| failed(&e))?;
+        let mut changes = None;
+        if self.egress.presence.tells(channel) {
+            let subject = self.egress.subjects.here(channel);
+            changes = Some(broker.client().subscribe(subject).await.map_err(|e| failed(&e))?);
+        }
+        // Flushing would only empty our own buffer: the barrier's answer shows that the server has read the SUB.
+        broker.barrier(self.egress.subjects.barrier()).await.map_err(|e| failed(&e))?;
+        if let Some(beginning) = self.egress.history.beginning(channel).await.map_err(|e| failed(&e))? {
+            feed.track(beginning.position, beginning.newest);
+        }
+        let (egress, stop) = (self.egress.clone(), subscription.stop.clone());
+        self.egress.lifecycle.spawn(async move {
+            loop {
+                tokio::select! {
+                    message = messages.next() => match message {
+                        Some(message) => egress.publication(&message),
+                        None => return,
+                    },
+                    Some(change) = next_change(&mut changes) => egress.change(&change),
+                    () = stop.cancelled() => return,
+                    () = egress.lifecycle.finishing() => return,
+                }
+            }
+        });
+        Ok(())
+    }
+
+    /// Gives up what nobody has wanted for a while.
+    async fn sweep(&self) {
+        let mut ticks = interval(Duration::from_secs(1));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = self.egress.lifecycle.finishing() => return,
+            }
+            let now = Instant::now();
+            lock(&self.channels).retain(|_, interest| {
+                let over = interest.is_over(now);
+                if over {
+                    interest.subscription.stop.cancel();
+                }
+                !over
+            });
+        }
+    }
+}
+
+impl Interest {
+    fn new(held: Held) -> Self {
+        Self { held, subscription: Arc::default(), idle_since: None }
+    }
+
+    /// Whether nobody has wanted the channel for a while.
+    fn is_over(&mut self, now: Instant) -> bool {
+        if !self.held.is_only() {
+            self.idle_since = None;
+            return false;
+        }
+        now >= *self.idle_since.get_or_insert(now) + LINGER
+    }
+}
+
+/// The next that comes or leaves; nothing, ever, where nobody is told.
+async fn next_change(changes: &mut Option<Subscriber>) -> Option<Message> {
+    match changes {
+        Some(changes) => changes.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::channels::hub::Hub;
+
+    #[test]
+    fn a_subscription_is_given_up_when_nobody_has_wanted_it_for_a_while() {
+        let hub = Arc::new(Hub::new());
+        let hold = || hub.hold(&Channel::parse("chat:lobby").unwrap(), |_| {});
+        let mut interest = Interest::new(hold());
+        let start = Instant::now();
+        let (first, second) = (hold(), hold());
+        assert!(!interest.is_over(start + 2 * LINGER));
+        drop(first);
+        assert!(!interest.is_over(start + 3 * LINGER));
+        drop(second);
+        assert!(!interest.is_over(start + 4 * LINGER), "from now on nobody wants it");
+        let back = hold();
+        assert!(!interest.is_over(start + 6 * LINGER));
+        drop(back);
+        assert!(!interest.is_over(start + 7 * LINGER));
+        assert!(interest.is_over(start + 8 * LINGER));
+        drop(interest);
+        assert!(hub.feed("chat.lobby").is_none());
+    }
+}

@@ -1,0 +1,174 @@
+//! Filling in what was missed: gaps of a channel on this gateway, and what a client missed while it was away.
+//!
+//! Many clients that come back to one channel share one read of its stream.
+
+use std::{sync::Arc, time::Duration};
+
+use tidegate_shared::{broker::Refusal, channel::Channel};
+use tokio::time::sleep;
+
+use super::receive::Egress;
+use crate::channels::feed::{Feed, Past, Pin, Resume, Start, newest::Loaded};
+
+/// The most publications a gap is filled with.
+const HEAL_LIMIT: usize = 1000;
+/// Between two tries to read a stream while the broker is away.
+const HEAL_PAUSE: Duration = Duration::from_millis(200);
+/// How often the newest publication is read while it is ahead of what has come live.
+const LOAD_TRIES: usize = 10;
+/// How long what was read for one client is kept for others that come back at the same time.
+const WINDOW_TIME: Duration = Duration::from_secs(10);
+/// Channels whose newest messages are asked for at once; the broker answers no more.
+const CHECK_BATCH: usize = 1000;
+
+impl Egress {
+    /// Fills the gap of a channel behind `after` from its stream, or lets its members go, who then resume by themselves.
+    pub(super) async fn heal(&self, feed: &Feed, after: u64) {
+        let past = loop {
+            match self.history.behind(feed.channel(), after, HEAL_LIMIT).await {
+                Ok(past) => break past,
+                Err(refusal) => tracing::debug!(%refusal, "a gap cannot be filled yet"),
+            }
+            tokio::select! {
+                () = sleep(HEAL_PAUSE) => {}
+                () = self.lifecycle.finishing() => return,
+            }
+        };
+        let complete = past.complete && past.publications.len() <= HEAL_LIMIT;
+        self.metrics.healed(complete);
+        let lost = feed.heal(Past { complete, ..past });
+        for outbox in lost {
+            outbox.lose(feed.name());
+        }
+    }
+
+    /// Sees to it that a client can resume, as long as it holds what this returns; a fresh start if it cannot.
+    pub(crate) async fn prepare(
+        &self,
+        channel: &Channel,
+        feed: &Arc<Feed>,
+        resume: &Resume,
+    ) -> Result<Start, Refusal> {
+        if self.history.cache_reaches_back_to(channel).is_some() {
+            self.load_newest(channel, feed).await?;
+            let same = self.history.epoch(channel).is_some_and(|epoch| *epoch == *resume.epoch);
+            return Ok(Start::Newest { seen: same.then_some(resume.offset) });
+        }
+        let pin = self.pin(channel, feed, resume).await?;
+        Ok(pin.map_or(Start::Fresh, Start::Behind))
+    }
+
+    /// Sees to it that the channel knows its newest publication; one read for all who come at the same time.
+    async fn load_newest(&self, channel: &Channel, feed: &Feed) -> Result<(), Refusal> {
+        let known =
+            || self.history.cache_reaches_back_to(channel).is_none_or(|oldest| feed.knows_newest(oldest));
+        if known() {
+            return Ok(());
+        }
+        let _turn = feed.reading.lock().await;
+        for _ in 0..LOAD_TRIES {
+            if known() {
+                return Ok(());
+            }
+            let newest = self.history.newest(channel).await?;
+            self.metrics.window_read();
+            if feed.load_newest(newest) == Loaded::Yes {
+                return Ok(());
+            }
+            match feed.suspect() {
+                Some(after) => self.heal(feed, after).await,
+                None => sleep(HEAL_PAUSE).await,
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps what is behind a client's position at hand; nothing if that cannot be.
+    async fn pin(
+        &self,
+        channel: &Channel,
+        feed: &Arc<Feed>,
+        resume: &Resume,
+    ) -> Result<Option<Pin>, Refusal> {
+        let Some(epoch) = self.history.epoch(channel) else { return Ok(None) };
+        if !resume.epoch.is_empty() && *resume.epoch != *epoch {
+            return Ok(None);
+        }
+        let offset = resume.offset;
+        if feed.position().is_some_and(|position| position < offset) {
+            // The client has seen more than this gateway: another one was faster, or the stream has lost its end.
+            if !self.history.reaches(channel, offset).await? {
+                return Ok(None);
+            }
+            if let Some(after) = feed.suspect() {
+                self.heal(feed, after).await;
+            }
+            feed.reach(offset);
+        }
+        let limit = self.history.limit();
+        let had_window = feed.has_window();
+        let mut pin = feed.pin(offset, limit);
+        if pin.is_none() {
+            let _turn = feed.reading.lock().await;
+            pin = feed.pin(offset, limit);
+            if pin.is_none() {
+                self.open_window(channel, feed, offset).await?;
+                pin = feed.pin(offset, limit);
+            }
+        }
+        if !had_window {
+            self.close_window_later(Arc::clone(feed));
+        }
+        Ok(pin)
+    }
+
+    async fn open_window(&self, channel: &Channel, feed: &Feed, after: u64) -> Result<(), Refusal> {
+        let limit = self.history.limit();
+        feed.record();
+        let past = self.history.behind(channel, after, limit).await?;
+        self.metrics.window_read();
+        feed.open_window(after, past, limit);
+        Ok(())
+    }
+
+    fn close_window_later(&self, feed: Arc<Feed>) {
+        let lifecycle = self.lifecycle.clone();
+        self.lifecycle.spawn(async move {
+            loop {
+                tokio::select! {
+                    () = sleep(WINDOW_TIME) => {}
+                    () = lifecycle.finishing() => return,
+                }
+                if feed.close_window() {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Compares every channel's position with its stream: after the broker was away nothing live may follow that would show
+    /// what was missed.
+    pub(crate) async fn check_positions(&self) -> Result<(), Refusal> {
+        for (namespace, position) in self.history.refresh().await? {
+            tracing::warn!(namespace, "the stream of a namespace is another one, or has lost its end");
+            for feed in self.hub.feeds(&format!("{namespace}.")) {
+                for outbox in feed.restart(position) {
+                    outbox.lose(feed.name());
+                }
+            }
+        }
+        for namespace in self.history.namespaces() {
+            let feeds = self.hub.feeds(&format!("{namespace}."));
+            let positions = feeds.into_iter().filter_map(|feed| Some((feed.position()?, feed)));
+            let positions: Vec<_> = positions.collect();
+            for some in positions.chunks(CHECK_BATCH) {
+                for feed in self.history.behind_schedule(namespace, some).await? {
+                    if let Some(after) = feed.suspect() {
+                        self.heal(&feed, after).await;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,102 @@
+//! The sessions of this gateway that take commands by POST. Handles only, never connections.
+//!
+//! As many as there are such connections, which the listener limits. A name is a secret of 128 bits: who knows it speaks
+//! for the client.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tidegate_shared::id::{GatewayId, random_token};
+use tokio::sync::mpsc;
+
+use super::forward::Undelivered;
+
+/// Messages that may wait for one session.
+const WAITING: usize = 8;
+/// How long a message may wait for a place among them.
+const OFFER_LIMIT: Duration = Duration::from_secs(1);
+
+/// Who takes commands.
+#[derive(Debug, Default)]
+pub(crate) struct Sessions {
+    inboxes: Mutex<HashMap<Arc<str>, mpsc::Sender<Bytes>>>,
+}
+
+/// The end at which one session takes its commands; dropping it ends the session.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    session: Arc<str>,
+    node: GatewayId,
+    commands: mpsc::Receiver<Bytes>,
+    sessions: Arc<Sessions>,
+}
+
+impl Sessions {
+    pub(super) fn open(this: &Arc<Self>, node: GatewayId) -> Inbox {
+        let session: Arc<str> = random_token::<16>().into();
+        let (sender, commands) = mpsc::channel(WAITING);
+        this.lock().insert(Arc::clone(&session), sender);
+        Inbox { session, node, commands, sessions: Arc::clone(this) }
+    }
+
+    /// Hands a session what was posted for it, waiting a moment when it is busy.
+    pub(super) async fn offer(&self, session: &str, data: Bytes) -> Result<(), Undelivered> {
+        let sender = self.lock().get(session).cloned().ok_or(Undelivered::Unknown)?;
+        sender.send_timeout(data, OFFER_LIMIT).await.map_err(|error| match error {
+            mpsc::error::SendTimeoutError::Timeout(_) => Undelivered::Busy,
+            mpsc::error::SendTimeoutError::Closed(_) => Undelivered::Unknown,
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, mpsc::Sender<Bytes>>> {
+        self.inboxes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inbox {
+    /// The next message. Dropping the future loses none.
+    pub(crate) async fn next(&mut self) -> Option<Bytes> {
+        self.commands.recv().await
+    }
+
+    /// The session's name.
+    pub(crate) fn session(&self) -> &str {
+        &self.session
+    }
+
+    /// The gateway it is on.
+    pub(crate) fn node(&self) -> &str {
+        self.node.as_str()
+    }
+}
+
+impl Drop for Inbox {
+    fn drop(&mut self) {
+        self.sessions.lock().remove(&self.session);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_session_takes_what_fits_and_ends_with_its_inbox() {
+        let sessions = Arc::new(Sessions::default());
+        let mut inbox = Sessions::open(&sessions, GatewayId::random());
+        let session = inbox.session().to_owned();
+        for _ in 0..WAITING {
+            sessions.offer(&session, "{}".into()).await.unwrap();
+        }
+        assert_eq!(sessions.offer(&session, "{}".into()).await, Err(Undelivered::Busy));
+        assert_eq!(inbox.next().await.unwrap(), "{}");
+        sessions.offer(&session, "{}".into()).await.unwrap();
+        drop(inbox);
+        assert_eq!(sessions.offer(&session, "{}".into()).await, Err(Undelivered::Unknown));
+        assert!(sessions.lock().is_empty(), "nothing is left behind");
+    }
+}

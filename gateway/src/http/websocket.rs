@@ -1,0 +1,99 @@
+//! From a handshake to a connection over a WebSocket: encoding, size limits. Never looks at what is said over the socket.
+
+use std::sync::Arc;
+
+use axum::{
+    body::Body,
+    extract::{
+        FromRequestParts, State,
+        ws::{WebSocket, WebSocketUpgrade, rejection::WebSocketUpgradeRejection},
+    },
+    http::{Request, StatusCode, header, request::Parts},
+    response::{IntoResponse, Response},
+};
+use tidegate_shared::protocol::{JSON_SUBPROTOCOL, PROTOBUF_SUBPROTOCOL};
+
+use super::{Door, admission::Refused, listen::Slot, query};
+use crate::{
+    connection::{
+        Connection,
+        transport::{Transport, websocket::Socket},
+    },
+    outbox::dialect::Dialect,
+};
+
+/// The library's default of 128 KiB would be zeroed on every read and cost 40 times the memory of everything else.
+const READ_BUFFER: usize = 1024;
+const WRITE_BUFFER: usize = 4096;
+
+/// Both directions over one socket.
+pub(super) async fn websocket(State(door): State<Arc<Door>>, request: Request<Body>) -> Response {
+    let (mut parts, _) = request.into_parts();
+    let upgrade = match handshake(&door, &mut parts).await {
+        Ok(upgrade) => upgrade,
+        Err(response) => return response,
+    };
+    let dialect = dialect_of(&upgrade, parts.uri.query());
+    let native_pings = query::has(parts.uri.query(), &["cf_ws_frame_ping_pong=true"]);
+    let open = move |socket| Socket::new(socket, dialect).with_native_pings(native_pings);
+    accept(&door, upgrade, &parts, open, dialect)
+}
+
+/// Pushes only; the client's first message, or the query, says who it is.
+pub(super) async fn uni_websocket(State(door): State<Arc<Door>>, request: Request<Body>) -> Response {
+    let (mut parts, _) = request.into_parts();
+    let upgrade = match handshake(&door, &mut parts).await {
+        Ok(upgrade) => upgrade,
+        Err(response) => return response,
+    };
+    let first = query::first_message(parts.uri.query());
+    if first.as_ref().is_some_and(|first| first.len() > door.message_limit()) {
+        return super::admission::TOO_LONG.into_response();
+    }
+    accept(&door, upgrade, &parts, move |socket| Socket::one_way(socket, first), Dialect::OneWay)
+}
+
+async fn handshake(door: &Door, parts: &mut Parts) -> Result<WebSocketUpgrade, Response> {
+    door.admit(&parts.headers).map_err(Refused::into_response)?;
+    match WebSocketUpgrade::from_request_parts(parts, &()).await {
+        Ok(upgrade) => Ok(upgrade.protocols([PROTOBUF_SUBPROTOCOL, JSON_SUBPROTOCOL])),
+        Err(rejection) => {
+            door.connections.metrics.refused("not_a_websocket");
+            Err(refuse(&rejection))
+        }
+    }
+}
+
+fn accept(
+    door: &Door,
+    upgrade: WebSocketUpgrade,
+    parts: &Parts,
+    open: impl FnOnce(WebSocket) -> Socket + Send + 'static,
+    dialect: Dialect,
+) -> Response {
+    let slot = parts.extensions.get::<Slot>().cloned();
+    let shared = Arc::clone(&door.connections);
+    // A message a little too long is read to its end, so that the client can be told; beyond that the socket is cut.
+    let hard_limit = door.message_limit().saturating_mul(2).saturating_add(64 * 1024);
+    upgrade
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(WRITE_BUFFER)
+        .max_message_size(hard_limit)
+        .max_frame_size(hard_limit)
+        .on_upgrade(move |socket| {
+            let mut connection = Connection::new(shared, Transport::WebSocket(open(socket)), dialect, slot);
+            async move { connection.run().await }
+        })
+}
+
+/// A subprotocol says which encoding, or the query does for clients that cannot set one.
+fn dialect_of(upgrade: &WebSocketUpgrade, query: Option<&str>) -> Dialect {
+    let by_subprotocol = upgrade.selected_protocol().is_some_and(|protocol| protocol == PROTOBUF_SUBPROTOCOL);
+    let by_query = query::has(query, &["format=protobuf", "cf_protocol=protobuf"]);
+    if by_subprotocol || by_query { Dialect::Protobuf } else { Dialect::Json }
+}
+
+fn refuse(rejection: &WebSocketUpgradeRejection) -> Response {
+    let text = format!("this address speaks WebSocket (RFC 6455): {rejection}\n");
+    (StatusCode::UPGRADE_REQUIRED, [(header::UPGRADE, "websocket")], text).into_response()
+}

@@ -1,0 +1,102 @@
+//! Asking back ends: one NATS request a question, in time or not at all; what was decided about a user's subscription is kept
+//! for a while where the configuration says so.
+//!
+//! Never allows anything by itself: whoever is not decided on gets error 100.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use async_nats::{Request, RequestErrorKind};
+use tidegate_shared::{
+    broker::Broker,
+    config::HooksConfig,
+    hook::{self, Decision, Event, Question},
+    protocol::codes,
+    subject::Subjects,
+};
+use tokio::time::Instant;
+
+use super::hook_cache::{self, Kept};
+use crate::{metrics::Metrics, session::Verdict};
+
+/// The way to back ends.
+pub(crate) struct Hooks {
+    broker: Broker,
+    subjects: Subjects,
+    deadline: Duration,
+    kept: Mutex<Kept>,
+    metrics: Metrics,
+}
+
+/// Why there is no decision.
+#[derive(Debug, thiserror::Error)]
+enum Silence {
+    #[error("the broker is away")]
+    Away,
+    #[error("nobody decides on this")]
+    Nobody,
+    #[error("not decided in time")]
+    Late,
+    #[error("the decision cannot be read")]
+    Unreadable(String),
+}
+
+impl Hooks {
+    pub(crate) fn new(broker: Broker, subjects: Subjects, config: &HooksConfig, metrics: Metrics) -> Self {
+        let kept = Mutex::new(Kept::new(config.cache));
+        Self { broker, subjects, deadline: config.deadline, kept, metrics }
+    }
+
+    /// Asks, unless it is known.
+    pub(crate) async fn ask(&self, event: Event, question: &Question) -> Verdict {
+        let key = hook_cache::key(event, question);
+        if let Some(decision) = key.as_ref().and_then(|key| self.kept().get(key, Instant::now())) {
+            self.metrics.hook(event.as_str(), "kept", None);
+            return Ok(decision);
+        }
+        let started = Instant::now();
+        let decided = self.request(event, question).await;
+        self.metrics.hook(event.as_str(), outcome_of(&decided), Some(started.elapsed()));
+        if let Err(Silence::Unreadable(problem)) = &decided {
+            tracing::warn!(hook = event.as_str(), problem, "a back end's answer is no decision");
+        }
+        if let (Some(key), Ok(decision)) = (key, &decided) {
+            let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            self.kept().keep(key, decision, Instant::now(), unix);
+        }
+        decided.map_err(|silence| codes::INTERNAL.because(silence))
+    }
+
+    async fn request(&self, event: Event, question: &Question) -> Result<Decision, Silence> {
+        if !self.broker.is_connected() {
+            return Err(Silence::Away);
+        }
+        let body = question.body().map_err(|error| Silence::Unreadable(error.to_string()))?;
+        let request = Request::new().payload(body).timeout(Some(self.deadline));
+        let answer = self.broker.client().send_request(self.subjects.hook(event), request).await;
+        let answer = answer.map_err(|error| match error.kind() {
+            RequestErrorKind::NoResponders => Silence::Nobody,
+            RequestErrorKind::TimedOut => Silence::Late,
+            _ => Silence::Away,
+        })?;
+        hook::read(&answer.payload).map_err(Silence::Unreadable)
+    }
+
+    fn kept(&self) -> std::sync::MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn outcome_of(decided: &Result<Decision, Silence>) -> &'static str {
+    match decided {
+        Ok(Decision::Allowed(_)) => "allowed",
+        Ok(Decision::Refused(_)) => "refused",
+        Ok(Decision::Disconnect(_)) => "disconnect",
+        Err(Silence::Away) => "away",
+        Err(Silence::Nobody) => "nobody",
+        Err(Silence::Late) => "late",
+        Err(Silence::Unreadable(_)) => "unreadable",
+    }
+}

@@ -1,0 +1,334 @@
+//! From clients into JetStream: storing what they send, and waiting for the answer.
+//!
+//! A call has two stages: until it is settled (stored or refused, which bounds what may be in flight) and until it has
+//! ended (answered or not in time). Never tells a client that something is stored before the broker said so.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use async_nats::HeaderMap;
+use bytes::Bytes;
+use tidegate_shared::{
+    broker::{Broker, Refusal, Stored},
+    channel::Channel,
+    config::AnswerMode,
+    envelope::{self, Answer, Request},
+    header,
+    id::{body_digest, random_token},
+    protocol::{
+        ClientInfo, Error,
+        codes::{self, ErrorCode},
+    },
+    subject::Subjects,
+    topology,
+};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+
+use super::turn::{Turn, Turns};
+use crate::{
+    metrics::Metrics,
+    requests::answers::{Place, Waiting},
+    session::CallEnd,
+};
+
+/// How long a publish waits before it is repeated when the stream has no leader.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// The way into JetStream.
+pub(crate) struct Ingress {
+    broker: Broker,
+    subjects: Subjects,
+    waiting: Waiting,
+    metrics: Metrics,
+}
+
+/// How the first stage of a call went.
+pub(crate) enum Settled {
+    /// It has ended already.
+    Ended(CallEnd),
+    /// It is stored and its answer is waited for.
+    Stored(Wait),
+}
+
+/// The second stage of a call: where its answer will come from.
+pub(crate) struct Wait {
+    request: Request,
+    source: Source,
+    deadline: Instant,
+}
+
+enum Source {
+    Plain(Place),
+    Keyed(async_nats::Subscriber),
+}
+
+impl Ingress {
+    pub(crate) fn new(broker: Broker, subjects: Subjects, waiting: Waiting, metrics: Metrics) -> Self {
+        Self { broker, subjects, waiting, metrics }
+    }
+
+    /// First stage: stores a request, unless its answer is there already.
+    pub(crate) async fn call(
+        &self,
+        request: Request,
+        mode: AnswerMode,
+        turn: Turn,
+        deadline: Instant,
+    ) -> Settled {
+        let started = Instant::now();
+        let route = request.route.clone();
+        let settled = match (mode, request.id.is_keyed()) {
+            (AnswerMode::Later, _) => Settled::Ended(self.accept(&request, turn, deadline).await),
+            (AnswerMode::Wait, false) => self.call_plain(request, turn, deadline).await,
+            (AnswerMode::Wait, true) => self.call_keyed(request, turn, deadline).await,
+        };
+        self.metrics.accepted(&route, started.elapsed(), outcome_of(&settled));
+        settled
+    }
+
+    async fn call_plain(&self, request: Request, turn: Turn, deadline: Instant) -> Settled {
+        let mut place = self.waiting.wait_for(request.id.clone());
+        let stored = tokio::select! {
+            biased;
+            // The acknowledgement may be slower than the whole round trip through a worker.
+            answer = place.answer() => return Settled::Ended(CallEnd::Answered(answer)),
+            stored = self.store_request(&request, turn, deadline) => stored,
+        };
+        match stored {
+            Ok(_) => Settled::Stored(Wait { request, source: Source::Plain(place), deadline }),
+            Err(error) => Settled::Ended(CallEnd::Failed(error)),
+        }
+    }
+
+    async fn call_keyed(&self, request: Request, turn: Turn, deadline: Instant) -> Settled {
+        // Subscribed before the look-up, on one connection: whatever the look-up misses comes live.
+        let Ok(answers) = self.broker.client().subscribe(self.subjects.answer(&request.id)).await else {
+            return Settled::Ended(CallEnd::Failed(codes::NOT_ACCEPTED.error()));
+        };
+        match self.stored_answer(&request).await {
+            Ok(Some(answer)) => return Settled::Ended(same_request(&request, answer)),
+            Ok(None) => {}
+            Err(refusal) => return Settled::Ended(CallEnd::Failed(codes::NOT_ACCEPTED.because(refusal))),
+        }
+        match self.store_request(&request, turn, deadline).await {
+            // Without a stored answer it waits, runs or is parked: the answer will come, or is looked up at the end.
+            Ok(Stored { duplicate: true, .. }) => {
+                if let Ok(Some(answer)) = self.stored_answer(&request).await {
+                    return Settled::Ended(same_request(&request, answer));
+                }
+            }
+            Ok(_) => {}
+            Err(error) => return Settled::Ended(CallEnd::Failed(error)),
+        }
+        Settled::Stored(Wait { request, source: Source::Keyed(answers), deadline })
+    }
+
+    async fn accept(&self, request: &Request, turn: Turn, deadline: Instant) -> CallEnd {
+        let id = request.id.to_string();
+        if request.id.is_keyed() {
+            match self.stored_answer(request).await {
+                Ok(Some(answer)) if differs(request, &answer) => {
+                    return CallEnd::Failed(codes::KEY_REUSED.error());
+                }
+                Ok(Some(answer)) => {
+                    return CallEnd::Accepted { id, seq: None, duplicate: true, answer: Some(answer) };
+                }
+                Ok(None) => {}
+                Err(refusal) => return CallEnd::Failed(codes::NOT_ACCEPTED.because(refusal)),
+            }
+        }
+        match self.store_request(request, turn, deadline).await {
+            Ok(stored) => CallEnd::Accepted {
+                id,
+                seq: (stored.seq > 0).then_some(stored.seq),
+                duplicate: stored.duplicate,
+                answer: None,
+            },
+            Err(error) => CallEnd::Failed(error),
+        }
+    }
+
+    /// Second stage: waits for the answer.
+    pub(crate) async fn finish(&self, wait: Wait) -> CallEnd {
+        let Wait { request, source, deadline } = wait;
+        let answer = match source {
+            Source::Plain(mut place) => timeout_at(deadline, place.answer()).await.ok(),
+            Source::Keyed(mut answers) => match timeout_at(deadline, next_answer(&mut answers)).await {
+                Ok(answer) => Some(answer),
+                // The live copy may have been missed while the connection to the broker was down.
+                Err(_) => self.stored_answer(&request).await.ok().flatten(),
+            },
+        };
+        match answer {
+            Some(answer) => same_request(&request, answer),
+            None => CallEnd::Failed(late(&request)),
+        }
+    }
+
+    /// Stores a message whose answer nobody waits for.
+    pub(crate) async fn send(&self, request: Request, turn: Turn, deadline: Instant) -> Result<(), Error> {
+        self.store_request(&request, turn, deadline).await.map(|_| ())
+    }
+
+    /// Stores a publication.
+    pub(crate) async fn publish(
+        &self,
+        channel: &Channel,
+        data: Bytes,
+        info: &ClientInfo,
+        tags: &BTreeMap<String, String>,
+        (turn, deadline): (Turn, Instant),
+    ) -> Result<(), Error> {
+        let id = random_token::<16>();
+        let message = || (self.subjects.channel(channel), publication_headers(&id, info, tags), data.clone());
+        self.store(message, turn, deadline, false).await.map(|_| self.metrics.published())
+    }
+
+    /// Stores what a service has to say in a channel.
+    pub(crate) async fn store_publication(
+        &self,
+        channel: &Channel,
+        headers: HeaderMap,
+        data: Bytes,
+        deadline: Instant,
+    ) -> Result<Stored, Error> {
+        let message = || (self.subjects.channel(channel), headers.clone(), data.clone());
+        // Nothing of the same caller waits before it.
+        self.store(message, Turns::default().next(), deadline, headers.get(header::MSG_ID).is_some()).await
+    }
+
+    /// An answer nobody waits for any more goes to its user's personal channel.
+    pub(crate) async fn deliver_late(&self, answer: &Answer) {
+        let Some(user) = answer.user.as_deref() else { return };
+        let subject = self.subjects.channel(&Channel::personal(user));
+        let stored = self.broker.store(subject, answer.later_headers(), answer.later_body()).await;
+        if let Err(refusal) = stored {
+            tracing::warn!(request.id = %answer.re, %refusal, "a late answer did not reach the personal channel");
+        }
+    }
+
+    async fn store_request(&self, request: &Request, turn: Turn, deadline: Instant) -> Result<Stored, Error> {
+        let address = request.address();
+        let keyed = request.id.is_keyed();
+        let message = || (self.subjects.request(&address), request.headers(), request.body.clone());
+        self.store(message, turn, deadline, keyed).await
+    }
+
+    /// Sends until the broker says it is stored, refuses it, or the deadline is near. Repeats carry the same id.
+    async fn store(
+        &self,
+        message: impl Fn() -> (String, HeaderMap, Bytes),
+        turn: Turn,
+        deadline: Instant,
+        keyed: bool,
+    ) -> Result<Stored, Error> {
+        let mut turn = Some(turn);
+        if let Some(turn) = &mut turn {
+            turn.come().await;
+        }
+        let mut maybe_stored = false;
+        loop {
+            let (subject, headers, body) = message();
+            let sent = self.broker.publish(subject, headers, body).await;
+            // Sent or refused: what the same connection sends next may go.
+            turn.take();
+            let stored = match sent {
+                Ok(sent) => tokio::select! {
+                    biased;
+                    stored = sent.stored() => stored,
+                    () = sleep_until(deadline) => Err(Refusal::Unknown),
+                },
+                Err(refusal) => Err(refusal),
+            };
+            let refusal = match stored {
+                Ok(stored) => return Ok(stored),
+                // Only this request uses this subject: an earlier copy of it is stored.
+                Err(Refusal::Taken) => return Ok(Stored { seq: 0, duplicate: true }),
+                Err(refusal) => refusal,
+            };
+            maybe_stored |= refusal == Refusal::Unknown;
+            let again = match refusal {
+                Refusal::Unknown => true,
+                Refusal::Unavailable(_) => maybe_stored || self.broker.is_connected(),
+                Refusal::Full | Refusal::Taken | Refusal::Rejected(_) => false,
+            };
+            if !again || Instant::now() + RETRY_PAUSE >= deadline {
+                return Err(refused(&refusal, maybe_stored, keyed));
+            }
+            sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    async fn stored_answer(&self, request: &Request) -> Result<Option<Answer>, Refusal> {
+        let message = self.broker.last(topology::REPLY, &self.subjects.reply(&request.id)).await?;
+        let answer = message.map(|m| Answer::read(&m.headers.unwrap_or_default(), m.payload));
+        answer.transpose().map_err(|error| Refusal::Rejected(error.to_string()))
+    }
+}
+
+fn publication_headers(id: &str, info: &ClientInfo, tags: &BTreeMap<String, String>) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::MSG_ID, id);
+    headers.insert(header::CLIENT, info.client.as_str());
+    if !info.user.is_empty() {
+        headers.insert(header::USER, info.user.as_str());
+    }
+    for (name, json) in [(header::INFO, &info.conn_info), (header::CHANNEL_INFO, &info.chan_info)] {
+        if !json.is_empty() {
+            headers.insert(name, envelope::one_line(&String::from_utf8_lossy(json)));
+        }
+    }
+    for (name, value) in tags {
+        headers.insert(format!("{}{name}", header::TAG_PREFIX), envelope::one_line(value));
+    }
+    headers
+}
+
+async fn next_answer(answers: &mut async_nats::Subscriber) -> Answer {
+    use futures_util::StreamExt;
+    while let Some(message) = answers.next().await {
+        match Answer::read(&message.headers.unwrap_or_default(), message.payload) {
+            Ok(answer) => return answer,
+            Err(error) => tracing::warn!(%error, subject = %message.subject, "an answer that cannot be read"),
+        }
+    }
+    std::future::pending().await
+}
+
+fn differs(request: &Request, answer: &Answer) -> bool {
+    request.id.is_keyed()
+        && answer.digest.as_deref().is_some_and(|digest| digest != body_digest(&request.body))
+}
+
+fn same_request(request: &Request, answer: Answer) -> CallEnd {
+    if differs(request, &answer) {
+        CallEnd::Failed(codes::KEY_REUSED.error())
+    } else {
+        CallEnd::Answered(answer)
+    }
+}
+
+/// Asking again helps only who asks for the same request.
+fn late(request: &Request) -> Error {
+    let error = codes::STILL_WORKING.because(&request.id);
+    Error { temporary: request.id.is_keyed(), ..error }
+}
+
+fn refused(refusal: &Refusal, maybe_stored: bool, keyed: bool) -> Error {
+    let code: ErrorCode = if maybe_stored { codes::OUTCOME_UNKNOWN } else { codes::NOT_ACCEPTED };
+    let error = code.because(refusal);
+    let temporary = match refusal {
+        Refusal::Rejected(_) => false,
+        _ if maybe_stored => keyed,
+        _ => true,
+    };
+    Error { temporary, ..error }
+}
+
+fn outcome_of(settled: &Settled) -> &'static str {
+    match settled {
+        Settled::Stored(_) | Settled::Ended(CallEnd::Accepted { duplicate: false, .. }) => "stored",
+        Settled::Ended(CallEnd::Accepted { duplicate: true, .. } | CallEnd::Answered(_)) => "already_there",
+        Settled::Ended(CallEnd::Failed(error)) if error.code == codes::OUTCOME_UNKNOWN.code => "unknown",
+        Settled::Ended(CallEnd::Failed(_)) => "refused",
+    }
+}
