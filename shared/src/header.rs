@@ -36,7 +36,7 @@ pub const CODE: &str = "Tide-Code";
 pub const MESSAGE: &str = "Tide-Message";
 /// On an answer: which worker gave it.
 pub const WORKER: &str = "Tide-Worker";
-/// Prefix of a publication's tags.
+/// Prefix of the headers that carry the tags of a publication: see [`tag`].
 pub const TAG_PREFIX: &str = "Tide-Tag-";
 /// On a message without a publication in it: everything of the channel before it has been removed on purpose.
 pub const REMOVED: &str = "Tide-Removed";
@@ -60,3 +60,30 @@ pub const MARKER_REASON: &str = "Nats-Marker-Reason";
 pub const SCHEDULE: &str = "Nats-Schedule";
 /// Where it publishes it.
 pub const SCHEDULE_TARGET: &str = "Nats-Schedule-Target";
+
+/// A name that no tag can have.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a tag's name: use letters, digits, `_` and `-`")]
+pub struct BadTag(pub String);
+
+/// Returns the header that carries the tag `name` of a publication. A tag's name consists of letters, digits, `_` and `-`.
+pub fn tag(name: &str) -> Result<String, BadTag> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    if name.is_empty() || !name.bytes().all(plain) {
+        return Err(BadTag(name.to_owned()));
+    }
+    Ok(format!("{TAG_PREFIX}{name}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tag_is_a_plain_word() {
+        assert_eq!(tag("re-1_x").as_deref(), Ok("Tide-Tag-re-1_x"));
+        for name in ["", "a b", "a.b", "ä", "a\r\nb", "a:b"] {
+            assert_eq!(tag(name), Err(BadTag(name.to_owned())));
+        }
+    }
+}

@@ -1,26 +1,45 @@
-//! Two-step shutdown: the first signal asks everything to finish, the second ends it now.
+//! Two-step shutdown: the first signal drains the process, the second ends it now.
 //!
-//! Every long task is spawned through [`Lifecycle::spawn`], so that the end of the process can wait for it.
+//! Every long task is spawned through [`Lifecycle::spawn`], so that the end of the process can wait for it. Tasks that the
+//! process cannot work without go through [`Lifecycle::spawn_essential`]: when one of them ends too early, the process drains.
 
-use std::{future::Future, time::Duration};
+use std::{
+    any::Any,
+    future::Future,
+    panic::AssertUnwindSafe,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
+use futures_util::FutureExt;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::{
     sync::CancellationToken,
     task::{TaskTracker, task_tracker::TaskTrackerWaitFuture},
 };
 
-/// The tokens of a process and the tasks that live under them.
+/// The tokens of a process and the tasks that run under them.
 #[derive(Debug, Clone, Default)]
 pub struct Lifecycle {
     soft: CancellationToken,
     last: CancellationToken,
     hard: CancellationToken,
     tasks: TaskTracker,
+    failure: Arc<OnceLock<TaskEnded>>,
+}
+
+/// A task that the process cannot work without has ended too early.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the task `{task}` ended unexpectedly: {reason}")]
+pub struct TaskEnded {
+    /// The task's name.
+    pub task: &'static str,
+    /// The panic's message, or that the task returned.
+    pub reason: String,
 }
 
 impl Lifecycle {
-    /// A process that nobody has asked to stop.
+    /// A running process.
     pub fn new() -> Self {
         Self::default()
     }
@@ -30,7 +49,7 @@ impl Lifecycle {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let this = self.clone();
-        // Not tracked: it ends with the process, and waiting for it would be waiting for a signal.
+        // Not tracked: this task waits for signals until the process exits, so nothing may wait for it.
         let listener = TaskTracker::new();
         listener.spawn(async move {
             loop {
@@ -50,7 +69,7 @@ impl Lifecycle {
         Ok(())
     }
 
-    /// Asks everything to finish.
+    /// Begins to drain: no new work, and the work under way finishes.
     pub fn drain(&self) {
         self.soft.cancel();
     }
@@ -61,17 +80,17 @@ impl Lifecycle {
         self.hard.cancel();
     }
 
-    /// Whether the process has been asked to finish.
+    /// Whether the process drains.
     pub fn is_draining(&self) -> bool {
         self.soft.is_cancelled()
     }
 
-    /// Completes when the process is asked to finish.
+    /// Completes when the process begins to drain.
     pub async fn draining(&self) {
         self.soft.cancelled().await;
     }
 
-    /// Completes when the work is done: the moment for tasks that serve others to end.
+    /// Completes when all work is done. Tasks that serve other tasks end at this moment.
     pub async fn finishing(&self) {
         self.last.cancelled().await;
     }
@@ -81,7 +100,7 @@ impl Lifecycle {
         self.hard.cancelled().await;
     }
 
-    /// Runs a task that the end of the process waits for, until it is done or everything has to end.
+    /// Runs a task until it is done or the process stops. The end of the process waits for it.
     pub fn spawn<F>(&self, task: F)
     where
         F: Future<Output = ()> + Send + 'static,
@@ -95,7 +114,37 @@ impl Lifecycle {
         });
     }
 
-    /// Waits until every task is done; after `limit` ends those that are not. Returns whether all finished by themselves.
+    /// Runs a task that the process cannot work without. If it panics, or returns before the process drains, that is logged,
+    /// the process drains, and [`Lifecycle::failure`] says why: the program then exits with code 1.
+    pub fn spawn_essential<F>(&self, name: &'static str, task: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let this = self.clone();
+        self.spawn(async move {
+            // Nothing of the task is used after a panic, so no broken state can be seen.
+            let reason = match AssertUnwindSafe(task).catch_unwind().await {
+                Ok(()) if this.is_draining() => return,
+                Ok(()) => "it returned".to_owned(),
+                Err(panic) => format!("it panicked: {}", panic_message(panic.as_ref())),
+            };
+            this.fail(TaskEnded { task: name, reason });
+        });
+    }
+
+    /// Drains the process because a task that it cannot work without has ended. The first failure is kept.
+    pub fn fail(&self, ended: TaskEnded) {
+        tracing::error!(task = ended.task, reason = ended.reason, "a task ended unexpectedly: draining");
+        let _ = self.failure.set(ended);
+        self.drain();
+    }
+
+    /// The task whose unexpected end drained the process. `None` after a regular end.
+    pub fn failure(&self) -> Option<&TaskEnded> {
+        self.failure.get()
+    }
+
+    /// Waits until every task is done, and cuts off the rest after `limit`. Returns whether all finished by themselves.
     pub async fn finish(&self, limit: Duration) -> bool {
         self.last.cancel();
         self.tasks.close();
@@ -111,5 +160,53 @@ impl Lifecycle {
 
     fn all_done(&self) -> TaskTrackerWaitFuture<'_> {
         self.tasks.wait()
+    }
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Generous: the waits end as soon as what they wait for happens.
+    const DEADLINE: Duration = Duration::from_secs(10);
+
+    #[tokio::test]
+    async fn a_panic_in_an_essential_task_drains_the_process_and_is_kept() {
+        let lifecycle = Lifecycle::new();
+        lifecycle.spawn_essential("planted", async { panic!("on purpose") });
+        tokio::time::timeout(DEADLINE, lifecycle.draining()).await.unwrap();
+        let failure = lifecycle.failure().unwrap();
+        assert_eq!((failure.task, failure.reason.as_str()), ("planted", "it panicked: on purpose"));
+    }
+
+    #[tokio::test]
+    async fn an_essential_task_that_returns_too_early_drains_the_process() {
+        let lifecycle = Lifecycle::new();
+        lifecycle.spawn_essential("planted", async {});
+        tokio::time::timeout(DEADLINE, lifecycle.draining()).await.unwrap();
+        assert_eq!(lifecycle.failure().unwrap().reason, "it returned");
+    }
+
+    #[tokio::test]
+    async fn an_essential_task_may_end_once_the_process_drains() {
+        let lifecycle = Lifecycle::new();
+        let draining = lifecycle.clone();
+        lifecycle.spawn_essential("regular", async move { draining.draining().await });
+        lifecycle.drain();
+        assert!(lifecycle.finish(DEADLINE).await);
+        assert_eq!(lifecycle.failure(), None);
+    }
+
+    #[tokio::test]
+    async fn a_panic_in_an_ordinary_task_drains_nothing() {
+        let lifecycle = Lifecycle::new();
+        lifecycle.spawn(async { panic!("on purpose") });
+        assert!(lifecycle.finish(DEADLINE).await);
+        assert_eq!(lifecycle.failure(), None);
     }
 }

@@ -127,17 +127,11 @@ impl PublishAsk {
         };
         let mut tags = Vec::with_capacity(self.tags.len());
         for (name, value) in self.tags {
-            if !is_plain(&name) {
-                return refuse(&format!("{name:?} is not a tag's name: use letters, digits, `_` and `-`"));
-            }
-            tags.push((format!("{}{name}", header::TAG_PREFIX), one_line(&value)));
+            let header = header::tag(&name).map_err(|bad| codes::BAD_REQUEST.because(bad))?;
+            tags.push((header, one_line(&value)));
         }
         Ok(Content { data, tags, idempotency_key: self.idempotency_key })
     }
-}
-
-fn is_plain(name: &str) -> bool {
-    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
 }
 
 #[cfg(test)]
