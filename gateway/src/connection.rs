@@ -25,6 +25,7 @@ use tokio::time::{Instant, sleep_until};
 use self::{
     in_flight::{Work, next_done},
     one_way::{Heard, OneWay},
+    permit::SocketPermit,
     transport::{Failure, Input, Transport},
 };
 use crate::{
@@ -33,7 +34,6 @@ use crate::{
         interest::Interests,
         receive::Egress,
     },
-    http::listen::Slot,
     metrics::Metrics,
     outbox::{Drain, Mail, Outbox, dialect::Dialect},
     policy::{hooks::Hooks, keys::Keys, rules::Rules},
@@ -46,6 +46,7 @@ mod effects;
 mod in_flight;
 mod join;
 pub(crate) mod one_way;
+pub(crate) mod permit;
 pub(crate) mod transport;
 
 /// Messages read in one turn before what they caused is written.
@@ -81,7 +82,7 @@ pub(crate) struct Connection {
     drain: Option<Drain>,
     /// A ping of the transport's own is to be sent.
     ping_due: bool,
-    _slot: Option<Slot>,
+    _permit: Option<SocketPermit>,
 }
 
 /// Why the loop of a connection ended.
@@ -108,7 +109,7 @@ impl Connection {
         shared: Arc<Shared>,
         transport: Transport,
         dialect: Dialect,
-        slot: Option<Slot>,
+        permit: Option<SocketPermit>,
     ) -> Self {
         let client = ClientId::random(&shared.rules.gateway);
         let limit = usize::try_from(shared.rules.limits.outbox).unwrap_or(usize::MAX);
@@ -126,7 +127,7 @@ impl Connection {
             stash: Vec::new(),
             drain: None,
             ping_due: false,
-            _slot: slot,
+            _permit: permit,
         }
     }
 

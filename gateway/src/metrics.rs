@@ -14,7 +14,6 @@ use prometheus_client::{
 };
 
 use self::{api::ApiMetrics, hooks::HookMetrics, presence::PresenceMetrics, recovery::RecoveryMetrics};
-use crate::channels::hub::Reach;
 
 mod api;
 mod hooks;
@@ -180,8 +179,8 @@ impl Metrics {
         self.publications.inc();
     }
 
-    pub(crate) fn delivered(&self, reach: Reach) {
-        self.deliveries.inc_by(reach.0 as u64);
+    pub(crate) fn delivered(&self, connections: usize) {
+        self.deliveries.inc_by(connections as u64);
     }
 
     pub(crate) fn keys_fetched(&self, issuer: &str, outcome: &'static str) {

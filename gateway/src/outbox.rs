@@ -13,10 +13,11 @@ use futures_util::task::AtomicWaker;
 use tidegate_shared::protocol::codes::{self, Disconnect};
 use tokio::time::Instant;
 
-use crate::{outbox::dialect::Dialect, session::control::Order};
+use self::{dialect::Dialect, order::Order};
 
 pub(crate) mod dialect;
 pub(crate) mod encoded;
+pub(crate) mod order;
 
 /// Orders that may wait for one connection; one that takes none for so long ends.
 const MAX_ORDERS: usize = 1024;
@@ -213,8 +214,8 @@ mod tests {
     use futures_util::{FutureExt, future::poll_fn};
     use tidegate_shared::protocol::Encoding;
 
+    use super::order::Action;
     use super::*;
-    use crate::session::control::Action;
 
     fn take(outbox: &Outbox, most: usize) -> Option<Mail> {
         poll_fn(|cx| outbox.poll_take(cx, most)).now_or_never()

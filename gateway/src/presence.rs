@@ -29,13 +29,13 @@ use tokio::{
     time::timeout,
 };
 
-use self::registry::Registry;
+use self::{change::MembershipChange, registry::Registry};
 use crate::{
-    channels::feed::Change,
     fleet::{Fleet, LEFT, next_page},
     metrics::Metrics,
 };
 
+pub(crate) mod change;
 mod keeper;
 mod registry;
 mod sweep;
@@ -161,14 +161,14 @@ impl Presence {
     }
 
     /// Reads a change that the broker has repeated; nothing if it only has forgotten that somebody left.
-    pub(crate) fn change(message: &Message) -> Option<Change> {
+    pub(crate) fn change(message: &Message) -> Option<MembershipChange> {
         let reason = message.headers.as_ref().and_then(|headers| get(headers, header::MARKER_REASON));
         let joined = match reason {
             None => true,
             Some(LEFT) => false,
             Some(_) => return None,
         };
-        Some(Change { info: protobuf::decode_one(message.payload.clone()).ok()?, joined })
+        Some(MembershipChange { info: protobuf::decode_one(message.payload.clone()).ok()?, joined })
     }
 
     /// Waits until this gateway's members have left, then ends its lease.

@@ -3,3 +3,16 @@
 pub(crate) mod answers;
 pub(crate) mod store;
 pub(crate) mod turn;
+
+use tidegate_shared::{envelope::Answer, protocol};
+
+/// How a call ended for its caller.
+#[derive(Debug, PartialEq)]
+pub(crate) enum CallEnd {
+    /// A worker's answer.
+    Answered(Answer),
+    /// A receipt: the request is stored under this id; with its answer, if that has been there already.
+    Accepted { id: String, seq: Option<u64>, duplicate: bool, answer: Option<Answer> },
+    /// It was not stored, or not answered in time.
+    Failed(protocol::Error),
+}

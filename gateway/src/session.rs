@@ -23,7 +23,7 @@ use tidegate_shared::{
 };
 
 pub(crate) use self::{
-    hook::{Ask, Matter, Verdict},
+    hook::{Ask, Matter},
     presence::Question,
     server_side::Chosen,
     subscribe::Position,
@@ -33,10 +33,10 @@ use self::{
     liveness::{Due, Liveness},
     subscriptions::Subscriptions,
 };
-use crate::{channels::feed::Resume, policy::rules::Rules};
+use crate::{channels::feed::Resume, policy::rules::Rules, requests::CallEnd};
 
 mod connect;
-pub(crate) mod control;
+mod control;
 mod hook;
 mod lease;
 mod liveness;
@@ -140,17 +140,6 @@ pub(crate) type Effects = Vec<Effect>;
 pub(crate) struct Now {
     pub(crate) instant: Instant,
     pub(crate) unix: Duration,
-}
-
-/// How a call ended for its caller.
-#[derive(Debug, PartialEq)]
-pub(crate) enum CallEnd {
-    /// A worker's answer.
-    Answered(Answer),
-    /// A receipt: the request is stored under this id; with its answer, if that has been there already.
-    Accepted { id: String, seq: Option<u64>, duplicate: bool, answer: Option<Answer> },
-    /// It was not stored, or not answered in time.
-    Failed(protocol::Error),
 }
 
 impl Session {

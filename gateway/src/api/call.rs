@@ -15,8 +15,8 @@ use tokio::time::Instant;
 
 use super::{Answer, Api, raw};
 use crate::{
+    requests::CallEnd,
     requests::{store::Settled, turn::Turns},
-    session::CallEnd,
 };
 
 /// What workers see where a client's id would be.

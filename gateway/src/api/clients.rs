@@ -14,7 +14,7 @@ use tidegate_shared::{
 };
 
 use super::{Answer, Api, Nothing, local::Ask, raw, silence};
-use crate::session::control::{Action, Order};
+use crate::outbox::order::{Action, Order};
 
 /// The longest reason: what a close frame carries.
 const LONGEST_REASON: usize = 123;

@@ -16,7 +16,7 @@ use tidegate_shared::{
 use tokio::time::Instant;
 
 use super::{raw, read_owned};
-use crate::{channels::hub::Hub, fleet::peers::Respond, outbox::Outbox, session::control::Order};
+use crate::{channels::hub::Hub, fleet::peers::Respond, outbox::Outbox, outbox::order::Order};
 
 /// Channels in one answer: what fits into one message of the broker.
 const MOST_CHANNELS: usize = 5_000;

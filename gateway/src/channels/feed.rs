@@ -16,12 +16,12 @@ use tidegate_shared::{
     protocol::{Publication, Reply},
 };
 
-use self::{members::Member, track::Track};
 pub(crate) use self::{
-    members::{Asked, Change, Wish},
+    members::Asked,
     track::{Live, Past, Taken},
     window::Pin,
 };
+use self::{members::Member, track::Track};
 use crate::outbox::Outbox;
 
 mod members;

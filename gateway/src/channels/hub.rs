@@ -53,10 +53,6 @@ struct Pace {
     window: Duration,
 }
 
-/// How many a message went to.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Reach(pub(crate) usize);
-
 /// A share in a channel: as long as anybody has one, the channel is known here. Returned when dropped.
 pub(crate) struct Held {
     hub: Arc<Hub>,
@@ -157,20 +153,18 @@ impl Hub {
     }
 
     /// Delivers a message to one connection.
-    pub(crate) fn push_client(&self, client: &ClientId, data: &Bytes) -> Reach {
+    pub(crate) fn push_client(&self, client: &ClientId, data: &Bytes) -> usize {
         let outbox = self.client(client);
-        Reach(outbox.map_or(0, |outbox| push(data).deliver(&outbox, Form::Plain)))
+        outbox.map_or(0, |outbox| push(data).deliver(&outbox, Form::Plain))
     }
 
     /// Delivers a message to every connection.
-    pub(crate) fn push_all(&self, data: &Bytes) -> Reach {
+    pub(crate) fn push_all(&self, data: &Bytes) -> usize {
         let mut message = push(data);
         let shards = self.clients.iter().map(lock);
-        Reach(
-            shards
-                .map(|shard| shard.values().map(|outbox| message.deliver(outbox, Form::Plain)).sum::<usize>())
-                .sum(),
-        )
+        shards
+            .map(|shard| shard.values().map(|outbox| message.deliver(outbox, Form::Plain)).sum::<usize>())
+            .sum()
     }
 
     /// Tells every connection that the gateway drains; their ends are spread over `window`.
@@ -354,12 +348,12 @@ mod tests {
         let (hub, gateway) = (Arc::new(Hub::new()), GatewayId::random());
         let (one, first) = member(&hub, &gateway, Encoding::Json);
         let (_, second) = member(&hub, &gateway, Encoding::Json);
-        assert_eq!(hub.push_client(&one, &Bytes::from("{}")), Reach(1));
-        assert_eq!(hub.push_all(&Bytes::from("1")), Reach(2));
+        assert_eq!(hub.push_client(&one, &Bytes::from("{}")), 1);
+        assert_eq!(hub.push_all(&Bytes::from("1")), 2);
         assert_eq!(received(&first).len(), 2);
         assert_eq!(received(&second), [r#"{"push":{"message":{"data":1}}}"#]);
         hub.unregister(&one);
-        assert_eq!(hub.push_client(&one, &Bytes::from("{}")), Reach(0));
+        assert_eq!(hub.push_client(&one, &Bytes::from("{}")), 0);
         assert_eq!(hub.len(), 1);
     }
 }

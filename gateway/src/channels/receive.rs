@@ -21,7 +21,7 @@ use super::history::History;
 use crate::{
     channels::{
         feed::{Live, Taken},
-        hub::{Hub, Reach},
+        hub::Hub,
     },
     metrics::Metrics,
     presence::Presence,
@@ -120,7 +120,7 @@ impl Egress {
         let publication = (!is_removal(message)).then(|| read_publication(message));
         let live = Live { seq, previous, publication, stored_at: stored_at(message) };
         match feed.live(live) {
-            Taken::Delivered(members) => self.metrics.delivered(Reach(members)),
+            Taken::Delivered(members) => self.metrics.delivered(members),
             Taken::Known => {}
             Taken::Gap { after } => {
                 let this = self.clone();
@@ -133,7 +133,7 @@ impl Egress {
     pub(crate) fn change(&self, message: &Message) {
         let feed = self.subjects.here_key(&message.subject).and_then(|key| self.hub.feed(key));
         if let (Some(feed), Some(change)) = (feed, Presence::change(message)) {
-            self.metrics.delivered(Reach(feed.tell(&change)));
+            self.metrics.delivered(feed.tell(&change));
         }
     }
 

@@ -11,11 +11,13 @@ use tokio::time::Instant;
 use super::{Connection, End, join::Ready, now};
 use crate::{
     channels::hub::arriving::Arrival,
+    policy::Verdict,
+    requests::CallEnd,
     requests::{
         store::{Ingress, Settled},
         turn::{Turn, Turns},
     },
-    session::{Ask, CallEnd, Chosen, Matter, Question, Session, Verdict},
+    session::{Ask, Chosen, Matter, Question, Session},
 };
 
 /// What is under way for one connection; an idle one has none.

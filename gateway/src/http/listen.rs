@@ -9,10 +9,12 @@ use tidegate_shared::lifecycle::Lifecycle;
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
-    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    sync::Semaphore,
     time::{sleep, timeout},
 };
 use tower::ServiceExt;
+
+use crate::connection::permit::SocketPermit;
 
 /// What one listener allows.
 #[derive(Debug, Clone, Copy)]
@@ -26,32 +28,6 @@ pub(crate) struct Limits {
 /// How long what is still to be written on a socket may take when its stream has ended.
 const LAST_WRITES: Duration = Duration::from_secs(1);
 
-/// One open socket's place among `connections`; requests carry it, and a connection keeps it as long as it lives.
-#[derive(Debug, Clone)]
-pub(crate) struct Slot(Arc<Place>);
-
-#[derive(Debug)]
-struct Place {
-    _permit: OwnedSemaphorePermit,
-    ended: Notify,
-}
-
-impl Slot {
-    fn new(permit: OwnedSemaphorePermit) -> Self {
-        Self(Arc::new(Place { _permit: permit, ended: Notify::new() }))
-    }
-
-    /// Ends the socket, after a moment for what is still to be written: its stream is over, and a client that does not
-    /// read would keep it open for ever.
-    pub(crate) fn end(&self) {
-        self.0.ended.notify_one();
-    }
-
-    async fn ended(&self) {
-        self.0.ended.notified().await;
-    }
-}
-
 /// Serves `router` on `listener` until `until`. `busy` is called for each refused socket.
 pub(crate) async fn serve(
     listener: TcpListener,
@@ -61,7 +37,7 @@ pub(crate) async fn serve(
     until: impl Future<Output = ()>,
     busy: impl Fn(),
 ) {
-    let slots = Arc::new(Semaphore::new(limits.connections));
+    let permits = Arc::new(Semaphore::new(limits.connections));
     tokio::pin!(until);
     loop {
         let accepted = tokio::select! {
@@ -70,14 +46,14 @@ pub(crate) async fn serve(
         };
         match accepted {
             Ok((stream, _)) => {
-                if let Ok(slot) = Arc::clone(&slots).try_acquire_owned() {
+                if let Ok(permit) = Arc::clone(&permits).try_acquire_owned() {
                     let draining = lifecycle.clone();
                     let draining = async move { draining.draining().await };
                     lifecycle.spawn(handle(
                         stream,
                         router.clone(),
                         limits.handshake,
-                        Slot::new(slot),
+                        SocketPermit::new(permit),
                         draining,
                     ));
                 } else {
@@ -98,14 +74,14 @@ async fn handle(
     stream: TcpStream,
     router: Router,
     handshake: Duration,
-    slot: Slot,
+    permit: SocketPermit,
     draining: impl Future<Output = ()>,
 ) {
     // Frames are gathered and flushed by us; waiting for more would only delay them.
     let _ = stream.set_nodelay(true);
-    let place = slot.clone();
+    let held = permit.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(place.clone());
+        request.extensions_mut().insert(held.clone());
         router.clone().oneshot(request.map(Body::new))
     });
     let connection = http1::Builder::new()
@@ -118,14 +94,14 @@ async fn handle(
     let ended = tokio::select! {
         served = connection.as_mut() => return say(served),
         () = draining => false,
-        () = slot.ended() => true,
+        () = permit.ended() => true,
     };
     // What is under way goes on, further requests go elsewhere.
     connection.as_mut().graceful_shutdown();
     if !ended {
         tokio::select! {
             served = connection.as_mut() => return say(served),
-            () = slot.ended() => {}
+            () = permit.ended() => {}
         }
     }
     if let Ok(served) = timeout(LAST_WRITES, connection).await {

@@ -14,10 +14,10 @@ use bytes::Bytes;
 use super::{
     Door,
     admission::{Refused, TOO_LONG},
-    listen::Slot,
     query,
 };
 use crate::{
+    connection::permit::SocketPermit,
     connection::{
         Connection,
         one_way::event_cursor::Bookmark,
@@ -81,10 +81,10 @@ async fn open(door: &Door, request: Request<Body>, kind: Kind) -> Response {
         Ok(page) => page,
         Err(refused) => return refused.into_response(),
     };
-    let slot = request.extensions().get::<Slot>().cloned();
+    let permit = request.extensions().get::<SocketPermit>().cloned();
     let last = last_event_id(request.headers());
     match first_message(door, request, kind.dialect).await {
-        Ok(first) => page.may_read(start(door, first, last.as_deref(), slot, kind)),
+        Ok(first) => page.may_read(start(door, first, last.as_deref(), permit, kind)),
         Err(refused) => page.may_read(refused),
     }
 }
@@ -113,13 +113,19 @@ fn last_event_id(headers: &HeaderMap) -> Option<String> {
     (!id.is_empty()).then(|| String::from_utf8_lossy(id).into_owned())
 }
 
-fn start(door: &Door, first: Bytes, last: Option<&str>, slot: Option<Slot>, kind: Kind) -> Response {
+fn start(
+    door: &Door,
+    first: Bytes,
+    last: Option<&str>,
+    permit: Option<SocketPermit>,
+    kind: Kind,
+) -> Response {
     let inbox = (kind.dialect != Dialect::OneWay).then(|| door.emulation.open());
     let has_ids = kind.dialect == Dialect::OneWay && kind.framing == Framing::Events;
     let (first, bookmark) = if has_ids { Bookmark::open(first, last) } else { (first, None) };
-    let (stream, body) = Stream::open(kind.framing, first, bookmark, inbox, slot.clone());
+    let (stream, body) = Stream::open(kind.framing, first, bookmark, inbox, permit.clone());
     let shared = Arc::clone(&door.connections);
-    let mut connection = Connection::new(shared, Transport::Stream(stream), kind.dialect, slot);
+    let mut connection = Connection::new(shared, Transport::Stream(stream), kind.dialect, permit);
     door.lifecycle.spawn(async move { connection.run().await });
     (headers(kind), body).into_response()
 }

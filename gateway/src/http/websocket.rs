@@ -13,10 +13,11 @@ use axum::{
 };
 use tidegate_shared::protocol::{JSON_SUBPROTOCOL, PROTOBUF_SUBPROTOCOL};
 
-use super::{Door, admission::Refused, listen::Slot, query};
+use super::{Door, admission::Refused, query};
 use crate::{
     connection::{
         Connection,
+        permit::SocketPermit,
         transport::{Transport, websocket::Socket},
     },
     outbox::dialect::Dialect,
@@ -71,7 +72,7 @@ fn accept(
     open: impl FnOnce(WebSocket) -> Socket + Send + 'static,
     dialect: Dialect,
 ) -> Response {
-    let slot = parts.extensions.get::<Slot>().cloned();
+    let permit = parts.extensions.get::<SocketPermit>().cloned();
     let shared = Arc::clone(&door.connections);
     // A message a little too long is read to its end, so that the client can be told; beyond that the socket is cut.
     let hard_limit = door.message_limit().saturating_mul(2).saturating_add(64 * 1024);
@@ -81,7 +82,7 @@ fn accept(
         .max_message_size(hard_limit)
         .max_frame_size(hard_limit)
         .on_upgrade(move |socket| {
-            let mut connection = Connection::new(shared, Transport::WebSocket(open(socket)), dialect, slot);
+            let mut connection = Connection::new(shared, Transport::WebSocket(open(socket)), dialect, permit);
             async move { connection.run().await }
         })
 }

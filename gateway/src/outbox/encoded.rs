@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use tidegate_shared::protocol::{Encoding, Reply};
 
-use crate::outbox::{Outbox, dialect::Dialect};
+use super::{Outbox, dialect::Dialect};
 
 /// The forms a message can take in one dialect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -18,8 +18,9 @@ use tidegate_shared::{
 };
 use tokio::time::Instant;
 
+use super::Verdict;
 use super::hook_cache::{self, Kept};
-use crate::{metrics::Metrics, session::Verdict};
+use crate::metrics::Metrics;
 
 /// The way to back ends.
 pub(crate) struct Hooks {

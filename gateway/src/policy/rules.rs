@@ -14,7 +14,7 @@ use tidegate_shared::{
 
 pub(crate) use self::access::{Access, Action};
 use self::access::{Denial, Standing};
-use crate::{channels::feed::Wish, policy::tokens::Verifier};
+use super::{delivery::DeliveryOptions, tokens::Verifier};
 
 mod access;
 
@@ -175,7 +175,7 @@ impl Rules {
         &self,
         channel: &Channel,
         request: &SubscribeRequest,
-    ) -> Result<Option<Box<Wish>>, String> {
+    ) -> Result<Option<Box<DeliveryOptions>>, String> {
         let namespace = self.namespaces.get(channel.namespace());
         let filter = request.tf.clone();
         if let Some(node) = &filter {
@@ -188,7 +188,7 @@ impl Rules {
         let delta = request.delta == "fossil"
             && filter.is_none()
             && namespace.is_some_and(|namespace| namespace.delta);
-        Ok((delta || filter.is_some()).then(|| Box::new(Wish { delta, filter })))
+        Ok((delta || filter.is_some()).then(|| Box::new(DeliveryOptions { delta, filter })))
     }
 
     /// What a connection begins with, whatever its token says: its personal channels, and those of everybody.

@@ -26,8 +26,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use super::turn::{Turn, Turns};
 use crate::{
     metrics::Metrics,
+    requests::CallEnd,
     requests::answers::{Place, Waiting},
-    session::CallEnd,
 };
 
 /// How long a publish waits before it is repeated when the stream has no leader.

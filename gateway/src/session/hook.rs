@@ -13,7 +13,10 @@ use super::{
     Connected, Effect, Effects, Now, Phase, Session, refuse,
     token::{self, Term},
 };
-use crate::policy::tokens::{self, Identity, is_user_id};
+use crate::policy::{
+    Verdict,
+    tokens::{self, Identity, is_user_id},
+};
 
 /// How long after nobody decided on prolonging something it is asked again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -48,9 +51,6 @@ pub(crate) struct Arrival {
     pub(super) request: Box<ConnectRequest>,
     pub(super) jitter: f32,
 }
-
-/// A decision, or the error for a client about whom nobody decided.
-pub(crate) type Verdict = Result<Decision, Error>;
 
 impl Session {
     /// Asks whether a client without a token may connect.

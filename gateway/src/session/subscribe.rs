@@ -17,7 +17,8 @@ use super::{
     subscriptions::{Beginning, Left, Pending},
 };
 use crate::{
-    channels::feed::{Joined, Resume, Wish, patch},
+    channels::feed::{Joined, Resume, patch},
+    policy::delivery::DeliveryOptions,
     policy::rules::{Access, Action, Claim, Tracking},
 };
 
@@ -86,7 +87,7 @@ impl Session {
     }
 
     /// What the client asked for with a subscription that is about to be joined.
-    pub(crate) fn wish(&self, ticket: u32) -> Option<Box<Wish>> {
+    pub(crate) fn wish(&self, ticket: u32) -> Option<Box<DeliveryOptions>> {
         let Phase::Connected(connected) = &self.phase else { return None };
         connected.subscriptions.wish(ticket)
     }
@@ -228,7 +229,7 @@ impl Position {
     pub(super) fn result(
         &self,
         resume: Option<&Resume>,
-        wish: Option<&Wish>,
+        wish: Option<&DeliveryOptions>,
         tracking: Tracking,
         encoding: Encoding,
     ) -> SubscribeResult {
@@ -265,7 +266,7 @@ impl Position {
 /// Publications as a reply brings them: those that are wanted, each as a patch of the one before it if that was granted.
 fn brought<'a>(
     publications: impl Iterator<Item = &'a Arc<Publication>>,
-    wish: Option<&Wish>,
+    wish: Option<&DeliveryOptions>,
     encoding: Encoding,
 ) -> Vec<Publication> {
     let wanted = publications.filter(|p| wish.is_none_or(|wish| wish.wants(p)));

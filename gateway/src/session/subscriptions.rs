@@ -6,10 +6,7 @@ use bytes::Bytes;
 use tidegate_shared::channel::Channel;
 
 use super::{Effect, lease::Lease, token::Term};
-use crate::{
-    channels::feed::{Resume, Wish},
-    policy::rules::Tracking,
-};
+use crate::{channels::feed::Resume, policy::delivery::DeliveryOptions, policy::rules::Tracking};
 
 /// The channels of one session. Few per session, so a list is smaller and as fast as a map.
 #[derive(Debug, Default)]
@@ -46,7 +43,7 @@ pub(super) struct Pending {
     /// From where the client asked to resume.
     pub(super) resume: Option<Resume>,
     /// What it asked for beyond plain publications.
-    pub(super) wish: Option<Box<Wish>>,
+    pub(super) wish: Option<Box<DeliveryOptions>>,
     /// What it is granted of the channel's history.
     pub(super) tracking: Tracking,
     /// After how many seconds the client is to bring a fresh token, if it has to.
@@ -64,7 +61,7 @@ pub(super) struct Beginning {
     /// The command that asked for it; 0 when the server makes it.
     pub(super) command: u32,
     pub(super) resume: Option<Resume>,
-    pub(super) wish: Option<Box<Wish>>,
+    pub(super) wish: Option<Box<DeliveryOptions>>,
     pub(super) tracking: Tracking,
     /// Whether the client is told who comes and leaves.
     pub(super) hears: bool,
@@ -148,7 +145,7 @@ impl Subscriptions {
     }
 
     /// What a subscription that is being prepared asked for.
-    pub(super) fn wish(&self, ticket: u32) -> Option<Box<Wish>> {
+    pub(super) fn wish(&self, ticket: u32) -> Option<Box<DeliveryOptions>> {
         self.entries.iter().find(|entry| entry.is_pending(ticket))?.pending.as_ref()?.wish.clone()
     }
 

@@ -5,21 +5,24 @@
 use std::sync::Arc;
 
 use tidegate_shared::{
-    filter::{self, FilterNode},
     id::ClientId,
     protocol::{ClientInfo, Publication, Reply},
 };
 
 use super::{Feed, State, patch};
-use crate::outbox::{
-    Outbox,
-    encoded::{Encoded, Form},
+use crate::{
+    outbox::{
+        Outbox,
+        encoded::{Encoded, Form},
+    },
+    policy::delivery::DeliveryOptions,
+    presence::change::MembershipChange,
 };
 
 /// A member, and what it asked for.
 pub(super) struct Member {
     pub(super) outbox: Arc<Outbox>,
-    pub(super) wish: Option<Box<Wish>>,
+    pub(super) wish: Option<Box<DeliveryOptions>>,
     /// Whether it has the newest publication whole, so that the next may be a patch.
     pub(super) has_newest: bool,
     /// Whether it is told who comes and leaves.
@@ -29,39 +32,15 @@ pub(super) struct Member {
 /// What somebody who joins asks for.
 #[derive(Debug, Default)]
 pub(crate) struct Asked {
-    pub(crate) wish: Option<Box<Wish>>,
+    pub(crate) wish: Option<Box<DeliveryOptions>>,
     /// To be told who comes and leaves, beginning with itself, who is this.
     pub(crate) hears_as: Option<Box<ClientInfo>>,
 }
 
-impl From<Option<Box<Wish>>> for Asked {
-    fn from(wish: Option<Box<Wish>>) -> Self {
+impl From<Option<Box<DeliveryOptions>>> for Asked {
+    fn from(wish: Option<Box<DeliveryOptions>>) -> Self {
         Self { wish, hears_as: None }
     }
-}
-
-/// What a member wants beyond plain publications. Most want nothing.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct Wish {
-    /// Patches instead of whole payloads.
-    pub(crate) delta: bool,
-    /// Only publications with such tags.
-    pub(crate) filter: Option<FilterNode>,
-}
-
-impl Wish {
-    /// Whether a publication is wanted.
-    pub(crate) fn wants(&self, publication: &Publication) -> bool {
-        self.filter.as_ref().is_none_or(|node| filter::matches(node, &publication.tags))
-    }
-}
-
-/// Somebody came to the channel or left it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Change {
-    pub(crate) info: ClientInfo,
-    /// Whether it came; otherwise it left.
-    pub(crate) joined: bool,
 }
 
 impl Feed {
@@ -77,7 +56,7 @@ impl Feed {
     }
 
     /// Tells those who asked for it that somebody else came or left; returns how many.
-    pub(crate) fn tell(&self, change: &Change) -> usize {
+    pub(crate) fn tell(&self, change: &MembershipChange) -> usize {
         let mut message = Encoded::new(|encoding, _| {
             let info = change.info.clone().suited_to(encoding);
             if change.joined { Reply::join(self.name(), info) } else { Reply::leave(self.name(), info) }
@@ -132,8 +111,8 @@ impl State {
         for member in members {
             let form = match member.wish.as_deref() {
                 Some(wish) if !wish.wants(publication) => continue,
-                None | Some(Wish { delta: false, .. }) => Form::Plain,
-                Some(Wish { delta: true, .. }) => {
+                None | Some(DeliveryOptions { delta: false, .. }) => Form::Plain,
+                Some(DeliveryOptions { delta: true, .. }) => {
                     patches = true;
                     if std::mem::replace(&mut member.has_newest, true) { Form::Patch } else { Form::Whole }
                 }

@@ -13,7 +13,7 @@ use super::{
     newest::{Kept, Loaded, Newest},
     *,
 };
-use crate::outbox::Mail;
+use crate::{outbox::Mail, presence::change::MembershipChange};
 
 fn publication(offset: u64) -> Publication {
     Publication { data: offset.to_string().into(), offset, ..Publication::default() }
@@ -199,7 +199,7 @@ fn who_asked_is_told_of_itself_behind_its_answer_and_then_of_others() {
     feed.join(asked.id.clone(), &asked.outbox, asks, &Start::Fresh, answer);
     feed.join(silent.id.clone(), &silent.outbox, Asked::default(), &Start::Fresh, answer);
     for (id, joined) in [(&asked.id, true), (&stranger, true), (&stranger, false), (&asked.id, false)] {
-        let reach = feed.tell(&Change { info: named(id), joined });
+        let reach = feed.tell(&MembershipChange { info: named(id), joined });
         assert_eq!(reach, usize::from(*id == stranger), "what happens to itself it knows");
     }
     let frames = |client: &Client| match poll_fn(|cx| client.outbox.poll_take(cx, usize::MAX)).now_or_never()

@@ -13,7 +13,10 @@ use tidegate_shared::protocol::{ConnectResult, protobuf};
 use tokio::sync::mpsc;
 
 use super::{Gone, Input};
-use crate::{connection::one_way::event_cursor::Bookmark, fleet::sessions::Inbox, http::listen::Slot};
+use crate::{
+    connection::{one_way::event_cursor::Bookmark, permit::SocketPermit},
+    fleet::sessions::Inbox,
+};
 
 /// Chunks that wait for the socket.
 const CHUNKS: usize = 1;
@@ -39,7 +42,7 @@ pub(crate) struct Stream {
     first: Option<Bytes>,
     bookmark: Option<Box<Bookmark>>,
     inbox: Option<Inbox>,
-    slot: Option<Slot>,
+    permit: Option<SocketPermit>,
 }
 
 impl Stream {
@@ -50,7 +53,7 @@ impl Stream {
         first: Bytes,
         bookmark: Option<Bookmark>,
         inbox: Option<Inbox>,
-        slot: Option<Slot>,
+        permit: Option<SocketPermit>,
     ) -> (Self, Body) {
         let (body, chunks) = mpsc::channel::<Bytes>(CHUNKS);
         if framing == Framing::Events {
@@ -67,7 +70,7 @@ impl Stream {
             Some((Ok::<_, Infallible>(chunk), chunks))
         });
         let bookmark = bookmark.map(Box::new);
-        (Self { framing, body, first: Some(first), bookmark, inbox, slot }, Body::from_stream(chunks))
+        (Self { framing, body, first: Some(first), bookmark, inbox, permit }, Body::from_stream(chunks))
     }
 
     pub(super) fn name(&self) -> &'static str {
@@ -117,8 +120,8 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        if let Some(slot) = &self.slot {
-            slot.end();
+        if let Some(permit) = &self.permit {
+            permit.end();
         }
     }
 }

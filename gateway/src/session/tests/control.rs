@@ -1,7 +1,7 @@
 //! What services order.
 
 use super::*;
-use crate::session::control::{Action, Order};
+use crate::outbox::order::{Action, Order};
 
 fn order(action: Action) -> Order {
     Order { user: "42".to_owned(), action, ..Order::default() }

@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use tidegate_shared::hook::{Decision, Event, Grant};
 
 use super::*;
+use crate::policy::Verdict;
 
 const CONNECT: &[(&str, &str)] = &[("hooks.connect", "true")];
 const REFRESH: &[(&str, &str)] =

@@ -1,0 +1,32 @@
+//! The right of one socket to be open, counted against `gateway.limits.connections`.
+
+use std::sync::Arc;
+
+use tokio::sync::{Notify, OwnedSemaphorePermit};
+
+/// The permit of one open socket. Requests carry it, and a connection keeps it as long as it lives.
+#[derive(Debug, Clone)]
+pub(crate) struct SocketPermit(Arc<Held>);
+
+#[derive(Debug)]
+struct Held {
+    _permit: OwnedSemaphorePermit,
+    ended: Notify,
+}
+
+impl SocketPermit {
+    pub(crate) fn new(permit: OwnedSemaphorePermit) -> Self {
+        Self(Arc::new(Held { _permit: permit, ended: Notify::new() }))
+    }
+
+    /// Closes the socket after a short time for the last writes. The stream on it is over, and a client that does not read
+    /// would keep it open for ever.
+    pub(crate) fn end(&self) {
+        self.0.ended.notify_one();
+    }
+
+    /// Completes once `end` was called.
+    pub(crate) async fn ended(&self) {
+        self.0.ended.notified().await;
+    }
+}

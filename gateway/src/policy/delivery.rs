@@ -1,0 +1,22 @@
+//! What a subscription asked for beyond plain publications, as far as its namespace grants it. Pure.
+
+use tidegate_shared::{
+    filter::{self, FilterNode},
+    protocol::Publication,
+};
+
+/// How publications of one subscription are delivered. Most subscriptions have none of it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct DeliveryOptions {
+    /// Patches instead of whole payloads.
+    pub(crate) delta: bool,
+    /// Only publications whose tags match.
+    pub(crate) filter: Option<FilterNode>,
+}
+
+impl DeliveryOptions {
+    /// Whether a publication is wanted.
+    pub(crate) fn wants(&self, publication: &Publication) -> bool {
+        self.filter.as_ref().is_none_or(|node| filter::matches(node, &publication.tags))
+    }
+}
