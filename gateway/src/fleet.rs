@@ -5,7 +5,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -14,6 +14,7 @@ use std::{
 use async_nats::{HeaderMap, Message, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt;
+use parking_lot::Mutex;
 use tidegate_shared::{
     broker::{Broker, Range, Refusal, header_number},
     config::Config,
@@ -103,7 +104,7 @@ impl Fleet {
 
     /// Whether a gateway lives.
     pub(crate) fn is_live(&self, gateway: &GatewayId) -> bool {
-        self.leases().is_live(gateway)
+        self.leases.lock().is_live(gateway)
     }
 
     /// Follows which gateways live, this one included.
@@ -113,12 +114,12 @@ impl Fleet {
 
     /// The other gateways to be asked what is asked of all, each with its newest sign of life.
     pub(crate) fn others(&self) -> Vec<(GatewayId, u64)> {
-        self.leases().others()
+        self.leases.lock().others()
     }
 
     /// A gateway is not connected to the broker, and has given no sign of life since this one.
     pub(crate) fn unreachable(&self, gateway: &GatewayId, seq: u64) {
-        self.leases().unreachable(gateway, seq);
+        self.leases.lock().unreachable(gateway, seq);
     }
 
     /// Completes after anything that may have cost the broker or this gateway a message. For one who waits.
@@ -128,7 +129,7 @@ impl Fleet {
 
     /// Reads which gateways live.
     pub(crate) async fn read(&self) -> Result<(), Refusal> {
-        let before = self.leases().known();
+        let before = self.leases.lock().known();
         let filter = self.subjects.all_leases();
         let mut found = HashMap::new();
         let mut from = Some(1);
@@ -140,7 +141,7 @@ impl Fleet {
                 read_lease(subject, message)
             }));
         }
-        self.leases().read(&before, found);
+        self.leases.lock().read(&before, found);
         self.note();
         Ok(())
     }
@@ -209,7 +210,7 @@ impl Fleet {
             };
             let Some(message) = message else { return };
             if let Some((gateway, lease)) = read_lease(&message.subject, &message) {
-                self.leases().see(gateway, lease);
+                self.leases.lock().see(gateway, lease);
                 self.note();
             }
         }
@@ -227,7 +228,7 @@ impl Fleet {
     /// Tells whoever follows which gateways live.
     fn note(&self) {
         // Under the lock, so that what is told last is what is known last.
-        let leases = self.leases();
+        let leases = self.leases.lock();
         let now: HashSet<GatewayId> = leases.live().cloned().collect();
         self.metrics.presence_gateways(now.len());
         self.live.send_if_modified(|live| {
@@ -235,10 +236,6 @@ impl Fleet {
             *live = now;
             changed
         });
-    }
-
-    fn leases(&self) -> MutexGuard<'_, Leases> {
-        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

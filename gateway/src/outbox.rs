@@ -4,12 +4,13 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
+use parking_lot::Mutex;
 use tidegate_shared::protocol::codes::{self, Disconnect};
 use tokio::time::Instant;
 
@@ -90,7 +91,7 @@ impl Outbox {
 
     /// Adds a reply of the connection's own session before everything that waits.
     pub(crate) fn push_first(&self, frame: Bytes) {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         if inner.end.is_none() {
             inner.bytes += frame.len();
             inner.frames.push_front(frame);
@@ -105,7 +106,7 @@ impl Outbox {
     }
 
     fn add(&self, frame: Bytes, own: bool) {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         if inner.end.is_some() || !(own || inner.open) {
             return;
         }
@@ -123,24 +124,24 @@ impl Outbox {
 
     /// From now on pushes reach the client.
     pub(crate) fn open(&self) {
-        self.lock().open = true;
+        self.inner.lock().open = true;
     }
 
     /// Tells the connection that the gateway drains.
     pub(crate) fn drain(&self, drain: Drain) {
-        self.lock().drain = Some(drain);
+        self.inner.lock().drain = Some(drain);
         self.waker.wake();
     }
 
     /// Tells the connection that publications of this channel were missed. The channel has let go of it already.
     pub(crate) fn lose(&self, channel: &str) {
-        self.lock().news.push_back(News::Lost(channel.into()));
+        self.inner.lock().news.push_back(News::Lost(channel.into()));
         self.waker.wake();
     }
 
     /// Hands the connection an order. One that ends it does so even while it is stuck in a socket.
     pub(crate) fn order(&self, order: &Arc<Order>) {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         if inner.end.is_some() {
             return;
         }
@@ -157,7 +158,7 @@ impl Outbox {
 
     /// Takes every frame that waits, though the connection ends.
     pub(crate) fn take_rest(&self) -> Vec<Bytes> {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         inner.bytes = 0;
         std::mem::take(&mut inner.frames).into()
     }
@@ -165,7 +166,7 @@ impl Outbox {
     /// Takes what is there: the end first, then news, then frames up to about `most` bytes.
     pub(crate) fn poll_take(&self, cx: &mut Context<'_>, most: usize) -> Poll<Mail> {
         self.waker.register(cx.waker());
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         if let Some(end) = &inner.end {
             return Poll::Ready(Mail::End(Disconnect::clone(end)));
         }
@@ -201,11 +202,7 @@ impl Outbox {
     /// Completes when the outbox has overflowed, for a writer that is stuck in a socket.
     pub(crate) fn poll_overflow(&self, cx: &mut Context<'_>) -> Poll<Disconnect> {
         self.waker.register(cx.waker());
-        self.lock().end.as_deref().map_or(Poll::Pending, |end| Poll::Ready(end.clone()))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().end.as_deref().map_or(Poll::Pending, |end| Poll::Ready(end.clone()))
     }
 }
 

@@ -4,14 +4,11 @@
 //! gone count no more from the moment its lease ends. Never decides who may
 //! ask, and no connection waits here for more than its own joining.
 
-use std::{
-    collections::HashSet,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use async_nats::Message;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tidegate_shared::{
     broker::{Broker, Refusal, header_number},
     channel::Channel,
@@ -120,7 +117,7 @@ impl Presence {
             return Err(Refusal::Unavailable("not connected to NATS".to_owned()));
         }
         let subject: Arc<str> = self.subjects.member(channel, client).into();
-        let stored = lock(&self.registry).hold(&subject, protobuf::encode(info));
+        let stored = self.registry.lock().hold(&subject, protobuf::encode(info));
         let present = Present { presence: Arc::clone(self), subject };
         self.work.notify_one();
         if let Some(stored) = stored {
@@ -176,7 +173,7 @@ impl Presence {
         let left = async {
             loop {
                 let empty = self.empty.notified();
-                if lock(&self.registry).len() == 0 {
+                if self.registry.lock().len() == 0 {
                     return;
                 }
                 empty.await;
@@ -184,7 +181,7 @@ impl Presence {
         };
         if timeout(LEAVE_LIMIT, left).await.is_err() {
             // Another gateway removes them when the lease has ended.
-            tracing::warn!(members = lock(&self.registry).len(), "members that have not left");
+            tracing::warn!(members = self.registry.lock().len(), "members that have not left");
             return;
         }
         self.fleet.leave().await;
@@ -193,7 +190,7 @@ impl Presence {
 
 impl Drop for Present {
     fn drop(&mut self) {
-        lock(&self.presence.registry).release(&self.subject);
+        self.presence.registry.lock().release(&self.subject);
         self.presence.work.notify_one();
     }
 }
@@ -211,8 +208,4 @@ fn read_kept(message: &Message) -> Option<Kept> {
         info: message.payload.clone(),
         subject: subject.into(),
     })
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

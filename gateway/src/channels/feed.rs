@@ -4,12 +4,10 @@
 //! member's first publication follows the position it was told. Gaps are found here by the chain of sequences and filled from
 //! the stream by the caller. Handles only: no sockets, no broker, no clock.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tidegate_shared::{
     channel::Channel,
     id::ClientId,
@@ -122,19 +120,19 @@ impl Feed {
 
     /// One more has a share in it.
     pub(crate) fn hold(&self) {
-        self.lock().holders += 1;
+        self.state.lock().holders += 1;
     }
 
     /// One fewer has; returns how many are left.
     pub(crate) fn release(&self) -> usize {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.holders -= 1;
         state.holders
     }
 
     /// How many have a share in it.
     pub(crate) fn holders(&self) -> usize {
-        self.lock().holders
+        self.state.lock().holders
     }
 
     /// Adds a member, from where it starts; `tell` builds what it gets first.
@@ -146,7 +144,7 @@ impl Feed {
         start: &Start,
         tell: impl FnOnce(Joined) -> T,
     ) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let joined = state.track.as_ref().map_or(Joined::Live, |track| track.joined(start));
         let newest = match &joined {
             Joined::Resumed { missed } => missed.last().map(|publication| publication.data.clone()),
@@ -172,10 +170,6 @@ impl Feed {
             state.newest = newest;
         }
         state.add(client, Member { outbox: Arc::clone(outbox), wish, has_newest, hears });
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

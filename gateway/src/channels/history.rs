@@ -6,13 +6,14 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime},
 };
 
 use async_nats::Message;
+use parking_lot::RwLock;
 use tidegate_shared::{
     broker::{Broker, Refusal, header_number, stored_at},
     channel::Channel,
@@ -102,7 +103,7 @@ impl History {
             let seen = kept.seen.load(Ordering::Acquire);
             let facts = self.broker.stream_facts(&kept.stream).await?;
             let epoch: Arc<str> = facts.epoch.into();
-            let mut known = kept.epoch.write().unwrap_or_else(PoisonError::into_inner);
+            let mut known = kept.epoch.write();
             let first = known.is_empty();
             if *known != epoch {
                 *known = epoch;
@@ -125,7 +126,7 @@ impl History {
     /// The stream that a channel's offsets belong to.
     pub(crate) fn epoch(&self, channel: &Channel) -> Option<Arc<str>> {
         let kept = self.streams.get(channel.namespace())?;
-        Some(Arc::clone(&kept.epoch.read().unwrap_or_else(PoisonError::into_inner)))
+        Some(Arc::clone(&kept.epoch.read()))
     }
 
     /// Notes the sequence of a message of a namespace that this gateway receives as a whole.

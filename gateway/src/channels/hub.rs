@@ -6,13 +6,14 @@ use std::{
     collections::HashMap,
     hash::{BuildHasher, RandomState},
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 use tidegate_shared::{
     channel::Channel,
     id::ClientId,
@@ -110,7 +111,7 @@ impl Hub {
     pub(crate) fn clients(&self) -> Vec<Arc<Outbox>> {
         self.clients
             .iter()
-            .flat_map(|shard| lock(shard).values().map(Arc::clone).collect::<Vec<_>>())
+            .flat_map(|shard| shard.lock().values().map(Arc::clone).collect::<Vec<_>>())
             .collect()
     }
 
@@ -136,7 +137,7 @@ impl Hub {
     pub(crate) fn feeds(&self, prefix: &str) -> Vec<Arc<Feed>> {
         let mut found = Vec::new();
         for shard in &self.channels {
-            let shard = lock(shard);
+            let shard = shard.lock();
             let some = shard.iter().filter(|(key, _)| key.starts_with(prefix));
             found.extend(some.map(|(_, feed)| Arc::clone(feed)));
         }
@@ -161,7 +162,7 @@ impl Hub {
     /// Delivers a message to every connection.
     pub(crate) fn push_all(&self, data: &Bytes) -> usize {
         let mut message = push(data);
-        let shards = self.clients.iter().map(lock);
+        let shards = self.clients.iter().map(Mutex::lock);
         shards
             .map(|shard| shard.values().map(|outbox| message.deliver(outbox, Form::Plain)).sum::<usize>())
             .sum()
@@ -173,7 +174,7 @@ impl Hub {
         let pace =
             *self.draining.get_or_init(|| Pace { settle_until: now + settle, close_from: now, window });
         for shard in &self.clients {
-            for outbox in lock(shard).values() {
+            for outbox in shard.lock().values() {
                 outbox.drain(pace.draw());
             }
         }
@@ -186,12 +187,12 @@ impl Hub {
 
     #[expect(clippy::indexing_slicing, reason = "the index is taken modulo the length")]
     fn client_shard(&self, client: &ClientId) -> MutexGuard<'_, HashMap<ClientId, Arc<Outbox>>> {
-        lock(&self.clients[self.shard(client.as_str())])
+        self.clients[self.shard(client.as_str())].lock()
     }
 
     #[expect(clippy::indexing_slicing, reason = "the index is taken modulo the length")]
     fn channel_shard(&self, key: &str) -> MutexGuard<'_, HashMap<Box<str>, Arc<Feed>>> {
-        lock(&self.channels[self.shard(key)])
+        self.channels[self.shard(key)].lock()
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "only the low bits are used")]
@@ -221,10 +222,6 @@ impl Pace {
             close_at: self.close_from + self.window.mul_f64(rand::random()),
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn key_of(channel: &Channel) -> Box<str> {

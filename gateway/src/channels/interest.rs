@@ -4,12 +4,13 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
 use async_nats::{Message, Subscriber};
 use futures_util::StreamExt;
+use parking_lot::Mutex;
 use tidegate_shared::{
     channel::Channel,
     config::{Fanout, Namespace},
@@ -94,7 +95,7 @@ impl Interests {
 
     fn take(&self, channel: &Channel) -> (Held, Arc<Subscription>) {
         let hold = || self.egress.hub.hold(channel, |_| {});
-        let mut channels = lock(&self.channels);
+        let mut channels = self.channels.lock();
         let interest = channels.entry(channel.clone()).or_insert_with(|| Interest::new(hold()));
         interest.idle_since = None;
         (hold(), Arc::clone(&interest.subscription))
@@ -144,7 +145,7 @@ impl Interests {
                 () = self.egress.lifecycle.finishing() => return,
             }
             let now = Instant::now();
-            lock(&self.channels).retain(|_, interest| {
+            self.channels.lock().retain(|_, interest| {
                 let over = interest.is_over(now);
                 if over {
                     interest.subscription.stop.cancel();
@@ -176,10 +177,6 @@ async fn next_change(changes: &mut Option<Subscriber>) -> Option<Message> {
         Some(changes) => changes.next().await,
         None => std::future::pending().await,
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -3,13 +3,10 @@
 //! As many as there are such connections, which the listener limits. A name is a secret of 128 bits: who knows it speaks
 //! for the client.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tidegate_shared::id::{GatewayId, random_token};
 use tokio::sync::mpsc;
 
@@ -39,21 +36,17 @@ impl Sessions {
     pub(super) fn open(this: &Arc<Self>, node: GatewayId) -> Inbox {
         let session: Arc<str> = random_token::<16>().into();
         let (sender, commands) = mpsc::channel(WAITING);
-        this.lock().insert(Arc::clone(&session), sender);
+        this.inboxes.lock().insert(Arc::clone(&session), sender);
         Inbox { session, node, commands, sessions: Arc::clone(this) }
     }
 
     /// Hands a session what was posted for it, waiting a moment when it is busy.
     pub(super) async fn offer(&self, session: &str, data: Bytes) -> Result<(), Undelivered> {
-        let sender = self.lock().get(session).cloned().ok_or(Undelivered::Unknown)?;
+        let sender = self.inboxes.lock().get(session).cloned().ok_or(Undelivered::Unknown)?;
         sender.send_timeout(data, OFFER_LIMIT).await.map_err(|error| match error {
             mpsc::error::SendTimeoutError::Timeout(_) => Undelivered::Busy,
             mpsc::error::SendTimeoutError::Closed(_) => Undelivered::Unknown,
         })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, mpsc::Sender<Bytes>>> {
-        self.inboxes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -76,7 +69,7 @@ impl Inbox {
 
 impl Drop for Inbox {
     fn drop(&mut self) {
-        self.sessions.lock().remove(&self.session);
+        self.sessions.inboxes.lock().remove(&self.session);
     }
 }
 
@@ -97,6 +90,6 @@ mod tests {
         sessions.offer(&session, "{}".into()).await.unwrap();
         drop(inbox);
         assert_eq!(sessions.offer(&session, "{}".into()).await, Err(Undelivered::Unknown));
-        assert!(sessions.lock().is_empty(), "nothing is left behind");
+        assert!(sessions.inboxes.lock().is_empty(), "nothing is left behind");
     }
 }

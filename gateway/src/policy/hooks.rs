@@ -3,12 +3,10 @@
 //!
 //! Never allows anything by itself: whoever is not decided on gets error 100.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_nats::{Request, RequestErrorKind};
+use parking_lot::Mutex;
 use tidegate_shared::{
     broker::Broker,
     config::HooksConfig,
@@ -53,7 +51,7 @@ impl Hooks {
     /// Asks, unless it is known.
     pub(crate) async fn ask(&self, event: Event, question: &Question) -> Verdict {
         let key = hook_cache::key(event, question);
-        if let Some(decision) = key.as_ref().and_then(|key| self.kept().get(key, Instant::now())) {
+        if let Some(decision) = key.as_ref().and_then(|key| self.kept.lock().get(key, Instant::now())) {
             self.metrics.hook(event.as_str(), "kept", None);
             return Ok(decision);
         }
@@ -65,7 +63,7 @@ impl Hooks {
         }
         if let (Some(key), Ok(decision)) = (key, &decided) {
             let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            self.kept().keep(key, decision, Instant::now(), unix);
+            self.kept.lock().keep(key, decision, Instant::now(), unix);
         }
         decided.map_err(|silence| codes::INTERNAL.because(silence))
     }
@@ -83,10 +81,6 @@ impl Hooks {
             _ => Silence::Away,
         })?;
         hook::read(&answer.payload).map_err(Silence::Unreadable)
-    }
-
-    fn kept(&self) -> std::sync::MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -5,7 +5,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use tidegate_shared::{broker::Refusal, topology::PRESENCE};
 
-use super::{BATCH, Presence, lock, read_kept};
+use super::{BATCH, Presence, read_kept};
 use crate::fleet::{next_page, pause};
 
 /// Between two tries while the broker is away.
@@ -66,7 +66,7 @@ impl Presence {
     /// Compares all members with what is known: this gateway's with those it answers for, the others' with the leases.
     async fn compare(self: &Arc<Self>) -> Result<(), Refusal> {
         self.fleet.read().await?;
-        let mut settled = lock(&self.registry).settled();
+        let mut settled = self.registry.lock().settled();
         let mut abandoned = HashSet::new();
         let filter = self.subjects.all_members();
         let mut from = Some(1);
@@ -76,7 +76,7 @@ impl Presence {
             for member in page.messages.iter().filter_map(read_kept) {
                 let gateway = member.client.gateway();
                 if gateway == *self.fleet.gateway() {
-                    lock(&self.registry).found(&member.subject);
+                    self.registry.lock().found(&member.subject);
                     if settled.get(&member.subject) == Some(&member.seq) {
                         settled.remove(&member.subject);
                     }
@@ -86,7 +86,7 @@ impl Presence {
             }
         }
         for (subject, seq) in settled {
-            lock(&self.registry).doubt(&subject, seq);
+            self.registry.lock().doubt(&subject, seq);
         }
         self.work.notify_one();
         for gateway in abandoned {

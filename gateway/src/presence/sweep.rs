@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use futures_util::{StreamExt, stream};
 use tidegate_shared::{broker::Refusal, id::GatewayId, topology::PRESENCE};
 
-use super::{BATCH, Kept, LEFT_TTL, Presence, lock, read_kept};
+use super::{BATCH, Kept, LEFT_TTL, Presence, read_kept};
 use crate::fleet::{leaving, next_page, pause};
 
 /// How long a gateway may take to come back before its members are removed: all lose the broker at the same time when it
@@ -22,13 +22,13 @@ const MAX_UNDER_WAY: usize = 64;
 impl Presence {
     /// A gateway is gone. Sees to it that its members leave.
     pub(super) fn ended(self: &Arc<Self>, gateway: GatewayId) {
-        if !lock(&self.sweeping).insert(gateway.clone()) {
+        if !self.sweeping.lock().insert(gateway.clone()) {
             return;
         }
         let this = Arc::clone(self);
         self.lifecycle.spawn(async move {
             this.sweep(&gateway).await;
-            lock(&this.sweeping).remove(&gateway);
+            this.sweeping.lock().remove(&gateway);
         });
     }
 

@@ -6,7 +6,7 @@ use async_nats::HeaderMap;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tidegate_shared::{broker::Refusal, topology::PRESENCE};
 
-use super::{LEFT_TTL, Presence, lock, read_kept, registry::Step};
+use super::{LEFT_TTL, Presence, read_kept, registry::Step};
 use crate::fleet::{leaving, pause};
 
 /// Members that are brought up to date at the same time.
@@ -20,7 +20,7 @@ impl Presence {
         let mut under_way = FuturesUnordered::new();
         loop {
             while under_way.len() < MAX_UNDER_WAY
-                && let Some(subject) = lock(&self.registry).take()
+                && let Some(subject) = self.registry.lock().take()
             {
                 under_way.push(self.settle(subject));
             }
@@ -34,9 +34,9 @@ impl Presence {
 
     async fn settle(&self, subject: Arc<str>) {
         loop {
-            let step = lock(&self.registry).step(&subject);
+            let step = self.registry.lock().step(&subject);
             if step == Step::Nothing {
-                let members = lock(&self.registry).len();
+                let members = self.registry.lock().len();
                 self.metrics.presence_members(members);
                 if members == 0 {
                     self.empty.notify_waiters();
@@ -44,7 +44,7 @@ impl Presence {
                 return;
             }
             if let Err(refusal) = self.carry_out(&subject, step).await {
-                lock(&self.registry).refused(&subject, &refusal);
+                self.registry.lock().refused(&subject, &refusal);
                 tracing::debug!(%subject, %refusal, "a member is not up to date yet");
                 if !pause(&self.lifecycle, RETRY_PAUSE).await {
                     return;
@@ -59,16 +59,16 @@ impl Presence {
             Step::Look => {
                 let found = self.broker.last(PRESENCE, subject).await?;
                 let member = found.as_ref().and_then(read_kept).map(|kept| (kept.seq, kept.info));
-                lock(&self.registry).looked(subject, member);
+                self.registry.lock().looked(subject, member);
             }
             Step::Store(info) => {
                 let stored = self.broker.store(subject.to_owned(), HeaderMap::new(), info.clone()).await?;
-                lock(&self.registry).stored(subject, stored.seq, &info);
+                self.registry.lock().stored(subject, stored.seq, &info);
                 self.metrics.presence_changed("joined");
             }
             Step::Remove { seq, info } => {
                 self.broker.store(subject.to_owned(), leaving(seq, LEFT_TTL), info).await?;
-                lock(&self.registry).removed(subject);
+                self.registry.lock().removed(subject);
                 self.metrics.presence_changed("left");
             }
         }

@@ -1,10 +1,8 @@
 //! Plain requests of this gateway's clients that wait for their answer. Keyed requests wait on a subscription of their own.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::HashMap, sync::Arc};
 
+use parking_lot::Mutex;
 use tidegate_shared::{envelope::Answer, id::RequestId};
 use tokio::sync::oneshot;
 
@@ -26,20 +24,16 @@ impl Waiting {
     /// Takes a place before the request is sent, so that no answer can be too early.
     pub(crate) fn wait_for(&self, id: RequestId) -> Place {
         let (sender, answer) = oneshot::channel();
-        self.lock().insert(id.clone(), sender);
+        self.callers.lock().insert(id.clone(), sender);
         Place { waiting: self.clone(), id, answer }
     }
 
     /// Hands an answer to whoever waits for it, or gives it back.
     pub(crate) fn settle(&self, answer: Answer) -> Result<(), Box<Answer>> {
-        match self.lock().remove(&answer.re) {
+        match self.callers.lock().remove(&answer.re) {
             Some(caller) => caller.send(answer).map_err(Box::new),
             None => Err(Box::new(answer)),
         }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<RequestId, oneshot::Sender<Answer>>> {
-        self.callers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -55,7 +49,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.waiting.lock().remove(&self.id);
+        self.waiting.callers.lock().remove(&self.id);
     }
 }
 
@@ -85,7 +79,7 @@ mod tests {
         let waiting = Waiting::default();
         let id = RequestId::plain(&GatewayId::random());
         drop(waiting.wait_for(id.clone()));
-        assert!(waiting.lock().is_empty());
+        assert!(waiting.callers.lock().is_empty());
         assert!(waiting.settle(answer(&id)).is_err());
     }
 }

@@ -46,7 +46,7 @@ impl From<Option<Box<DeliveryOptions>>> for Asked {
 impl Feed {
     /// Removes a member.
     pub(crate) fn leave(&self, client: &ClientId) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         match &state.first {
             Some((first, _)) if first == client => state.first = None,
             _ => {
@@ -61,7 +61,7 @@ impl Feed {
             let info = change.info.clone().suited_to(encoding);
             if change.joined { Reply::join(self.name(), info) } else { Reply::leave(self.name(), info) }
         });
-        let state = self.lock();
+        let state = self.state.lock();
         let members = state.first.iter().map(|(client, member)| (client, member)).chain(&state.more);
         members
             .filter(|(client, member)| member.hears && client.as_str() != change.info.client)
@@ -71,13 +71,13 @@ impl Feed {
 
     /// How many members there are.
     pub(crate) fn len(&self) -> usize {
-        let state = self.lock();
+        let state = self.state.lock();
         usize::from(state.first.is_some()) + state.more.len()
     }
 
     /// Every member.
     pub(crate) fn members(&self) -> Vec<(ClientId, Arc<Outbox>)> {
-        let state = self.lock();
+        let state = self.state.lock();
         let members = state.first.iter().map(|(client, member)| (client, member)).chain(&state.more);
         members.map(|(client, member)| (client.clone(), Arc::clone(&member.outbox))).collect()
     }

@@ -60,7 +60,7 @@ impl Newest {
 impl Feed {
     /// Whether the newest publication is known here, unless the stream may have let go of what it took before `oldest`.
     pub(crate) fn knows_newest(&self, oldest: SystemTime) -> bool {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let Some(newest) = state.track.as_mut().and_then(|track| track.newest.as_mut()) else { return true };
         let known = newest.is_known(oldest);
         if !known {
@@ -71,7 +71,7 @@ impl Feed {
 
     /// Takes the newest publication over from the stream, unless a newer one has come meanwhile.
     pub(crate) fn load_newest(&self, kept: Option<Kept>) -> Loaded {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let Some(track) = &mut state.track else { return Loaded::Yes };
         if kept.as_ref().is_some_and(|kept| kept.publication.offset > track.position) {
             return Loaded::Ahead;
@@ -84,7 +84,7 @@ impl Feed {
 
     /// Whether a member that joined now would be brought the newest publication, or has it.
     pub(crate) fn has_newest(&self, seen: Option<u64>) -> bool {
-        let state = self.lock();
+        let state = self.state.lock();
         let track = state.track.as_ref();
         track.is_some_and(|track| matches!(track.joined(&Start::Newest { seen }), Joined::Newest { .. }))
     }

@@ -66,7 +66,7 @@ impl Feed {
     /// Begins to follow the channel's stream from `position`, unless it is followed already. `newest` is what is known of
     /// its newest publication, where members are brought that one alone.
     pub(crate) fn track(&self, position: u64, newest: Option<Newest>) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if state.track.is_none() {
             state.track = Some(Track::new(position, newest));
         }
@@ -74,12 +74,12 @@ impl Feed {
 
     /// How far along the stream the channel is; nothing without history.
     pub(crate) fn position(&self) -> Option<u64> {
-        self.lock().track.as_ref().map(|track| track.position)
+        self.state.lock().track.as_ref().map(|track| track.position)
     }
 
     /// Takes a live publication of a channel with history.
     pub(crate) fn live(&self, live: Live) -> Taken {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let state = &mut *state;
         let Some(track) = &mut state.track else {
             let publication = live.publication.as_ref();
@@ -104,7 +104,7 @@ impl Feed {
 
     /// Begins to fill a gap that nothing live has shown: after the connection to the broker was away. Returns from where.
     pub(crate) fn suspect(&self) -> Option<u64> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let track = state.track.as_mut().filter(|track| track.healing.is_none())?;
         track.healing = Some(Vec::new());
         Some(track.position)
@@ -113,7 +113,7 @@ impl Feed {
     /// Fills a gap with what the stream holds behind the position. If that is not everything, the members are taken out,
     /// so that nothing behind the gap reaches them, and returned: they have to be told. The channel goes on either way.
     pub(crate) fn heal(&self, past: Past) -> Vec<Arc<Outbox>> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let Some(queue) = state.track.as_mut().and_then(|track| track.healing.take()) else {
             return Vec::new();
         };
@@ -143,12 +143,12 @@ impl Feed {
 
     /// The stream is another one, or ends before the position: goes on from `position`, and returns the members to tell.
     pub(crate) fn restart(&self, position: u64) -> Vec<Arc<Outbox>> {
-        self.lock().restart(position)
+        self.state.lock().restart(position)
     }
 
     /// Nothing of this channel is between its position and `position`, which somebody knows who has seen more.
     pub(crate) fn reach(&self, position: u64) {
-        if let Some(track) = self.lock().track.as_mut().filter(|track| track.healing.is_none()) {
+        if let Some(track) = self.state.lock().track.as_mut().filter(|track| track.healing.is_none()) {
             track.position = track.position.max(position);
         }
     }

@@ -27,7 +27,7 @@ pub(crate) struct Pin {
 impl Feed {
     /// Keeps everything behind `offset` at hand until the pin is dropped, if that needs no reading of the stream.
     pub(crate) fn pin(&self, offset: u64, limit: usize) -> Option<Pin> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let track = state.track.as_mut()?;
         if track.window.is_none() && track.position == offset {
             // Nothing was missed yet; what comes before the member has joined it will have missed.
@@ -39,14 +39,14 @@ impl Feed {
 
     /// Begins to record what is delivered while the stream is read for a window.
     pub(crate) fn record(&self) {
-        if let Some(track) = &mut self.lock().track {
+        if let Some(track) = &mut self.state.lock().track {
             track.recording = Some(Vec::new());
         }
     }
 
     /// Opens a window with what the stream holds behind `after`, if that is complete and not too much.
     pub(crate) fn open_window(&self, after: u64, past: Past, limit: usize) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let Some(track) = &mut state.track else { return };
         let Some(recorded) = track.recording.take() else { return };
         if !past.complete || past.publications.len() > limit {
@@ -60,7 +60,7 @@ impl Feed {
 
     /// Gives the window's memory back, unless somebody is about to join with it; false if it has to stay.
     pub(crate) fn close_window(&self) -> bool {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let Some(track) = &mut state.track else { return true };
         if track.is_pinned() {
             return false;
@@ -71,7 +71,7 @@ impl Feed {
 
     /// Whether there is a window.
     pub(crate) fn has_window(&self) -> bool {
-        self.lock().track.as_ref().is_some_and(|track| track.window.is_some())
+        self.state.lock().track.as_ref().is_some_and(|track| track.window.is_some())
     }
 }
 

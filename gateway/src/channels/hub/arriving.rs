@@ -3,9 +3,10 @@
 
 use std::{
     collections::{HashMap, hash_map::Entry},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
 
+use parking_lot::Mutex;
 use tidegate_shared::id::ClientId;
 
 use crate::outbox::Outbox;
@@ -24,25 +25,21 @@ pub(crate) struct Arrival {
 impl Arriving {
     /// A connection of this user begins.
     pub(crate) fn begin(self: &Arc<Self>, user: &str, client: ClientId, outbox: Arc<Outbox>) -> Arrival {
-        self.lock().entry(user.to_owned()).or_default().insert(client.clone(), outbox);
+        self.0.lock().entry(user.to_owned()).or_default().insert(client.clone(), outbox);
         Arrival { all: Arc::clone(self), user: user.to_owned(), client }
     }
 
     /// Those of one user.
     pub(crate) fn of(&self, user: &str) -> Vec<(ClientId, Arc<Outbox>)> {
-        let all = self.lock();
+        let all = self.0.lock();
         let some = all.get(user).into_iter().flatten();
         some.map(|(client, outbox)| (client.clone(), Arc::clone(outbox))).collect()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, HashMap<ClientId, Arc<Outbox>>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Arrival {
     fn drop(&mut self) {
-        let mut all = self.all.lock();
+        let mut all = self.all.0.lock();
         if let Entry::Occupied(mut some) = all.entry(std::mem::take(&mut self.user)) {
             some.get_mut().remove(&self.client);
             if some.get().is_empty() {
@@ -71,6 +68,6 @@ mod tests {
         assert_eq!(arriving.of("42").len(), 1);
         drop(second);
         assert!(arriving.of("42").is_empty());
-        assert_eq!(arriving.lock().len(), 1);
+        assert_eq!(arriving.0.lock().len(), 1);
     }
 }

@@ -1,14 +1,12 @@
 //! A key set (JWKS): which key may check which algorithm. Pure: `keys` fetches the bytes.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, PoisonError, RwLock},
-};
+use std::{collections::HashMap, sync::Arc};
 
 use jsonwebtoken::{
     Algorithm, DecodingKey,
     jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, KeyOperations, PublicKeyUse},
 };
+use parking_lot::RwLock;
 use serde::Deserialize;
 
 use super::issuer::is_kid;
@@ -60,20 +58,20 @@ impl FetchedKeys {
 
     /// The keys as last fetched; nothing before the first time, and when they are too old.
     pub(crate) fn current(&self) -> Option<Arc<KeySet>> {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.current.read().clone()
     }
 
     /// Replaces the keys by what was fetched. A document that is no key set leaves them as they are.
     pub(crate) fn replace(&self, document: &[u8]) -> Result<usize, NotAKeySet> {
         let set = KeySet::parse(document, &self.algorithms)?;
         let len = set.keys.len();
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(set));
+        *self.current.write() = Some(Arc::new(set));
         Ok(len)
     }
 
     /// Forgets keys that have become too old.
     pub(crate) fn forget(&self) {
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.current.write() = None;
     }
 }
 
