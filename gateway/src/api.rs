@@ -16,8 +16,8 @@ use tokio::time::Instant;
 
 pub(crate) use self::{local::Local, method::Method};
 use crate::{
-    channels::receive::Egress, fleet::peers::Peers, metrics::Metrics, policy::rules::Rules,
-    requests::store::Ingress,
+    channels::Channels, fleet::peers::Peers, metrics::Metrics, policy::rules::Rules, presence::Presence,
+    requests::store::Store,
 };
 
 mod call;
@@ -37,8 +37,9 @@ pub(crate) const OPENAPI: &str = include_str!("api/openapi.json");
 /// The methods and what they need.
 pub(crate) struct Api {
     pub(crate) rules: Arc<Rules>,
-    pub(crate) ingress: Arc<Ingress>,
-    pub(crate) egress: Egress,
+    pub(crate) store: Arc<Store>,
+    pub(crate) channels: Arc<Channels>,
+    pub(crate) presence: Arc<Presence>,
     pub(crate) local: Arc<Local>,
     pub(crate) peers: Arc<Peers>,
     pub(crate) metrics: Metrics,

@@ -4,5 +4,66 @@ pub(crate) mod feed;
 pub(crate) mod history;
 pub(crate) mod hub;
 pub(crate) mod interest;
-pub(crate) mod receive;
+mod message;
+mod positions;
+mod receive;
 pub(crate) mod resume;
+
+use std::sync::Arc;
+
+use tidegate_shared::{broker::Broker, config::Config, id::GatewayId, lifecycle::Lifecycle};
+
+use self::{
+    history::History, hub::Hub, interest::Interests, positions::Positions, receive::Receiver,
+    resume::Recovery,
+};
+use crate::{metrics::Metrics, presence::Presence};
+
+/// The channels of this gateway.
+pub(crate) struct Channels {
+    /// The connections and channels that this gateway holds.
+    pub(crate) hub: Arc<Hub>,
+    /// What the streams keep.
+    pub(crate) history: Arc<History>,
+    /// What subscribers have missed.
+    pub(crate) recovery: Arc<Recovery>,
+    /// Which channels are received.
+    pub(crate) interests: Arc<Interests>,
+}
+
+impl Channels {
+    /// Begins to receive. Returns when the broker has the subscriptions.
+    pub(crate) async fn start(
+        config: &Config,
+        gateway: &GatewayId,
+        broker: Broker,
+        (hub, presence): (Arc<Hub>, Arc<Presence>),
+        metrics: Metrics,
+        lifecycle: Lifecycle,
+    ) -> anyhow::Result<Self> {
+        let (subjects, namespaces) = (config.subjects(), config.all_namespaces());
+        let limit = config.gateway.limits.recovery;
+        let history = Arc::new(History::new(broker.clone(), subjects.clone(), &namespaces, limit));
+        let recovery = Arc::new(Recovery::new(Arc::clone(&history), metrics.clone(), lifecycle.clone()));
+        let positions = Positions {
+            broker: broker.clone(),
+            hub: Arc::clone(&hub),
+            history: Arc::clone(&history),
+            recovery: Arc::clone(&recovery),
+            lifecycle: lifecycle.clone(),
+        };
+        let receiver = Arc::new(Receiver {
+            broker,
+            subjects,
+            hub: Arc::clone(&hub),
+            history: Arc::clone(&history),
+            recovery: Arc::clone(&recovery),
+            metrics,
+            lifecycle: lifecycle.clone(),
+        });
+        receiver.start(gateway, &namespaces).await?;
+        lifecycle.spawn_essential("comparing positions", async move { positions.watch().await });
+        let interests = Interests::new(receiver, presence, &namespaces);
+        Ok(Self { hub, history, recovery, interests })
+    }
+}

@@ -1,6 +1,6 @@
 //! One client's connection: one task that owns the transport, reads, writes, keeps time and carries out what the session decides.
 //!
-//! Knows nothing of NATS beyond handing work to ingress and interests. Every wait in it has an end.
+//! Knows nothing of NATS: it hands work to `requests` and `channels`. Every wait in it has a deadline.
 
 use std::{
     future::poll_fn,
@@ -29,16 +29,12 @@ use self::{
     transport::{Failure, Input, Transport},
 };
 use crate::{
-    channels::{
-        hub::{Held, Hub},
-        interest::Interests,
-        receive::Egress,
-    },
+    channels::{Channels, hub::Held},
     metrics::Metrics,
     outbox::{Drain, Mail, Outbox, dialect::Dialect},
     policy::{hooks::Hooks, keys::Keys, rules::Rules},
-    presence::Present,
-    requests::store::Ingress,
+    presence::{Presence, Present},
+    requests::store::Store,
     session::{Now, Session},
 };
 
@@ -57,10 +53,9 @@ const WRITE_BUDGET: usize = 16 * 1024;
 /// What connections share.
 pub(crate) struct Shared {
     pub(crate) rules: Arc<Rules>,
-    pub(crate) hub: Arc<Hub>,
-    pub(crate) ingress: Arc<Ingress>,
-    pub(crate) interests: Arc<Interests>,
-    pub(crate) egress: Egress,
+    pub(crate) store: Arc<Store>,
+    pub(crate) channels: Arc<Channels>,
+    pub(crate) presence: Arc<Presence>,
     pub(crate) keys: Keys,
     pub(crate) hooks: Hooks,
     pub(crate) metrics: Metrics,
@@ -136,7 +131,7 @@ impl Connection {
     /// By reference, and with the ends boxed: the future of a connection that is doing nothing stays small.
     pub(crate) async fn run(&mut self) {
         self.shared.metrics.opened();
-        self.shared.hub.register(self.session.client().clone(), Arc::clone(&self.outbox));
+        self.shared.channels.hub.register(self.session.client().clone(), Arc::clone(&self.outbox));
         let end = self.serve().await;
         self.leave_all();
         match end {

@@ -1,7 +1,18 @@
-//! The gateway: holds client connections, stores what they send, and brings them what is published.
+//! The gateway: holds client connections, stores what clients send, and delivers what is published.
 //!
-//! It keeps no state that is not on a socket or in JetStream. `session` decides, `connection` acts, `ingress` and `egress`
-//! are the two directions to NATS.
+//! It keeps no state that is not on a socket or in JetStream. The folders are layers. Each imports only folders below it:
+//!
+//! - `http`: the listeners, their routes and limits, and the requests that become connections
+//! - `connection`: one client, one task: the loop that reads, writes, keeps time and carries out effects
+//! - `session`: what a command means, pure: inputs and the time in, effects out
+//! - `api`: the methods of the server API, and their NATS door
+//! - `channels`: publications on their way to subscribers: hub, feeds, history, recovery, positions
+//! - `presence`: the members of channels, kept in the broker and read from it
+//! - `requests`: requests on their way to workers, and answers on their way back
+//! - `policy`: who may do what: tokens, keys, rules, decisions of back ends
+//! - `fleet`: the other gateways: leases, questions to peers, forwarding of posted commands
+//! - `outbox`: the bounded way to one socket, orders for it, and how frames are encoded
+//! - `metrics`: every instrument
 
 mod api;
 mod channels;
@@ -30,7 +41,7 @@ use tokio::{net::TcpListener, time::Instant};
 
 use crate::{
     api::{Api, Local},
-    channels::{history::History, hub::Hub, interest::Interests, receive::Egress},
+    channels::{Channels, hub::Hub},
     connection::Shared,
     fleet::{Fleet, forward::Emulation, peers::Peers},
     http::{
@@ -46,7 +57,7 @@ use crate::{
         tokens::Verifier,
     },
     presence::Presence,
-    requests::{answers::Waiting, store::Ingress},
+    requests::{answers::Answers, store::Store, waiting::Waiting},
 };
 
 /// Connections the internal listener serves at a time.
@@ -115,7 +126,7 @@ impl Gateway {
         let _ = vitals.serving.set(broker);
         lifecycle.draining().await;
         drain(&shared, &config, &lifecycle).await;
-        Ok(())
+        lifecycle.failure().map_or(Ok(()), |ended| Err(ended.clone().into()))
     }
 }
 
@@ -142,7 +153,7 @@ async fn connect(config: &Config, lifecycle: &Lifecycle) -> anyhow::Result<Optio
     Ok(Some(broker))
 }
 
-/// Builds the parts and joins them.
+/// Builds the parts and connects them, from the lowest layer up.
 async fn wire(
     config: &Config,
     verifier: Verifier,
@@ -150,14 +161,7 @@ async fn wire(
     metrics: &Metrics,
     lifecycle: &Lifecycle,
 ) -> anyhow::Result<(Arc<Shared>, Arc<Api>)> {
-    let gateway = GatewayId::random();
-    let subjects = config.subjects();
-    let waiting = Waiting::default();
-    let hub = Arc::new(Hub::new());
-    let namespaces = config.all_namespaces();
-    let recovery = config.gateway.limits.recovery;
-    let history = Arc::new(History::new(broker.clone(), subjects.clone(), &namespaces, recovery));
-    let ingress = Arc::new(Ingress::new(broker.clone(), subjects.clone(), waiting.clone(), metrics.clone()));
+    let (gateway, subjects, hub) = (GatewayId::random(), config.subjects(), Arc::new(Hub::new()));
     let fleet = Fleet::new(config, broker.clone(), gateway.clone(), metrics.clone(), lifecycle.clone());
     let local = Arc::new(Local {
         gateway: gateway.clone(),
@@ -165,42 +169,42 @@ async fn wire(
         hub: Arc::clone(&hub),
         started: Instant::now(),
     });
+    // A gateway is asked as soon as it has a lease, so it has to answer before it takes one.
     let respond = Arc::clone(&local).respond();
-    // Who has a lease is asked: before it is taken there has to be somebody who answers.
     let peers =
         Peers::start(broker.clone(), subjects.clone(), Arc::clone(&fleet), respond, lifecycle).await?;
     fleet.start().await?;
     let presence = Presence::new(config, broker.clone(), fleet, metrics.clone(), lifecycle.clone());
     presence.start();
-    let hooks = Hooks::new(broker.clone(), subjects.clone(), &config.hooks, metrics.clone());
-    let egress = Egress {
-        broker,
-        subjects,
-        hub: Arc::clone(&hub),
-        history,
+    let waiting = Waiting::default();
+    let store = Arc::new(Store::new(broker.clone(), subjects.clone(), waiting.clone(), metrics.clone()));
+    let answers = Answers {
+        store: Arc::clone(&store),
         waiting,
-        ingress: Arc::clone(&ingress),
-        presence,
         metrics: metrics.clone(),
         lifecycle: lifecycle.clone(),
     };
-    egress.start(&gateway, &namespaces).await?;
+    answers.start(&broker, &subjects, &gateway).await?;
+    let parts = (hub, Arc::clone(&presence));
+    let channels =
+        Channels::start(config, &gateway, broker.clone(), parts, metrics.clone(), lifecycle.clone()).await?;
+    let channels = Arc::new(channels);
     let keys = Keys::start(&verifier, Pace::every(config.auth.jwks_refresh), metrics, lifecycle).await?;
     let shared = Arc::new(Shared {
         rules: Arc::new(Rules::new(config, verifier, gateway)),
-        hub,
-        ingress,
-        interests: Interests::new(egress.clone(), &namespaces),
-        egress,
+        store,
+        channels,
+        presence,
         keys,
-        hooks,
+        hooks: Hooks::new(broker, subjects, &config.hooks, metrics.clone()),
         metrics: metrics.clone(),
         answer_timeout: config.gateway.answer_timeout,
     });
     let api = Arc::new(Api {
         rules: Arc::clone(&shared.rules),
-        ingress: Arc::clone(&shared.ingress),
-        egress: shared.egress.clone(),
+        store: Arc::clone(&shared.store),
+        channels: Arc::clone(&shared.channels),
+        presence: Arc::clone(&shared.presence),
         local,
         peers,
         metrics: shared.metrics.clone(),
@@ -211,7 +215,7 @@ async fn wire(
 
 /// Lets what is under way settle, closes the connections, and ends the tasks that served them.
 async fn drain(shared: &Shared, config: &Config, lifecycle: &Lifecycle) {
-    let (hub, drain) = (&shared.hub, &config.gateway.drain);
+    let (hub, drain) = (&shared.channels.hub, &config.gateway.drain);
     tracing::info!(connections = hub.len(), "draining");
     hub.drain(drain.settle, drain.window);
     let limit = drain.settle.max(drain.window) + LAST_MOMENT;
@@ -221,7 +225,7 @@ async fn drain(shared: &Shared, config: &Config, lifecycle: &Lifecycle) {
         () = lifecycle.stopping() => {}
     }
     tokio::select! {
-        () = shared.egress.presence.finish() => {}
+        () = shared.presence.finish() => {}
         () = lifecycle.stopping() => {}
     }
     lifecycle.finish(LAST_MOMENT).await;

@@ -3,6 +3,7 @@
 pub(crate) mod answers;
 pub(crate) mod store;
 pub(crate) mod turn;
+pub(crate) mod waiting;
 
 use tidegate_shared::{envelope::Answer, protocol};
 

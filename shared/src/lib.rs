@@ -18,6 +18,7 @@ pub mod token;
 pub mod broker;
 pub mod config;
 pub mod lifecycle;
+pub mod listener;
 pub mod telemetry;
 pub mod topology;
 

@@ -67,10 +67,10 @@ impl Api {
         };
         let deadline = Instant::now() + self.answer_timeout;
         // Nothing of the same caller waits before it.
-        let settled = self.ingress.call(request, AnswerMode::Wait, Turns::default().next(), deadline).await;
+        let settled = self.store.call(request, AnswerMode::Wait, Turns::default().next(), deadline).await;
         let end = match settled {
             Settled::Ended(end) => end,
-            Settled::Stored(wait) => self.ingress.finish(wait).await,
+            Settled::Stored(wait) => self.store.finish(wait).await,
         };
         match end {
             CallEnd::Answered(answer) => match answer.outcome {

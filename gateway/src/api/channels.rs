@@ -65,11 +65,11 @@ impl Api {
         if reverse && since.as_ref().is_some_and(|since| since.offset == 0) {
             return Err(codes::BAD_REQUEST.because("nothing is before the beginning"));
         }
-        if !self.egress.history.keeps(&channel) {
+        if !self.channels.history.keeps(&channel) {
             return Err(codes::NOT_AVAILABLE.because("this namespace keeps no history"));
         }
         let ask = HistoryRequest { channel: name, limit, since, reverse };
-        let page = self.egress.history.page(&channel, &ask).await;
+        let page = self.channels.history.page(&channel, &ask).await;
         let page = page.map_err(|refusal| codes::INTERNAL.because(refusal))?;
         let mut page = page.ok_or_else(|| codes::UNRECOVERABLE.error())?;
         page.publications = page.publications.into_iter().map(|p| p.suited_to(Encoding::Json)).collect();
@@ -89,21 +89,21 @@ impl Api {
         if !self.rules.has_presence(&channel) {
             return Err(codes::NOT_AVAILABLE.because("this namespace keeps no presence"));
         }
-        self.egress.presence.members(&channel).await.map_err(|refusal| codes::INTERNAL.because(refusal))
+        self.presence.members(&channel).await.map_err(|refusal| codes::INTERNAL.because(refusal))
     }
 
     /// First a mark, then everything before it: whoever comes back from before the mark can be told that something is gone.
     pub(super) async fn history_remove(&self, ask: ChannelAsk) -> Answer {
         let channel = self.channel(&ask.channel)?;
-        if !self.egress.history.keeps(&channel) {
+        if !self.channels.history.keeps(&channel) {
             return Err(codes::NOT_AVAILABLE.because("this namespace keeps no history"));
         }
         let mut headers = HeaderMap::new();
         headers.insert(header::MSG_ID, random_token::<16>());
         headers.insert(header::REMOVED, "1");
         let deadline = Instant::now() + self.answer_timeout;
-        let mark = self.ingress.store_publication(&channel, headers, Bytes::new(), deadline).await?;
-        let removed = self.egress.history.remove_before(&channel, mark.seq).await;
+        let mark = self.store.store_publication(&channel, headers, Bytes::new(), deadline).await?;
+        let removed = self.channels.history.remove_before(&channel, mark.seq).await;
         removed.map_err(|refusal| codes::INTERNAL.because(refusal))?;
         raw(&Nothing {})
     }

@@ -98,9 +98,8 @@ impl Api {
             headers.insert(name.as_str(), value.as_str());
         }
         let deadline = Instant::now() + self.answer_timeout;
-        let stored =
-            self.ingress.store_publication(&channel, headers, content.data.clone(), deadline).await?;
-        let epoch = self.egress.history.epoch(&channel);
+        let stored = self.store.store_publication(&channel, headers, content.data.clone(), deadline).await?;
+        let epoch = self.channels.history.epoch(&channel);
         let offset = if epoch.is_some() { stored.seq } else { 0 };
         Ok(Published { offset, epoch: epoch.as_deref().unwrap_or_default().to_owned() })
     }

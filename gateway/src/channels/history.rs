@@ -23,7 +23,7 @@ use tidegate_shared::{
     topology::channel_stream,
 };
 
-use super::receive::{is_removal, read_publication};
+use super::message::{is_removal, read_publication};
 use crate::channels::feed::{
     Feed, Past,
     newest::{Kept as KeptNewest, Newest},

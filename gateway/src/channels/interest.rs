@@ -21,8 +21,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::receive::Egress;
-use crate::channels::{feed::Feed, hub::Held};
+use super::{feed::Feed, hub::Held, receive::Receiver};
+use crate::presence::Presence;
 
 /// How long a subscription outlives its last subscriber.
 const LINGER: Duration = Duration::from_secs(5);
@@ -33,7 +33,8 @@ const TURN_LIMIT: Duration = Duration::from_secs(4);
 
 /// The channels this gateway receives.
 pub(crate) struct Interests {
-    egress: Egress,
+    receiver: Arc<Receiver>,
+    presence: Arc<Presence>,
     /// The namespaces of which it receives everything.
     whole: HashSet<String>,
     /// The channels of the others that it has subscribed to.
@@ -61,13 +62,24 @@ struct Subscription {
 pub(crate) struct NotReceived(String);
 
 impl Interests {
-    pub(crate) fn new(egress: Egress, namespaces: &[Namespace]) -> Arc<Self> {
+    pub(super) fn new(
+        receiver: Arc<Receiver>,
+        presence: Arc<Presence>,
+        namespaces: &[Namespace],
+    ) -> Arc<Self> {
         let whole = namespaces.iter().filter(|namespace| namespace.fanout() == Fanout::Wildcard);
         let whole = whole.map(|namespace| namespace.name.clone()).collect();
-        let this =
-            Arc::new(Self { egress, whole, channels: Mutex::default(), turns: Semaphore::new(AT_A_TIME) });
+        let this = Arc::new(Self {
+            receiver,
+            presence,
+            whole,
+            channels: Mutex::default(),
+            turns: Semaphore::new(AT_A_TIME),
+        });
         let sweeper = Arc::clone(&this);
-        this.egress.lifecycle.spawn(async move { sweeper.sweep().await });
+        this.receiver
+            .lifecycle
+            .spawn_essential("giving up subscriptions", async move { sweeper.sweep().await });
         this
     }
 
@@ -83,7 +95,7 @@ impl Interests {
 
     /// The same at once, for a channel that this gateway receives anyway: nothing has to be read to know its position.
     pub(crate) fn hold_received(&self, channel: &Channel) -> Option<Held> {
-        let Egress { hub, history, .. } = &self.egress;
+        let Receiver { hub, history, .. } = &*self.receiver;
         self.whole.contains(channel.namespace()).then(|| {
             hub.hold(channel, |feed| {
                 if let Some(beginning) = history.seen(channel) {
@@ -94,7 +106,7 @@ impl Interests {
     }
 
     fn take(&self, channel: &Channel) -> (Held, Arc<Subscription>) {
-        let hold = || self.egress.hub.hold(channel, |_| {});
+        let hold = || self.receiver.hub.hold(channel, |_| {});
         let mut channels = self.channels.lock();
         let interest = channels.entry(channel.clone()).or_insert_with(|| Interest::new(hold()));
         interest.idle_since = None;
@@ -105,30 +117,30 @@ impl Interests {
         let failed = |error: &dyn std::error::Error| NotReceived(error.to_string());
         let turn = timeout(TURN_LIMIT, self.turns.acquire()).await;
         let _turn = turn.map_err(|_| NotReceived("too many others are before it".to_owned()))?;
-        let (broker, channel) = (&self.egress.broker, feed.channel());
-        let subject = self.egress.subjects.live(channel);
+        let (broker, channel) = (&self.receiver.broker, feed.channel());
+        let subject = self.receiver.subjects.live(channel);
         let mut messages = broker.client().subscribe(subject).await.map_err(|e| failed(&e))?;
         let mut changes = None;
-        if self.egress.presence.tells(channel) {
-            let subject = self.egress.subjects.here(channel);
+        if self.presence.tells(channel) {
+            let subject = self.receiver.subjects.here(channel);
             changes = Some(broker.client().subscribe(subject).await.map_err(|e| failed(&e))?);
         }
         // Flushing would only empty our own buffer: the barrier's answer shows that the server has read the SUB.
-        broker.barrier(self.egress.subjects.barrier()).await.map_err(|e| failed(&e))?;
-        if let Some(beginning) = self.egress.history.beginning(channel).await.map_err(|e| failed(&e))? {
+        broker.barrier(self.receiver.subjects.barrier()).await.map_err(|e| failed(&e))?;
+        if let Some(beginning) = self.receiver.history.beginning(channel).await.map_err(|e| failed(&e))? {
             feed.track(beginning.position, beginning.newest);
         }
-        let (egress, stop) = (self.egress.clone(), subscription.stop.clone());
-        self.egress.lifecycle.spawn(async move {
+        let (receiver, stop) = (Arc::clone(&self.receiver), subscription.stop.clone());
+        self.receiver.lifecycle.spawn(async move {
             loop {
                 tokio::select! {
                     message = messages.next() => match message {
-                        Some(message) => egress.publication(&message),
+                        Some(message) => receiver.on_publication(&message),
                         None => return,
                     },
-                    Some(change) = next_change(&mut changes) => egress.change(&change),
+                    Some(change) = next_change(&mut changes) => receiver.on_change(&change),
                     () = stop.cancelled() => return,
-                    () = egress.lifecycle.finishing() => return,
+                    () = receiver.lifecycle.finishing() => return,
                 }
             }
         });
@@ -142,7 +154,7 @@ impl Interests {
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
-                () = self.egress.lifecycle.finishing() => return,
+                () = self.receiver.lifecycle.finishing() => return,
             }
             let now = Instant::now();
             self.channels.lock().retain(|_, interest| {

@@ -1,117 +1,81 @@
-//! From NATS to clients: answers, publications and pushes, handed to whoever waits or is there.
+//! Publications, joins and leaves, and pushes: from NATS to the feeds and outboxes of this gateway.
 //!
-//! One task a subscription; none of them ever waits for a client.
+//! One task a subscription. None of them waits for a client.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use async_nats::{HeaderMap, Message, Subscriber};
-use futures_util::StreamExt;
+use async_nats::Message;
 use tidegate_shared::{
     broker::{Broker, header_number, stored_at},
     config::{Fanout, Namespace},
-    envelope::{Answer, get},
-    header,
     id::{ClientId, GatewayId},
     lifecycle::Lifecycle,
-    protocol::{ClientInfo, Publication},
+    listener::listen,
     subject::Subjects,
 };
 
-use super::history::History;
-use crate::{
-    channels::{
-        feed::{Live, Taken},
-        hub::Hub,
-    },
-    metrics::Metrics,
-    presence::Presence,
-    requests::{answers::Waiting, store::Ingress},
+use super::{
+    feed::{Live, Taken},
+    history::History,
+    hub::Hub,
+    message::{is_removal, read_publication},
+    resume::Recovery,
 };
+use crate::{metrics::Metrics, presence::Presence};
 
-/// How often positions are compared with the streams though nothing has happened.
-const CHECK_INTERVAL: Duration = Duration::from_secs(30);
-/// Between two tries while the broker is away.
-const CHECK_PAUSE: Duration = Duration::from_millis(200);
-
-/// What the tasks of this file share.
-#[derive(Clone)]
-pub(crate) struct Egress {
-    pub(crate) broker: Broker,
-    pub(crate) subjects: Subjects,
-    pub(crate) hub: Arc<Hub>,
-    pub(crate) history: Arc<History>,
-    pub(crate) waiting: Waiting,
-    pub(crate) ingress: Arc<Ingress>,
-    pub(crate) presence: Arc<Presence>,
-    pub(crate) metrics: Metrics,
-    pub(crate) lifecycle: Lifecycle,
+/// The way in for everything that is published or pushed to clients.
+pub(crate) struct Receiver {
+    pub(super) broker: Broker,
+    pub(super) subjects: Subjects,
+    pub(super) hub: Arc<Hub>,
+    pub(super) history: Arc<History>,
+    pub(super) recovery: Arc<Recovery>,
+    pub(super) metrics: Metrics,
+    pub(super) lifecycle: Lifecycle,
 }
 
-impl Egress {
-    /// Subscribes to everything that can be meant for this gateway's clients whatever channels they have, and waits until
-    /// the broker knows.
-    pub(crate) async fn start(&self, gateway: &GatewayId, namespaces: &[Namespace]) -> anyhow::Result<()> {
-        let client = self.broker.client();
-        let answers = client.subscribe(self.subjects.answers_of(gateway)).await?;
-        let pushes = client.subscribe(self.subjects.pushes_of(gateway)).await?;
-        let push_all = client.subscribe(self.subjects.push_all()).await?;
-        let (mut publications, mut changes) = (Vec::new(), Vec::new());
+/// What is done with the messages of one subscription.
+type Handler = fn(&Receiver, &Message);
+
+impl Receiver {
+    /// Subscribes to everything that can be for clients of this gateway, whatever channels they have. Returns when the broker
+    /// has the subscriptions and the epochs of all streams are known.
+    pub(super) async fn start(
+        self: &Arc<Self>,
+        gateway: &GatewayId,
+        namespaces: &[Namespace],
+    ) -> anyhow::Result<()> {
+        let mut subjects: Vec<(&'static str, String, Handler)> = vec![
+            ("pushes to one connection", self.subjects.pushes_of(gateway), Self::on_push),
+            ("pushes to all connections", self.subjects.push_all(), Self::on_push_all),
+        ];
         for namespace in namespaces.iter().filter(|namespace| namespace.fanout() == Fanout::Wildcard) {
-            publications.push(client.subscribe(self.subjects.all_live(&namespace.name)).await?);
+            subjects.push(("publications", self.subjects.all_live(&namespace.name), Self::on_publication));
             if namespace.join_leave {
-                changes.push(client.subscribe(self.subjects.all_here(&namespace.name)).await?);
+                subjects.push(("joins and leaves", self.subjects.all_here(&namespace.name), Self::on_change));
             }
         }
-        self.broker.barrier(self.subjects.barrier()).await?;
-        self.history.refresh().await?;
-        let this = self.clone();
-        self.lifecycle.spawn(async move { this.watch_positions().await });
-        self.spawn(answers, Self::answer);
-        self.spawn(pushes, |this, message| this.push_client(&message));
-        self.spawn(push_all, |this, message| this.push_all(&message));
-        for publications in publications {
-            self.spawn(publications, |this, message| this.publication(&message));
+        let mut subscriptions = Vec::with_capacity(subjects.len());
+        for (name, subject, handler) in subjects {
+            subscriptions.push((name, self.broker.client().subscribe(subject).await?, handler));
         }
-        for changes in changes {
-            self.spawn(changes, |this, message| this.change(&message));
+        self.broker.barrier(self.subjects.barrier()).await?;
+        // Before the first message is handled: reading the epochs also sets where each stream ends.
+        self.history.refresh().await?;
+        for (name, messages, handler) in subscriptions {
+            let this = Arc::clone(self);
+            self.lifecycle.spawn_essential(name, async move {
+                listen(messages, &this.lifecycle, |message| handler(&this, &message)).await;
+            });
         }
         Ok(())
     }
 
-    fn spawn(&self, mut messages: Subscriber, handle: fn(&Self, Message)) {
-        let this = self.clone();
-        self.lifecycle.spawn(async move {
-            loop {
-                tokio::select! {
-                    message = messages.next() => match message {
-                        Some(message) => handle(&this, message),
-                        None => return,
-                    },
-                    () = this.lifecycle.finishing() => return,
-                }
-            }
-        });
-    }
-
-    fn answer(&self, message: Message) {
-        let answer = match Answer::read(&message.headers.unwrap_or_default(), message.payload) {
-            Ok(answer) => answer,
-            Err(error) => {
-                tracing::warn!(subject = %message.subject, %error, "an answer that cannot be read");
-                return;
-            }
-        };
-        if let Err(late) = self.waiting.settle(answer) {
-            self.metrics.late_answer();
-            let ingress = Arc::clone(&self.ingress);
-            self.lifecycle.spawn(async move { ingress.deliver_late(&late).await });
-        }
-    }
-
-    pub(crate) fn publication(&self, message: &Message) {
+    /// Delivers the live copy of a publication, and fills the gap if it shows one.
+    pub(super) fn on_publication(&self, message: &Message) {
         let Some(key) = self.subjects.live_key(&message.subject) else { return };
         let seq = header_number(message, "Nats-Sequence").unwrap_or_default();
-        // Before the channel is looked up: who joins in between takes this as its position.
+        // Before the channel is looked up: a subscriber that joins in between takes this as its position.
         if let Some((namespace, _)) = key.split_once('.') {
             self.history.see(namespace, seq);
         }
@@ -120,75 +84,29 @@ impl Egress {
         let publication = (!is_removal(message)).then(|| read_publication(message));
         let live = Live { seq, previous, publication, stored_at: stored_at(message) };
         match feed.live(live) {
-            Taken::Delivered(members) => self.metrics.delivered(members),
+            Taken::Delivered(subscribers) => self.metrics.delivered(subscribers),
             Taken::Known => {}
             Taken::Gap { after } => {
-                let this = self.clone();
-                self.lifecycle.spawn(async move { this.heal(&feed, after).await });
+                let recovery = Arc::clone(&self.recovery);
+                self.lifecycle.spawn(async move { recovery.heal(&feed, after).await });
             }
         }
     }
 
-    /// Somebody came to a channel or left it.
-    pub(crate) fn change(&self, message: &Message) {
+    /// Tells subscribers that a member has joined a channel or left it.
+    pub(super) fn on_change(&self, message: &Message) {
         let feed = self.subjects.here_key(&message.subject).and_then(|key| self.hub.feed(key));
         if let (Some(feed), Some(change)) = (feed, Presence::change(message)) {
             self.metrics.delivered(feed.tell(&change));
         }
     }
 
-    /// Checks positions when the broker is back, and now and then.
-    async fn watch_positions(&self) {
-        let mut connection = self.broker.connection();
-        loop {
-            let back = async {
-                // Down, then up again; a change that was missed meanwhile counts as well.
-                let _ = connection.changed().await;
-                let _ = connection.wait_for(|up| *up).await;
-            };
-            tokio::select! {
-                () = back => {}
-                () = tokio::time::sleep(CHECK_INTERVAL) => {}
-                () = self.lifecycle.finishing() => return,
-            }
-            while let Err(refusal) = self.check_positions().await {
-                tracing::debug!(%refusal, "positions cannot be checked yet");
-                tokio::select! {
-                    () = tokio::time::sleep(CHECK_PAUSE) => {}
-                    () = self.lifecycle.finishing() => return,
-                }
-            }
-        }
-    }
-
-    fn push_client(&self, message: &Message) {
+    fn on_push(&self, message: &Message) {
         let Some(client) = Subjects::id_in(&message.subject).and_then(ClientId::parse) else { return };
         self.metrics.delivered(self.hub.push_client(&client, &message.payload));
     }
 
-    fn push_all(&self, message: &Message) {
+    fn on_push_all(&self, message: &Message) {
         self.metrics.delivered(self.hub.push_all(&message.payload));
     }
-}
-
-/// Whether a message says that everything before it has been removed, and is no publication.
-pub(super) fn is_removal(message: &Message) -> bool {
-    message.headers.as_ref().is_some_and(|headers| headers.get(header::REMOVED).is_some())
-}
-
-pub(super) fn read_publication(message: &Message) -> Publication {
-    let none = HeaderMap::new();
-    let headers = message.headers.as_ref().unwrap_or(&none);
-    let json = |name| get(headers, name).map(|json| json.to_owned().into()).unwrap_or_default();
-    let info = get(headers, header::CLIENT).map(|client| ClientInfo {
-        user: get(headers, header::USER).unwrap_or_default().to_owned(),
-        client: client.to_owned(),
-        conn_info: json(header::INFO),
-        chan_info: json(header::CHANNEL_INFO),
-    });
-    let tags = headers.iter().filter_map(|(name, values)| {
-        let name: &str = name.as_ref();
-        Some((name.strip_prefix(header::TAG_PREFIX)?.to_owned(), values.first()?.as_str().to_owned()))
-    });
-    Publication { data: message.payload.clone(), info, tags: tags.collect(), ..Publication::default() }
 }

@@ -4,11 +4,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tidegate_shared::{broker::Refusal, channel::Channel};
+use tidegate_shared::{broker::Refusal, channel::Channel, lifecycle::Lifecycle};
 use tokio::time::sleep;
 
-use super::receive::Egress;
-use crate::channels::feed::{Feed, Past, Pin, Resume, Start, newest::Loaded};
+use super::feed::{Feed, Past, Pin, Resume, Start, newest::Loaded};
+use super::history::History;
+use crate::metrics::Metrics;
 
 /// The most publications a gap is filled with.
 const HEAL_LIMIT: usize = 1000;
@@ -18,10 +19,19 @@ const HEAL_PAUSE: Duration = Duration::from_millis(200);
 const LOAD_TRIES: usize = 10;
 /// How long what was read for one client is kept for others that come back at the same time.
 const WINDOW_TIME: Duration = Duration::from_secs(10);
-/// Channels whose newest messages are asked for at once; the broker answers no more.
-const CHECK_BATCH: usize = 1000;
 
-impl Egress {
+/// Reads what is missing from the streams of channels.
+pub(crate) struct Recovery {
+    history: Arc<History>,
+    metrics: Metrics,
+    lifecycle: Lifecycle,
+}
+
+impl Recovery {
+    pub(super) fn new(history: Arc<History>, metrics: Metrics, lifecycle: Lifecycle) -> Self {
+        Self { history, metrics, lifecycle }
+    }
+
     /// Fills the gap of a channel behind `after` from its stream, or lets its members go, who then resume by themselves.
     pub(super) async fn heal(&self, feed: &Feed, after: u64) {
         let past = loop {
@@ -144,31 +154,5 @@ impl Egress {
                 }
             }
         });
-    }
-
-    /// Compares every channel's position with its stream: after the broker was away nothing live may follow that would show
-    /// what was missed.
-    pub(crate) async fn check_positions(&self) -> Result<(), Refusal> {
-        for (namespace, position) in self.history.refresh().await? {
-            tracing::warn!(namespace, "the stream of a namespace is another one, or has lost its end");
-            for feed in self.hub.feeds(&format!("{namespace}.")) {
-                for outbox in feed.restart(position) {
-                    outbox.lose(feed.name());
-                }
-            }
-        }
-        for namespace in self.history.namespaces() {
-            let feeds = self.hub.feeds(&format!("{namespace}."));
-            let positions = feeds.into_iter().filter_map(|feed| Some((feed.position()?, feed)));
-            let positions: Vec<_> = positions.collect();
-            for some in positions.chunks(CHECK_BATCH) {
-                for feed in self.history.behind_schedule(namespace, some).await? {
-                    if let Some(after) = feed.suspect() {
-                        self.heal(&feed, after).await;
-                    }
-                }
-            }
-        }
-        Ok(())
     }
 }

@@ -25,7 +25,7 @@ impl Connection {
                 // A page is as large as what may be read: counted like what is stored.
                 work.in_flight += 1;
                 work.tasks.push(Box::pin(async move {
-                    let page = shared.egress.history.page(&channel, &ask).await;
+                    let page = shared.channels.history.page(&channel, &ask).await;
                     Done::Paged { command, page: page.map_err(|refusal| codes::INTERNAL.because(refusal)) }
                 }));
             }
@@ -35,37 +35,37 @@ impl Connection {
                 // A large channel is a large answer: counted like what is stored.
                 work.in_flight += 1;
                 work.tasks.push(Box::pin(async move {
-                    let members = shared.egress.presence.members(&channel).await;
+                    let members = shared.presence.members(&channel).await;
                     let members = members.map_err(|refusal| codes::INTERNAL.because(refusal));
                     Done::Present { command, question, members }
                 }));
             }
             Effect::Call { command, mode, request } => {
-                let (ingress, turn, deadline) = self.publish_slot();
+                let (store, turn, deadline) = self.publish_slot();
                 self.work().tasks.push(Box::pin(async move {
-                    Done::Settled { command, settled: ingress.call(*request, mode, turn, deadline).await }
+                    Done::Settled { command, settled: store.call(*request, mode, turn, deadline).await }
                 }));
             }
             Effect::Ask(ask) => self.ask_hook(*ask),
             Effect::Publish { command, channel, data, info, tags } => {
-                let (ingress, turn, deadline) = self.publish_slot();
+                let (store, turn, deadline) = self.publish_slot();
                 self.work().tasks.push(Box::pin(async move {
                     Done::Published {
                         command,
-                        result: ingress.publish(&channel, data, &info, &tags, (turn, deadline)).await,
+                        result: store.publish(&channel, data, &info, &tags, (turn, deadline)).await,
                     }
                 }));
             }
             Effect::Submit { command, request } => {
-                let (ingress, turn, deadline) = self.publish_slot();
+                let (store, turn, deadline) = self.publish_slot();
                 self.work().tasks.push(Box::pin(async move {
-                    Done::Published { command, result: ingress.send(*request, turn, deadline).await }
+                    Done::Published { command, result: store.send(*request, turn, deadline).await }
                 }));
             }
             Effect::Send { request } => {
-                let (ingress, turn, deadline) = self.publish_slot();
+                let (store, turn, deadline) = self.publish_slot();
                 self.work().tasks.push(Box::pin(async move {
-                    Done::Sent { result: ingress.send(*request, turn, deadline).await }
+                    Done::Sent { result: store.send(*request, turn, deadline).await }
                 }));
             }
             Effect::Interest { ticket, channel, resume, or_refuse } => {

@@ -14,7 +14,7 @@ use crate::{
     policy::Verdict,
     requests::CallEnd,
     requests::{
-        store::{Ingress, Settled},
+        store::{Settled, Store},
         turn::{Turn, Turns},
     },
     session::{Ask, Chosen, Matter, Question, Session},
@@ -54,9 +54,9 @@ impl Connection {
                 match settled {
                     Settled::Ended(end) => self.session.finished(command, end),
                     Settled::Stored(wait) => {
-                        let ingress = Arc::clone(&self.shared.ingress);
+                        let store = Arc::clone(&self.shared.store);
                         self.work().tasks.push(Box::pin(async move {
-                            Done::Ended { command, end: ingress.finish(wait).await }
+                            Done::Ended { command, end: store.finish(wait).await }
                         }));
                         Vec::new()
                     }
@@ -123,13 +123,13 @@ impl Connection {
     }
 
     /// Room for one publish: counted until it has landed, in turn behind those before it.
-    pub(super) fn publish_slot(&mut self) -> (Arc<Ingress>, Turn, Instant) {
+    pub(super) fn publish_slot(&mut self) -> (Arc<Store>, Turn, Instant) {
         let deadline = Instant::now() + self.shared.answer_timeout;
-        let ingress = Arc::clone(&self.shared.ingress);
+        let store = Arc::clone(&self.shared.store);
         let work = self.work();
         work.in_flight += 1;
         let (turn, deadline) = work.slot.take().unwrap_or_else(|| (work.turns.next(), deadline));
-        (ingress, turn, deadline)
+        (store, turn, deadline)
     }
 
     /// Asks a back end. Counted as a publish that is not settled, and a publication keeps its place behind those before it.

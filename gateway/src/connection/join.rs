@@ -44,7 +44,7 @@ impl Connection {
         let Ready { held, start, present, member } = ready;
         let channel = held.feed.channel();
         let Self { shared, session, outbox, one_way, .. } = self;
-        let epoch = shared.egress.history.epoch(channel);
+        let epoch = shared.channels.history.epoch(channel);
         let (client, dialect) = (session.client().clone(), outbox.dialect());
         let mut told = Ok(false);
         let hears_as = member.filter(|_| session.hears(ticket));
@@ -77,7 +77,7 @@ impl Connection {
     pub(super) fn begin(&mut self, chosen: Vec<Chosen>) -> Result<(), End> {
         let members: Vec<_> = chosen.iter().map(|one| self.session.member(&one.channel)).collect();
         let at_once = chosen.iter().zip(&members).map(|(one, member)| match (&one.resume, member) {
-            (None, None) => self.shared.interests.hold_received(&one.channel).map(Ready::from),
+            (None, None) => self.shared.channels.interests.hold_received(&one.channel).map(Ready::from),
             _ => None,
         });
         if let Some(ready) = at_once.collect() {
@@ -87,7 +87,7 @@ impl Connection {
         let user = chosen.iter().find_map(|one| one.channel.personal_user());
         let arrival = user.map(|user| {
             let client = self.session.client().clone();
-            shared.hub.arriving.begin(user, client, Arc::clone(&self.outbox))
+            shared.channels.hub.arriving.begin(user, client, Arc::clone(&self.outbox))
         });
         self.work().tasks.push(Box::pin(async move {
             let ready = chosen
@@ -110,7 +110,7 @@ impl Connection {
         self.held.reserve_exact(ready.len());
         for (one, Ready { held, start, present, member }) in chosen.iter().zip(ready) {
             let client = session.client().clone();
-            let epoch = shared.egress.history.epoch(&one.channel);
+            let epoch = shared.channels.history.epoch(&one.channel);
             let hears_as = member.filter(|_| session.hears_unasked(&one.channel));
             held.feed.join(client, outbox, Asked { wish: None, hears_as }, &start, |joined| {
                 positions.push(Position { joined, epoch });
@@ -146,7 +146,7 @@ impl Connection {
         for (held, _) in self.held.drain(..) {
             held.feed.leave(client);
         }
-        self.shared.hub.unregister(client);
+        self.shared.channels.hub.unregister(client);
     }
 }
 
@@ -159,17 +159,18 @@ impl Shared {
         or_refuse: bool,
         member: Option<Box<ClientInfo>>,
     ) -> Result<Ready, protocol::Error> {
-        let held = self.interests.hold(channel).await.map_err(|error| codes::INTERNAL.because(error))?;
+        let held =
+            self.channels.interests.hold(channel).await.map_err(|error| codes::INTERNAL.because(error))?;
         let mut start = Start::Fresh;
         if let Some(resume) = resume {
-            let prepared = self.egress.prepare(channel, &held.feed, resume).await;
+            let prepared = self.channels.recovery.prepare(channel, &held.feed, resume).await;
             start = prepared.map_err(|refusal| codes::INTERNAL.because(refusal))?;
             let recovers = match &start {
                 Start::Fresh => false,
                 Start::Behind(_) => true,
                 Start::Newest { seen } => held.feed.has_newest(*seen),
             };
-            if !recovers && or_refuse && self.egress.history.keeps(channel) {
+            if !recovers && or_refuse && self.channels.history.keeps(channel) {
                 return Err(codes::UNRECOVERABLE.error());
             }
         }
@@ -185,7 +186,7 @@ impl Shared {
     ) -> Result<Option<Box<Present>>, protocol::Error> {
         let client = member.and_then(|member| Some((member, ClientId::parse(&member.client)?)));
         let Some((member, client)) = client else { return Ok(None) };
-        let present = self.egress.presence.join(channel, &client, member).await;
+        let present = self.presence.join(channel, &client, member).await;
         present.map(|present| Some(Box::new(present))).map_err(|refusal| codes::INTERNAL.because(refusal))
     }
 }

@@ -1,85 +1,53 @@
-//! Plain requests of this gateway's clients that wait for their answer. Keyed requests wait on a subscription of their own.
+//! Answers of workers: handed to the calls that wait, or to the personal channel of a user whose call has given up.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
-use parking_lot::Mutex;
-use tidegate_shared::{envelope::Answer, id::RequestId};
-use tokio::sync::oneshot;
+use async_nats::Message;
+use tidegate_shared::{
+    broker::Broker, envelope::Answer, id::GatewayId, lifecycle::Lifecycle, listener::listen,
+    subject::Subjects,
+};
 
-/// Who waits for which answer.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Waiting {
-    callers: Arc<Mutex<HashMap<RequestId, oneshot::Sender<Answer>>>>,
+use super::{store::Store, waiting::Waiting};
+use crate::metrics::Metrics;
+
+/// Receives the answers to plain requests of this gateway.
+pub(crate) struct Answers {
+    pub(crate) store: Arc<Store>,
+    pub(crate) waiting: Waiting,
+    pub(crate) metrics: Metrics,
+    pub(crate) lifecycle: Lifecycle,
 }
 
-/// One caller's place; gone when dropped.
-#[derive(Debug)]
-pub(crate) struct Place {
-    waiting: Waiting,
-    id: RequestId,
-    answer: oneshot::Receiver<Answer>,
-}
-
-impl Waiting {
-    /// Takes a place before the request is sent, so that no answer can be too early.
-    pub(crate) fn wait_for(&self, id: RequestId) -> Place {
-        let (sender, answer) = oneshot::channel();
-        self.callers.lock().insert(id.clone(), sender);
-        Place { waiting: self.clone(), id, answer }
+impl Answers {
+    /// Begins to receive. Returns when the broker has the subscription.
+    pub(crate) async fn start(
+        self,
+        broker: &Broker,
+        subjects: &Subjects,
+        gateway: &GatewayId,
+    ) -> anyhow::Result<()> {
+        let answers = broker.client().subscribe(subjects.answers_of(gateway)).await?;
+        broker.barrier(subjects.barrier()).await?;
+        let lifecycle = self.lifecycle.clone();
+        lifecycle.spawn_essential("answers", async move {
+            listen(answers, &self.lifecycle, |message| self.on_answer(message)).await;
+        });
+        Ok(())
     }
 
-    /// Hands an answer to whoever waits for it, or gives it back.
-    pub(crate) fn settle(&self, answer: Answer) -> Result<(), Box<Answer>> {
-        match self.callers.lock().remove(&answer.re) {
-            Some(caller) => caller.send(answer).map_err(Box::new),
-            None => Err(Box::new(answer)),
-        }
-    }
-}
-
-impl Place {
-    /// Waits for the answer. Never completes without one: the caller has a deadline.
-    pub(crate) async fn answer(&mut self) -> Answer {
-        match (&mut self.answer).await {
+    fn on_answer(&self, message: Message) {
+        let answer = match Answer::read(&message.headers.unwrap_or_default(), message.payload) {
             Ok(answer) => answer,
-            Err(_) => std::future::pending().await,
+            Err(error) => {
+                tracing::warn!(subject = %message.subject, %error, "an answer that cannot be read");
+                return;
+            }
+        };
+        if let Err(late) = self.waiting.settle(answer) {
+            self.metrics.late_answer();
+            let store = Arc::clone(&self.store);
+            self.lifecycle.spawn(async move { store.deliver_late(&late).await });
         }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.waiting.callers.lock().remove(&self.id);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use tidegate_shared::{envelope::Outcome, id::GatewayId};
-
-    use super::*;
-
-    fn answer(id: &RequestId) -> Answer {
-        let outcome = Outcome::Ok("1".into());
-        Answer { re: id.clone(), user: None, digest: None, attempt: 0, worker: String::new(), outcome }
-    }
-
-    #[tokio::test]
-    async fn an_answer_finds_its_caller_once_and_a_late_one_comes_back() {
-        let waiting = Waiting::default();
-        let id = RequestId::plain(&GatewayId::random());
-        let mut place = waiting.wait_for(id.clone());
-        assert_eq!(waiting.settle(answer(&id)), Ok(()));
-        assert_eq!(place.answer().await, answer(&id));
-        assert!(waiting.settle(answer(&id)).is_err());
-    }
-
-    #[test]
-    fn a_caller_that_gives_up_leaves_nothing_behind() {
-        let waiting = Waiting::default();
-        let id = RequestId::plain(&GatewayId::random());
-        drop(waiting.wait_for(id.clone()));
-        assert!(waiting.callers.lock().is_empty());
-        assert!(waiting.settle(answer(&id)).is_err());
     }
 }

@@ -27,14 +27,14 @@ use super::turn::{Turn, Turns};
 use crate::{
     metrics::Metrics,
     requests::CallEnd,
-    requests::answers::{Place, Waiting},
+    requests::waiting::{Place, Waiting},
 };
 
 /// How long a publish waits before it is repeated when the stream has no leader.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// The way into JetStream.
-pub(crate) struct Ingress {
+pub(crate) struct Store {
     broker: Broker,
     subjects: Subjects,
     waiting: Waiting,
@@ -61,7 +61,7 @@ enum Source {
     Keyed(async_nats::Subscriber),
 }
 
-impl Ingress {
+impl Store {
     pub(crate) fn new(broker: Broker, subjects: Subjects, waiting: Waiting, metrics: Metrics) -> Self {
         Self { broker, subjects, waiting, metrics }
     }
