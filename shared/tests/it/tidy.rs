@@ -1,26 +1,19 @@
 //! The import rules of docs/architecture.md, and what a document may not forget.
 
+mod imports;
+mod planted;
+mod rules;
+
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
 
-/// Files whose path begins with the first may not hold the second.
-const RULES: &[(&str, &[&str])] = &[
-    ("shared/src/protocol", &["tokio", "axum", "async_nats", "SystemTime"]),
-    ("shared/src/token.rs", &["tokio", "axum", "async_nats", "SystemTime"]),
-    ("shared/src/channel.rs", &["tokio", "axum", "async_nats", "SystemTime"]),
-    ("shared/src/delta.rs", &["tokio", "axum", "async_nats", "SystemTime"]),
-    ("shared/src/hook.rs", &["tokio", "axum", "async_nats", "SystemTime"]),
-    ("shared/src/filter.rs", &["tokio", "axum", "async_nats", "SystemTime"]),
-    ("shared/src/route.rs", &["tokio", "axum", "async_nats", "SystemTime"]),
-    ("shared/src/subject.rs", &["tokio", "axum", "async_nats", "SystemTime"]),
-    ("shared/src/envelope.rs", &["tokio", "axum", "Client", "jetstream"]),
-    ("shared/src", &["axum"]),
-    ("worker/src", &["tidegate_gateway", "tidegate_cli"]),
-    ("worker/src/handlers", &["async_nats"]),
-    ("cli/src", &["tidegate_gateway", "tidegate_worker"]),
-];
+use self::imports::Source;
+
+/// Every crate of the workspace.
+const CRATES: [&str; 5] = ["shared", "gateway", "worker", "cli", "trial"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
@@ -37,37 +30,112 @@ fn files(dir: &Path, extension: &str, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The part of a file that ships: no comments, no tests.
-fn shipped(text: &str) -> impl Iterator<Item = &str> {
-    text.split("#[cfg(test)]")
-        .next()
-        .unwrap_or_default()
-        .lines()
-        .filter(|line| !line.trim_start().starts_with("//"))
+/// The sources of a crate, without files of tests.
+fn sources(krate: &str) -> Vec<Source> {
+    let src = root().join(krate).join("src");
+    let mut found = Vec::new();
+    files(&src, "rs", &mut found);
+    found.sort();
+    let mut sources = Vec::new();
+    for path in found {
+        let name = path.strip_prefix(&src).unwrap().to_string_lossy().into_owned();
+        if !is_test_file(&name) {
+            sources.push(Source::read(krate, &name, &fs::read_to_string(&path).unwrap()));
+        }
+    }
+    sources
+}
+
+fn is_test_file(name: &str) -> bool {
+    name.split('/').any(|part| part == "tests" || part == "tests.rs")
+}
+
+/// Fails with one line for everything that breaks a rule.
+fn assert_keeps_the_rules(krate: &str) {
+    let broken = rules::check(&sources(krate));
+    assert!(broken.is_empty(), "{} broken rules:\n{}", broken.len(), broken.join("\n"));
 }
 
 #[test]
-fn sources_keep_the_import_rules() {
-    let mut sources = Vec::new();
-    for member in ["shared", "gateway", "worker", "cli"] {
-        files(&root().join(member).join("src"), "rs", &mut sources);
-    }
-    let mut broken = Vec::new();
-    for file in sources {
-        let name = file.strip_prefix(root()).unwrap().to_string_lossy().into_owned();
-        if name.ends_with("/tests.rs") {
-            continue;
+fn shared_keeps_the_import_rules() {
+    assert_keeps_the_rules("shared");
+}
+
+#[test]
+fn the_gateway_keeps_the_import_rules() {
+    assert_keeps_the_rules("gateway");
+}
+
+#[test]
+fn the_worker_keeps_the_import_rules() {
+    assert_keeps_the_rules("worker");
+}
+
+#[test]
+fn the_cli_keeps_the_import_rules() {
+    assert_keeps_the_rules("cli");
+}
+
+#[test]
+fn the_trial_keeps_the_import_rules() {
+    assert_keeps_the_rules("trial");
+}
+
+#[test]
+fn the_layers_of_the_gateway_have_no_cycle() {
+    assert_eq!(rules::cyclic_layers(rules::GATEWAY_LAYERS), None);
+}
+
+#[test]
+fn every_folder_of_the_gateway_is_documented() {
+    let page = fs::read_to_string(root().join("docs/architecture.md")).unwrap();
+    let library = fs::read_to_string(root().join("gateway/src/lib.rs")).unwrap();
+    let header: String = library.lines().filter(|l| l.starts_with("//!")).flat_map(|l| [l, "\n"]).collect();
+    for source in sources("gateway") {
+        let Some(folder) = imports::module_of(&source.file).first().copied() else { continue };
+        for (name, text) in [("docs/architecture.md", &page), ("the head of gateway/src/lib.rs", &header)] {
+            let named = text
+                .split('`')
+                .skip(1)
+                .step_by(2)
+                .any(|code| code.split(['/', '.', ':', ' ']).any(|word| word == folder));
+            assert!(named, "gateway/src/{}: `{folder}` is not named in {name}", source.file);
         }
-        let text = fs::read_to_string(&file).unwrap();
-        for (prefix, banned) in RULES.iter().filter(|(prefix, _)| name.starts_with(prefix)) {
-            for word in *banned {
-                if shipped(&text).any(|line| line.contains(word)) {
-                    broken.push(format!("{name}: holds `{word}`, which {prefix} may not"));
+    }
+}
+
+#[test]
+fn every_type_in_the_glossary_exists() {
+    let Ok(page) = fs::read_to_string(root().join("docs/glossary.md")) else { return };
+    let mut types = BTreeSet::new();
+    for krate in CRATES {
+        let mut found = Vec::new();
+        files(&root().join(krate).join("src"), "rs", &mut found);
+        for path in found {
+            let text = fs::read_to_string(path).unwrap();
+            let mut words = text.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|w| !w.is_empty());
+            while let Some(word) = words.next() {
+                if ["struct", "enum", "trait", "type"].contains(&word) {
+                    types.extend(words.next().map(str::to_owned));
                 }
             }
         }
     }
-    assert!(broken.is_empty(), "{}", broken.join("\n"));
+    for row in page.lines().filter(|line| line.starts_with('|')) {
+        let Some(column) = row.split('|').nth(3) else { continue };
+        for name in column.split('`').skip(1).step_by(2).filter_map(|code| code.split("::").next()) {
+            assert!(
+                !is_camel_case(name) || types.contains(name),
+                "docs/glossary.md: no type `{name}` is defined: {row}"
+            );
+        }
+    }
+}
+
+fn is_camel_case(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_uppercase())
+        && name.contains(|c: char| c.is_ascii_lowercase())
+        && name.chars().all(|c| c.is_ascii_alphanumeric())
 }
 
 #[test]
