@@ -36,7 +36,7 @@ pub(super) struct Import {
 impl Source {
     /// Reads `text`, which is at `file` below the `src` of `krate`.
     pub(super) fn read(krate: &str, file: &str, text: &str) -> Self {
-        let mut tree = syn::parse_file(text).unwrap_or_else(|e| panic!("{krate}/src/{file}: {e}"));
+        let mut tree = syn::parse_file(text).map_err(|e| format!("{krate}/src/{file}: {e}")).unwrap();
         let mut pruned = Pruned::default();
         if is_test(&tree.attrs) {
             tree.items.clear();
@@ -245,7 +245,9 @@ impl Reader {
     /// Reads with the names of these items.
     fn scope(&mut self, items: &[Item], read: impl FnOnce(&mut Self)) {
         let mut names = Names(Aliases::new());
-        items.iter().for_each(|item| names.visit_item(item));
+        for item in items {
+            names.visit_item(item);
+        }
         self.aliases.push(names.0);
         read(self);
         self.aliases.pop();

@@ -242,7 +242,7 @@ pub(super) fn cycles<'a>(sources: impl Iterator<Item = &'a Source>) -> Vec<Strin
         for import in &source.imports {
             let Some(path) = import.path.strip_prefix("crate::") else { continue };
             let path: Vec<&str> = path.split("::").collect();
-            let Some((to, target)) = (1..=path.len()).rev().find_map(|n| files.get_key_value(&path[..n]))
+            let Some((to, target)) = (1..=path.len()).rev().find_map(|n| files.get_key_value(path.get(..n)?))
             else {
                 continue;
             };
@@ -260,7 +260,9 @@ pub(super) fn cycles<'a>(sources: impl Iterator<Item = &'a Source>) -> Vec<Strin
         if !seen.insert(way.iter().copied().collect::<BTreeSet<_>>()) {
             continue;
         }
-        if let Some(import) = lines.get(&(source.file.as_str(), way[1])) {
+        if let [first, second, ..] = *way
+            && let Some(import) = lines.get(&(first, second))
+        {
             broken.push(breaks(
                 source,
                 import,
