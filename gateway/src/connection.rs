@@ -43,6 +43,7 @@ mod in_flight;
 mod join;
 pub(crate) mod one_way;
 pub(crate) mod permit;
+mod prepare;
 pub(crate) mod transport;
 
 /// Messages read in one turn before what they caused is written.

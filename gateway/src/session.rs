@@ -24,9 +24,9 @@ use tidegate_shared::{
 
 pub(crate) use self::{
     hook::{Ask, Matter},
+    position::Position,
     presence::Question,
     server_side::Chosen,
-    subscribe::Position,
 };
 use self::{
     lease::Lease,
@@ -40,6 +40,7 @@ mod control;
 mod hook;
 mod lease;
 mod liveness;
+mod position;
 mod presence;
 mod request;
 mod server_side;

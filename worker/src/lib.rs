@@ -28,9 +28,9 @@ pub use self::{
     handler::{Handler, Route, on},
     job::Job,
     metrics::Metrics,
-    program::{Misconfigured, program},
+    program::program,
     router::Router,
-    worker::{StartFailure, Worker},
+    worker::{Misconfigured, StartFailure, Worker},
 };
 
 mod answer;

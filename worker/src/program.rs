@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use crate::{
     internal::{self, Status},
     router::Router,
-    worker::{StartFailure, Worker},
+    worker::{Misconfigured, StartFailure, Worker},
 };
 
 /// The exit code for a configuration that cannot be used.
@@ -35,18 +35,6 @@ struct Arguments {
     /// The worker's name in its answers [default: a random one]
     #[arg(long)]
     name: Option<String>,
-}
-
-/// A configuration that the program cannot use, in a sentence that names the key and the way out.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Misconfigured(String);
-
-impl Misconfigured {
-    /// Says what is wrong.
-    pub fn new(problem: impl Into<String>) -> Self {
-        Self(problem.into())
-    }
 }
 
 /// Runs a worker program: the arguments of `tidegate-worker`, and the handlers of the router that `make` builds from the

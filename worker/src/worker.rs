@@ -16,7 +16,6 @@ use crate::{
     decide::Decider,
     handler::BoxedHandler,
     metrics::Metrics,
-    program::Misconfigured,
     router::Router,
     runner::{Engine, Runner},
 };
@@ -29,6 +28,18 @@ const CONSUMERS_LIMIT: Duration = Duration::from_secs(30);
 const CONSUMERS_PAUSE: Duration = Duration::from_millis(500);
 /// How long what was cut off may take to be given back.
 const CUT_OFF_LIMIT: Duration = Duration::from_secs(2);
+
+/// A configuration that the program cannot use, in a sentence that names the key and the way out.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Misconfigured(String);
+
+impl Misconfigured {
+    /// Says what is wrong.
+    pub fn new(problem: impl Into<String>) -> Self {
+        Self(problem.into())
+    }
+}
 
 /// Why a worker cannot start.
 #[derive(Debug, thiserror::Error)]

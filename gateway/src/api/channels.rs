@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use async_nats::HeaderMap;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tidegate_shared::{
@@ -98,11 +97,10 @@ impl Api {
         if !self.channels.history.keeps(&channel) {
             return Err(codes::NOT_AVAILABLE.because("this namespace keeps no history"));
         }
-        let mut headers = HeaderMap::new();
-        headers.insert(header::MSG_ID, random_token::<16>());
-        headers.insert(header::REMOVED, "1");
+        let mark = [(header::REMOVED.to_owned(), "1".to_owned())];
+        let id = random_token::<16>();
         let deadline = Instant::now() + self.answer_timeout;
-        let mark = self.store.store_publication(&channel, headers, Bytes::new(), deadline).await?;
+        let mark = self.store.store_publication(&channel, &id, &mark, Bytes::new(), deadline).await?;
         let removed = self.channels.history.remove_before(&channel, mark.seq).await;
         removed.map_err(|refusal| codes::INTERNAL.because(refusal))?;
         raw(&Nothing {})

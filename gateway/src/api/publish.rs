@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use async_nats::HeaderMap;
 use bytes::Bytes;
 use data_encoding::BASE64;
 use futures_util::{StreamExt, stream};
@@ -92,13 +91,11 @@ impl Api {
         } else {
             publication_id(channel.name(), &content.idempotency_key)
         };
-        let mut headers = HeaderMap::new();
-        headers.insert(header::MSG_ID, id);
-        for (name, value) in &content.tags {
-            headers.insert(name.as_str(), value.as_str());
-        }
         let deadline = Instant::now() + self.answer_timeout;
-        let stored = self.store.store_publication(&channel, headers, content.data.clone(), deadline).await?;
+        let stored = self
+            .store
+            .store_publication(&channel, &id, &content.tags, content.data.clone(), deadline)
+            .await?;
         let epoch = self.channels.history.epoch(&channel);
         let offset = if epoch.is_some() { stored.seq } else { 0 };
         Ok(Published { offset, epoch: epoch.as_deref().unwrap_or_default().to_owned() })

@@ -16,7 +16,7 @@ use tidegate_shared::{
 
 pub(crate) use self::{
     members::Asked,
-    track::{Live, Past, Taken},
+    track::{Live, Taken},
     window::Pin,
 };
 use self::{members::Member, track::Track};
@@ -73,6 +73,17 @@ impl Resume {
     pub(crate) fn from_nowhere() -> Self {
         Self { offset: 0, epoch: String::new() }
     }
+}
+
+/// What the stream holds of a channel behind some position.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Past {
+    /// In the order of their offsets.
+    pub(crate) publications: Vec<Publication>,
+    /// Whether nothing in between is missing.
+    pub(crate) complete: bool,
+    /// The newest sequence at which everything before was removed on purpose, if that has happened since.
+    pub(crate) removed: Option<u64>,
 }
 
 /// What a new member is told.

@@ -8,7 +8,7 @@ use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tidegate_shared::protocol::{self, HistoryResult, PresenceResult};
 use tokio::time::Instant;
 
-use super::{Connection, End, join::Ready, now};
+use super::{Connection, End, now, prepare::Ready};
 use crate::{
     channels::hub::arriving::Arrival,
     policy::Verdict,

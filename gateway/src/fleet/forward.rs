@@ -18,7 +18,7 @@ use tidegate_shared::{
 };
 use tokio::time::timeout;
 
-use super::sessions::{Inbox, Sessions};
+use super::sessions::{Inbox, Sessions, Undelivered};
 
 /// How long another gateway may take. Longer than it lets a full session take.
 const FORWARD_LIMIT: Duration = Duration::from_secs(2);
@@ -31,17 +31,6 @@ pub(crate) struct Emulation {
     broker: Broker,
     subjects: Subjects,
     sessions: Arc<Sessions>,
-}
-
-/// Why commands did not arrive.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Undelivered {
-    /// No gateway, or no session on it, has this name.
-    Unknown,
-    /// The session has not taken earlier commands yet.
-    Busy,
-    /// The session's gateway cannot be asked.
-    Unreachable,
 }
 
 impl Emulation {

@@ -10,12 +10,21 @@ use parking_lot::Mutex;
 use tidegate_shared::id::{GatewayId, random_token};
 use tokio::sync::mpsc;
 
-use super::forward::Undelivered;
-
 /// Messages that may wait for one session.
 const WAITING: usize = 8;
 /// How long a message may wait for a place among them.
 const OFFER_LIMIT: Duration = Duration::from_secs(1);
+
+/// Why commands did not arrive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Undelivered {
+    /// No gateway, or no session on it, has this name.
+    Unknown,
+    /// The session has not taken earlier commands yet.
+    Busy,
+    /// The session's gateway cannot be asked.
+    Unreachable,
+}
 
 /// Who takes commands.
 #[derive(Debug, Default)]

@@ -16,7 +16,7 @@ use super::{
     admission::{Refused, TOO_LONG},
     stream::speaks_protobuf,
 };
-use crate::fleet::forward::Undelivered;
+use crate::fleet::sessions::Undelivered;
 
 /// What a request has beside the message: names, and the marks around them.
 const ENVELOPE: usize = 1024;

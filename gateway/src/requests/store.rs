@@ -183,17 +183,23 @@ impl Store {
         self.store(message, turn, deadline, false).await.map(|_| self.metrics.published())
     }
 
-    /// Stores what a service has to say in a channel.
+    /// Stores a publication of a service under an id of the service's or a random one: repeats with the same id are stored once.
     pub(crate) async fn store_publication(
         &self,
         channel: &Channel,
-        headers: HeaderMap,
+        id: &str,
+        extra: &[(String, String)],
         data: Bytes,
         deadline: Instant,
     ) -> Result<Stored, Error> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::MSG_ID, id);
+        for (name, value) in extra {
+            headers.insert(name.as_str(), value.as_str());
+        }
         let message = || (self.subjects.channel(channel), headers.clone(), data.clone());
         // Nothing of the same caller waits before it.
-        self.store(message, Turns::default().next(), deadline, headers.get(header::MSG_ID).is_some()).await
+        self.store(message, Turns::default().next(), deadline, true).await
     }
 
     /// An answer nobody waits for any more goes to its user's personal channel.

@@ -12,9 +12,9 @@ use super::{
     Connected, Connecting, Effect, Effects, Liveness, Now, Phase, Session, Subscriptions,
     hook::Arrival,
     lease::{Keeper, Lease},
+    position::{Position, suited},
     refuse, refuse_without_key,
     server_side::Unfit,
-    subscribe::{Position, suited},
 };
 use crate::policy::tokens::{Identity, Invalid};
 

@@ -5,12 +5,12 @@
 use bytes::Bytes;
 use tidegate_shared::{
     channel::Channel,
-    protocol::{ConnectRequest, Encoding, Push, Reply, Sub, Subscribed, Unsubscribe, codes},
+    protocol::{ConnectRequest, Encoding, Push, Reply, Sub, Unsubscribe, codes},
 };
 
 use super::{
     Effect, Effects, Phase, Session,
-    subscribe::{Position, granted, resume_of, suited},
+    position::{Position, granted, resume_of, suited},
     subscriptions::{Beginning, Left},
     token::Term,
 };
@@ -114,18 +114,4 @@ impl Session {
             Left::Active { .. } => vec![Effect::Leave { channel: channel.clone() }, push],
         }
     }
-}
-
-/// Tells of a subscription that the client did not ask for what an answer would have told.
-pub(super) fn placed(channel: &Channel, granted: Reply) -> Reply {
-    let result = granted.subscribe.unwrap_or_default();
-    let subscribe = Some(Subscribed {
-        recoverable: result.recoverable,
-        epoch: result.epoch,
-        offset: result.offset,
-        positioned: result.positioned,
-        data: result.data,
-    });
-    let push = Push { channel: channel.name().to_owned(), subscribe, ..Push::default() };
-    Reply { push: Some(push), ..Reply::default() }
 }

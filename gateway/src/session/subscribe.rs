@@ -1,25 +1,24 @@
 //! `subscribe` and `unsubscribe`: a channel's reply is on the wire before its first publication.
 
-use std::sync::Arc;
-
-use bytes::Bytes;
 use tidegate_shared::{
     channel::Channel,
     protocol::{
-        self, Empty, Encoding, HistoryRequest, HistoryResult, Publication, Reply, SubscribeRequest,
-        SubscribeResult, UnsubscribeRequest, codes, json::Payload,
+        self, Empty, HistoryRequest, HistoryResult, Reply, SubscribeRequest, UnsubscribeRequest, codes,
     },
 };
 
 use super::{
-    Effect, Effects, Now, Phase, Session, refuse,
-    server_side::placed,
-    subscriptions::{Beginning, Left, Pending},
+    Effect, Effects, Now, Phase, Session,
+    position::{Position, REFUSE_UNRECOVERABLE, granted, placed, resume_of},
+    refuse,
+    subscriptions::{Beginning, Left},
 };
 use crate::{
-    channels::feed::{Joined, Resume, patch},
-    policy::delivery::DeliveryOptions,
-    policy::rules::{Access, Action, Claim, Tracking},
+    channels::feed::Resume,
+    policy::{
+        delivery::DeliveryOptions,
+        rules::{Access, Action, Claim},
+    },
 };
 
 impl Session {
@@ -181,98 +180,5 @@ impl Session {
             Ok(None) => refuse(id, codes::UNRECOVERABLE),
             Err(error) => refuse(id, error),
         }
-    }
-}
-
-pub(super) fn granted(pending: &Pending, position: &Position, encoding: Encoding) -> Reply {
-    let result = SubscribeResult {
-        expires: pending.ttl.is_some(),
-        ttl: pending.ttl.unwrap_or_default(),
-        data: suited(&pending.data, encoding),
-        ..position.result(pending.resume.as_ref(), pending.wish.as_deref(), pending.tracking, encoding)
-    };
-    Reply { id: pending.command, subscribe: Some(result), ..Reply::default() }
-}
-
-/// Application data as an encoding can carry it.
-pub(super) fn suited(data: &Bytes, encoding: Encoding) -> Bytes {
-    match encoding {
-        Encoding::Json if !data.is_empty() => Payload::from_any(data).into_bytes(),
-        Encoding::Json | Encoding::Protobuf => data.clone(),
-    }
-}
-
-/// The bit of `flag` by which a client asks for an error instead of a failed recovery.
-const REFUSE_UNRECOVERABLE: i64 = 2;
-
-/// Where the client left the channel, if it wants to go on from there.
-pub(super) fn resume_of(request: &SubscribeRequest) -> Option<Resume> {
-    request.recover.then(|| Resume { offset: request.offset, epoch: request.epoch.clone() })
-}
-
-/// Where a member stands in a channel.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Position {
-    /// What the channel said when it was joined.
-    pub(crate) joined: Joined,
-    /// The stream its offsets belong to; nothing without history.
-    pub(crate) epoch: Option<Arc<str>>,
-}
-
-impl Position {
-    /// The position in a channel without history.
-    pub(crate) fn live() -> Self {
-        Self { joined: Joined::Live, epoch: None }
-    }
-
-    /// What a client that asked to resume, or did not, is told.
-    pub(super) fn result(
-        &self,
-        resume: Option<&Resume>,
-        wish: Option<&DeliveryOptions>,
-        tracking: Tracking,
-        encoding: Encoding,
-    ) -> SubscribeResult {
-        let delta = wish.is_some_and(|wish| wish.delta);
-        let result =
-            SubscribeResult { was_recovering: resume.is_some(), delta, ..SubscribeResult::default() };
-        let positioned = SubscribeResult {
-            recoverable: tracking.recoverable,
-            positioned: true,
-            epoch: self.epoch.as_deref().unwrap_or_default().to_owned(),
-            ..result.clone()
-        };
-        match &self.joined {
-            Joined::Live => result,
-            Joined::At { .. } if !tracking.positioned => result,
-            Joined::At { position } => SubscribeResult { offset: *position, ..positioned },
-            Joined::Newest { position, newest } => SubscribeResult {
-                recovered: true,
-                offset: *position,
-                publications: brought(newest.iter(), wish, encoding),
-                ..positioned
-            },
-            Joined::Resumed { missed } => SubscribeResult {
-                recovered: true,
-                // The position asked for, not the newest: the publications move it.
-                offset: resume.map_or(0, |resume| resume.offset),
-                publications: brought(missed.iter(), wish, encoding),
-                ..positioned
-            },
-        }
-    }
-}
-
-/// Publications as a reply brings them: those that are wanted, each as a patch of the one before it if that was granted.
-fn brought<'a>(
-    publications: impl Iterator<Item = &'a Arc<Publication>>,
-    wish: Option<&DeliveryOptions>,
-    encoding: Encoding,
-) -> Vec<Publication> {
-    let wanted = publications.filter(|p| wish.is_none_or(|wish| wish.wants(p)));
-    if wish.is_some_and(|wish| wish.delta) {
-        patch::chain(wanted.map(AsRef::as_ref), encoding)
-    } else {
-        wanted.map(|p| Publication::clone(p).suited_to(encoding)).collect()
     }
 }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::SystemTime};
 use tidegate_shared::protocol::Publication;
 
 use super::{
-    Feed, Joined, Start, State,
+    Feed, Joined, Past, Start, State,
     newest::{Kept, Newest},
     window::Window,
 };
@@ -49,17 +49,6 @@ pub(crate) enum Taken {
     Known,
     /// Publications behind this sequence are missing; the caller reads them and calls `heal`.
     Gap { after: u64 },
-}
-
-/// What the stream holds of a channel behind some position.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Past {
-    /// In the order of their offsets.
-    pub(crate) publications: Vec<Publication>,
-    /// Whether nothing in between is missing.
-    pub(crate) complete: bool,
-    /// The newest sequence at which everything before was removed on purpose, if that has happened since.
-    pub(crate) removed: Option<u64>,
 }
 
 impl Feed {

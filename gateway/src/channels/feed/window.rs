@@ -4,7 +4,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use tidegate_shared::protocol::Publication;
 
-use super::{Feed, track::Past};
+use super::{Feed, Past};
 
 /// Publications at hand for members that resume.
 pub(super) struct Window {

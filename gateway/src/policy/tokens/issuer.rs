@@ -7,12 +7,9 @@ use serde::de::DeserializeOwned;
 use tidegate_shared::config::{Issuer, KeySource, TokenAlgorithm};
 
 use super::{
-    key_set::{FetchedKeys, Lookup},
+    key_set::{FetchedKeys, Lookup, is_kid},
     public_key,
 };
-
-/// The longest `kid`.
-const MAX_KID_LEN: usize = 128;
 
 /// A configured issuer.
 pub(super) struct Trusted {
@@ -128,10 +125,4 @@ fn algorithm(configured: TokenAlgorithm) -> Algorithm {
         TokenAlgorithm::ES384 => Algorithm::ES384,
         TokenAlgorithm::EdDSA => Algorithm::EdDSA,
     }
-}
-
-/// A key's name is looked up and nothing else; what is no name is not looked up either.
-pub(super) fn is_kid(kid: &str) -> bool {
-    (1..=MAX_KID_LEN).contains(&kid.len())
-        && kid.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~=+/:".contains(&byte))
 }

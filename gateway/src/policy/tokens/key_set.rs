@@ -9,7 +9,8 @@ use jsonwebtoken::{
 use parking_lot::RwLock;
 use serde::Deserialize;
 
-use super::issuer::is_kid;
+/// The longest `kid`.
+const MAX_KID_LEN: usize = 128;
 
 /// Keys of one set.
 const MAX_KEYS: usize = 50;
@@ -121,4 +122,10 @@ fn usable(key: &Jwk) -> impl Iterator<Item = Algorithm> + use<> {
         .iter()
         .copied()
         .filter(move |algorithm| signs && only.is_none_or(|only| only == KeyAlgorithm::from(*algorithm)))
+}
+
+/// A key's name is looked up and nothing else; what is no name is not looked up either.
+pub(super) fn is_kid(kid: &str) -> bool {
+    (1..=MAX_KID_LEN).contains(&kid.len())
+        && kid.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~=+/:".contains(&byte))
 }
