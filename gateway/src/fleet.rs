@@ -89,11 +89,11 @@ impl Fleet {
         let seq = self.renew(None).await?;
         self.read().await?;
         let this = Arc::clone(self);
-        self.lifecycle.spawn(async move { this.hear(leases).await });
+        self.lifecycle.spawn_essential("leases of gateways", async move { this.hear(leases).await });
         let this = Arc::clone(self);
-        self.lifecycle.spawn(async move { this.keep(seq).await });
+        self.lifecycle.spawn_essential("renewing the lease", async move { this.keep(seq).await });
         let this = Arc::clone(self);
-        self.lifecycle.spawn(async move { this.look_again().await });
+        self.lifecycle.spawn_essential("reading leases", async move { this.look_again().await });
         Ok(())
     }
 
@@ -171,16 +171,11 @@ impl Fleet {
     async fn keep(&self, mut seq: u64) {
         let mut ticks = interval(self.lease.mul_f64(0.3));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut connection = self.broker.connection();
+        let mut reconnects = self.broker.reconnects();
         loop {
-            let back = async {
-                // Down, then up again; a change that was missed meanwhile counts as well.
-                let _ = connection.changed().await;
-                let _ = connection.wait_for(|up| *up).await;
-            };
             tokio::select! {
                 _ = ticks.tick() => {}
-                () = back => self.doubt.notify_one(),
+                () = reconnects.next() => self.doubt.notify_one(),
                 () = self.lifecycle.finishing() => return,
             }
             if self.ending.load(Ordering::Acquire) {

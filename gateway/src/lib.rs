@@ -95,7 +95,7 @@ impl Gateway {
         serve_internal(internal, &vitals, &config);
         let Some(broker) = connect(&config, &lifecycle).await? else {
             lifecycle.finish(LAST_MOMENT).await;
-            return Ok(());
+            return outcome(&lifecycle);
         };
         let (shared, api) = wire(&config, verifier, broker.clone(), &vitals.metrics, &lifecycle).await?;
         let gateway = shared.rules.gateway.clone();
@@ -114,20 +114,28 @@ impl Gateway {
             lifecycle: lifecycle.clone(),
         });
         let draining = lifecycle.clone();
-        lifecycle.spawn(serve(
-            public,
-            router,
-            limits,
-            lifecycle.clone(),
-            async move { draining.draining().await },
-            move || metrics.refused("full"),
-        ));
+        lifecycle.spawn_essential(
+            "public listener",
+            serve(
+                public,
+                router,
+                limits,
+                lifecycle.clone(),
+                async move { draining.draining().await },
+                move || metrics.refused("full"),
+            ),
+        );
         tracing::info!(gateway.id = shared.rules.gateway.as_str(), listen = %config.gateway.listen, "serving");
         let _ = vitals.serving.set(broker);
         lifecycle.draining().await;
         drain(&shared, &config, &lifecycle).await;
-        lifecycle.failure().map_or(Ok(()), |ended| Err(ended.clone().into()))
+        outcome(&lifecycle)
     }
+}
+
+/// An error if the process drained because a task that it cannot work without had ended.
+fn outcome(lifecycle: &Lifecycle) -> anyhow::Result<()> {
+    lifecycle.failure().map_or(Ok(()), |ended| Err(ended.clone().into()))
 }
 
 fn serve_internal(listener: TcpListener, vitals: &Vitals, config: &Config) {
@@ -136,7 +144,10 @@ fn serve_internal(listener: TcpListener, vitals: &Vitals, config: &Config) {
     let finishing = lifecycle.clone();
     // Still answering while the gateway drains: that is when somebody looks.
     let until = async move { finishing.finishing().await };
-    lifecycle.clone().spawn(serve(listener, http::internal(vitals.clone()), limits, lifecycle, until, || {}));
+    lifecycle.clone().spawn_essential(
+        "internal listener",
+        serve(listener, http::internal(vitals.clone()), limits, lifecycle, until, || {}),
+    );
 }
 
 /// Connects and checks the streams; nothing if the process is asked to stop meanwhile.

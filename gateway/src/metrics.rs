@@ -7,15 +7,18 @@ use prometheus_client::{
     metrics::{
         counter::Counter,
         family::Family,
-        gauge::Gauge,
         histogram::{Histogram, exponential_buckets},
     },
     registry::{Registry, Unit},
 };
 
-use self::{api::ApiMetrics, hooks::HookMetrics, presence::PresenceMetrics, recovery::RecoveryMetrics};
+use self::{
+    api::ApiMetrics, connections::ConnectionMetrics, hooks::HookMetrics, presence::PresenceMetrics,
+    recovery::RecoveryMetrics,
+};
 
 mod api;
+mod connections;
 mod hooks;
 mod presence;
 mod recovery;
@@ -24,10 +27,7 @@ mod recovery;
 #[derive(Clone)]
 pub(crate) struct Metrics {
     registry: Arc<Registry>,
-    connections: Gauge,
-    accepted_connections: Counter,
-    refused_connections: Family<Reason, Counter>,
-    disconnects: Family<Code, Counter>,
+    connections: ConnectionMetrics,
     commands: Counter,
     errors: Family<Code, Counter>,
     requests: Family<Request, Counter>,
@@ -67,10 +67,7 @@ struct Fetch {
 impl Metrics {
     pub(crate) fn new() -> Self {
         let mut registry = Registry::with_prefix("tidegate_gateway");
-        let connections = Gauge::default();
-        let accepted_connections = Counter::default();
-        let refused_connections = Family::default();
-        let disconnects = Family::default();
+        let connections = ConnectionMetrics::register(&mut registry);
         let commands = Counter::default();
         let errors = Family::default();
         let requests = Family::default();
@@ -84,18 +81,6 @@ impl Metrics {
         let presence = PresenceMetrics::register(&mut registry);
         let api = ApiMetrics::register(&mut registry);
         registry.register("jwks_fetches", "Fetches of issuers' keys, by how they went", jwks_fetches.clone());
-        registry.register("connections", "Open WebSocket connections", connections.clone());
-        registry.register(
-            "connections_accepted",
-            "WebSocket handshakes that succeeded",
-            accepted_connections.clone(),
-        );
-        registry.register(
-            "connections_refused",
-            "Connections refused before the handshake ended",
-            refused_connections.clone(),
-        );
-        registry.register("disconnects", "Connections the gateway ended, by close code", disconnects.clone());
         registry.register("commands", "Commands received from clients", commands.clone());
         registry.register("errors", "Error replies sent to clients, by error code", errors.clone());
         registry.register("requests", "Requests, by route and how storing them went", requests.clone());
@@ -119,9 +104,6 @@ impl Metrics {
         Self {
             registry: Arc::new(registry),
             connections,
-            accepted_connections,
-            refused_connections,
-            disconnects,
             commands,
             errors,
             requests,
@@ -143,23 +125,6 @@ impl Metrics {
         // Writing to a String cannot fail.
         let _ = encode(&mut page, &self.registry);
         page
-    }
-
-    pub(crate) fn opened(&self) {
-        self.connections.inc();
-        self.accepted_connections.inc();
-    }
-
-    pub(crate) fn closed(&self) {
-        self.connections.dec();
-    }
-
-    pub(crate) fn refused(&self, reason: &'static str) {
-        self.refused_connections.get_or_create(&Reason { reason }).inc();
-    }
-
-    pub(crate) fn disconnected(&self, code: u16) {
-        self.disconnects.get_or_create(&Code { code: code.into() }).inc();
     }
 
     pub(crate) fn command(&self) {

@@ -27,6 +27,10 @@ use crate::{
     topology,
 };
 
+mod reconnects;
+
+pub use self::reconnects::Reconnects;
+
 /// The oldest server whose behaviour the streams rest on.
 pub const MIN_SERVER: (i64, i64, i64) = (2, 14, 3);
 
@@ -198,6 +202,11 @@ impl Broker {
     /// Follows whether the server can be reached.
     pub fn connection(&self) -> watch::Receiver<bool> {
         self.connected.subscribe()
+    }
+
+    /// Notices each return of a lost connection from now on.
+    pub fn reconnects(&self) -> Reconnects {
+        Reconnects(self.connection())
     }
 
     /// Sends a message to the stream that keeps `subject`. Returns once it is on its way, in the order of the calls.

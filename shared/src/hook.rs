@@ -8,10 +8,13 @@ use bytes::Bytes;
 use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 
-use crate::protocol::{
-    Encoding, Error,
-    codes::Disconnect,
-    json::{self, raw},
+use crate::{
+    header,
+    protocol::{
+        Encoding, Error,
+        codes::Disconnect,
+        json::{self, raw},
+    },
 };
 
 /// The longest reason of a disconnect, in bytes; SDKs take no longer ones.
@@ -251,15 +254,10 @@ pub fn read(answer: &[u8]) -> Result<Decision, String> {
         let data = BASE64.decode(grant.b64data.as_bytes()).map_err(|error| format!("b64data: {error}"))?;
         grant.data = data.into();
     }
-    if let Some(tag) = grant.tags.iter().flatten().map(|(tag, _)| tag).find(|tag| !is_tag(tag)) {
-        return Err(format!("{tag:?} is no tag: use letters, digits, `_` and `-`"));
+    for tag in grant.tags.iter().flat_map(BTreeMap::keys) {
+        header::tag(tag).map_err(|bad| bad.to_string())?;
     }
     Ok(Decision::Allowed(Box::new(grant)))
-}
-
-/// A tag's name becomes part of a header's.
-fn is_tag(name: &str) -> bool {
-    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
 }
 
 #[cfg(test)]

@@ -14,10 +14,7 @@ use tidegate_shared::{
 use tokio::time::Instant;
 
 use super::{Answer, Api, raw};
-use crate::{
-    requests::CallEnd,
-    requests::{store::Settled, turn::Turns},
-};
+use crate::requests::{CallEnd, store::Settled, turn::Turns};
 
 /// What workers see where a client's id would be.
 const CALLER: &str = "service";

@@ -25,7 +25,8 @@ pub(crate) async fn start(
     let requests = broker.client().queue_subscribe(subjects.all_controls(), GROUP.to_owned()).await?;
     broker.barrier(subjects.barrier()).await?;
     let serving = lifecycle.clone();
-    lifecycle.spawn(async move { serve(requests, api, broker, serving).await });
+    lifecycle
+        .spawn_essential("server API over NATS", async move { serve(requests, api, broker, serving).await });
     Ok(())
 }
 

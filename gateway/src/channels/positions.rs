@@ -29,15 +29,10 @@ pub(super) struct Positions {
 impl Positions {
     /// Compares whenever the connection to the broker is back, and every `CHECK_INTERVAL`.
     pub(super) async fn watch(&self) {
-        let mut connection = self.broker.connection();
+        let mut reconnects = self.broker.reconnects();
         loop {
-            let back = async {
-                // Down, then up again; a change that was missed meanwhile counts as well.
-                let _ = connection.changed().await;
-                let _ = connection.wait_for(|up| *up).await;
-            };
             tokio::select! {
-                () = back => {}
+                () = reconnects.next() => {}
                 () = tokio::time::sleep(CHECK_INTERVAL) => {}
                 () = self.lifecycle.finishing() => return,
             }

@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
-use tidegate_shared::protocol::codes;
+use tidegate_shared::{
+    channel::Channel,
+    protocol::{HistoryRequest, codes},
+};
 
 use super::{Connection, End, in_flight::Done};
-use crate::session::{Effect, Effects};
+use crate::session::{Effect, Effects, Question};
 
 impl Connection {
     pub(super) fn perform(&mut self, effects: Effects) -> Result<(), End> {
@@ -19,27 +22,8 @@ impl Connection {
         match effect {
             Effect::Reply(reply) => return self.reply(reply),
             Effect::Welcome { chosen } => self.begin(chosen)?,
-            Effect::History { command, channel, ask } => {
-                let shared = Arc::clone(&self.shared);
-                let work = self.work();
-                // A page is as large as what may be read: counted like what is stored.
-                work.in_flight += 1;
-                work.tasks.push(Box::pin(async move {
-                    let page = shared.channels.history.page(&channel, &ask).await;
-                    Done::Paged { command, page: page.map_err(|refusal| codes::INTERNAL.because(refusal)) }
-                }));
-            }
-            Effect::Presence { command, channel, question } => {
-                let shared = Arc::clone(&self.shared);
-                let work = self.work();
-                // A large channel is a large answer: counted like what is stored.
-                work.in_flight += 1;
-                work.tasks.push(Box::pin(async move {
-                    let members = shared.presence.members(&channel).await;
-                    let members = members.map_err(|refusal| codes::INTERNAL.because(refusal));
-                    Done::Present { command, question, members }
-                }));
-            }
+            Effect::History { command, channel, ask } => self.read_history(command, channel, ask),
+            Effect::Presence { command, channel, question } => self.read_members(command, channel, question),
             Effect::Call { command, mode, request } => {
                 let (store, turn, deadline) = self.publish_slot();
                 self.work().tasks.push(Box::pin(async move {
@@ -90,5 +74,28 @@ impl Connection {
             Effect::Close(disconnect) => return Err(End::Close(disconnect)),
         }
         Ok(())
+    }
+
+    fn read_history(&mut self, command: u32, channel: Channel, ask: Box<HistoryRequest>) {
+        let shared = Arc::clone(&self.shared);
+        let work = self.work();
+        // A page can be large: it counts as an unsettled publish does.
+        work.in_flight += 1;
+        work.tasks.push(Box::pin(async move {
+            let page = shared.channels.history.page(&channel, &ask).await;
+            Done::Paged { command, page: page.map_err(|refusal| codes::INTERNAL.because(refusal)) }
+        }));
+    }
+
+    fn read_members(&mut self, command: u32, channel: Channel, question: Question) {
+        let shared = Arc::clone(&self.shared);
+        let work = self.work();
+        // The members of a large channel are a large answer: it counts as an unsettled publish does.
+        work.in_flight += 1;
+        work.tasks.push(Box::pin(async move {
+            let members = shared.presence.members(&channel).await;
+            let members = members.map_err(|refusal| codes::INTERNAL.because(refusal));
+            Done::Present { command, question, members }
+        }));
     }
 }

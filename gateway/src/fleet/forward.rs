@@ -46,7 +46,7 @@ impl Emulation {
         let sessions = Arc::new(Sessions::default());
         let serving = serve(requests, broker.client().clone(), Arc::clone(&sessions));
         let finishing = lifecycle.clone();
-        lifecycle.spawn(async move {
+        lifecycle.spawn_essential("posted commands", async move {
             tokio::select! {
                 () = serving => {}
                 () = finishing.finishing() => {}

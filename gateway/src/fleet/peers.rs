@@ -66,7 +66,7 @@ impl Peers {
         broker.barrier(subjects.barrier()).await?;
         let this = Arc::new(Self { broker, subjects, fleet });
         let (serving, finishing) = (Arc::clone(&this), lifecycle.clone());
-        lifecycle.spawn(async move {
+        lifecycle.spawn_essential("questions of peers", async move {
             tokio::select! {
                 () = serving.serve(questions, respond) => {}
                 () = finishing.finishing() => {}

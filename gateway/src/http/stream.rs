@@ -17,10 +17,10 @@ use super::{
     query,
 };
 use crate::{
-    connection::permit::SocketPermit,
     connection::{
         Connection,
         one_way::event_cursor::Bookmark,
+        permit::SocketPermit,
         transport::{
             Transport,
             stream::{Framing, Stream},

@@ -1,6 +1,6 @@
 //! Fetching the keys of issuers that publish them: in the background, one fetch at a time and issuer.
 //!
-//! Addresses come from the configuration, never from a token. Never checks a token: `auth` does, with what is here so far.
+//! Addresses come from the configuration, never from a token. Never checks a token: `tokens` does, with what is here so far.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -91,7 +91,7 @@ impl Keys {
         join_all(fetchers.iter_mut().map(Fetcher::fetch)).await;
         for fetcher in fetchers {
             let draining = lifecycle.clone();
-            lifecycle.spawn(async move {
+            lifecycle.spawn_essential("fetching keys of an issuer", async move {
                 tokio::select! {
                     () = fetcher.run() => {}
                     () = draining.draining() => {}

@@ -17,11 +17,11 @@ impl Presence {
     /// Begins to keep members.
     pub(crate) fn start(self: &Arc<Self>) {
         let this = Arc::clone(self);
-        self.lifecycle.spawn(async move { this.follow_gateways().await });
+        self.lifecycle.spawn_essential("ends of gateways", async move { this.follow_gateways().await });
         let this = Arc::clone(self);
-        self.lifecycle.spawn(async move { this.keep_members().await });
+        self.lifecycle.spawn_essential("comparing members", async move { this.keep_members().await });
         let this = Arc::clone(self);
-        self.lifecycle.spawn(async move { this.write().await });
+        self.lifecycle.spawn_essential("storing members", async move { this.write().await });
     }
 
     /// Sees to the members of gateways that end.

@@ -42,6 +42,7 @@ fn presence_commands() -> Vec<(Command, &'static str, &'static str)> {
     ]
 }
 
+#[expect(clippy::too_many_lines, reason = "a table of golden frames")]
 fn commands() -> Vec<(Command, &'static str, &'static str)> {
     let command = |id| Command { id, ..Command::default() };
     vec![
@@ -125,6 +126,7 @@ fn commands() -> Vec<(Command, &'static str, &'static str)> {
     ]
 }
 
+#[expect(clippy::too_many_lines, reason = "a table of golden frames")]
 fn replies() -> Vec<(Reply, &'static str, &'static str)> {
     let reply = |id| Reply { id, ..Reply::default() };
     let result = ConnectResult {

@@ -75,17 +75,11 @@ impl Runner {
             }
         }
         for (name, value) in &publication.tags {
-            if !is_plain(name) {
-                return Err(format!("{name:?} is not a tag's name: use letters, digits, `_` and `-`"));
-            }
-            headers.insert(format!("{}{name}", header::TAG_PREFIX), one_line(value));
+            let name = header::tag(name).map_err(|bad| bad.to_string())?;
+            headers.insert(name, one_line(value));
         }
         let subject = self.engine.subjects.channel(&channel);
         let stored = store::store(&self.engine.broker, subject, headers, publication.data).await;
         stored.map(drop).map_err(|error| format!("cannot publish to {:?}: {error}", publication.channel))
     }
-}
-
-fn is_plain(name: &str) -> bool {
-    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
 }

@@ -43,20 +43,7 @@ pub(super) fn namespaces(config: &Config) -> Result<(), Problem> {
                 "every user has the channel #<user> already: only other namespaces can have further ones",
             );
         }
-        for name in &namespace.automatic {
-            let full = format!("{}{name}", namespace.prefix());
-            let reason = match Channel::parse(&full) {
-                _ if namespace.name == USER_NAMESPACE => {
-                    "personal channels are their users' alone".to_owned()
-                }
-                Err(error) => error.to_string(),
-                Ok(channel) if channel.namespace() != namespace.name => {
-                    "it belongs to another namespace".to_owned()
-                }
-                Ok(_) => continue,
-            };
-            return problem(format!("namespace.{index}.automatic"), format!("{full:?}: {reason}"));
-        }
+        automatic(index, namespace)?;
         if namespace.force_join_leave && !namespace.join_leave {
             return problem(
                 format!("namespace.{index}.force_join_leave"),
@@ -74,6 +61,23 @@ pub(super) fn namespaces(config: &Config) -> Result<(), Problem> {
         if config.namespaces.iter().take(index).any(|other| other.name == namespace.name) {
             return problem(key, format!("the namespace {:?} is declared twice", namespace.name));
         }
+    }
+    Ok(())
+}
+
+/// The names of the channels that every connection begins with.
+fn automatic(index: usize, namespace: &Namespace) -> Result<(), Problem> {
+    for name in &namespace.automatic {
+        let full = format!("{}{name}", namespace.prefix());
+        let reason = match Channel::parse(&full) {
+            _ if namespace.name == USER_NAMESPACE => "personal channels are their users' alone".to_owned(),
+            Err(error) => error.to_string(),
+            Ok(channel) if channel.namespace() != namespace.name => {
+                "it belongs to another namespace".to_owned()
+            }
+            Ok(_) => continue,
+        };
+        return problem(format!("namespace.{index}.automatic"), format!("{full:?}: {reason}"));
     }
     Ok(())
 }

@@ -1,0 +1,144 @@
+//! What each stream and consumer looks like for a configuration. Pure; planned and applied in [`super`].
+
+use std::time::Duration;
+
+use async_nats::jetstream::{
+    consumer::{AckPolicy, pull},
+    stream::{Config as Stream, DiscardPolicy, PersistenceMode, Republish, RetentionPolicy, StorageType},
+};
+
+use super::{DEAD, IN, PARK, PRESENCE, REPLY, channel_stream, consumer_name};
+use crate::{
+    config::{Config, Namespace, Route, Storage},
+    subject::Subjects,
+};
+
+/// Unacknowledged requests of one route over all workers: a bound on what can be under way.
+const MAX_ACK_PENDING: i64 = 4096;
+/// How long a publication without history stays: only for the broker's own bookkeeping, nobody reads it.
+const EPHEMERAL_TTL: Duration = Duration::from_mins(1);
+/// How long the broker remembers that a gateway's lease has ended.
+const ENDED_LEASE_TTL: Duration = Duration::from_secs(5);
+
+fn base(config: &Config, name: impl Into<String>, subject: String) -> Stream {
+    Stream {
+        name: name.into(),
+        subjects: vec![subject],
+        num_replicas: config.streams.replicas,
+        storage: StorageType::File,
+        duplicate_window: config.streams.duplicate_window,
+        allow_direct: true,
+        ..Stream::default()
+    }
+}
+
+/// A full queue refuses, and one request has one place in it.
+pub(super) fn requests(config: &Config, subjects: &Subjects) -> Stream {
+    Stream {
+        retention: RetentionPolicy::WorkQueue,
+        discard: DiscardPolicy::New,
+        discard_new_per_subject: true,
+        max_messages_per_subject: 1,
+        max_bytes: signed(config.streams.in_max_bytes),
+        ..base(config, IN, subjects.all_requests())
+    }
+}
+
+/// No limits, so that a failed request can always be parked. Schedules exclude discard new, hence the second stream.
+pub(super) fn parked(config: &Config, subjects: &Subjects) -> Stream {
+    Stream {
+        retention: RetentionPolicy::WorkQueue,
+        discard: DiscardPolicy::Old,
+        subjects: vec![subjects.all_parked(), subjects.all_due()],
+        allow_message_schedules: true,
+        allow_message_ttl: true,
+        // The server turns this on by itself for schedules; asking for it keeps the comparison honest.
+        allow_rollup: true,
+        ..base(config, PARK, subjects.all_parked())
+    }
+}
+
+/// The server itself refuses a second answer, whatever worker sends it.
+pub(super) fn answers(config: &Config, subjects: &Subjects) -> Stream {
+    let (kept, repeated) = subjects.all_replies();
+    Stream {
+        discard: DiscardPolicy::New,
+        discard_new_per_subject: true,
+        max_messages_per_subject: 1,
+        max_age: config.streams.result_ttl,
+        max_bytes: signed(config.streams.reply_max_bytes),
+        allow_message_ttl: true,
+        deny_delete: true,
+        duplicate_window: config.streams.duplicate_window.min(config.streams.result_ttl),
+        republish: Some(Republish { source: kept.clone(), destination: repeated, headers_only: false }),
+        ..base(config, REPLY, kept)
+    }
+}
+
+pub(super) fn dead_letters(config: &Config, subjects: &Subjects) -> Stream {
+    Stream {
+        max_age: config.streams.dead_max_age,
+        max_bytes: signed(config.streams.dead_max_bytes),
+        ..base(config, DEAD, subjects.all_dead())
+    }
+}
+
+/// The publications of a namespace: its history, or one message of each channel, which is enough to be acknowledged,
+/// deduplicated and repeated.
+///
+/// In memory only with replicas, since one server forgets its memory streams, configuration included, when it restarts.
+/// Without history what a file keeps is worth no synced write, though: on one server the broker may write it behind the
+/// acknowledgement.
+pub(super) fn publications(config: &Config, subjects: &Subjects, namespace: &Namespace) -> Stream {
+    let (kept, repeated) = subjects.all_channels(&namespace.name);
+    let history = namespace.has_history();
+    let max_age = if history { namespace.history_ttl } else { EPHEMERAL_TTL };
+    let num_replicas = namespace.replicas.unwrap_or(config.streams.replicas);
+    let file = namespace.storage == Storage::File;
+    Stream {
+        num_replicas,
+        storage: if file { StorageType::File } else { StorageType::Memory },
+        max_messages_per_subject: if history { i64::from(namespace.history_size) } else { 1 },
+        max_age,
+        duplicate_window: config.streams.duplicate_window.min(max_age),
+        deny_delete: true,
+        persist_mode: (!history && file && num_replicas == 1).then_some(PersistenceMode::Async),
+        republish: Some(Republish { source: kept.clone(), destination: repeated, headers_only: false }),
+        ..base(config, channel_stream(&namespace.name), kept)
+    }
+}
+
+/// Who is in the channels: one message a member, one a living gateway. The end of a lease is repeated as any message is.
+///
+/// A file for the same reason, and worth no synced write either: after a crash of the broker gateways compare and repair.
+pub(super) fn presence(config: &Config, subjects: &Subjects) -> Stream {
+    let (kept, repeated) = subjects.all_presence();
+    Stream {
+        max_messages_per_subject: 1,
+        allow_message_ttl: true,
+        subject_delete_marker_ttl: Some(ENDED_LEASE_TTL),
+        // The server turns this on by itself for the markers; asking for it keeps the comparison honest.
+        allow_rollup: true,
+        deny_delete: true,
+        persist_mode: (config.streams.replicas == 1).then_some(PersistenceMode::Async),
+        republish: Some(Republish { source: kept.clone(), destination: repeated, headers_only: false }),
+        ..base(config, PRESENCE, kept)
+    }
+}
+
+/// No `backoff` and no `max_deliver`: the worker counts attempts and parks failures, and either would break that.
+pub(super) fn consumer(config: &Config, route: &Route, filter: String) -> pull::Config {
+    pull::Config {
+        durable_name: Some(consumer_name(route).to_owned()),
+        ack_policy: AckPolicy::Explicit,
+        ack_wait: config.worker.ack_wait,
+        max_deliver: -1,
+        max_ack_pending: MAX_ACK_PENDING,
+        filter_subject: filter,
+        ..pull::Config::default()
+    }
+}
+
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
