@@ -33,7 +33,7 @@ use crate::{
 };
 
 pub(crate) mod change;
-mod keeper;
+mod reconcile;
 mod registry;
 mod sweep;
 mod writer;

@@ -29,16 +29,15 @@ pub(crate) use self::{
     server_side::Chosen,
 };
 use self::{
-    lease::Lease,
     liveness::{Due, Liveness},
     subscriptions::Subscriptions,
+    validity::Lease,
 };
 use crate::{channels::feed::Resume, policy::rules::Rules, requests::CallEnd};
 
 mod connect;
 mod control;
 mod hook;
-mod lease;
 mod liveness;
 mod position;
 mod presence;
@@ -47,6 +46,7 @@ mod server_side;
 mod subscribe;
 mod subscriptions;
 mod token;
+mod validity;
 
 #[cfg(test)]
 mod tests;

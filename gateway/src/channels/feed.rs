@@ -15,16 +15,16 @@ use tidegate_shared::{
 };
 
 pub(crate) use self::{
-    members::Asked,
+    subscribers::Asked,
     track::{Live, Taken},
     window::Pin,
 };
-use self::{members::Member, track::Track};
+use self::{subscribers::Member, track::Track};
 use crate::outbox::Outbox;
 
-mod members;
 pub(crate) mod newest;
 pub(crate) mod patch;
+mod subscribers;
 mod track;
 mod window;
 

@@ -11,10 +11,10 @@ use tidegate_shared::{
 use super::{
     Connected, Connecting, Effect, Effects, Liveness, Now, Phase, Session, Subscriptions,
     hook::Arrival,
-    lease::{Keeper, Lease},
     position::{Position, suited},
     refuse, refuse_without_key,
     server_side::Unfit,
+    validity::{Keeper, Lease},
 };
 use crate::policy::tokens::{Identity, Invalid};
 

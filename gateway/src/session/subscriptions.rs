@@ -5,7 +5,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use tidegate_shared::channel::Channel;
 
-use super::{Effect, lease::Lease, token::Term};
+use super::{Effect, token::Term, validity::Lease};
 use crate::{channels::feed::Resume, policy::delivery::DeliveryOptions, policy::rules::Tracking};
 
 /// The channels of one session. Few per session, so a list is smaller and as fast as a map.

@@ -9,9 +9,8 @@ use tidegate_shared::{
 };
 
 use super::{
-    Connected, Effect, Effects, Now, Phase, Session,
-    lease::{Keeper, Lease},
-    refuse, refuse_without_key,
+    Connected, Effect, Effects, Now, Phase, Session, refuse, refuse_without_key,
+    validity::{Keeper, Lease},
 };
 use crate::policy::{
     rules::{Access, Action},
