@@ -1,6 +1,6 @@
-//! The server API: what services ask of the gateways. Two doors lead here, HTTP and NATS; both bring a method and JSON.
+//! The server API: what services request of the gateways. Two doors lead here, HTTP and NATS; both bring a method and JSON.
 //!
-//! Never looks at who asks: a door has done that.
+//! Never looks at who asks: a via has done that.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -48,7 +48,7 @@ pub(crate) struct Api {
 
 /// Where a request came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Door {
+pub(crate) enum Via {
     /// Who has the key may do everything.
     Http,
     /// The broker's permissions name the methods of each user, but see no further than the first.
@@ -56,7 +56,7 @@ pub(crate) enum Door {
 }
 
 /// A method's result as JSON, or why there is none.
-type Answer = Result<Box<RawValue>, Error>;
+type ApiResult = Result<Box<RawValue>, Error>;
 
 /// A result without anything in it.
 #[derive(Serialize)]
@@ -64,7 +64,7 @@ struct Nothing {}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct BatchAsk {
+struct BatchParams {
     commands: Vec<BTreeMap<String, Box<RawValue>>>,
     #[serde(default)]
     parallel: bool,
@@ -77,10 +77,10 @@ struct BatchAnswer {
 
 impl Api {
     /// Carries a method out. The answer is what both doors say: `{"result": ...}` or `{"error": ...}`.
-    pub(crate) async fn answer(&self, door: Door, method: Method, body: &[u8]) -> Bytes {
+    pub(crate) async fn answer(&self, via: Via, method: Method, body: &[u8]) -> Bytes {
         let started = Instant::now();
         let answer = match method {
-            Method::Batch => self.batch(door, body).await,
+            Method::Batch => self.batch(via, body).await,
             method => self.run(method, body).await,
         };
         self.count(method, &answer, started);
@@ -92,12 +92,12 @@ impl Api {
         }
     }
 
-    fn count(&self, method: Method, answer: &Answer, started: Instant) {
+    fn count(&self, method: Method, answer: &ApiResult, started: Instant) {
         let code = answer.as_ref().err().map_or(0, |error| error.code);
         self.metrics.api_command(method.name(), code, started.elapsed());
     }
 
-    async fn run(&self, method: Method, body: &[u8]) -> Answer {
+    async fn run(&self, method: Method, body: &[u8]) -> ApiResult {
         match method {
             Method::Publish => self.publish(read(body)?).await,
             Method::Broadcast => self.broadcast(read(body)?).await,
@@ -116,10 +116,10 @@ impl Api {
         }
     }
 
-    async fn batch(&self, door: Door, body: &[u8]) -> Answer {
-        let ask: BatchAsk = read(body)?;
-        let mut commands = Vec::with_capacity(ask.commands.len());
-        for command in ask.commands {
+    async fn batch(&self, via: Via, body: &[u8]) -> ApiResult {
+        let request: BatchParams = read(body)?;
+        let mut commands = Vec::with_capacity(request.commands.len());
+        for command in request.commands {
             let mut parts = command.into_iter();
             let (Some((name, body)), None) = (parts.next(), parts.next()) else {
                 return Err(codes::BAD_REQUEST.because("a command has one field, named like its method"));
@@ -129,7 +129,7 @@ impl Api {
         }
         let running = commands.into_iter().map(|(method, body)| async move {
             let started = Instant::now();
-            let answer = if door == Door::Nats && method == Method::HistoryRemove {
+            let answer = if via == Via::Nats && method == Method::HistoryRemove {
                 Err(codes::PERMISSION_DENIED
                     .because("history_remove has a right of its own, so it goes alone"))
             } else {
@@ -141,7 +141,7 @@ impl Api {
                 Err(error) => raw(&error).map(|error| ("error", error)),
             }
         });
-        let at_a_time = if ask.parallel { PARALLEL } else { 1 };
+        let at_a_time = if request.parallel { PARALLEL } else { 1 };
         let replies: Vec<_> = stream::iter(running).buffered(at_a_time).collect().await;
         let replies =
             replies.into_iter().map(|reply| reply.map(|one| [one].into())).collect::<Result<_, _>>()?;
@@ -159,7 +159,7 @@ impl Api {
 }
 
 /// Not all of what was asked for is known or done.
-fn silence(gateways: usize) -> Error {
+fn incomplete(gateways: usize) -> Error {
     codes::INTERNAL.because(format!("{gateways} other gateways did not answer in time; ask again"))
 }
 
@@ -179,6 +179,6 @@ fn read_owned<T: DeserializeOwned>(body: &RawValue) -> Option<T> {
     serde_json::from_str(body.get()).ok()
 }
 
-fn raw(value: &impl Serialize) -> Answer {
+fn raw(value: &impl Serialize) -> ApiResult {
     to_raw_value(value).map_err(|error| codes::INTERNAL.because(error))
 }

@@ -1,6 +1,6 @@
 //! One client's connection: one task that owns the transport, reads, writes, keeps time and carries out what the session decides.
 //!
-//! Knows nothing of NATS: it hands work to `requests` and `channels`. Every wait in it has a deadline.
+//! Knows nothing of NATS: it hands in_flight to `requests` and `channels`. Every wait in it has a deadline.
 
 use std::{
     future::poll_fn,
@@ -23,17 +23,17 @@ use tidegate_shared::{
 use tokio::time::{Instant, sleep_until};
 
 use self::{
-    in_flight::{Work, next_done},
-    one_way::{Heard, OneWay},
+    in_flight::{InFlight, next_done},
+    one_way::{OneWay, Reaction},
     permit::SocketPermit,
     transport::{Failure, Input, Transport},
 };
 use crate::{
-    channels::{Channels, hub::Held},
+    channels::{Channels, hub::ChannelRef},
     metrics::Metrics,
-    outbox::{Drain, Mail, Outbox, dialect::Dialect},
+    outbox::{Drain, Outbox, OutboxItem, dialect::Dialect},
     policy::{hooks::Hooks, keys::Keys, rules::Rules},
-    presence::{Presence, Present},
+    presence::{Membership, Presence},
     requests::store::Store,
     session::{Now, Session},
 };
@@ -70,9 +70,9 @@ pub(crate) struct Connection {
     outbox: Arc<Outbox>,
     transport: Transport,
     one_way: Option<Box<OneWay>>,
-    work: Option<Box<Work>>,
+    in_flight: Option<Box<InFlight>>,
     /// Its share in each of its channels, and its membership where that is kept.
-    held: Vec<(Held, Option<Box<Present>>)>,
+    held: Vec<(ChannelRef, Option<Box<Membership>>)>,
     /// Commands that came while `connect` is being answered.
     stash: Vec<Command>,
     drain: Option<Drain>,
@@ -118,7 +118,7 @@ impl Connection {
             outbox,
             transport,
             one_way,
-            work: None,
+            in_flight: None,
             held: Vec::new(),
             stash: Vec::new(),
             drain: None,
@@ -152,7 +152,7 @@ impl Connection {
         self.shared.metrics.closed();
     }
 
-    /// The loop. Branches in order of priority: what ended, mail, time, the client.
+    /// The loop. Branches in order of priority: what ended, item, time, the client.
     async fn serve(&mut self) -> End {
         let timer = sleep_until(Instant::now());
         tokio::pin!(timer);
@@ -171,11 +171,11 @@ impl Connection {
             }
             let reading = self.is_reading();
             let holding = self.one_way.as_ref().is_some_and(|one_way| one_way.is_holding());
-            let Self { outbox, work, transport, .. } = self;
+            let Self { outbox, in_flight, transport, .. } = self;
             let flow = tokio::select! {
                 biased;
-                done = next_done(work) => self.done(done),
-                mail = poll_fn(|cx| outbox.poll_take(cx, WRITE_BUDGET)), if !holding => self.mail(mail).await,
+                done = next_done(in_flight) => self.done(done),
+                item = poll_fn(|cx| outbox.poll_take(cx, WRITE_BUDGET)), if !holding => self.item(item).await,
                 () = &mut timer, if deadline.is_some() => self.tick(reading),
                 input = transport.next(), if reading => self.received(input).await,
             };
@@ -189,12 +189,15 @@ impl Connection {
     fn is_reading(&self) -> bool {
         self.drain.is_none()
             && !self.session.is_connecting()
-            && self.work.as_ref().is_none_or(|work| work.in_flight < self.shared.rules.limits.max_in_flight)
+            && self
+                .in_flight
+                .as_ref()
+                .is_none_or(|in_flight| in_flight.unsettled < self.shared.rules.limits.max_in_flight)
     }
 
     fn deadline(&self) -> Option<Instant> {
         let session = self.session.next_timeout().map(Instant::from_std);
-        let drain = self.drain.map(|drain| match &self.work {
+        let drain = self.drain.map(|drain| match &self.in_flight {
             Some(_) => drain.settle_until.max(drain.close_at),
             None => drain.close_at,
         });
@@ -212,29 +215,30 @@ impl Connection {
     }
 
     fn deadline_of_drain_passed(&self, at: Instant) -> bool {
-        self.drain
-            .is_some_and(|drain| at >= drain.close_at && (self.work.is_none() || at >= drain.settle_until))
+        self.drain.is_some_and(|drain| {
+            at >= drain.close_at && (self.in_flight.is_none() || at >= drain.settle_until)
+        })
     }
 
-    async fn mail(&mut self, mail: Mail) -> Result<(), End> {
-        match mail {
-            Mail::Frames(frames) => {
+    async fn item(&mut self, item: OutboxItem) -> Result<(), End> {
+        match item {
+            OutboxItem::Frames(frames) => {
                 let outbox = Arc::clone(&self.outbox);
                 self.transport.write(frames, &outbox).await.map_err(End::from)
             }
-            Mail::End(disconnect) => Err(End::Close(disconnect)),
-            Mail::Drain(drain) => {
+            OutboxItem::End(disconnect) => Err(End::Close(disconnect)),
+            OutboxItem::Drain(drain) => {
                 self.drain = Some(drain);
                 Ok(())
             }
-            Mail::Order(order) => {
+            OutboxItem::Order(order) => {
                 if !order.session.is_empty() && self.transport.session() != Some(&*order.session) {
                     return Ok(());
                 }
                 let effects = self.session.ordered(&order, now());
                 self.perform(effects)
             }
-            Mail::Lost(channel) => {
+            OutboxItem::Lost(channel) => {
                 let Ok(channel) = Channel::parse(&channel) else { return Ok(()) };
                 let effects = self.session.lost(&channel);
                 self.perform(effects)
@@ -316,26 +320,28 @@ impl Connection {
             self.ping_due = true;
             return Ok(());
         }
-        let Some(one_way) = &mut self.one_way else { return self.say(&reply, Outbox::push) };
-        let heard = one_way.hear(reply);
-        self.heard(heard)
+        let Some(one_way) = &mut self.one_way else { return self.send(&reply, Outbox::push) };
+        let reaction = one_way.react(reply);
+        self.perform_reaction(reaction)
     }
 
     /// Carries out what a reply means for a client that only listens.
-    fn heard(&mut self, heard: Heard) -> Result<(), End> {
-        match heard {
-            Heard::Say(reply) => self.say(&reply, Outbox::push),
-            Heard::SayFirst(reply) => self.say(&reply, Outbox::push_first),
-            Heard::Ping(ping) => {
-                self.say(&ping, Outbox::push)?;
+    fn perform_reaction(&mut self, reaction: Reaction) -> Result<(), End> {
+        match reaction {
+            Reaction::Send(reply) => self.send(&reply, Outbox::push),
+            Reaction::SendFirst(reply) => self.send(&reply, Outbox::push_first),
+            Reaction::Ping(ping) => {
+                self.send(&ping, Outbox::push)?;
                 self.ask(Command::default())
             }
-            Heard::Ask(commands) if commands.len() > self.shared.rules.limits.commands_per_message => {
+            Reaction::Commands(commands)
+                if commands.len() > self.shared.rules.limits.commands_per_message =>
+            {
                 self.malformed()
             }
-            Heard::Ask(commands) => commands.into_iter().try_for_each(|command| self.ask(command)),
-            Heard::Close(disconnect) => Err(End::Close(disconnect)),
-            Heard::Nothing => Ok(()),
+            Reaction::Commands(commands) => commands.into_iter().try_for_each(|command| self.ask(command)),
+            Reaction::Close(disconnect) => Err(End::Close(disconnect)),
+            Reaction::Nothing => Ok(()),
         }
     }
 
@@ -345,7 +351,7 @@ impl Connection {
         self.perform(effects)
     }
 
-    fn say(&self, reply: &Reply, push: impl FnOnce(&Outbox, Bytes)) -> Result<(), End> {
+    fn send(&self, reply: &Reply, push: impl FnOnce(&Outbox, Bytes)) -> Result<(), End> {
         if let Some(error) = &reply.error {
             self.shared.metrics.error(error.code);
         }

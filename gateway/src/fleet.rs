@@ -89,9 +89,9 @@ impl Fleet {
         let seq = self.renew(None).await?;
         self.read().await?;
         let this = Arc::clone(self);
-        self.lifecycle.spawn_essential("leases of gateways", async move { this.hear(leases).await });
+        self.lifecycle.spawn_essential("leases of gateways", async move { this.follow_leases(leases).await });
         let this = Arc::clone(self);
-        self.lifecycle.spawn_essential("renewing the lease", async move { this.keep(seq).await });
+        self.lifecycle.spawn_essential("renewing the lease", async move { this.renew_on_time(seq).await });
         let this = Arc::clone(self);
         self.lifecycle.spawn_essential("reading leases", async move { this.look_again().await });
         Ok(())
@@ -142,7 +142,7 @@ impl Fleet {
             }));
         }
         self.leases.lock().read(&before, found);
-        self.note();
+        self.announce();
         Ok(())
     }
 
@@ -168,7 +168,7 @@ impl Fleet {
     }
 
     /// Renews the lease, each time in the place of the one before: if that is gone, others have taken this gateway for gone.
-    async fn keep(&self, mut seq: u64) {
+    async fn renew_on_time(&self, mut seq: u64) {
         let mut ticks = interval(self.lease.mul_f64(0.3));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut reconnects = self.broker.reconnects();
@@ -197,7 +197,7 @@ impl Fleet {
         }
     }
 
-    async fn hear(&self, mut leases: Subscriber) {
+    async fn follow_leases(&self, mut leases: Subscriber) {
         loop {
             let message = tokio::select! {
                 message = leases.next() => message,
@@ -206,7 +206,7 @@ impl Fleet {
             let Some(message) = message else { return };
             if let Some((gateway, lease)) = read_lease(&message.subject, &message) {
                 self.leases.lock().see(gateway, lease);
-                self.note();
+                self.announce();
             }
         }
     }
@@ -221,7 +221,7 @@ impl Fleet {
     }
 
     /// Tells whoever follows which gateways live.
-    fn note(&self) {
+    fn announce(&self) {
         // Under the lock, so that what is told last is what is known last.
         let leases = self.leases.lock();
         let now: HashSet<GatewayId> = leases.live().cloned().collect();

@@ -7,7 +7,7 @@ use axum::{
     routing::{MethodRouter, get, post},
 };
 
-pub(crate) use self::{admission::Door, api::ApiDoor, health::Vitals};
+pub(crate) use self::{admission::ClientDoor, api::ApiDoor, health::Health};
 
 mod admission;
 mod api;
@@ -20,8 +20,8 @@ mod stream;
 mod websocket;
 
 /// What the public listener serves.
-pub(crate) fn public(door: Door) -> Router {
-    let for_pages = |route: MethodRouter<Arc<Door>>| route.options(admission::preflight);
+pub(crate) fn public(door: ClientDoor) -> Router {
+    let for_pages = |route: MethodRouter<Arc<ClientDoor>>| route.options(admission::preflight);
     Router::new()
         .route("/connection/websocket", get(websocket::websocket))
         .route("/connection/uni_websocket", get(websocket::uni_websocket))
@@ -34,12 +34,12 @@ pub(crate) fn public(door: Door) -> Router {
 }
 
 /// What the internal listener serves.
-pub(crate) fn internal(vitals: Vitals) -> Router {
+pub(crate) fn internal(health: Health) -> Router {
     Router::new()
         .route("/healthz", get(health::live))
         .route("/readyz", get(health::ready))
         .route("/metrics", get(health::metrics))
         .route("/api/openapi.json", get(api::document))
         .route("/api/{method}", post(api::method))
-        .with_state(vitals)
+        .with_state(health)
 }

@@ -45,14 +45,14 @@ use crate::{
     connection::Shared,
     fleet::{Fleet, forward::Emulation, peers::Peers},
     http::{
-        ApiDoor, Door, Vitals,
+        ApiDoor, ClientDoor, Health,
         listen::{Limits, serve},
         origin::Origins,
     },
     metrics::Metrics,
     policy::{
         hooks::Hooks,
-        keys::{Keys, Pace},
+        keys::{FetchPace, Keys},
         rules::Rules,
         tokens::Verifier,
     },
@@ -86,28 +86,28 @@ impl Gateway {
     pub async fn run(self, lifecycle: Lifecycle) -> anyhow::Result<()> {
         let Self { config, public, internal } = self;
         let verifier = Verifier::new(&config)?;
-        let vitals = Vitals {
+        let health = Health {
             metrics: Metrics::new(),
             serving: Arc::default(),
             lifecycle: lifecycle.clone(),
             api: ApiDoor::new(&config),
         };
-        serve_internal(internal, &vitals, &config);
+        serve_internal(internal, &health, &config);
         let Some(broker) = connect(&config, &lifecycle).await? else {
             lifecycle.finish(LAST_MOMENT).await;
             return outcome(&lifecycle);
         };
-        let (shared, api) = wire(&config, verifier, broker.clone(), &vitals.metrics, &lifecycle).await?;
+        let (shared, api) = wire(&config, verifier, broker.clone(), &health.metrics, &lifecycle).await?;
         let gateway = shared.rules.gateway.clone();
         let emulation = Emulation::start(gateway, broker.clone(), config.subjects(), &lifecycle).await?;
         api::nats::start(Arc::clone(&api), broker.clone(), &config.subjects(), &lifecycle).await?;
-        vitals.api.open(api);
-        let metrics = vitals.metrics.clone();
+        health.api.open(api);
+        let metrics = health.metrics.clone();
         let limits = Limits {
             connections: config.gateway.limits.connections,
             handshake: config.gateway.limits.handshake,
         };
-        let router = http::public(Door {
+        let router = http::public(ClientDoor {
             connections: Arc::clone(&shared),
             origins: Origins::new(&config.gateway.origins),
             emulation,
@@ -126,7 +126,7 @@ impl Gateway {
             ),
         );
         tracing::info!(gateway.id = shared.rules.gateway.as_str(), listen = %config.gateway.listen, "serving");
-        let _ = vitals.serving.set(broker);
+        let _ = health.serving.set(broker);
         lifecycle.draining().await;
         drain(&shared, &config, &lifecycle).await;
         outcome(&lifecycle)
@@ -138,15 +138,15 @@ fn outcome(lifecycle: &Lifecycle) -> anyhow::Result<()> {
     lifecycle.failure().map_or(Ok(()), |ended| Err(ended.clone().into()))
 }
 
-fn serve_internal(listener: TcpListener, vitals: &Vitals, config: &Config) {
+fn serve_internal(listener: TcpListener, health: &Health, config: &Config) {
     let limits = Limits { connections: INTERNAL_CONNECTIONS, handshake: config.gateway.limits.handshake };
-    let lifecycle = vitals.lifecycle.clone();
+    let lifecycle = health.lifecycle.clone();
     let finishing = lifecycle.clone();
     // Still answering while the gateway drains: that is when somebody looks.
     let until = async move { finishing.finishing().await };
     lifecycle.clone().spawn_essential(
         "internal listener",
-        serve(listener, http::internal(vitals.clone()), limits, lifecycle, until, || {}),
+        serve(listener, http::internal(health.clone()), limits, lifecycle, until, || {}),
     );
 }
 
@@ -200,7 +200,7 @@ async fn wire(
     let channels =
         Channels::start(config, &gateway, broker.clone(), parts, metrics.clone(), lifecycle.clone()).await?;
     let channels = Arc::new(channels);
-    let keys = Keys::start(&verifier, Pace::every(config.auth.jwks_refresh), metrics, lifecycle).await?;
+    let keys = Keys::start(&verifier, FetchPace::every(config.auth.jwks_refresh), metrics, lifecycle).await?;
     let shared = Arc::new(Shared {
         rules: Arc::new(Rules::new(config, verifier, gateway)),
         store,

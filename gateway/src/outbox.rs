@@ -40,12 +40,12 @@ struct Inner {
     open: bool,
     end: Option<Box<Disconnect>>,
     drain: Option<Drain>,
-    news: VecDeque<News>,
+    notices: VecDeque<Notice>,
 }
 
 /// A fact that has to reach a connection.
 #[derive(Debug)]
-enum News {
+enum Notice {
     /// Publications of this channel were missed and cannot be filled in.
     Lost(Box<str>),
     Order(Arc<Order>),
@@ -62,7 +62,7 @@ pub(crate) struct Drain {
 
 /// What an outbox has for its connection.
 #[derive(Debug)]
-pub(crate) enum Mail {
+pub(crate) enum OutboxItem {
     /// Encoded replies, in order.
     Frames(Vec<Bytes>),
     /// The connection has to end.
@@ -135,7 +135,7 @@ impl Outbox {
 
     /// Tells the connection that publications of this channel were missed. The channel has let go of it already.
     pub(crate) fn lose(&self, channel: &str) {
-        self.inner.lock().news.push_back(News::Lost(channel.into()));
+        self.inner.lock().notices.push_back(Notice::Lost(channel.into()));
         self.waker.wake();
     }
 
@@ -145,12 +145,12 @@ impl Outbox {
         if inner.end.is_some() {
             return;
         }
-        if inner.news.len() >= MAX_ORDERS {
+        if inner.notices.len() >= MAX_ORDERS {
             inner.end = Some(Box::new(codes::SLOW));
         } else if let Some(disconnect) = order.ends_at_once() {
             inner.end = Some(Box::new(disconnect));
         } else {
-            inner.news.push_back(News::Order(Arc::clone(order)));
+            inner.notices.push_back(Notice::Order(Arc::clone(order)));
         }
         drop(inner);
         self.waker.wake();
@@ -163,21 +163,21 @@ impl Outbox {
         std::mem::take(&mut inner.frames).into()
     }
 
-    /// Takes what is there: the end first, then news, then frames up to about `most` bytes.
-    pub(crate) fn poll_take(&self, cx: &mut Context<'_>, most: usize) -> Poll<Mail> {
+    /// Takes what is there: the end first, then notices, then frames up to about `most` bytes.
+    pub(crate) fn poll_take(&self, cx: &mut Context<'_>, most: usize) -> Poll<OutboxItem> {
         self.waker.register(cx.waker());
         let mut inner = self.inner.lock();
         if let Some(end) = &inner.end {
-            return Poll::Ready(Mail::End(Disconnect::clone(end)));
+            return Poll::Ready(OutboxItem::End(Disconnect::clone(end)));
         }
         if let Some(drain) = inner.drain.take() {
-            return Poll::Ready(Mail::Drain(drain));
+            return Poll::Ready(OutboxItem::Drain(drain));
         }
         // An order for a connection that is still being welcomed waits until it has what the order is about.
-        let news = if inner.open { inner.news.pop_front() } else { None };
-        match news {
-            Some(News::Lost(channel)) => return Poll::Ready(Mail::Lost(channel)),
-            Some(News::Order(order)) => return Poll::Ready(Mail::Order(order)),
+        let notices = if inner.open { inner.notices.pop_front() } else { None };
+        match notices {
+            Some(Notice::Lost(channel)) => return Poll::Ready(OutboxItem::Lost(channel)),
+            Some(Notice::Order(order)) => return Poll::Ready(OutboxItem::Order(order)),
             None => {}
         }
         if inner.frames.is_empty() {
@@ -196,7 +196,7 @@ impl Outbox {
             // An idle connection keeps no queue.
             inner.frames = VecDeque::new();
         }
-        Poll::Ready(Mail::Frames(taken))
+        Poll::Ready(OutboxItem::Frames(taken))
     }
 
     /// Completes when the outbox has overflowed, for a writer that is stuck in a socket.
@@ -214,7 +214,7 @@ mod tests {
     use super::order::Action;
     use super::*;
 
-    fn take(outbox: &Outbox, most: usize) -> Option<Mail> {
+    fn take(outbox: &Outbox, most: usize) -> Option<OutboxItem> {
         poll_fn(|cx| outbox.poll_take(cx, most)).now_or_never()
     }
 
@@ -228,8 +228,8 @@ mod tests {
         for text in ["a", "b", "c"] {
             outbox.push(Bytes::from(text));
         }
-        assert!(matches!(take(&outbox, 2), Some(Mail::Frames(f)) if f == ["a", "b"]));
-        assert!(matches!(take(&outbox, 2), Some(Mail::Frames(f)) if f == ["c"]));
+        assert!(matches!(take(&outbox, 2), Some(OutboxItem::Frames(f)) if f == ["a", "b"]));
+        assert!(matches!(take(&outbox, 2), Some(OutboxItem::Frames(f)) if f == ["c"]));
         assert!(take(&outbox, 2).is_none());
     }
 
@@ -238,7 +238,7 @@ mod tests {
         let outbox = Outbox::new(Encoding::Json, 100);
         outbox.push("b".into());
         outbox.push_first("a".into());
-        assert!(matches!(take(&outbox, 100), Some(Mail::Frames(f)) if f == ["a", "b"]));
+        assert!(matches!(take(&outbox, 100), Some(OutboxItem::Frames(f)) if f == ["a", "b"]));
     }
 
     #[test]
@@ -246,9 +246,9 @@ mod tests {
         let outbox = Outbox::new(Encoding::Json, 100);
         outbox.push(bytes(60));
         outbox.push(bytes(40));
-        assert!(matches!(take(&outbox, 1000), Some(Mail::Frames(f)) if f.len() == 2));
+        assert!(matches!(take(&outbox, 1000), Some(OutboxItem::Frames(f)) if f.len() == 2));
         outbox.push(bytes(101));
-        assert!(matches!(take(&outbox, 1000), Some(Mail::End(end)) if end == codes::SLOW));
+        assert!(matches!(take(&outbox, 1000), Some(OutboxItem::End(end)) if end == codes::SLOW));
     }
 
     #[test]
@@ -257,10 +257,10 @@ mod tests {
         outbox.order(&order(Action::default()));
         assert!(take(&outbox, 10).is_none());
         outbox.open();
-        assert!(matches!(take(&outbox, 10), Some(Mail::Order(_))));
+        assert!(matches!(take(&outbox, 10), Some(OutboxItem::Order(_))));
         let outbox = Outbox::new(Encoding::Json, 100);
         outbox.order(&order(Action::Disconnect { code: 3503, reason: "force disconnect".to_owned() }));
-        assert!(matches!(take(&outbox, 10), Some(Mail::End(end)) if end == codes::FORCE_DISCONNECT));
+        assert!(matches!(take(&outbox, 10), Some(OutboxItem::End(end)) if end == codes::FORCE_DISCONNECT));
     }
 
     fn order(action: Action) -> Arc<Order> {
@@ -275,10 +275,10 @@ mod tests {
         let overflow = || poll_fn(|cx| outbox.poll_overflow(cx)).now_or_never();
         outbox.order(&order(Action::default()));
         assert!(overflow().is_none(), "it is looked at when the writer is done");
-        assert!(matches!(take(&outbox, 10), Some(Mail::Order(_))));
+        assert!(matches!(take(&outbox, 10), Some(OutboxItem::Order(_))));
         outbox.order(&order(Action::Disconnect { code: 3503, reason: "force disconnect".to_owned() }));
         assert_eq!(overflow(), Some(codes::FORCE_DISCONNECT));
-        assert!(matches!(take(&outbox, 10), Some(Mail::End(end)) if end == codes::FORCE_DISCONNECT));
+        assert!(matches!(take(&outbox, 10), Some(OutboxItem::End(end)) if end == codes::FORCE_DISCONNECT));
         assert_eq!(outbox.take_rest().len(), 1);
     }
 
@@ -288,7 +288,7 @@ mod tests {
         for _ in 0..=MAX_ORDERS {
             outbox.order(&order(Action::default()));
         }
-        assert!(matches!(take(&outbox, 10), Some(Mail::End(end)) if end == codes::SLOW));
+        assert!(matches!(take(&outbox, 10), Some(OutboxItem::End(end)) if end == codes::SLOW));
     }
 
     #[test]
@@ -298,6 +298,6 @@ mod tests {
         assert!(take(&outbox, 10).is_none());
         outbox.open();
         outbox.deliver(bytes(1));
-        assert!(matches!(take(&outbox, 10), Some(Mail::Frames(_))));
+        assert!(matches!(take(&outbox, 10), Some(OutboxItem::Frames(_))));
     }
 }

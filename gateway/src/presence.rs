@@ -57,7 +57,7 @@ pub(crate) struct Presence {
     subjects: Subjects,
     fleet: Arc<Fleet>,
     /// The namespaces whose subscribers may be told who comes and leaves.
-    telling: HashSet<String>,
+    join_leave: HashSet<String>,
     registry: Mutex<Registry>,
     /// The gateways whose members this one is removing.
     sweeping: Mutex<HashSet<GatewayId>>,
@@ -69,13 +69,13 @@ pub(crate) struct Presence {
 }
 
 /// A client's membership in a channel, as long as it is held.
-pub(crate) struct Present {
+pub(crate) struct Membership {
     presence: Arc<Presence>,
     subject: Arc<str>,
 }
 
 /// A member as the broker has it.
-struct Kept {
+struct StoredMember {
     subject: Arc<str>,
     client: ClientId,
     seq: u64,
@@ -90,12 +90,12 @@ impl Presence {
         metrics: Metrics,
         lifecycle: Lifecycle,
     ) -> Arc<Self> {
-        let telling = config.all_namespaces().into_iter().filter(|namespace| namespace.join_leave);
+        let join_leave = config.all_namespaces().into_iter().filter(|namespace| namespace.join_leave);
         Arc::new(Self {
             broker,
             subjects: config.subjects(),
             fleet,
-            telling: telling.map(|namespace| namespace.name).collect(),
+            join_leave: join_leave.map(|namespace| namespace.name).collect(),
             registry: Mutex::default(),
             sweeping: Mutex::default(),
             work: Notify::new(),
@@ -112,13 +112,13 @@ impl Presence {
         channel: &Channel,
         client: &ClientId,
         info: &ClientInfo,
-    ) -> Result<Present, Refusal> {
+    ) -> Result<Membership, Refusal> {
         if !self.broker.is_connected() {
             return Err(Refusal::Unavailable("not connected to NATS".to_owned()));
         }
         let subject: Arc<str> = self.subjects.member(channel, client).into();
         let stored = self.registry.lock().hold(&subject, protobuf::encode(info));
-        let present = Present { presence: Arc::clone(self), subject };
+        let present = Membership { presence: Arc::clone(self), subject };
         self.work.notify_one();
         if let Some(stored) = stored {
             timeout(JOIN_LIMIT, stored).await.ok().and_then(Result::ok).unwrap_or(Err(Refusal::Unknown))?;
@@ -127,8 +127,8 @@ impl Presence {
     }
 
     /// Whether subscribers of a channel may be told who comes and leaves.
-    pub(crate) fn tells(&self, channel: &Channel) -> bool {
-        self.telling.contains(channel.namespace())
+    pub(crate) fn has_join_leave(&self, channel: &Channel) -> bool {
+        self.join_leave.contains(channel.namespace())
     }
 
     /// Everybody who is in a channel, on any gateway that lives, by the ids of their connections.
@@ -146,7 +146,7 @@ impl Presence {
         while let Some(start) = from {
             let page = self.broker.range(PRESENCE, &filter, start, BATCH).await?;
             from = next_page(&page);
-            for member in page.messages.iter().filter_map(read_kept) {
+            for member in page.messages.iter().filter_map(read_member) {
                 if self.fleet.is_live(&member.client.gateway())
                     && let Ok(info) = protobuf::decode_one(member.info)
                 {
@@ -188,7 +188,7 @@ impl Presence {
     }
 }
 
-impl Drop for Present {
+impl Drop for Membership {
     fn drop(&mut self) {
         self.presence.registry.lock().release(&self.subject);
         self.presence.work.notify_one();
@@ -196,13 +196,13 @@ impl Drop for Present {
 }
 
 /// A member the broker has; nothing for a mark that one has left.
-fn read_kept(message: &Message) -> Option<Kept> {
+fn read_member(message: &Message) -> Option<StoredMember> {
     let headers = message.headers.as_ref()?;
     if get(headers, header::MARKER_REASON).is_some() {
         return None;
     }
     let subject = get(headers, header::SUBJECT)?;
-    Some(Kept {
+    Some(StoredMember {
         client: ClientId::parse(Subjects::id_in(subject)?)?,
         seq: header_number(message, header::SEQUENCE)?,
         info: message.payload.clone(),

@@ -23,15 +23,15 @@ use tidegate_shared::{
 };
 
 pub(crate) use self::{
-    hook::{Ask, Matter},
+    hook::{AskedAbout, HookQuestion},
     position::Position,
-    presence::Question,
-    server_side::Chosen,
+    presence::PresenceQuery,
+    server_side::ServerSubscription,
 };
 use self::{
     liveness::{Due, Liveness},
     subscriptions::Subscriptions,
-    validity::Lease,
+    validity::Validity,
 };
 use crate::{channels::feed::Resume, policy::rules::Rules, requests::CallEnd};
 
@@ -80,14 +80,14 @@ enum Phase {
 struct Connecting {
     until: Instant,
     reply: Reply,
-    chosen: Vec<Chosen>,
+    chosen: Vec<ServerSubscription>,
     connected: Connected,
 }
 
 struct Connected {
     user: Option<Box<str>>,
     info: Bytes,
-    lease: Lease,
+    validity: Validity,
     liveness: Liveness,
     subscriptions: Subscriptions,
 }
@@ -102,7 +102,7 @@ pub(crate) enum Effect {
     /// Send this to the client.
     Reply(Reply),
     /// The client is authenticated: join the channels it begins with, and say so with `welcomed`.
-    Welcome { chosen: Vec<Chosen> },
+    Welcome { chosen: Vec<ServerSubscription> },
     /// Store a request; `settled` and then `finished` tell how it went.
     Call { command: u32, mode: AnswerMode, request: Box<Request> },
     /// Store a publication; `published` tells how it went.
@@ -114,17 +114,17 @@ pub(crate) enum Effect {
         tags: BTreeMap<String, String>,
     },
     /// Store a publication for a worker to decide about; `published` tells how it went.
-    Submit { command: u32, request: Box<Request> },
+    Decide { command: u32, request: Box<Request> },
     /// Ask a back end; `verdict` tells what it decided.
-    Ask(Box<Ask>),
+    Ask(Box<HookQuestion>),
     /// Store a message nobody waits for.
     Send { request: Box<Request> },
     /// See to it that a channel's publications reach this gateway; then call `subscribed` with the same ticket.
-    Interest { ticket: u32, channel: Channel, resume: Option<Resume>, or_refuse: bool },
+    Join { ticket: u32, channel: Channel, resume: Option<Resume>, or_refuse: bool },
     /// Read past publications; `paged` tells them.
     History { command: u32, channel: Channel, ask: Box<HistoryRequest> },
-    /// Read who is in a channel; `present` tells it.
-    Presence { command: u32, channel: Channel, question: Question },
+    /// Read who is in a channel; `members_read` takes them.
+    Presence { command: u32, channel: Channel, query: PresenceQuery },
     /// A token names a key of this issuer that is not here: see to it that the issuer's keys are fetched.
     FetchKeys { issuer: usize },
     /// No more publications of this channel.
@@ -161,7 +161,7 @@ impl Session {
             Phase::Fresh { until } | Phase::Refused { until } | Phase::Asking { until } => Some(*until),
             Phase::Connecting(connecting) => Some(connecting.until),
             Phase::Connected(connected) => {
-                let Lease { end, renewal, .. } = connected.lease;
+                let Validity { end, renewal, .. } = connected.validity;
                 let ends = [end, renewal, connected.subscriptions.next_end()];
                 ends.into_iter().flatten().chain([connected.liveness.next_timeout()]).min()
             }
@@ -177,7 +177,7 @@ impl Session {
             }
             Phase::Connecting(connecting) if connecting.until <= now => self.close(codes::STALE),
             Phase::Connected(connected) => {
-                if connected.lease.end.is_some_and(|end| end <= now) {
+                if connected.validity.end.is_some_and(|end| end <= now) {
                     return self.close(codes::EXPIRED);
                 }
                 let mut effects = connected.expire_subscriptions(now);
@@ -232,10 +232,10 @@ impl Session {
             (Phase::Connected(_), Verb::History(request)) => self.history(id, request),
             (Phase::Connected(_), Verb::SubRefresh(request)) => self.sub_refresh(id, &request, now),
             (Phase::Connected(_), Verb::Presence(request)) => {
-                self.presence(id, &request.channel, Question::Who)
+                self.presence(id, &request.channel, PresenceQuery::Members)
             }
             (Phase::Connected(_), Verb::PresenceStats(request)) => {
-                self.presence(id, &request.channel, Question::HowMany)
+                self.presence(id, &request.channel, PresenceQuery::Count)
             }
             (Phase::Connected(_), Verb::Ping | Verb::Unknown) => refuse(id, codes::NOT_AVAILABLE),
         }

@@ -13,7 +13,7 @@ use tidegate_shared::{
 };
 use tokio::time::Instant;
 
-use super::{Answer, Api, raw};
+use super::{Api, ApiResult, raw};
 use crate::requests::{CallEnd, store::Settled, turn::Turns};
 
 /// What workers see where a client's id would be.
@@ -21,7 +21,7 @@ const CALLER: &str = "service";
 
 #[derive(Deserialize, Default)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct RpcAsk {
+pub(super) struct RpcParams {
     method: String,
     #[serde(with = "json::raw")]
     data: Bytes,
@@ -36,8 +36,8 @@ struct RpcAnswer {
 }
 
 impl Api {
-    pub(super) async fn rpc(&self, ask: RpcAsk) -> Answer {
-        let method = Method::parse(&ask.method).map_err(|error| codes::BAD_REQUEST.because(error))?;
+    pub(super) async fn rpc(&self, request: RpcParams) -> ApiResult {
+        let method = Method::parse(&request.method).map_err(|error| codes::BAD_REQUEST.because(error))?;
         if method.key.is_some() {
             return Err(codes::BAD_REQUEST.because("a key needs an authenticated user"));
         }
@@ -46,7 +46,7 @@ impl Api {
             let why = "the answer goes to a personal channel, which needs an authenticated user";
             return Err(codes::PERMISSION_DENIED.because(why));
         }
-        let body = if ask.data.is_empty() { ask.params } else { ask.data };
+        let body = if request.data.is_empty() { request.params } else { request.data };
         let request = Request {
             id: RequestId::plain(&self.rules.gateway),
             user: None,

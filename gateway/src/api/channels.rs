@@ -12,14 +12,14 @@ use tidegate_shared::{
 use tokio::time::Instant;
 
 use super::{
-    Answer, Api, Nothing,
-    local::{Ask, Node, Told},
-    raw, read_owned, silence,
+    Api, ApiResult, Nothing, incomplete,
+    local::{Node, PeerAnswer, PeerQuestion},
+    raw, read_owned,
 };
 
 #[derive(Deserialize, Default)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct HistoryAsk {
+pub(super) struct HistoryParams {
     channel: String,
     limit: i32,
     since: Option<StreamPosition>,
@@ -28,19 +28,19 @@ pub(super) struct HistoryAsk {
 
 #[derive(Deserialize, Default)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct ChannelAsk {
+pub(super) struct ChannelParams {
     channel: String,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct ChannelsAsk {
+pub(super) struct ChannelsParams {
     pattern: String,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct InfoAsk {}
+pub(super) struct InfoParams {}
 
 #[derive(Serialize)]
 struct Channels {
@@ -58,33 +58,33 @@ struct Info {
 }
 
 impl Api {
-    pub(super) async fn history(&self, ask: HistoryAsk) -> Answer {
-        let channel = self.channel(&ask.channel)?;
-        let HistoryAsk { channel: name, limit, since, reverse } = ask;
+    pub(super) async fn history(&self, request: HistoryParams) -> ApiResult {
+        let channel = self.channel(&request.channel)?;
+        let HistoryParams { channel: name, limit, since, reverse } = request;
         if reverse && since.as_ref().is_some_and(|since| since.offset == 0) {
             return Err(codes::BAD_REQUEST.because("nothing is before the beginning"));
         }
         if !self.channels.history.keeps(&channel) {
             return Err(codes::NOT_AVAILABLE.because("this namespace keeps no history"));
         }
-        let ask = HistoryRequest { channel: name, limit, since, reverse };
-        let page = self.channels.history.page(&channel, &ask).await;
+        let request = HistoryRequest { channel: name, limit, since, reverse };
+        let page = self.channels.history.page(&channel, &request).await;
         let page = page.map_err(|refusal| codes::INTERNAL.because(refusal))?;
         let mut page = page.ok_or_else(|| codes::UNRECOVERABLE.error())?;
         page.publications = page.publications.into_iter().map(|p| p.suited_to(Encoding::Json)).collect();
         raw(&page)
     }
 
-    pub(super) async fn presence(&self, ask: ChannelAsk) -> Answer {
-        raw(&self.members(&ask).await?.suited_to(Encoding::Json))
+    pub(super) async fn presence(&self, request: ChannelParams) -> ApiResult {
+        raw(&self.members(&request).await?.suited_to(Encoding::Json))
     }
 
-    pub(super) async fn presence_stats(&self, ask: ChannelAsk) -> Answer {
-        raw(&self.members(&ask).await?.stats())
+    pub(super) async fn presence_stats(&self, request: ChannelParams) -> ApiResult {
+        raw(&self.members(&request).await?.stats())
     }
 
-    async fn members(&self, ask: &ChannelAsk) -> Result<PresenceResult, Error> {
-        let channel = self.channel(&ask.channel)?;
+    async fn members(&self, request: &ChannelParams) -> Result<PresenceResult, Error> {
+        let channel = self.channel(&request.channel)?;
         if !self.rules.has_presence(&channel) {
             return Err(codes::NOT_AVAILABLE.because("this namespace keeps no presence"));
         }
@@ -92,8 +92,8 @@ impl Api {
     }
 
     /// First a mark, then everything before it: whoever comes back from before the mark can be told that something is gone.
-    pub(super) async fn history_remove(&self, ask: ChannelAsk) -> Answer {
-        let channel = self.channel(&ask.channel)?;
+    pub(super) async fn history_remove(&self, request: ChannelParams) -> ApiResult {
+        let channel = self.channel(&request.channel)?;
         if !self.channels.history.keeps(&channel) {
             return Err(codes::NOT_AVAILABLE.because("this namespace keeps no history"));
         }
@@ -106,14 +106,14 @@ impl Api {
         raw(&Nothing {})
     }
 
-    pub(super) async fn channels(&self, ask: ChannelsAsk) -> Answer {
+    pub(super) async fn channels(&self, request: ChannelsParams) -> ApiResult {
         let mut channels = BTreeMap::<String, ChannelFacts>::new();
-        let (all, silent) = self.survey(&Ask::Channels { pattern: ask.pattern }).await?;
+        let (all, silent) = self.survey(&PeerQuestion::Channels { pattern: request.pattern }).await?;
         if silent > 0 {
-            return Err(silence(silent));
+            return Err(incomplete(silent));
         }
         for told in all {
-            let Told::Channels { channels: some, more } = told else { continue };
+            let PeerAnswer::Channels { channels: some, more } = told else { continue };
             if more {
                 return Err(codes::LIMIT_EXCEEDED.because("too many channels: narrow the pattern"));
             }
@@ -124,22 +124,23 @@ impl Api {
         raw(&Channels { channels })
     }
 
-    pub(super) async fn info(&self, _: InfoAsk) -> Answer {
+    pub(super) async fn info(&self, _: InfoParams) -> ApiResult {
         // Who is missing is seen from who is there.
-        let (told, _) = self.survey(&Ask::Info).await?;
+        let (told, _) = self.survey(&PeerQuestion::Info).await?;
         let nodes = told.into_iter().filter_map(|told| match told {
-            Told::Info(node) => Some(node),
-            Told::Channels { .. } | Told::Done => None,
+            PeerAnswer::Info(node) => Some(node),
+            PeerAnswer::Channels { .. } | PeerAnswer::Done => None,
         });
         raw(&Info { nodes: nodes.collect() })
     }
 
     /// What this gateway and the others say, and how many said nothing that can be read.
-    async fn survey(&self, ask: &Ask) -> Result<(Vec<Told>, usize), Error> {
-        let others = self.peers.ask(raw(ask)?).await.map_err(|refusal| codes::INTERNAL.because(refusal))?;
+    async fn survey(&self, request: &PeerQuestion) -> Result<(Vec<PeerAnswer>, usize), Error> {
+        let others =
+            self.peers.ask(raw(request)?).await.map_err(|refusal| codes::INTERNAL.because(refusal))?;
         let asked = others.answers.len() + others.silent;
-        let read: Vec<Told> = others.answers.iter().filter_map(|answer| read_owned(answer)).collect();
+        let read: Vec<PeerAnswer> = others.answers.iter().filter_map(|answer| read_owned(answer)).collect();
         let silent = asked - read.len();
-        Ok((std::iter::once(self.local.answer(ask)).chain(read).collect(), silent))
+        Ok((std::iter::once(self.local.answer(request)).chain(read).collect(), silent))
     }
 }

@@ -13,7 +13,7 @@ use tidegate_shared::{
     },
 };
 
-use super::{Answer, Api, Nothing, local::Ask, raw, silence};
+use super::{Api, ApiResult, Nothing, incomplete, local::PeerQuestion, raw};
 use crate::outbox::order::{Action, Order};
 
 /// The longest reason: what a close frame carries.
@@ -22,7 +22,7 @@ const LONGEST_REASON: usize = 123;
 /// The namespace says what a subscription can do, so nothing is overridden.
 #[derive(Deserialize, Default)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct SubscribeAsk {
+pub(super) struct SubscribeParams {
     channel: String,
     user: String,
     client: String,
@@ -37,7 +37,7 @@ pub(super) struct SubscribeAsk {
 
 #[derive(Deserialize, Default)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct UnsubscribeAsk {
+pub(super) struct UnsubscribeParams {
     channel: String,
     user: String,
     client: String,
@@ -48,7 +48,7 @@ pub(super) struct UnsubscribeAsk {
 
 #[derive(Deserialize, Default)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct DisconnectAsk {
+pub(super) struct DisconnectParams {
     user: String,
     client: String,
     session: String,
@@ -65,7 +65,7 @@ struct Close {
 
 #[derive(Deserialize, Default)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct RefreshAsk {
+pub(super) struct RefreshParams {
     user: String,
     client: String,
     session: String,
@@ -77,31 +77,31 @@ pub(super) struct RefreshAsk {
 }
 
 impl Api {
-    pub(super) async fn subscribe(&self, ask: SubscribeAsk) -> Answer {
-        let channel = self.channel_of_choice(&ask.channel)?;
-        let info = either("info", ask.info, &ask.b64info)?;
-        let data = either("data", ask.data, &ask.b64data)?;
+    pub(super) async fn subscribe(&self, request: SubscribeParams) -> ApiResult {
+        let channel = self.channel_of_choice(&request.channel)?;
+        let info = either("info", request.info, &request.b64info)?;
+        let data = either("data", request.data, &request.b64data)?;
         let action = Action::Subscribe { channel: channel.name().to_owned(), info, data };
-        let SubscribeAsk { user, client, session, .. } = ask;
+        let SubscribeParams { user, client, session, .. } = request;
         self.order(Order { user, client, session, whitelist: Vec::new(), action }).await
     }
 
-    pub(super) async fn unsubscribe(&self, ask: UnsubscribeAsk) -> Answer {
-        let channel = self.channel_of_choice(&ask.channel)?.name().to_owned();
-        let code = ask.code.unwrap_or(codes::UNSUBSCRIBED_BY_SERVER.code);
+    pub(super) async fn unsubscribe(&self, request: UnsubscribeParams) -> ApiResult {
+        let channel = self.channel_of_choice(&request.channel)?.name().to_owned();
+        let code = request.code.unwrap_or(codes::UNSUBSCRIBED_BY_SERVER.code);
         if !(2000..3000).contains(&code) {
             return Err(codes::BAD_REQUEST.because("an unsubscription's code is between 2000 and 2999"));
         }
         let known = codes::UNSUBSCRIPTIONS.iter().find(|known| known.code == code);
         let general = known.unwrap_or(&codes::UNSUBSCRIBED_BY_SERVER);
-        let reason = reason(ask.reason, general.reason)?;
+        let reason = reason(request.reason, general.reason)?;
         let action = Action::Unsubscribe { channel, code, reason };
-        let UnsubscribeAsk { user, client, session, .. } = ask;
+        let UnsubscribeParams { user, client, session, .. } = request;
         self.order(Order { user, client, session, whitelist: Vec::new(), action }).await
     }
 
-    pub(super) async fn disconnect(&self, ask: DisconnectAsk) -> Answer {
-        let action = match ask.disconnect {
+    pub(super) async fn disconnect(&self, request: DisconnectParams) -> ApiResult {
+        let action = match request.disconnect {
             None => ending(&codes::FORCE_DISCONNECT),
             Some(Close { code, reason: said }) => {
                 let code = u16::try_from(code).unwrap_or_default();
@@ -113,21 +113,21 @@ impl Api {
                 Action::Disconnect { code, reason: reason(said, general)? }
             }
         };
-        let DisconnectAsk { user, client, session, whitelist, .. } = ask;
+        let DisconnectParams { user, client, session, whitelist, .. } = request;
         self.order(Order { user, client, session, whitelist, action }).await
     }
 
     /// Without anything else the connections are made to bring a fresh token.
-    pub(super) async fn refresh(&self, ask: RefreshAsk) -> Answer {
-        let info = either("info", ask.info, &ask.b64info)?;
-        let action = if ask.expired {
+    pub(super) async fn refresh(&self, request: RefreshParams) -> ApiResult {
+        let info = either("info", request.info, &request.b64info)?;
+        let action = if request.expired {
             ending(&codes::EXPIRED)
-        } else if ask.expire_at == 0 && info.is_empty() {
+        } else if request.expire_at == 0 && info.is_empty() {
             ending(&codes::STATE_INVALIDATED)
         } else {
-            Action::Refresh { expire_at: (ask.expire_at > 0).then_some(ask.expire_at), info }
+            Action::Refresh { expire_at: (request.expire_at > 0).then_some(request.expire_at), info }
         };
-        let RefreshAsk { user, client, session, .. } = ask;
+        let RefreshParams { user, client, session, .. } = request;
         self.order(Order { user, client, session, whitelist: Vec::new(), action }).await
     }
 
@@ -141,15 +141,16 @@ impl Api {
         Ok(channel)
     }
 
-    async fn order(&self, order: Order) -> Answer {
+    async fn order(&self, order: Order) -> ApiResult {
         if [&order.user, &order.client, &order.session].iter().all(|name| name.is_empty()) {
             return Err(codes::BAD_REQUEST.because("say whose connections: user, client or session"));
         }
-        let ask = Ask::Order(order);
-        self.local.answer(&ask);
-        let others = self.peers.ask(raw(&ask)?).await.map_err(|refusal| codes::INTERNAL.because(refusal))?;
+        let request = PeerQuestion::Order(order);
+        self.local.answer(&request);
+        let others =
+            self.peers.ask(raw(&request)?).await.map_err(|refusal| codes::INTERNAL.because(refusal))?;
         if others.silent > 0 {
-            return Err(silence(others.silent));
+            return Err(incomplete(others.silent));
         }
         raw(&Nothing {})
     }

@@ -32,7 +32,7 @@ pub(crate) struct Local {
 /// What every gateway is asked.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Ask {
+pub(crate) enum PeerQuestion {
     Order(Order),
     Channels { pattern: String },
     Info,
@@ -41,7 +41,7 @@ pub(crate) enum Ask {
 /// What each answers.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Told {
+pub(super) enum PeerAnswer {
     Done,
     Channels { channels: BTreeMap<String, usize>, more: bool },
     Info(Node),
@@ -66,17 +66,17 @@ impl Local {
         Arc::new(move |asked| raw(&self.answer(&read_owned(asked)?)).ok())
     }
 
-    pub(super) fn answer(&self, ask: &Ask) -> Told {
+    pub(super) fn answer(&self, ask: &PeerQuestion) -> PeerAnswer {
         match ask {
-            Ask::Order(order) => {
+            PeerQuestion::Order(order) => {
                 let order = Arc::new(order.clone());
                 for outbox in self.meant(&order) {
                     outbox.order(&order);
                 }
-                Told::Done
+                PeerAnswer::Done
             }
-            Ask::Channels { pattern } => self.channels(pattern),
-            Ask::Info => Told::Info(self.info()),
+            PeerQuestion::Channels { pattern } => self.channels(pattern),
+            PeerQuestion::Info => PeerAnswer::Info(self.info()),
         }
     }
 
@@ -88,7 +88,7 @@ impl Local {
             // Every connection of a user has the personal channel.
             let personal = Channel::personal(&order.user);
             let feed = self.hub.feed(&format!("{}.{}", personal.namespace(), personal.token()));
-            found.extend(feed.map(|feed| feed.members()).unwrap_or_default());
+            found.extend(feed.map(|feed| feed.subscribers()).unwrap_or_default());
             found
         };
         let listed = |client: &ClientId| order.whitelist.iter().any(|listed| listed == client.as_str());
@@ -107,7 +107,7 @@ impl Local {
         }
     }
 
-    fn channels(&self, pattern: &str) -> Told {
+    fn channels(&self, pattern: &str) -> PeerAnswer {
         let mut channels = BTreeMap::new();
         let mut more = false;
         for feed in self.hub.feeds("") {
@@ -121,7 +121,7 @@ impl Local {
             }
             channels.insert(feed.name().to_owned(), clients);
         }
-        Told::Channels { channels, more }
+        PeerAnswer::Channels { channels, more }
     }
 
     fn info(&self) -> Node {

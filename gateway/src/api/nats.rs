@@ -1,4 +1,4 @@
-//! The NATS door: methods as requests on `tide.ctl.<method>`, shared among the gateways. The broker's permissions say who
+//! The NATS via: methods as requests on `tide.ctl.<method>`, shared among the gateways. The broker's permissions say who
 //! may ask what, so nothing here does. A plain publish is carried out too; nobody hears how it went.
 
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use futures_util::StreamExt;
 use tidegate_shared::{broker::Broker, lifecycle::Lifecycle, protocol::codes, subject::Subjects};
 use tokio::sync::Semaphore;
 
-use super::{Api, Door, Method, refusal};
+use super::{Api, Method, Via, refusal};
 
 /// The gateways take turns.
 const GROUP: &str = "gateways";
@@ -59,7 +59,7 @@ async fn serve(mut requests: Subscriber, api: Arc<Api>, broker: Broker, lifecycl
 
 async fn answer(api: &Api, broker: &Broker, message: Message) {
     let answer = match Method::parse(Subjects::last_token(&message.subject)) {
-        Some(method) => api.answer(Door::Nats, method, &message.payload).await,
+        Some(method) => api.answer(Via::Nats, method, &message.payload).await,
         None => refusal(&codes::METHOD_NOT_FOUND.error()),
     };
     match message.reply {

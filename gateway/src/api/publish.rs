@@ -14,12 +14,12 @@ use tidegate_shared::{
 };
 use tokio::time::Instant;
 
-use super::{Answer, Api, PARALLEL, raw};
+use super::{Api, ApiResult, PARALLEL, raw};
 
 /// What either method is asked with.
 #[derive(Deserialize, Default)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct PublishAsk {
+pub(super) struct PublishParams {
     channel: String,
     channels: Vec<String>,
     #[serde(with = "json::raw")]
@@ -32,7 +32,7 @@ pub(super) struct PublishAsk {
     /// Nothing without a version.
     #[serde(rename = "version_epoch")]
     _version_epoch: String,
-    /// Clients ask for patches and namespaces allow them: a publication has no say.
+    /// Clients request for patches and namespaces allow them: a publication has no say.
     #[serde(rename = "delta")]
     _delta: bool,
 }
@@ -64,20 +64,20 @@ enum Response {
 }
 
 impl Api {
-    pub(super) async fn publish(&self, ask: PublishAsk) -> Answer {
-        if !ask.channels.is_empty() {
+    pub(super) async fn publish(&self, request: PublishParams) -> ApiResult {
+        if !request.channels.is_empty() {
             return Err(codes::BAD_REQUEST.because("publish takes one channel; broadcast takes several"));
         }
-        let channel = ask.channel.clone();
-        raw(&self.publish_in(&channel, &ask.content()?).await?)
+        let channel = request.channel.clone();
+        raw(&self.publish_in(&channel, &request.content()?).await?)
     }
 
-    pub(super) async fn broadcast(&self, ask: PublishAsk) -> Answer {
-        if !ask.channel.is_empty() || ask.channels.is_empty() {
+    pub(super) async fn broadcast(&self, request: PublishParams) -> ApiResult {
+        if !request.channel.is_empty() || request.channels.is_empty() {
             return Err(codes::BAD_REQUEST.because("broadcast takes a list of channels, in `channels`"));
         }
-        let channels = ask.channels.clone();
-        let content = &ask.content()?;
+        let channels = request.channels.clone();
+        let content = &request.content()?;
         let publishing = channels.into_iter().map(|channel| async move {
             self.publish_in(&channel, content).await.map_or_else(Response::Error, Response::Result)
         });
@@ -102,7 +102,7 @@ impl Api {
     }
 }
 
-impl PublishAsk {
+impl PublishParams {
     fn content(self) -> Result<Content, Error> {
         let refuse = |problem: &str| Err(codes::BAD_REQUEST.because(problem));
         if self.skip_history {
@@ -134,9 +134,9 @@ impl PublishAsk {
 mod tests {
     use super::*;
 
-    fn content(ask: &serde_json::Value) -> Result<Content, Error> {
-        let ask: PublishAsk = super::super::read(ask.to_string().as_bytes())?;
-        ask.content()
+    fn content(request: &serde_json::Value) -> Result<Content, Error> {
+        let request: PublishParams = super::super::read(request.to_string().as_bytes())?;
+        request.content()
     }
 
     #[test]
@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_kept_is_refused() {
-        for ask in [
+        for request in [
             serde_json::json!({}),
             serde_json::json!({"data": 1, "b64data": "AA=="}),
             serde_json::json!({"b64data": "?"}),
@@ -155,7 +155,7 @@ mod tests {
             serde_json::json!({"data": 1, "version": 1}),
             serde_json::json!({"data": 1, "tags": {"a b": "c"}}),
         ] {
-            assert_eq!(content(&ask).err().map(|error| error.code), Some(107), "{ask}");
+            assert_eq!(content(&request).err().map(|error| error.code), Some(107), "{request}");
         }
         assert!(content(&serde_json::json!({"data": 1, "delta": true})).is_ok());
     }

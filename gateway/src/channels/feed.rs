@@ -15,11 +15,11 @@ use tidegate_shared::{
 };
 
 pub(crate) use self::{
-    subscribers::Asked,
-    track::{Live, Taken},
+    subscribers::JoinOptions,
+    track::{Applied, Live},
     window::Pin,
 };
-use self::{subscribers::Member, track::Track};
+use self::{subscribers::Subscriber, track::Track};
 use crate::outbox::Outbox;
 
 pub(crate) mod newest;
@@ -38,14 +38,14 @@ pub(crate) struct Feed {
 
 #[derive(Default)]
 struct State {
-    first: Option<(ClientId, Member)>,
-    more: HashMap<ClientId, Member>,
+    first: Option<(ClientId, Subscriber)>,
+    more: HashMap<ClientId, Subscriber>,
     /// The newest publication, while somebody gets patches of it.
     newest: Option<Bytes>,
     /// Nothing for a channel without history.
     track: Option<Track>,
     /// How many have a share in it.
-    holders: usize,
+    refs: usize,
 }
 
 /// From where a member joins.
@@ -77,7 +77,7 @@ impl Resume {
 
 /// What the stream holds of a channel behind some position.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Past {
+pub(crate) struct Backlog {
     /// In the order of their offsets.
     pub(crate) publications: Vec<Publication>,
     /// Whether nothing in between is missing.
@@ -91,7 +91,7 @@ pub(crate) struct Past {
 pub(crate) enum Joined {
     /// The channel has no history.
     Live,
-    /// A fresh start behind this position; whoever asked to resume could not.
+    /// A fresh start behind this position; whoever options to resume could not.
     At { position: u64 },
     /// Resumed: this is what was missed.
     Resumed { missed: Vec<Arc<Publication>> },
@@ -101,7 +101,7 @@ pub(crate) enum Joined {
 
 /// What a new member gets before anything else.
 #[derive(Debug)]
-pub(crate) enum Told {
+pub(crate) enum FirstFrame {
     /// This.
     Frame(Bytes),
     /// Nothing here: its connection says it in another place.
@@ -110,7 +110,7 @@ pub(crate) enum Told {
     Left,
 }
 
-impl From<Option<Bytes>> for Told {
+impl From<Option<Bytes>> for FirstFrame {
     fn from(frame: Option<Bytes>) -> Self {
         frame.map_or(Self::Left, Self::Frame)
     }
@@ -131,29 +131,29 @@ impl Feed {
 
     /// One more has a share in it.
     pub(crate) fn hold(&self) {
-        self.state.lock().holders += 1;
+        self.state.lock().refs += 1;
     }
 
     /// One fewer has; returns how many are left.
     pub(crate) fn release(&self) -> usize {
         let mut state = self.state.lock();
-        state.holders -= 1;
-        state.holders
+        state.refs -= 1;
+        state.refs
     }
 
     /// How many have a share in it.
-    pub(crate) fn holders(&self) -> usize {
-        self.state.lock().holders
+    pub(crate) fn refs(&self) -> usize {
+        self.state.lock().refs
     }
 
     /// Adds a member, from where it starts; `tell` builds what it gets first.
-    pub(crate) fn join<T: Into<Told>>(
+    pub(crate) fn join<T: Into<FirstFrame>>(
         &self,
         client: ClientId,
         outbox: &Arc<Outbox>,
-        asked: impl Into<Asked>,
+        options: impl Into<JoinOptions>,
         start: &Start,
-        tell: impl FnOnce(Joined) -> T,
+        first: impl FnOnce(Joined) -> T,
     ) {
         let mut state = self.state.lock();
         let joined = state.track.as_ref().map_or(Joined::Live, |track| track.joined(start));
@@ -162,25 +162,25 @@ impl Feed {
             Joined::Newest { newest, .. } => newest.as_ref().map(|publication| publication.data.clone()),
             Joined::Live | Joined::At { .. } => None,
         };
-        match tell(joined).into() {
-            Told::Frame(frame) => outbox.push(frame),
-            Told::Nothing => {}
-            Told::Left => return,
+        match first(joined).into() {
+            FirstFrame::Frame(frame) => outbox.push(frame),
+            FirstFrame::Nothing => {}
+            FirstFrame::Left => return,
         }
-        let Asked { wish, hears_as } = asked.into();
-        let hears = hears_as.is_some();
+        let JoinOptions { delivery, join_leave_as } = options.into();
+        let join_leave = join_leave_as.is_some();
         // Others hear of it from the broker, itself does so behind its answer.
-        if let Some(info) = hears_as {
+        if let Some(info) = join_leave_as {
             let come = Reply::join(self.name(), info.suited_to(outbox.dialect().encoding()));
             if let Ok(frame) = outbox.dialect().encode(&come) {
                 outbox.push(frame);
             }
         }
         let has_newest = newest.is_some();
-        if has_newest && wish.as_ref().is_some_and(|wish| wish.delta) {
+        if has_newest && delivery.as_ref().is_some_and(|delivery| delivery.delta) {
             state.newest = newest;
         }
-        state.add(client, Member { outbox: Arc::clone(outbox), wish, has_newest, hears });
+        state.add(client, Subscriber { outbox: Arc::clone(outbox), delivery, has_newest, join_leave });
     }
 }
 

@@ -25,8 +25,8 @@ use tidegate_shared::{
 
 use super::message::{is_removal, read_publication};
 use crate::channels::feed::{
-    Feed, Past,
-    newest::{Kept as KeptNewest, Newest},
+    Backlog, Feed,
+    newest::{Newest, StoredPublication},
 };
 
 /// Messages read at a time: a batch has no flow control.
@@ -39,11 +39,11 @@ pub(crate) struct History {
     broker: Broker,
     subjects: Subjects,
     limit: usize,
-    streams: HashMap<String, Kept>,
+    streams: HashMap<String, NamespaceStream>,
 }
 
 /// One namespace's stream.
-struct Kept {
+struct NamespaceStream {
     stream: String,
     /// Messages kept of each channel.
     size: usize,
@@ -58,7 +58,7 @@ struct Kept {
 }
 
 /// From where a channel's stream is followed.
-pub(crate) struct Beginning {
+pub(crate) struct ChannelStart {
     pub(crate) position: u64,
     pub(crate) newest: Option<Newest>,
 }
@@ -66,7 +66,7 @@ pub(crate) struct Beginning {
 impl History {
     pub(crate) fn new(broker: Broker, subjects: Subjects, namespaces: &[Namespace], limit: usize) -> Self {
         let kept = namespaces.iter().filter(|namespace| namespace.has_history()).map(|namespace| {
-            let kept = Kept {
+            let kept = NamespaceStream {
                 stream: channel_stream(&namespace.name),
                 size: namespace.history_size as usize,
                 ttl: namespace.history_ttl,
@@ -137,24 +137,24 @@ impl History {
     }
 
     /// The beginning of a channel of such a namespace.
-    pub(crate) fn seen(&self, channel: &Channel) -> Option<Beginning> {
+    pub(crate) fn start_from_seen(&self, channel: &Channel) -> Option<ChannelStart> {
         let kept = self.streams.get(channel.namespace())?;
         let position = kept.seen.load(Ordering::Acquire);
-        Some(Beginning { position, newest: kept.cache.then_some(Newest::Unknown) })
+        Some(ChannelStart { position, newest: kept.cache.then_some(Newest::Unknown) })
     }
 
     /// The beginning of a channel: its newest message, or the end of the stream if it has none.
-    pub(crate) async fn beginning(&self, channel: &Channel) -> Result<Option<Beginning>, Refusal> {
+    pub(crate) async fn start_of(&self, channel: &Channel) -> Result<Option<ChannelStart>, Refusal> {
         let Some(kept) = self.streams.get(channel.namespace()) else { return Ok(None) };
         let (position, newest) = match self.last(kept, channel).await? {
             Some(last) => last,
             None => (self.end(kept).await?, None),
         };
-        Ok(Some(Beginning { position, newest: kept.cache.then_some(Newest::Known(newest)) }))
+        Ok(Some(ChannelStart { position, newest: kept.cache.then_some(Newest::Known(newest)) }))
     }
 
     /// Where the stream ends, or ended a moment ago: one question for all channels that begin now and keep nothing.
-    async fn end(&self, kept: &Kept) -> Result<u64, Refusal> {
+    async fn end(&self, kept: &NamespaceStream) -> Result<u64, Refusal> {
         let mut end = kept.end.lock().await;
         match *end {
             Some((seq, read_at)) if read_at.elapsed() < END_AGE => Ok(seq),
@@ -167,7 +167,7 @@ impl History {
     }
 
     /// The newest publication of a channel, if the stream keeps one.
-    pub(crate) async fn newest(&self, channel: &Channel) -> Result<Option<KeptNewest>, Refusal> {
+    pub(crate) async fn newest(&self, channel: &Channel) -> Result<Option<StoredPublication>, Refusal> {
         match self.streams.get(channel.namespace()) {
             Some(kept) => Ok(self.last(kept, channel).await?.and_then(|(_, newest)| newest)),
             None => Ok(None),
@@ -183,13 +183,13 @@ impl History {
     /// A channel's newest message, and the publication it is, unless it marks that those before it have been removed.
     async fn last(
         &self,
-        kept: &Kept,
+        kept: &NamespaceStream,
         channel: &Channel,
-    ) -> Result<Option<(u64, Option<KeptNewest>)>, Refusal> {
+    ) -> Result<Option<(u64, Option<StoredPublication>)>, Refusal> {
         let message = self.broker.last(&kept.stream, &self.subjects.channel(channel)).await?;
         Ok(message.and_then(|message| {
             let seq = header_number(&message, "Nats-Sequence")?;
-            let newest = (!is_removal(&message)).then(|| KeptNewest {
+            let newest = (!is_removal(&message)).then(|| StoredPublication {
                 publication: Arc::new(publication(&message)),
                 stored_at: stored_at(&message).unwrap_or(SystemTime::UNIX_EPOCH),
             });
@@ -220,8 +220,13 @@ impl History {
     }
 
     /// What the stream holds of a channel behind `after`: at most one more than `most`, so that too much can be told.
-    pub(crate) async fn behind(&self, channel: &Channel, after: u64, most: usize) -> Result<Past, Refusal> {
-        let nothing = Past { publications: Vec::new(), complete: false, removed: None };
+    pub(crate) async fn behind(
+        &self,
+        channel: &Channel,
+        after: u64,
+        most: usize,
+    ) -> Result<Backlog, Refusal> {
+        let nothing = Backlog { publications: Vec::new(), complete: false, removed: None };
         let Some(kept) = self.streams.get(channel.namespace()) else { return Ok(nothing) };
         // From the position itself: its own message still being there shows that nothing behind it was trimmed.
         let messages = self.read(kept, channel, after, most.saturating_add(2)).await?;
@@ -237,7 +242,7 @@ impl History {
                 let facts = self.broker.stream_facts(&kept.stream).await?;
                 facts.first_seq <= after.saturating_add(1) && facts.last_seq >= after && count < kept.size
             };
-        Ok(Past { publications, complete, removed })
+        Ok(Backlog { publications, complete, removed })
     }
 
     /// Removes what a channel holds before a sequence.
@@ -268,14 +273,14 @@ impl History {
             let messages = self.read(kept, channel, since.offset.saturating_add(1), limit).await?;
             publications = published(&messages).collect();
         }
-        let offset = self.beginning(channel).await?.map_or(0, |beginning| beginning.position);
+        let offset = self.start_of(channel).await?.map_or(0, |start| start.position);
         Ok(Some(HistoryResult { publications, epoch: epoch.as_ref().to_owned(), offset }))
     }
 
     /// The stream reads forward only, so everything before the position is read and the end of it kept.
     async fn newest_first(
         &self,
-        kept: &Kept,
+        kept: &NamespaceStream,
         channel: &Channel,
         before: Option<u64>,
         limit: usize,
@@ -290,7 +295,7 @@ impl History {
 
     async fn read(
         &self,
-        kept: &Kept,
+        kept: &NamespaceStream,
         channel: &Channel,
         from: u64,
         most: usize,

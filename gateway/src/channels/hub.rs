@@ -42,20 +42,20 @@ pub(crate) struct Hub {
     channels: Vec<Mutex<HashMap<Box<str>, Arc<Feed>>>>,
     count: AtomicUsize,
     empty: Notify,
-    draining: OnceLock<Pace>,
+    draining: OnceLock<DrainPace>,
     pub(crate) arriving: Arc<Arriving>,
 }
 
 /// How fast connections end when the gateway drains.
 #[derive(Debug, Clone, Copy)]
-struct Pace {
+struct DrainPace {
     settle_until: Instant,
     close_from: Instant,
     window: Duration,
 }
 
 /// A share in a channel: as long as anybody has one, the channel is known here. Returned when dropped.
-pub(crate) struct Held {
+pub(crate) struct ChannelRef {
     hub: Arc<Hub>,
     pub(crate) feed: Arc<Feed>,
 }
@@ -116,7 +116,7 @@ impl Hub {
     }
 
     /// Gives a share in a channel. If nobody had one, `begin` sees the channel before anybody can find it.
-    pub(crate) fn hold(self: &Arc<Self>, channel: &Channel, begin: impl FnOnce(&Feed)) -> Held {
+    pub(crate) fn hold(self: &Arc<Self>, channel: &Channel, begin: impl FnOnce(&Feed)) -> ChannelRef {
         let key = key_of(channel);
         let mut shard = self.channel_shard(&key);
         let feed = shard.entry(key).or_insert_with(|| {
@@ -125,7 +125,7 @@ impl Hub {
             Arc::new(feed)
         });
         feed.hold();
-        Held { hub: Arc::clone(self), feed: Arc::clone(feed) }
+        ChannelRef { hub: Arc::clone(self), feed: Arc::clone(feed) }
     }
 
     /// Returns the channel `<namespace>.<token>`, if somebody has it.
@@ -172,7 +172,7 @@ impl Hub {
     pub(crate) fn drain(&self, settle: Duration, window: Duration) {
         let now = Instant::now();
         let pace =
-            *self.draining.get_or_init(|| Pace { settle_until: now + settle, close_from: now, window });
+            *self.draining.get_or_init(|| DrainPace { settle_until: now + settle, close_from: now, window });
         for shard in &self.clients {
             for outbox in shard.lock().values() {
                 outbox.drain(pace.draw());
@@ -201,20 +201,20 @@ impl Hub {
     }
 }
 
-impl Held {
+impl ChannelRef {
     /// Whether nobody else has a share.
     pub(crate) fn is_only(&self) -> bool {
-        self.feed.holders() == 1
+        self.feed.refs() == 1
     }
 }
 
-impl Drop for Held {
+impl Drop for ChannelRef {
     fn drop(&mut self) {
         self.hub.release(&self.feed);
     }
 }
 
-impl Pace {
+impl DrainPace {
     /// Draws one connection's moment.
     fn draw(&self) -> Drain {
         Drain {
@@ -246,8 +246,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        channels::feed::{Live, Start, Taken},
-        outbox::{Mail, dialect::Dialect},
+        channels::feed::{Applied, Live, Start},
+        outbox::{OutboxItem, dialect::Dialect},
     };
 
     fn member(hub: &Hub, gateway: &GatewayId, dialect: impl Into<Dialect>) -> (ClientId, Arc<Outbox>) {
@@ -260,18 +260,20 @@ mod tests {
 
     fn received(outbox: &Outbox) -> Vec<Bytes> {
         match poll_fn(|cx| outbox.poll_take(cx, usize::MAX)).now_or_never() {
-            Some(Mail::Frames(frames)) => frames.into_iter().filter(|frame| !frame.is_empty()).collect(),
+            Some(OutboxItem::Frames(frames)) => {
+                frames.into_iter().filter(|frame| !frame.is_empty()).collect()
+            }
             _ => Vec::new(),
         }
     }
 
-    fn publish(hub: &Hub, key: &str, data: impl Into<Bytes>) -> Taken {
+    fn publish(hub: &Hub, key: &str, data: impl Into<Bytes>) -> Applied {
         let publication = Publication { data: data.into(), ..Publication::default() };
         let live = Live { seq: 0, previous: 0, publication: Some(publication), stored_at: None };
-        hub.feed(key).map_or(Taken::Delivered(0), |feed| feed.live(live))
+        hub.feed(key).map_or(Applied::Delivered(0), |feed| feed.live(live))
     }
 
-    fn join(hub: &Arc<Hub>, channel: &Channel, client: &ClientId, outbox: &Arc<Outbox>) -> Held {
+    fn join(hub: &Arc<Hub>, channel: &Channel, client: &ClientId, outbox: &Arc<Outbox>) -> ChannelRef {
         let held = hub.hold(channel, |_| {});
         held.feed.join(client.clone(), outbox, None, &Start::Fresh, |_| Some(Bytes::new()));
         held
@@ -285,7 +287,7 @@ mod tests {
         let channel = Channel::parse("chat:lobby").unwrap();
         let joined: Vec<_> =
             members.iter().map(|(client, outbox)| join(&hub, &channel, client, outbox)).collect();
-        assert_eq!(publish(&hub, "chat.lobby", "1"), Taken::Delivered(3));
+        assert_eq!(publish(&hub, "chat.lobby", "1"), Applied::Delivered(3));
         for (_, outbox) in &members {
             assert_eq!(received(outbox), [r#"{"push":{"channel":"chat:lobby","pub":{"data":1}}}"#]);
         }

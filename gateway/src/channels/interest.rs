@@ -21,7 +21,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{feed::Feed, hub::Held, receive::Receiver};
+use super::{feed::Feed, hub::ChannelRef, receive::Receiver};
 use crate::presence::Presence;
 
 /// How long a subscription outlives its last subscriber.
@@ -45,7 +45,7 @@ pub(crate) struct Interests {
 /// Why a channel is received.
 struct Interest {
     /// A share of its own, so that the channel is known while it is received.
-    held: Held,
+    held: ChannelRef,
     subscription: Arc<Subscription>,
     idle_since: Option<Instant>,
 }
@@ -84,7 +84,7 @@ impl Interests {
     }
 
     /// Returns when the channel's publications reach this gateway.
-    pub(crate) async fn hold(&self, channel: &Channel) -> Result<Held, NotReceived> {
+    pub(crate) async fn hold(&self, channel: &Channel) -> Result<ChannelRef, NotReceived> {
         if let Some(held) = self.hold_received(channel) {
             return Ok(held);
         }
@@ -94,18 +94,18 @@ impl Interests {
     }
 
     /// The same at once, for a channel that this gateway receives anyway: nothing has to be read to know its position.
-    pub(crate) fn hold_received(&self, channel: &Channel) -> Option<Held> {
+    pub(crate) fn hold_received(&self, channel: &Channel) -> Option<ChannelRef> {
         let Receiver { hub, history, .. } = &*self.receiver;
         self.whole.contains(channel.namespace()).then(|| {
             hub.hold(channel, |feed| {
-                if let Some(beginning) = history.seen(channel) {
-                    feed.track(beginning.position, beginning.newest);
+                if let Some(start) = history.start_from_seen(channel) {
+                    feed.track(start.position, start.newest);
                 }
             })
         })
     }
 
-    fn take(&self, channel: &Channel) -> (Held, Arc<Subscription>) {
+    fn take(&self, channel: &Channel) -> (ChannelRef, Arc<Subscription>) {
         let hold = || self.receiver.hub.hold(channel, |_| {});
         let mut channels = self.channels.lock();
         let interest = channels.entry(channel.clone()).or_insert_with(|| Interest::new(hold()));
@@ -121,14 +121,14 @@ impl Interests {
         let subject = self.receiver.subjects.live(channel);
         let mut messages = broker.client().subscribe(subject).await.map_err(|e| failed(&e))?;
         let mut changes = None;
-        if self.presence.tells(channel) {
+        if self.presence.has_join_leave(channel) {
             let subject = self.receiver.subjects.here(channel);
             changes = Some(broker.client().subscribe(subject).await.map_err(|e| failed(&e))?);
         }
         // Flushing would only empty our own buffer: the barrier's answer shows that the server has read the SUB.
         broker.barrier(self.receiver.subjects.barrier()).await.map_err(|e| failed(&e))?;
-        if let Some(beginning) = self.receiver.history.beginning(channel).await.map_err(|e| failed(&e))? {
-            feed.track(beginning.position, beginning.newest);
+        if let Some(start) = self.receiver.history.start_of(channel).await.map_err(|e| failed(&e))? {
+            feed.track(start.position, start.newest);
         }
         let (receiver, stop) = (Arc::clone(&self.receiver), subscription.stop.clone());
         self.receiver.lifecycle.spawn(async move {
@@ -169,7 +169,7 @@ impl Interests {
 }
 
 impl Interest {
-    fn new(held: Held) -> Self {
+    fn new(held: ChannelRef) -> Self {
         Self { held, subscription: Arc::default(), idle_since: None }
     }
 

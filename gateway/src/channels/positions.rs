@@ -61,7 +61,7 @@ impl Positions {
             let positions: Vec<_> = positions.collect();
             for some in positions.chunks(CHECK_BATCH) {
                 for feed in self.history.behind_schedule(namespace, some).await? {
-                    if let Some(after) = feed.suspect() {
+                    if let Some(after) = feed.begin_heal() {
                         self.recovery.heal(&feed, after).await;
                     }
                 }

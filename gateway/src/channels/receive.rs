@@ -15,7 +15,7 @@ use tidegate_shared::{
 };
 
 use super::{
-    feed::{Live, Taken},
+    feed::{Applied, Live},
     history::History,
     hub::Hub,
     message::{is_removal, read_publication},
@@ -84,9 +84,9 @@ impl Receiver {
         let publication = (!is_removal(message)).then(|| read_publication(message));
         let live = Live { seq, previous, publication, stored_at: stored_at(message) };
         match feed.live(live) {
-            Taken::Delivered(subscribers) => self.metrics.delivered(subscribers),
-            Taken::Known => {}
-            Taken::Gap { after } => {
+            Applied::Delivered(subscribers) => self.metrics.delivered(subscribers),
+            Applied::Known => {}
+            Applied::Gap { after } => {
                 let recovery = Arc::clone(&self.recovery);
                 self.lifecycle.spawn(async move { recovery.heal(&feed, after).await });
             }
@@ -97,7 +97,7 @@ impl Receiver {
     pub(super) fn on_change(&self, message: &Message) {
         let feed = self.subjects.here_key(&message.subject).and_then(|key| self.hub.feed(key));
         if let (Some(feed), Some(change)) = (feed, Presence::change(message)) {
-            self.metrics.delivered(feed.tell(&change));
+            self.metrics.delivered(feed.deliver_change(&change));
         }
     }
 

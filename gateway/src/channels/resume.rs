@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use tidegate_shared::{broker::Refusal, channel::Channel, lifecycle::Lifecycle};
 use tokio::time::sleep;
 
-use super::feed::{Feed, Past, Pin, Resume, Start, newest::Loaded};
+use super::feed::{Backlog, Feed, Pin, Resume, Start, newest::Loaded};
 use super::history::History;
 use crate::metrics::Metrics;
 
@@ -34,9 +34,9 @@ impl Recovery {
 
     /// Fills the gap of a channel behind `after` from its stream, or lets its members go, who then resume by themselves.
     pub(super) async fn heal(&self, feed: &Feed, after: u64) {
-        let past = loop {
+        let backlog = loop {
             match self.history.behind(feed.channel(), after, HEAL_LIMIT).await {
-                Ok(past) => break past,
+                Ok(backlog) => break backlog,
                 Err(refusal) => tracing::debug!(%refusal, "a gap cannot be filled yet"),
             }
             tokio::select! {
@@ -44,9 +44,9 @@ impl Recovery {
                 () = self.lifecycle.finishing() => return,
             }
         };
-        let complete = past.complete && past.publications.len() <= HEAL_LIMIT;
+        let complete = backlog.complete && backlog.publications.len() <= HEAL_LIMIT;
         self.metrics.healed(complete);
-        let lost = feed.heal(Past { complete, ..past });
+        let lost = feed.heal(Backlog { complete, ..backlog });
         for outbox in lost {
             outbox.lose(feed.name());
         }
@@ -85,7 +85,7 @@ impl Recovery {
             if feed.load_newest(newest) == Loaded::Yes {
                 return Ok(());
             }
-            match feed.suspect() {
+            match feed.begin_heal() {
                 Some(after) => self.heal(feed, after).await,
                 None => sleep(HEAL_PAUSE).await,
             }
@@ -110,10 +110,10 @@ impl Recovery {
             if !self.history.reaches(channel, offset).await? {
                 return Ok(None);
             }
-            if let Some(after) = feed.suspect() {
+            if let Some(after) = feed.begin_heal() {
                 self.heal(feed, after).await;
             }
-            feed.reach(offset);
+            feed.advance_to(offset);
         }
         let limit = self.history.limit();
         let had_window = feed.has_window();
@@ -135,9 +135,9 @@ impl Recovery {
     async fn open_window(&self, channel: &Channel, feed: &Feed, after: u64) -> Result<(), Refusal> {
         let limit = self.history.limit();
         feed.record();
-        let past = self.history.behind(channel, after, limit).await?;
+        let backlog = self.history.behind(channel, after, limit).await?;
         self.metrics.window_read();
-        feed.open_window(after, past, limit);
+        feed.open_window(after, backlog, limit);
         Ok(())
     }
 

@@ -1,4 +1,4 @@
-//! Carrying out what the session decides: at once, or as work that is under way. Decides nothing itself.
+//! Carrying out what the session decides: at once, or as in_flight that is under way. Decides nothing itself.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use tidegate_shared::{
 };
 
 use super::{Connection, End, in_flight::Done};
-use crate::session::{Effect, Effects, Question};
+use crate::session::{Effect, Effects, PresenceQuery};
 
 impl Connection {
     pub(super) fn perform(&mut self, effects: Effects) -> Result<(), End> {
@@ -23,41 +23,41 @@ impl Connection {
             Effect::Reply(reply) => return self.reply(reply),
             Effect::Welcome { chosen } => self.begin(chosen)?,
             Effect::History { command, channel, ask } => self.read_history(command, channel, ask),
-            Effect::Presence { command, channel, question } => self.read_members(command, channel, question),
+            Effect::Presence { command, channel, query } => self.read_members(command, channel, query),
             Effect::Call { command, mode, request } => {
-                let (store, turn, deadline) = self.publish_slot();
-                self.work().tasks.push(Box::pin(async move {
+                let (store, turn, deadline) = self.publish_turn();
+                self.in_flight().tasks.push(Box::pin(async move {
                     Done::Settled { command, settled: store.call(*request, mode, turn, deadline).await }
                 }));
             }
             Effect::Ask(ask) => self.ask_hook(*ask),
             Effect::Publish { command, channel, data, info, tags } => {
-                let (store, turn, deadline) = self.publish_slot();
-                self.work().tasks.push(Box::pin(async move {
+                let (store, turn, deadline) = self.publish_turn();
+                self.in_flight().tasks.push(Box::pin(async move {
                     Done::Published {
                         command,
                         result: store.publish(&channel, data, &info, &tags, (turn, deadline)).await,
                     }
                 }));
             }
-            Effect::Submit { command, request } => {
-                let (store, turn, deadline) = self.publish_slot();
-                self.work().tasks.push(Box::pin(async move {
+            Effect::Decide { command, request } => {
+                let (store, turn, deadline) = self.publish_turn();
+                self.in_flight().tasks.push(Box::pin(async move {
                     Done::Published { command, result: store.send(*request, turn, deadline).await }
                 }));
             }
             Effect::Send { request } => {
-                let (store, turn, deadline) = self.publish_slot();
-                self.work().tasks.push(Box::pin(async move {
+                let (store, turn, deadline) = self.publish_turn();
+                self.in_flight().tasks.push(Box::pin(async move {
                     Done::Sent { result: store.send(*request, turn, deadline).await }
                 }));
             }
-            Effect::Interest { ticket, channel, resume, or_refuse } => {
+            Effect::Join { ticket, channel, resume, or_refuse } => {
                 let shared = Arc::clone(&self.shared);
                 let member = self.session.member(&channel);
-                self.work().tasks.push(Box::pin(async move {
+                self.in_flight().tasks.push(Box::pin(async move {
                     let result = shared.ready(&channel, resume.as_ref(), or_refuse, member).await;
-                    Done::Received { ticket, result }
+                    Done::Joinable { ticket, result }
                 }));
             }
             Effect::FetchKeys { issuer } => self.shared.keys.want(issuer),
@@ -78,24 +78,24 @@ impl Connection {
 
     fn read_history(&mut self, command: u32, channel: Channel, ask: Box<HistoryRequest>) {
         let shared = Arc::clone(&self.shared);
-        let work = self.work();
+        let in_flight = self.in_flight();
         // A page can be large: it counts as an unsettled publish does.
-        work.in_flight += 1;
-        work.tasks.push(Box::pin(async move {
+        in_flight.unsettled += 1;
+        in_flight.tasks.push(Box::pin(async move {
             let page = shared.channels.history.page(&channel, &ask).await;
             Done::Paged { command, page: page.map_err(|refusal| codes::INTERNAL.because(refusal)) }
         }));
     }
 
-    fn read_members(&mut self, command: u32, channel: Channel, question: Question) {
+    fn read_members(&mut self, command: u32, channel: Channel, query: PresenceQuery) {
         let shared = Arc::clone(&self.shared);
-        let work = self.work();
+        let in_flight = self.in_flight();
         // The members of a large channel are a large answer: it counts as an unsettled publish does.
-        work.in_flight += 1;
-        work.tasks.push(Box::pin(async move {
+        in_flight.unsettled += 1;
+        in_flight.tasks.push(Box::pin(async move {
             let members = shared.presence.members(&channel).await;
             let members = members.map_err(|refusal| codes::INTERNAL.because(refusal));
-            Done::Present { command, question, members }
+            Done::Members { command, query, members }
         }));
     }
 }

@@ -9,9 +9,9 @@ use tidegate_shared::protocol::codes;
 
 use super::{Connection, End, in_flight::Done, now, prepare::Ready};
 use crate::{
-    channels::feed::{Asked, Told},
+    channels::feed::{FirstFrame, JoinOptions},
     outbox::Outbox,
-    session::{Chosen, Position},
+    session::{Position, ServerSubscription},
 };
 
 impl Connection {
@@ -23,20 +23,20 @@ impl Connection {
         let epoch = shared.channels.history.epoch(channel);
         let (client, dialect) = (session.client().clone(), outbox.dialect());
         let mut told = Ok(false);
-        let hears_as = member.filter(|_| session.hears(ticket));
-        let asked = Asked { wish: session.wish(ticket), hears_as };
-        let mut heard = None;
+        let join_leave_as = member.filter(|_| session.join_leave(ticket));
+        let asked = JoinOptions { delivery: session.delivery(ticket), join_leave_as };
+        let mut reaction = None;
         held.feed.join(client, outbox, asked, &start, |joined| {
             let Some(reply) = session.subscribed(ticket, channel, &Position { joined, epoch }) else {
-                return Told::Left;
+                return FirstFrame::Left;
             };
             if let Some(result) = reply.subscribe.as_ref().filter(|result| result.was_recovering) {
                 shared.metrics.resumed(result.recovered);
             }
             if let Some(one_way) = one_way {
                 told = Ok(true);
-                heard = Some(one_way.hear(reply));
-                return Told::Nothing;
+                reaction = Some(one_way.react(reply));
+                return FirstFrame::Nothing;
             }
             let frame = dialect.encode(&reply);
             told = frame.as_ref().map(|_| true).map_err(|_| End::Close(codes::INAPPROPRIATE));
@@ -46,11 +46,11 @@ impl Connection {
         if told? {
             self.held.push((held, present));
         }
-        heard.map_or(Ok(()), |heard| self.heard(heard))
+        reaction.map_or(Ok(()), |reaction| self.perform_reaction(reaction))
     }
 
     /// Begins with these channels, and with those alone that need no preparation at once.
-    pub(super) fn begin(&mut self, chosen: Vec<Chosen>) -> Result<(), End> {
+    pub(super) fn begin(&mut self, chosen: Vec<ServerSubscription>) -> Result<(), End> {
         let members: Vec<_> = chosen.iter().map(|one| self.session.member(&one.channel)).collect();
         let at_once = chosen.iter().zip(&members).map(|(one, member)| match (&one.resume, member) {
             (None, None) => self.shared.channels.interests.hold_received(&one.channel).map(Ready::from),
@@ -61,24 +61,24 @@ impl Connection {
         }
         let shared = Arc::clone(&self.shared);
         let user = chosen.iter().find_map(|one| one.channel.personal_user());
-        let arrival = user.map(|user| {
+        let arriving = user.map(|user| {
             let client = self.session.client().clone();
             shared.channels.hub.arriving.begin(user, client, Arc::clone(&self.outbox))
         });
-        self.work().tasks.push(Box::pin(async move {
+        self.in_flight().tasks.push(Box::pin(async move {
             let ready = chosen
                 .iter()
                 .zip(members)
                 .map(|(one, member)| shared.ready(&one.channel, one.resume.as_ref(), false, member));
             let ready = try_join_all(ready).await;
-            Done::Chosen { chosen, ready, arrival }
+            Done::Prepared { chosen, ready, arriving }
         }));
         Ok(())
     }
 
     /// Joins the channels that the connection begins with and answers `connect`, at the positions that the client is told;
     /// then takes what waited for it.
-    pub(super) fn welcome(&mut self, chosen: &[Chosen], ready: Vec<Ready>) -> Result<(), End> {
+    pub(super) fn welcome(&mut self, chosen: &[ServerSubscription], ready: Vec<Ready>) -> Result<(), End> {
         let Self { shared, session, outbox, one_way, transport, .. } = self;
         outbox.open();
         let mut positions = Vec::new();
@@ -87,10 +87,10 @@ impl Connection {
         for (one, Ready { held, start, present, member }) in chosen.iter().zip(ready) {
             let client = session.client().clone();
             let epoch = shared.channels.history.epoch(&one.channel);
-            let hears_as = member.filter(|_| session.hears_unasked(&one.channel));
-            held.feed.join(client, outbox, Asked { wish: None, hears_as }, &start, |joined| {
+            let join_leave_as = member.filter(|_| session.join_leave_by_default(&one.channel));
+            held.feed.join(client, outbox, JoinOptions { delivery: None, join_leave_as }, &start, |joined| {
                 positions.push(Position { joined, epoch });
-                Told::Nothing
+                FirstFrame::Nothing
             });
             self.held.push((held, present));
         }
@@ -105,10 +105,10 @@ impl Connection {
         // Publications may wait already: the answer goes before them.
         match one_way {
             Some(one_way) => {
-                let heard = one_way.hear(reply);
-                self.heard(heard)?;
+                let reaction = one_way.react(reply);
+                self.perform_reaction(reaction)?;
             }
-            None => self.say(&reply, Outbox::push_first)?,
+            None => self.send(&reply, Outbox::push_first)?,
         }
         let at = now();
         for command in std::mem::take(&mut self.stash) {

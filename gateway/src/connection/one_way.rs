@@ -25,15 +25,15 @@ pub(super) struct OneWay {
 
 /// What a session's reply means for the client.
 #[derive(Debug, PartialEq)]
-pub(super) enum Heard {
+pub(super) enum Reaction {
     /// Tell it.
-    Say(Reply),
+    Send(Reply),
     /// Tell it before anything that waits.
-    SayFirst(Reply),
+    SendFirst(Reply),
     /// Tell it, and answer in its place.
     Ping(Reply),
     /// Ask the session for this.
-    Ask(Vec<Command>),
+    Commands(Vec<Command>),
     /// It cannot go on.
     Close(Disconnect),
     /// Nothing.
@@ -60,28 +60,28 @@ impl OneWay {
     }
 
     /// Takes what the session says.
-    pub(super) fn hear(&mut self, reply: Reply) -> Heard {
+    pub(super) fn react(&mut self, reply: Reply) -> Reaction {
         match reply {
-            Reply { id: 0, push: None, .. } => Heard::Ping(reply),
+            Reply { id: 0, push: None, .. } => Reaction::Ping(reply),
             // It cannot subscribe again: it connects again, from where it is.
             Reply { id: 0, push: Some(Push { unsubscribe: Some(_), .. }), .. } => {
-                Heard::Close(codes::INSUFFICIENT_STATE)
+                Reaction::Close(codes::INSUFFICIENT_STATE)
             }
-            Reply { id: 0, .. } => Heard::Say(reply),
-            Reply { id: CONNECT, error: Some(error), .. } => Heard::Close(disconnect_for(error.code)),
+            Reply { id: 0, .. } => Reaction::Send(reply),
+            Reply { id: CONNECT, error: Some(error), .. } => Reaction::Close(disconnect_for(error.code)),
             Reply { id: CONNECT, .. } => self.connected(reply),
             Reply { id, .. } => self.subscribed(id, reply),
         }
     }
 
-    fn connected(&mut self, mut reply: Reply) -> Heard {
+    fn connected(&mut self, mut reply: Reply) -> Reaction {
         if let Some(connect) = &mut reply.connect {
             connect.pong = false;
             let chosen = |wish: &SubscribeRequest| connect.subs.iter().any(|sub| sub.channel == wish.channel);
             self.wishes.retain(|wish| !chosen(wish));
         }
         if self.wishes.is_empty() {
-            return Heard::SayFirst(reply);
+            return Reaction::SendFirst(reply);
         }
         let commands = (CONNECT + 1..).zip(&self.wishes).map(|(id, wish)| Command {
             id,
@@ -90,22 +90,22 @@ impl OneWay {
         });
         let commands: Vec<_> = commands.collect();
         self.held = Some((reply, commands.len()));
-        Heard::Ask(commands)
+        Reaction::Commands(commands)
     }
 
     /// A channel that is refused is left out of what the client is told.
-    fn subscribed(&mut self, id: u32, reply: Reply) -> Heard {
-        let Some((connected, left)) = &mut self.held else { return Heard::Nothing };
+    fn subscribed(&mut self, id: u32, reply: Reply) -> Reaction {
+        let Some((connected, left)) = &mut self.held else { return Reaction::Nothing };
         let wish = usize::try_from(id - CONNECT - 1).ok().and_then(|index| self.wishes.get(index));
         if let (Some(wish), Some(result), Some(connect)) = (wish, reply.subscribe, &mut connected.connect) {
             connect.subs.push(Sub::new(wish.channel.as_str(), result));
         }
         *left -= 1;
         if *left > 0 {
-            return Heard::Nothing;
+            return Reaction::Nothing;
         }
         self.wishes = Vec::new();
-        self.held.take().map_or(Heard::Nothing, |(connected, _)| Heard::SayFirst(connected))
+        self.held.take().map_or(Reaction::Nothing, |(connected, _)| Reaction::SendFirst(connected))
     }
 }
 
@@ -151,12 +151,12 @@ mod tests {
     fn the_answer_to_connect_waits_for_the_channels_and_leaves_out_refused_ones() {
         let mut client = OneWay::default();
         client.read(br#"{"subs":{"a":{},"b":{}}}"#).unwrap().unwrap();
-        let Heard::Ask(commands) = client.hear(connected()) else { panic!("it asks") };
+        let Reaction::Commands(commands) = client.react(connected()) else { panic!("it asks") };
         let asked: Vec<_> = commands.into_iter().map(|c| (c.id, c.subscribe.unwrap().channel)).collect();
         assert_eq!(asked, [(2, "a".to_owned()), (3, "b".to_owned())]);
         assert!(client.is_holding());
-        assert_eq!(client.hear(Reply::error(2, codes::PERMISSION_DENIED.error())), Heard::Nothing);
-        let Heard::SayFirst(reply) = client.hear(granted(3)) else { panic!("it is told") };
+        assert_eq!(client.react(Reply::error(2, codes::PERMISSION_DENIED.error())), Reaction::Nothing);
+        let Reaction::SendFirst(reply) = client.react(granted(3)) else { panic!("it is told") };
         let connect = reply.connect.unwrap();
         assert_eq!(connect.subs.iter().map(|sub| sub.channel.as_str()).collect::<Vec<_>>(), ["b"]);
         assert!(!connect.pong && !client.is_holding());
@@ -169,34 +169,37 @@ mod tests {
         assert_eq!(command.connect.unwrap().subs.len(), 2);
         let mut reply = connected();
         reply.connect.as_mut().unwrap().subs = vec![Sub::new("#42", SubscribeResult::default())];
-        let Heard::Ask(commands) = client.hear(reply) else { panic!("it asks") };
+        let Reaction::Commands(commands) = client.react(reply) else { panic!("it asks") };
         assert_eq!(commands.len(), 1);
-        let Heard::SayFirst(reply) = client.hear(granted(2)) else { panic!("it is told") };
+        let Reaction::SendFirst(reply) = client.react(granted(2)) else { panic!("it is told") };
         assert_eq!(reply.connect.unwrap().subs.len(), 2);
     }
 
     #[test]
     fn pings_are_answered_in_its_place_and_pushes_pass() {
         let mut client = OneWay::default();
-        assert_eq!(client.hear(Reply::ping()), Heard::Ping(Reply::ping()));
+        assert_eq!(client.react(Reply::ping()), Reaction::Ping(Reply::ping()));
         let push = Reply::publication("c", Publication::default());
-        assert_eq!(client.hear(push.clone()), Heard::Say(push));
+        assert_eq!(client.react(push.clone()), Reaction::Send(push));
     }
 
     #[test]
     fn a_channel_that_is_lost_ends_the_connection_so_that_it_comes_back_from_where_it_is() {
         let unsubscribe = Some(Unsubscribe { code: 2500, reason: "insufficient state".into() });
         let push = Push { channel: "a".into(), unsubscribe, ..Push::default() };
-        let heard = OneWay::default().hear(Reply { push: Some(push), ..Reply::default() });
-        assert_eq!(heard, Heard::Close(codes::INSUFFICIENT_STATE));
+        let reaction = OneWay::default().react(Reply { push: Some(push), ..Reply::default() });
+        assert_eq!(reaction, Reaction::Close(codes::INSUFFICIENT_STATE));
     }
 
     #[test]
     fn an_error_ends_the_connection() {
         for (error, code) in [(109, 3005), (110, 3005), (111, 3013), (103, 3507), (100, 3004), (108, 3004)] {
             let error = tidegate_shared::protocol::Error { code: error, ..Default::default() };
-            let heard = OneWay::default().hear(Reply::error(CONNECT, error));
-            assert!(matches!(&heard, Heard::Close(disconnect) if disconnect.code == code), "{heard:?}");
+            let reaction = OneWay::default().react(Reply::error(CONNECT, error));
+            assert!(
+                matches!(&reaction, Reaction::Close(disconnect) if disconnect.code == code),
+                "{reaction:?}"
+            );
         }
     }
 }

@@ -6,17 +6,17 @@ use tokio::sync::{Notify, OwnedSemaphorePermit};
 
 /// The permit of one open socket. Requests carry it, and a connection keeps it as long as it lives.
 #[derive(Debug, Clone)]
-pub(crate) struct SocketPermit(Arc<Held>);
+pub(crate) struct SocketPermit(Arc<OpenSocket>);
 
 #[derive(Debug)]
-struct Held {
+struct OpenSocket {
     _permit: OwnedSemaphorePermit,
     ended: Notify,
 }
 
 impl SocketPermit {
     pub(crate) fn new(permit: OwnedSemaphorePermit) -> Self {
-        Self(Arc::new(Held { _permit: permit, ended: Notify::new() }))
+        Self(Arc::new(OpenSocket { _permit: permit, ended: Notify::new() }))
     }
 
     /// Closes the socket after a short time for the last writes. The stream on it is over, and a client that does not read

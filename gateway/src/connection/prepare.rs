@@ -11,23 +11,23 @@ use super::Shared;
 use crate::{
     channels::{
         feed::{Resume, Start},
-        hub::Held,
+        hub::ChannelRef,
     },
-    presence::Present,
+    presence::Membership,
 };
 
 /// A channel that can be joined.
 pub(super) struct Ready {
-    pub(super) held: Held,
+    pub(super) held: ChannelRef,
     pub(super) start: Start,
     /// The membership, where it is kept who is in a channel, and what is said of the client there.
-    pub(super) present: Option<Box<Present>>,
+    pub(super) present: Option<Box<Membership>>,
     pub(super) member: Option<Box<ClientInfo>>,
 }
 
-impl From<Held> for Ready {
+impl From<ChannelRef> for Ready {
     /// From now on, and without being kept in the channel.
-    fn from(held: Held) -> Self {
+    fn from(held: ChannelRef) -> Self {
         Self { held, start: Start::Fresh, present: None, member: None }
     }
 }
@@ -65,7 +65,7 @@ impl Shared {
         &self,
         channel: &Channel,
         member: Option<&ClientInfo>,
-    ) -> Result<Option<Box<Present>>, protocol::Error> {
+    ) -> Result<Option<Box<Membership>>, protocol::Error> {
         let client = member.and_then(|member| Some((member, ClientId::parse(&member.client)?)));
         let Some((member, client)) = client else { return Ok(None) };
         let present = self.presence.join(channel, &client, member).await;

@@ -37,16 +37,16 @@ pub(crate) struct Peers {
 /// What a gateway answers of itself.
 pub(crate) type Respond = Arc<dyn Fn(&RawValue) -> Option<Box<RawValue>> + Send + Sync>;
 
-/// What the others said.
+/// What the others answers.
 #[derive(Default)]
-pub(crate) struct Said {
+pub(crate) struct PeerAnswers {
     pub(crate) answers: Vec<Box<RawValue>>,
     /// How many did not answer in time.
     pub(crate) silent: usize,
 }
 
 /// What came of asking one gateway.
-enum Heard {
+enum AskOutcome {
     Answer(Box<RawValue>),
     Silence,
     /// It has ended.
@@ -76,34 +76,34 @@ impl Peers {
     }
 
     /// Asks every other gateway. An error is a broker that is away: nobody was asked.
-    pub(crate) async fn ask(&self, body: Box<RawValue>) -> Result<Said, Refusal> {
+    pub(crate) async fn ask(&self, body: Box<RawValue>) -> Result<PeerAnswers, Refusal> {
         if !self.broker.is_connected() {
             return Err(Refusal::Unavailable("not connected to NATS".to_owned()));
         }
         let body = Bytes::from(body.get().to_owned());
         let others = self.fleet.others();
         let asked = others.iter().map(|(gateway, seq)| self.ask_one(gateway, *seq, &body));
-        let mut said = Said::default();
-        for heard in join_all(asked).await {
-            match heard {
-                Heard::Answer(answer) => said.answers.push(answer),
-                Heard::Silence => said.silent += 1,
-                Heard::Gone => {}
+        let mut answers = PeerAnswers::default();
+        for outcome in join_all(asked).await {
+            match outcome {
+                AskOutcome::Answer(answer) => answers.answers.push(answer),
+                AskOutcome::Silence => answers.silent += 1,
+                AskOutcome::Gone => {}
             }
         }
-        Ok(said)
+        Ok(answers)
     }
 
-    async fn ask_one(&self, gateway: &GatewayId, seq: u64, body: &Bytes) -> Heard {
+    async fn ask_one(&self, gateway: &GatewayId, seq: u64, body: &Bytes) -> AskOutcome {
         let mut live = self.fleet.live();
         tokio::select! {
             biased;
-            heard = timeout(ANSWER_LIMIT, self.request(gateway, seq, body)) => heard.unwrap_or(Heard::Silence),
-            _ = live.wait_for(|live| !live.contains(gateway)) => Heard::Gone,
+            outcome = timeout(ANSWER_LIMIT, self.request(gateway, seq, body)) => outcome.unwrap_or(AskOutcome::Silence),
+            _ = live.wait_for(|live| !live.contains(gateway)) => AskOutcome::Gone,
         }
     }
 
-    async fn request(&self, gateway: &GatewayId, seq: u64, body: &Bytes) -> Heard {
+    async fn request(&self, gateway: &GatewayId, seq: u64, body: &Bytes) -> AskOutcome {
         let subject = self.subjects.peer(gateway);
         let absent_from = Instant::now() + ABSENCE_LIMIT;
         loop {
@@ -111,7 +111,7 @@ impl Peers {
             match self.broker.client().send_request(subject.clone(), request).await {
                 Ok(answer) => {
                     let answer = serde_json::from_slice(&answer.payload);
-                    return answer.map_or(Heard::Silence, Heard::Answer);
+                    return answer.map_or(AskOutcome::Silence, AskOutcome::Answer);
                 }
                 // It may have lost its connection for a moment: its clients are still there.
                 Err(error)
@@ -121,9 +121,9 @@ impl Peers {
                 }
                 Err(error) if error.kind() == RequestErrorKind::NoResponders => {
                     self.fleet.unreachable(gateway, seq);
-                    return Heard::Gone;
+                    return AskOutcome::Gone;
                 }
-                Err(_) => return Heard::Silence,
+                Err(_) => return AskOutcome::Silence,
             }
         }
     }

@@ -20,7 +20,7 @@ use crate::{connection::Shared, fleet::forward::Emulation, http::origin::Origins
 const PREFLIGHT_MAX_AGE: HeaderValue = HeaderValue::from_static("86400");
 
 /// What requests are let in to.
-pub(crate) struct Door {
+pub(crate) struct ClientDoor {
     pub(crate) connections: Arc<Shared>,
     pub(crate) origins: Origins,
     pub(crate) emulation: Arc<Emulation>,
@@ -31,16 +31,16 @@ pub(crate) struct Door {
 pub(super) struct Page(Option<HeaderValue>);
 
 /// Why a request is not carried out.
-pub(super) struct Refused(pub(super) StatusCode, pub(super) &'static str);
+pub(super) struct Rejection(pub(super) StatusCode, pub(super) &'static str);
 
-impl Door {
+impl ClientDoor {
     /// Lets a request in whose page may connect.
-    pub(super) fn admit(&self, headers: &HeaderMap) -> Result<Page, Refused> {
+    pub(super) fn admit(&self, headers: &HeaderMap) -> Result<Page, Rejection> {
         if self.origins.allow(text(headers, header::ORIGIN), text(headers, header::HOST)) {
             return Ok(Page(headers.get(header::ORIGIN).cloned()));
         }
         self.connections.metrics.refused("origin");
-        Err(Refused(StatusCode::FORBIDDEN, "this origin may not connect: add it to gateway.origins\n"))
+        Err(Rejection(StatusCode::FORBIDDEN, "this origin may not connect: add it to gateway.origins\n"))
     }
 
     /// The longest message a client may send.
@@ -49,19 +49,19 @@ impl Door {
     }
 
     /// Reads a body that may have this many bytes.
-    pub(super) async fn body(&self, body: Body, limit: usize) -> Result<Bytes, Refused> {
+    pub(super) async fn body(&self, body: Body, limit: usize) -> Result<Bytes, Rejection> {
         match timeout(self.connections.rules.limits.first_frame, to_bytes(body, limit)).await {
             Ok(Ok(bytes)) => Ok(bytes),
             // A body that breaks off has nobody behind it who would read the answer.
             Ok(Err(_)) => Err(TOO_LONG),
-            Err(_) => Err(Refused(StatusCode::REQUEST_TIMEOUT, "the body did not come in time\n")),
+            Err(_) => Err(Rejection(StatusCode::REQUEST_TIMEOUT, "the body did not come in time\n")),
         }
     }
 }
 
 /// The message is longer than it may be.
-pub(super) const TOO_LONG: Refused =
-    Refused(StatusCode::PAYLOAD_TOO_LARGE, "the message is longer than gateway.limits.message\n");
+pub(super) const TOO_LONG: Rejection =
+    Rejection(StatusCode::PAYLOAD_TOO_LARGE, "the message is longer than gateway.limits.message\n");
 
 impl Page {
     /// Tells the page's browser that the page may read this.
@@ -78,14 +78,14 @@ impl Page {
     }
 }
 
-impl IntoResponse for Refused {
+impl IntoResponse for Rejection {
     fn into_response(self) -> Response {
         (self.0, self.1).into_response()
     }
 }
 
 /// A browser asks what a page may ask.
-pub(super) async fn preflight(State(door): State<Arc<Door>>, request: Request<Body>) -> Response {
+pub(super) async fn preflight(State(door): State<Arc<ClientDoor>>, request: Request<Body>) -> Response {
     let page = match door.admit(request.headers()) {
         Ok(page) => page,
         Err(refused) => return refused.into_response(),

@@ -15,8 +15,8 @@ use axum::{
 use tidegate_shared::config::Config;
 use tokio::time::{Duration, timeout};
 
-use super::Vitals;
-use crate::api::{Api, Door, Method, OPENAPI};
+use super::Health;
+use crate::api::{Api, Method, OPENAPI, Via};
 
 /// Where callers put the key.
 const KEY: &str = "x-api-key";
@@ -47,7 +47,7 @@ impl ApiDoor {
         let _ = self.api.set(api);
     }
 
-    fn admit(&self, headers: &HeaderMap) -> Result<(), Refused> {
+    fn admit(&self, headers: &HeaderMap) -> Result<(), Rejection> {
         let Some(key) = &self.key else {
             return Err((StatusCode::NOT_FOUND, "the server API is closed over HTTP: set api.key\n"));
         };
@@ -60,20 +60,20 @@ impl ApiDoor {
     }
 }
 
-type Refused = (StatusCode, &'static str);
+type Rejection = (StatusCode, &'static str);
 
 pub(super) async fn method(
-    State(vitals): State<Vitals>,
+    State(health): State<Health>,
     Path(name): Path<String>,
     request: Request<Body>,
 ) -> Response {
-    match run(&vitals.api, &name, request).await {
+    match run(&health.api, &name, request).await {
         Ok(answer) => answer,
         Err(refused) => refused.into_response(),
     }
 }
 
-async fn run(door: &ApiDoor, name: &str, request: Request<Body>) -> Result<Response, Refused> {
+async fn run(door: &ApiDoor, name: &str, request: Request<Body>) -> Result<Response, Rejection> {
     door.admit(request.headers())?;
     let method = Method::parse(name).ok_or((StatusCode::NOT_FOUND, "no such method\n"))?;
     let body = match timeout(door.patience, to_bytes(request.into_body(), door.longest)).await {
@@ -84,7 +84,7 @@ async fn run(door: &ApiDoor, name: &str, request: Request<Body>) -> Result<Respo
         Err(_) => return Err((StatusCode::REQUEST_TIMEOUT, "the body did not come in time\n")),
     };
     let api = door.api.get().ok_or((StatusCode::SERVICE_UNAVAILABLE, "not connected to NATS\n"))?;
-    let answer = api.answer(Door::Http, method, &body).await;
+    let answer = api.answer(Via::Http, method, &body).await;
     Ok(([(CONTENT_TYPE, "application/json")], answer).into_response())
 }
 

@@ -12,8 +12,8 @@ use bytes::Bytes;
 use tidegate_shared::protocol::{EmulationRequest, protobuf};
 
 use super::{
-    Door,
-    admission::{Refused, TOO_LONG},
+    ClientDoor,
+    admission::{Rejection, TOO_LONG},
     stream::speaks_protobuf,
 };
 use crate::fleet::sessions::Undelivered;
@@ -21,7 +21,7 @@ use crate::fleet::sessions::Undelivered;
 /// What a request has beside the message: names, and the marks around them.
 const ENVELOPE: usize = 1024;
 
-pub(super) async fn emulate(State(door): State<Arc<Door>>, request: Request<Body>) -> Response {
+pub(super) async fn emulate(State(door): State<Arc<ClientDoor>>, request: Request<Body>) -> Response {
     let page = match door.admit(request.headers()) {
         Ok(page) => page,
         Err(refused) => return refused.into_response(),
@@ -32,23 +32,23 @@ pub(super) async fn emulate(State(door): State<Arc<Door>>, request: Request<Body
     }
 }
 
-async fn deliver(door: &Door, request: Request<Body>) -> Result<(), Refused> {
+async fn deliver(door: &ClientDoor, request: Request<Body>) -> Result<(), Rejection> {
     let protobuf = speaks_protobuf(&request);
     // A message in a JSON string is longer than the message: its quotation marks are escaped.
     let limit = door.message_limit().saturating_mul(2).saturating_add(ENVELOPE);
     let body = door.body(request.into_body(), limit).await?;
     let request = read(body, protobuf)
-        .ok_or(Refused(StatusCode::BAD_REQUEST, "not a request with session, node and data\n"))?;
+        .ok_or(Rejection(StatusCode::BAD_REQUEST, "not a request with session, node and data\n"))?;
     if request.data.len() > door.message_limit() {
         return Err(TOO_LONG);
     }
     door.emulation.deliver(request).await.map_err(|undelivered| match undelivered {
-        Undelivered::Unknown => Refused(StatusCode::NOT_FOUND, "no such session: it has ended\n"),
+        Undelivered::Unknown => Rejection(StatusCode::NOT_FOUND, "no such session: it has ended\n"),
         Undelivered::Busy => {
-            Refused(StatusCode::TOO_MANY_REQUESTS, "the session has not taken earlier commands yet\n")
+            Rejection(StatusCode::TOO_MANY_REQUESTS, "the session has not taken earlier commands yet\n")
         }
         Undelivered::Unreachable => {
-            Refused(StatusCode::SERVICE_UNAVAILABLE, "the session's gateway cannot be asked now\n")
+            Rejection(StatusCode::SERVICE_UNAVAILABLE, "the session's gateway cannot be asked now\n")
         }
     })
 }

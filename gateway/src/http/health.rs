@@ -15,7 +15,7 @@ use crate::metrics::Metrics;
 
 /// What the answers depend on. Served before NATS is there, so that somebody can see what the gateway waits for.
 #[derive(Clone)]
-pub(crate) struct Vitals {
+pub(crate) struct Health {
     pub(crate) metrics: Metrics,
     pub(crate) serving: Arc<OnceLock<Broker>>,
     pub(crate) lifecycle: Lifecycle,
@@ -26,16 +26,16 @@ pub(super) async fn live() -> &'static str {
     "alive\n"
 }
 
-pub(super) async fn ready(State(vitals): State<Vitals>) -> (StatusCode, &'static str) {
-    if vitals.lifecycle.is_draining() {
+pub(super) async fn ready(State(health): State<Health>) -> (StatusCode, &'static str) {
+    if health.lifecycle.is_draining() {
         (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
-    } else if vitals.serving.get().is_some_and(Broker::is_connected) {
+    } else if health.serving.get().is_some_and(Broker::is_connected) {
         (StatusCode::OK, "ready\n")
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "not connected to NATS\n")
     }
 }
 
-pub(super) async fn metrics(State(vitals): State<Vitals>) -> impl IntoResponse {
-    ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], vitals.metrics.page())
+pub(super) async fn metrics(State(health): State<Health>) -> impl IntoResponse {
+    ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], health.metrics.page())
 }

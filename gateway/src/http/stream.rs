@@ -12,14 +12,14 @@ use axum::{
 use bytes::Bytes;
 
 use super::{
-    Door,
-    admission::{Refused, TOO_LONG},
+    ClientDoor,
+    admission::{Rejection, TOO_LONG},
     query,
 };
 use crate::{
     connection::{
         Connection,
-        one_way::event_cursor::Bookmark,
+        one_way::event_cursor::EventCursor,
         permit::SocketPermit,
         transport::{
             Transport,
@@ -31,44 +31,44 @@ use crate::{
 
 /// How one kind of stream speaks.
 #[derive(Clone, Copy)]
-struct Kind {
+struct StreamKind {
     framing: Framing,
     dialect: Dialect,
     content_type: &'static str,
 }
 
-const LINES: Kind =
-    Kind { framing: Framing::Lines, dialect: Dialect::Json, content_type: "application/json" };
-const DELIMITED: Kind = Kind {
+const LINES: StreamKind =
+    StreamKind { framing: Framing::Lines, dialect: Dialect::Json, content_type: "application/json" };
+const DELIMITED: StreamKind = StreamKind {
     framing: Framing::Delimited,
     dialect: Dialect::Protobuf,
     content_type: "application/octet-stream",
 };
-const EVENTS: Kind = Kind {
+const EVENTS: StreamKind = StreamKind {
     framing: Framing::Events,
     dialect: Dialect::Json,
     content_type: "text/event-stream; charset=utf-8",
 };
 
 /// The body is the first batch of commands; its type says which encoding is spoken.
-pub(super) async fn http_stream(State(door): State<Arc<Door>>, request: Request<Body>) -> Response {
+pub(super) async fn http_stream(State(door): State<Arc<ClientDoor>>, request: Request<Body>) -> Response {
     let kind = if speaks_protobuf(&request) { DELIMITED } else { LINES };
     open(&door, request, kind).await
 }
 
 /// Server-sent events; a GET brings the first batch of commands in the query, a POST in the body.
-pub(super) async fn sse(State(door): State<Arc<Door>>, request: Request<Body>) -> Response {
+pub(super) async fn sse(State(door): State<Arc<ClientDoor>>, request: Request<Body>) -> Response {
     open(&door, request, EVENTS).await
 }
 
 /// Pushes, one a line.
-pub(super) async fn uni_http_stream(State(door): State<Arc<Door>>, request: Request<Body>) -> Response {
-    open(&door, request, Kind { dialect: Dialect::OneWay, ..LINES }).await
+pub(super) async fn uni_http_stream(State(door): State<Arc<ClientDoor>>, request: Request<Body>) -> Response {
+    open(&door, request, StreamKind { dialect: Dialect::OneWay, ..LINES }).await
 }
 
 /// Pushes as server-sent events.
-pub(super) async fn uni_sse(State(door): State<Arc<Door>>, request: Request<Body>) -> Response {
-    open(&door, request, Kind { dialect: Dialect::OneWay, ..EVENTS }).await
+pub(super) async fn uni_sse(State(door): State<Arc<ClientDoor>>, request: Request<Body>) -> Response {
+    open(&door, request, StreamKind { dialect: Dialect::OneWay, ..EVENTS }).await
 }
 
 /// Whether a body is protobuf.
@@ -76,7 +76,7 @@ pub(super) fn speaks_protobuf(request: &Request<Body>) -> bool {
     request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == DELIMITED.content_type)
 }
 
-async fn open(door: &Door, request: Request<Body>, kind: Kind) -> Response {
+async fn open(door: &ClientDoor, request: Request<Body>, kind: StreamKind) -> Response {
     let page = match door.admit(request.headers()) {
         Ok(page) => page,
         Err(refused) => return refused.into_response(),
@@ -89,7 +89,11 @@ async fn open(door: &Door, request: Request<Body>, kind: Kind) -> Response {
     }
 }
 
-async fn first_message(door: &Door, request: Request<Body>, dialect: Dialect) -> Result<Bytes, Refused> {
+async fn first_message(
+    door: &ClientDoor,
+    request: Request<Body>,
+    dialect: Dialect,
+) -> Result<Bytes, Rejection> {
     let limit = door.message_limit();
     let first = if request.method() == Method::GET {
         query::first_message(request.uri().query()).unwrap_or_default()
@@ -101,7 +105,7 @@ async fn first_message(door: &Door, request: Request<Body>, dialect: Dialect) ->
         // A client that may come without a token need not say anything.
         Dialect::OneWay if first.is_empty() => Ok(Bytes::from_static(b"{}")),
         _ if first.is_empty() => {
-            Err(Refused(StatusCode::BAD_REQUEST, "the first commands are missing: a batch with connect\n"))
+            Err(Rejection(StatusCode::BAD_REQUEST, "the first commands are missing: a batch with connect\n"))
         }
         _ => Ok(first),
     }
@@ -114,16 +118,16 @@ fn last_event_id(headers: &HeaderMap) -> Option<String> {
 }
 
 fn start(
-    door: &Door,
+    door: &ClientDoor,
     first: Bytes,
     last: Option<&str>,
     permit: Option<SocketPermit>,
-    kind: Kind,
+    kind: StreamKind,
 ) -> Response {
     let inbox = (kind.dialect != Dialect::OneWay).then(|| door.emulation.open());
     let has_ids = kind.dialect == Dialect::OneWay && kind.framing == Framing::Events;
-    let (first, bookmark) = if has_ids { Bookmark::open(first, last) } else { (first, None) };
-    let (stream, body) = Stream::open(kind.framing, first, bookmark, inbox, permit.clone());
+    let (first, cursor) = if has_ids { EventCursor::open(first, last) } else { (first, None) };
+    let (stream, body) = Stream::open(kind.framing, first, cursor, inbox, permit.clone());
     let shared = Arc::clone(&door.connections);
     let mut connection = Connection::new(shared, Transport::Stream(stream), kind.dialect, permit);
     door.lifecycle.spawn(async move { connection.run().await });
@@ -132,7 +136,7 @@ fn start(
 
 /// Nobody between may keep, change or gather what is sent. `Expire` is how the protocol's other servers write it. The socket
 /// ends with the stream: a client that comes back must not try it again.
-fn headers(kind: Kind) -> [(HeaderName, HeaderValue); 6] {
+fn headers(kind: StreamKind) -> [(HeaderName, HeaderValue); 6] {
     [
         (header::CONTENT_TYPE, HeaderValue::from_static(kind.content_type)),
         (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),

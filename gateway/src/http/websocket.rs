@@ -13,7 +13,7 @@ use axum::{
 };
 use tidegate_shared::protocol::{JSON_SUBPROTOCOL, PROTOBUF_SUBPROTOCOL};
 
-use super::{Door, admission::Refused, query};
+use super::{ClientDoor, admission::Rejection, query};
 use crate::{
     connection::{
         Connection,
@@ -28,7 +28,7 @@ const READ_BUFFER: usize = 1024;
 const WRITE_BUFFER: usize = 4096;
 
 /// Both directions over one socket.
-pub(super) async fn websocket(State(door): State<Arc<Door>>, request: Request<Body>) -> Response {
+pub(super) async fn websocket(State(door): State<Arc<ClientDoor>>, request: Request<Body>) -> Response {
     let (mut parts, _) = request.into_parts();
     let upgrade = match handshake(&door, &mut parts).await {
         Ok(upgrade) => upgrade,
@@ -41,7 +41,7 @@ pub(super) async fn websocket(State(door): State<Arc<Door>>, request: Request<Bo
 }
 
 /// Pushes only; the client's first message, or the query, says who it is.
-pub(super) async fn uni_websocket(State(door): State<Arc<Door>>, request: Request<Body>) -> Response {
+pub(super) async fn uni_websocket(State(door): State<Arc<ClientDoor>>, request: Request<Body>) -> Response {
     let (mut parts, _) = request.into_parts();
     let upgrade = match handshake(&door, &mut parts).await {
         Ok(upgrade) => upgrade,
@@ -54,8 +54,8 @@ pub(super) async fn uni_websocket(State(door): State<Arc<Door>>, request: Reques
     accept(&door, upgrade, &parts, move |socket| Socket::one_way(socket, first), Dialect::OneWay)
 }
 
-async fn handshake(door: &Door, parts: &mut Parts) -> Result<WebSocketUpgrade, Response> {
-    door.admit(&parts.headers).map_err(Refused::into_response)?;
+async fn handshake(door: &ClientDoor, parts: &mut Parts) -> Result<WebSocketUpgrade, Response> {
+    door.admit(&parts.headers).map_err(Rejection::into_response)?;
     match WebSocketUpgrade::from_request_parts(parts, &()).await {
         Ok(upgrade) => Ok(upgrade.protocols([PROTOBUF_SUBPROTOCOL, JSON_SUBPROTOCOL])),
         Err(rejection) => {
@@ -66,7 +66,7 @@ async fn handshake(door: &Door, parts: &mut Parts) -> Result<WebSocketUpgrade, R
 }
 
 fn accept(
-    door: &Door,
+    door: &ClientDoor,
     upgrade: WebSocketUpgrade,
     parts: &Parts,
     open: impl FnOnce(WebSocket) -> Socket + Send + 'static,

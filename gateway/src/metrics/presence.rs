@@ -13,12 +13,12 @@ use super::Metrics;
 pub(super) struct PresenceMetrics {
     members: Gauge,
     gateways: Gauge,
-    changes: Family<Kind, Counter>,
+    changes: Family<Change, Counter>,
     reads: Counter,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Kind {
+struct Change {
     change: &'static str,
 }
 
@@ -55,7 +55,7 @@ impl Metrics {
     }
 
     pub(crate) fn presence_changed(&self, change: &'static str) {
-        self.presence.changes.get_or_create(&Kind { change }).inc();
+        self.presence.changes.get_or_create(&Change { change }).inc();
     }
 
     pub(crate) fn presence_read(&self) {

@@ -16,7 +16,7 @@ pub(super) type Key = (String, String);
 
 /// The decisions that are kept.
 #[derive(Debug)]
-pub(super) struct Kept {
+pub(super) struct DecisionCache {
     time: Duration,
     decisions: HashMap<Key, (Instant, Decision)>,
 }
@@ -28,7 +28,7 @@ pub(super) fn key(event: Event, question: &Question) -> Option<Key> {
     (event == Event::Subscribe && plain).then(|| (user.clone(), question.channel.clone()))
 }
 
-impl Kept {
+impl DecisionCache {
     pub(super) fn new(time: Duration) -> Self {
         Self { time, decisions: HashMap::new() }
     }
@@ -107,13 +107,13 @@ mod tests {
             (refused(false), 60),
             (refused(true), 0),
         ] {
-            let mut kept = Kept::new(MINUTE);
+            let mut kept = DecisionCache::new(MINUTE);
             kept.keep(key(), &decision, now, UNIX);
             let at = |seconds| kept.get(&key(), now + Duration::from_secs(seconds));
             assert_eq!(at(seconds), None, "{decision:?}");
             assert_eq!(at(seconds.saturating_sub(1)), (seconds > 0).then(|| decision.clone()));
         }
-        let mut none = Kept::new(Duration::ZERO);
+        let mut none = DecisionCache::new(Duration::ZERO);
         none.keep(key(), &allowed(0), now, UNIX);
         assert_eq!(none.get(&key(), now), None);
     }
@@ -121,7 +121,7 @@ mod tests {
     #[test]
     fn what_is_kept_is_bounded_and_what_is_over_makes_room() {
         let now = Instant::now();
-        let mut kept = Kept::new(MINUTE);
+        let mut kept = DecisionCache::new(MINUTE);
         for user in 0..=MOST {
             kept.keep((user.to_string(), "c".into()), &allowed(0), now, UNIX);
         }

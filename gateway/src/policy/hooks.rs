@@ -1,4 +1,4 @@
-//! Asking back ends: one NATS request a question, in time or not at all; what was decided about a user's subscription is kept
+//! Asking back ends: one NATS request a question, in time or not at all; what was decided about a user's subscription is cache
 //! for a while where the configuration says so.
 //!
 //! Never allows anything by itself: whoever is not decided on gets error 100.
@@ -17,7 +17,7 @@ use tidegate_shared::{
 use tokio::time::Instant;
 
 use super::Verdict;
-use super::hook_cache::{self, Kept};
+use super::hook_cache::{self, DecisionCache};
 use crate::metrics::Metrics;
 
 /// The way to back ends.
@@ -25,7 +25,7 @@ pub(crate) struct Hooks {
     broker: Broker,
     subjects: Subjects,
     deadline: Duration,
-    kept: Mutex<Kept>,
+    cache: Mutex<DecisionCache>,
     metrics: Metrics,
 }
 
@@ -44,14 +44,14 @@ enum Silence {
 
 impl Hooks {
     pub(crate) fn new(broker: Broker, subjects: Subjects, config: &HooksConfig, metrics: Metrics) -> Self {
-        let kept = Mutex::new(Kept::new(config.cache));
-        Self { broker, subjects, deadline: config.deadline, kept, metrics }
+        let cache = Mutex::new(DecisionCache::new(config.cache));
+        Self { broker, subjects, deadline: config.deadline, cache, metrics }
     }
 
     /// Asks, unless it is known.
     pub(crate) async fn ask(&self, event: Event, question: &Question) -> Verdict {
         let key = hook_cache::key(event, question);
-        if let Some(decision) = key.as_ref().and_then(|key| self.kept.lock().get(key, Instant::now())) {
+        if let Some(decision) = key.as_ref().and_then(|key| self.cache.lock().get(key, Instant::now())) {
             self.metrics.hook(event.as_str(), "kept", None);
             return Ok(decision);
         }
@@ -63,7 +63,7 @@ impl Hooks {
         }
         if let (Some(key), Ok(decision)) = (key, &decided) {
             let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            self.kept.lock().keep(key, decision, Instant::now(), unix);
+            self.cache.lock().keep(key, decision, Instant::now(), unix);
         }
         decided.map_err(|silence| codes::INTERNAL.because(silence))
     }

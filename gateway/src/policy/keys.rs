@@ -21,7 +21,7 @@ const FIRST_RETRY: Duration = Duration::from_secs(1);
 
 /// How often keys are fetched, and how long they serve.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Pace {
+pub(crate) struct FetchPace {
     /// Time between fetches that nobody asked for.
     pub(crate) refresh: Duration,
     /// The shortest time between two fetches, however many unknown keys tokens name.
@@ -43,7 +43,7 @@ struct Fetcher {
     http: reqwest::Client,
     keys: Arc<FetchedKeys>,
     wanted: Arc<Notify>,
-    pace: Pace,
+    pace: FetchPace,
     metrics: Metrics,
     fetched: Option<Instant>,
     failures: u32,
@@ -61,7 +61,7 @@ enum Failure {
     NotAKeySet(#[from] crate::policy::tokens::NotAKeySet),
 }
 
-impl Pace {
+impl FetchPace {
     /// The limits that are not configurable, around `refresh`.
     pub(crate) fn every(refresh: Duration) -> Self {
         Self {
@@ -77,7 +77,7 @@ impl Keys {
     /// Fetches every key set once, well or not, and begins to keep them fresh.
     pub(crate) async fn start(
         verifier: &Verifier,
-        pace: Pace,
+        pace: FetchPace,
         metrics: &Metrics,
         lifecycle: &Lifecycle,
     ) -> anyhow::Result<Self> {
@@ -110,7 +110,7 @@ impl Keys {
 }
 
 impl Fetcher {
-    fn new(keys: Arc<FetchedKeys>, pace: Pace, metrics: Metrics) -> anyhow::Result<Self> {
+    fn new(keys: Arc<FetchedKeys>, pace: FetchPace, metrics: Metrics) -> anyhow::Result<Self> {
         let http = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()

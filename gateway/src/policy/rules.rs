@@ -159,7 +159,7 @@ impl Rules {
     }
 
     /// Whether a subscriber of a channel is told who comes and leaves. `asked` is whether it asked for it, and may.
-    pub(crate) fn hears(&self, channel: &Channel, asked: bool) -> bool {
+    pub(crate) fn join_leave(&self, channel: &Channel, asked: bool) -> bool {
         self.namespaces
             .get(channel.namespace())
             .is_some_and(|namespace| namespace.join_leave && (namespace.force_join_leave || asked))
@@ -171,7 +171,7 @@ impl Rules {
     }
 
     /// What a subscription asks for beyond plain publications, as far as its namespace grants it.
-    pub(crate) fn wish(
+    pub(crate) fn delivery(
         &self,
         channel: &Channel,
         request: &SubscribeRequest,

@@ -182,8 +182,8 @@ impl Verifier {
         let place = self.place_of(unverified.iss.as_deref()).ok_or(Invalid::Forged)?;
         let issuer = self.issuers.get(place).ok_or(Invalid::Forged)?;
         let claims: Claims = issuer.open(token, &header).map_err(|refusal| match refusal {
-            issuer::Refusal::Forged => Invalid::Forged,
-            issuer::Refusal::UnknownKey => Invalid::UnknownKey { issuer: place },
+            issuer::NotAccepted::Forged => Invalid::Forged,
+            issuer::NotAccepted::UnknownKey => Invalid::UnknownKey { issuer: place },
         })?;
         let expires_at = claims.exp.map(seconds).transpose()?;
         let valid_from = claims.nbf.map(seconds).transpose()?;

@@ -5,7 +5,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use tidegate_shared::{broker::Refusal, topology::PRESENCE};
 
-use super::{BATCH, Presence, read_kept};
+use super::{BATCH, Presence, read_member};
 use crate::fleet::{next_page, pause};
 
 /// Between two tries while the broker is away.
@@ -73,7 +73,7 @@ impl Presence {
         while let Some(start) = from {
             let page = self.broker.range(PRESENCE, &filter, start, BATCH).await?;
             from = next_page(&page);
-            for member in page.messages.iter().filter_map(read_kept) {
+            for member in page.messages.iter().filter_map(read_member) {
                 let gateway = member.client.gateway();
                 if gateway == *self.fleet.gateway() {
                     self.registry.lock().found(&member.subject);

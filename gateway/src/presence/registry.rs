@@ -23,7 +23,7 @@ struct Member {
     /// How many subscriptions make it one; none means that it is to go. More than one while a client comes and goes quickly.
     holders: usize,
     info: Bytes,
-    kept: Kept,
+    broker: BrokerSide,
     /// Whether it is in the queue or being brought up to date.
     busy: bool,
     waiting: Vec<oneshot::Sender<Result<(), Refusal>>>,
@@ -31,7 +31,7 @@ struct Member {
 
 /// What the broker has of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kept {
+enum BrokerSide {
     Nothing,
     /// The member, under this sequence.
     At(u64),
@@ -59,15 +59,16 @@ impl Registry {
         subject: &Arc<str>,
         info: Bytes,
     ) -> Option<oneshot::Receiver<Result<(), Refusal>>> {
-        let member = self.members.entry(Arc::clone(subject)).or_insert_with(|| Member::new(Kept::Nothing));
+        let member =
+            self.members.entry(Arc::clone(subject)).or_insert_with(|| Member::new(BrokerSide::Nothing));
         member.holders += 1;
         if member.info != info {
             member.info = info;
-            if member.kept != Kept::Nothing {
-                member.kept = Kept::Unclear;
+            if member.broker != BrokerSide::Nothing {
+                member.broker = BrokerSide::Unclear;
             }
         }
-        if matches!(member.kept, Kept::At(_)) {
+        if matches!(member.broker, BrokerSide::At(_)) {
             return None;
         }
         let (told, wait) = oneshot::channel();
@@ -93,17 +94,17 @@ impl Registry {
     /// What to do for a member next. Until it is told how that went, the broker's side counts as unclear.
     pub(super) fn step(&mut self, subject: &str) -> Step {
         let Some(member) = self.members.get_mut(subject) else { return Step::Nothing };
-        match (member.holders > 0, member.kept) {
-            (_, Kept::Unclear) => Step::Look,
-            (true, Kept::Nothing) => {
-                member.kept = Kept::Unclear;
+        match (member.holders > 0, member.broker) {
+            (_, BrokerSide::Unclear) => Step::Look,
+            (true, BrokerSide::Nothing) => {
+                member.broker = BrokerSide::Unclear;
                 Step::Store(member.info.clone())
             }
-            (false, Kept::At(seq)) => {
-                member.kept = Kept::Unclear;
+            (false, BrokerSide::At(seq)) => {
+                member.broker = BrokerSide::Unclear;
                 Step::Remove { seq, info: member.info.clone() }
             }
-            (true, Kept::At(_)) => {
+            (true, BrokerSide::At(_)) => {
                 member.busy = false;
                 for told in member.waiting.drain(..) {
                     // Whoever waited may have given up.
@@ -111,7 +112,7 @@ impl Registry {
                 }
                 Step::Nothing
             }
-            (false, Kept::Nothing) => {
+            (false, BrokerSide::Nothing) => {
                 self.members.remove(subject);
                 Step::Nothing
             }
@@ -122,28 +123,28 @@ impl Registry {
     pub(super) fn stored(&mut self, subject: &str, seq: u64, info: &Bytes) {
         // What is said of it may have changed meanwhile.
         if let Some(member) = self.members.get_mut(subject).filter(|member| member.info == *info) {
-            member.kept = Kept::At(seq);
+            member.broker = BrokerSide::At(seq);
         }
     }
 
     /// The broker has nothing of a member any more.
     pub(super) fn removed(&mut self, subject: &str) {
         if let Some(member) = self.members.get_mut(subject) {
-            member.kept = Kept::Nothing;
+            member.broker = BrokerSide::Nothing;
         }
     }
 
     /// This is what the broker has of a member.
     pub(super) fn looked(&mut self, subject: &str, found: Option<(u64, Bytes)>) {
         let Some(member) = self.members.get_mut(subject) else { return };
-        member.kept = match found {
-            Some((seq, info)) if info == member.info => Kept::At(seq),
+        member.broker = match found {
+            Some((seq, info)) if info == member.info => BrokerSide::At(seq),
             // Nobody is behind it any more: it leaves as it came.
             Some((seq, info)) if member.holders == 0 => {
                 member.info = info;
-                Kept::At(seq)
+                BrokerSide::At(seq)
             }
-            Some(_) | None => Kept::Nothing,
+            Some(_) | None => BrokerSide::Nothing,
         };
     }
 
@@ -160,18 +161,18 @@ impl Registry {
     pub(super) fn settled(&self) -> HashMap<Arc<str>, u64> {
         let settled = self.members.iter().filter(|(_, member)| !member.busy);
         settled
-            .filter_map(|(subject, member)| match member.kept {
-                Kept::At(seq) => Some((Arc::clone(subject), seq)),
-                Kept::Nothing | Kept::Unclear => None,
+            .filter_map(|(subject, member)| match member.broker {
+                BrokerSide::At(seq) => Some((Arc::clone(subject), seq)),
+                BrokerSide::Nothing | BrokerSide::Unclear => None,
             })
             .collect()
     }
 
     /// The broker does not seem to have a member that was settled under this sequence.
     pub(super) fn doubt(&mut self, subject: &Arc<str>, seq: u64) {
-        let settled = |member: &&mut Member| !member.busy && member.kept == Kept::At(seq);
+        let settled = |member: &&mut Member| !member.busy && member.broker == BrokerSide::At(seq);
         if let Some(member) = self.members.get_mut(subject).filter(settled) {
-            member.kept = Kept::Unclear;
+            member.broker = BrokerSide::Unclear;
             self.enqueue(subject);
         }
     }
@@ -179,7 +180,7 @@ impl Registry {
     /// The broker has a member of this gateway. If it is none, it is to leave.
     pub(super) fn found(&mut self, subject: &Arc<str>) {
         if !self.members.contains_key(subject) {
-            self.members.insert(Arc::clone(subject), Member::new(Kept::Unclear));
+            self.members.insert(Arc::clone(subject), Member::new(BrokerSide::Unclear));
             self.enqueue(subject);
         }
     }
@@ -198,8 +199,8 @@ impl Registry {
 }
 
 impl Member {
-    fn new(kept: Kept) -> Self {
-        Self { holders: 0, info: Bytes::new(), kept, busy: false, waiting: Vec::new() }
+    fn new(broker: BrokerSide) -> Self {
+        Self { holders: 0, info: Bytes::new(), broker, busy: false, waiting: Vec::new() }
     }
 }
 

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use futures_util::{StreamExt, stream};
 use tidegate_shared::{broker::Refusal, id::GatewayId, topology::PRESENCE};
 
-use super::{BATCH, Kept, LEFT_TTL, Presence, read_kept};
+use super::{BATCH, LEFT_TTL, Presence, StoredMember, read_member};
 use crate::fleet::{leaving, next_page, pause};
 
 /// How long a gateway may take to come back before its members are removed: all lose the broker at the same time when it
@@ -62,7 +62,7 @@ impl Presence {
         while let Some(start) = from {
             let page = self.broker.range(PRESENCE, &filter, start, BATCH).await?;
             from = next_page(&page);
-            let members: Vec<Kept> = page.messages.iter().filter_map(read_kept).collect();
+            let members: Vec<StoredMember> = page.messages.iter().filter_map(read_member).collect();
             let mut removals = stream::iter(members)
                 .map(|member| async move {
                     if self.fleet.is_live(gateway) { Ok(false) } else { self.remove(member).await }
@@ -76,7 +76,7 @@ impl Presence {
     }
 
     /// Whether it was this gateway that removed it.
-    async fn remove(&self, member: Kept) -> Result<bool, Refusal> {
+    async fn remove(&self, member: StoredMember) -> Result<bool, Refusal> {
         let headers = leaving(member.seq, LEFT_TTL);
         match self.broker.store(member.subject.as_ref().to_owned(), headers, member.info).await {
             Ok(_) => {

@@ -6,7 +6,7 @@ use async_nats::HeaderMap;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tidegate_shared::{broker::Refusal, topology::PRESENCE};
 
-use super::{LEFT_TTL, Presence, read_kept, registry::Step};
+use super::{LEFT_TTL, Presence, read_member, registry::Step};
 use crate::fleet::{leaving, pause};
 
 /// Members that are brought up to date at the same time.
@@ -58,7 +58,7 @@ impl Presence {
             Step::Nothing => {}
             Step::Look => {
                 let found = self.broker.last(PRESENCE, subject).await?;
-                let member = found.as_ref().and_then(read_kept).map(|kept| (kept.seq, kept.info));
+                let member = found.as_ref().and_then(read_member).map(|kept| (kept.seq, kept.info));
                 self.registry.lock().looked(subject, member);
             }
             Step::Store(info) => {

@@ -27,7 +27,7 @@ use super::turn::{Turn, Turns};
 use crate::{
     metrics::Metrics,
     requests::CallEnd,
-    requests::waiting::{Place, Waiting},
+    requests::waiting::{AnswerSlot, Waiting},
 };
 
 /// How long a publish waits before it is repeated when the stream has no leader.
@@ -57,7 +57,7 @@ pub(crate) struct Wait {
 }
 
 enum Source {
-    Plain(Place),
+    Plain(AnswerSlot),
     Keyed(async_nats::Subscriber),
 }
 
@@ -86,15 +86,15 @@ impl Store {
     }
 
     async fn call_plain(&self, request: Request, turn: Turn, deadline: Instant) -> Settled {
-        let mut place = self.waiting.wait_for(request.id.clone());
+        let mut slot = self.waiting.wait_for(request.id.clone());
         let stored = tokio::select! {
             biased;
             // The acknowledgement may be slower than the whole round trip through a worker.
-            answer = place.answer() => return Settled::Ended(CallEnd::Answered(answer)),
+            answer = slot.answer() => return Settled::Ended(CallEnd::Answered(answer)),
             stored = self.store_request(&request, turn, deadline) => stored,
         };
         match stored {
-            Ok(_) => Settled::Stored(Wait { request, source: Source::Plain(place), deadline }),
+            Ok(_) => Settled::Stored(Wait { request, source: Source::Plain(slot), deadline }),
             Err(error) => Settled::Ended(CallEnd::Failed(error)),
         }
     }
@@ -151,7 +151,7 @@ impl Store {
     pub(crate) async fn finish(&self, wait: Wait) -> CallEnd {
         let Wait { request, source, deadline } = wait;
         let answer = match source {
-            Source::Plain(mut place) => timeout_at(deadline, place.answer()).await.ok(),
+            Source::Plain(mut slot) => timeout_at(deadline, slot.answer()).await.ok(),
             Source::Keyed(mut answers) => match timeout_at(deadline, next_answer(&mut answers)).await {
                 Ok(answer) => Some(answer),
                 // The live copy may have been missed while the connection to the broker was down.

@@ -12,20 +12,20 @@ pub(crate) struct Waiting {
     callers: Arc<Mutex<HashMap<RequestId, oneshot::Sender<Answer>>>>,
 }
 
-/// One caller's place; gone when dropped.
+/// One caller's slot; gone when dropped.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct AnswerSlot {
     waiting: Waiting,
     id: RequestId,
     answer: oneshot::Receiver<Answer>,
 }
 
 impl Waiting {
-    /// Takes a place before the request is sent, so that no answer can be too early.
-    pub(crate) fn wait_for(&self, id: RequestId) -> Place {
+    /// Takes a slot before the request is sent, so that no answer can be too early.
+    pub(crate) fn wait_for(&self, id: RequestId) -> AnswerSlot {
         let (sender, answer) = oneshot::channel();
         self.callers.lock().insert(id.clone(), sender);
-        Place { waiting: self.clone(), id, answer }
+        AnswerSlot { waiting: self.clone(), id, answer }
     }
 
     /// Hands an answer to whoever waits for it, or gives it back.
@@ -37,7 +37,7 @@ impl Waiting {
     }
 }
 
-impl Place {
+impl AnswerSlot {
     /// Waits for the answer. Never completes without one: the caller has a deadline.
     pub(crate) async fn answer(&mut self) -> Answer {
         match (&mut self.answer).await {
@@ -47,7 +47,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for AnswerSlot {
     fn drop(&mut self) {
         self.waiting.callers.lock().remove(&self.id);
     }
@@ -68,9 +68,9 @@ mod tests {
     async fn an_answer_finds_its_caller_once_and_a_late_one_comes_back() {
         let waiting = Waiting::default();
         let id = RequestId::plain(&GatewayId::random());
-        let mut place = waiting.wait_for(id.clone());
+        let mut slot = waiting.wait_for(id.clone());
         assert_eq!(waiting.settle(answer(&id)), Ok(()));
-        assert_eq!(place.answer().await, answer(&id));
+        assert_eq!(slot.answer().await, answer(&id));
         assert!(waiting.settle(answer(&id)).is_err());
     }
 

@@ -10,11 +10,11 @@ use tidegate_shared::{
 
 use super::{
     Connected, Connecting, Effect, Effects, Liveness, Now, Phase, Session, Subscriptions,
-    hook::Arrival,
+    hook::PendingConnect,
     position::{Position, suited},
     refuse, refuse_without_key,
     server_side::Unfit,
-    validity::{Keeper, Lease},
+    validity::{Renewer, Validity},
 };
 use crate::policy::tokens::{Identity, Invalid};
 
@@ -32,21 +32,21 @@ impl Session {
             Err(Some(Invalid::Forged)) => return self.close(codes::INVALID_TOKEN),
             Err(None) => return self.close(codes::BAD_PROTOCOL),
         };
-        let lease = self.lease(identity.expires_at, self.keeper_after_token(), now);
-        let arrival = Arrival { command: id, request: Box::new(request), jitter };
-        self.accepted(arrival, identity, lease, &Bytes::new(), now)
+        let validity = self.validity(identity.expires_at, self.renewer_after_token(), now);
+        let arrival = PendingConnect { command: id, request: Box::new(request), jitter };
+        self.accepted(arrival, identity, validity, &Bytes::new(), now)
     }
 
     /// It is known who the client is: what is left is to join the channels it begins with.
     pub(super) fn accepted(
         &mut self,
-        arrival: Arrival,
+        arrival: PendingConnect,
         identity: Identity,
-        lease: Lease,
+        validity: Validity,
         data: &Bytes,
         now: Now,
     ) -> Effects {
-        let Arrival { command: id, request, jitter } = arrival;
+        let PendingConnect { command: id, request, jitter } = arrival;
         let chosen = match self.choose(&identity, &request) {
             Ok(chosen) => chosen,
             Err(Unfit::Channel(error)) => return self.refused(refuse(id, error), now),
@@ -55,8 +55,8 @@ impl Session {
         let result = ConnectResult {
             client: self.client.as_str().to_owned(),
             version: VERSION.to_owned(),
-            expires: lease.ttl.is_some(),
-            ttl: lease.ttl.unwrap_or_default(),
+            expires: validity.ttl.is_some(),
+            ttl: validity.ttl.unwrap_or_default(),
             data: suited(data, self.encoding),
             subs: Vec::new(),
             ping: u32::try_from(self.rules.ping_interval.as_secs()).unwrap_or(u32::MAX),
@@ -68,7 +68,7 @@ impl Session {
             subscriptions.add(one.channel.clone(), one.info.clone());
         }
         let connected = Connected {
-            lease,
+            validity,
             user: identity.user,
             info: identity.info,
             liveness: Liveness::new(now.instant, self.rules.ping_interval, jitter),
@@ -119,15 +119,15 @@ impl Session {
             Err(Invalid::UnknownKey { issuer }) => return refuse_without_key(id, issuer),
             Err(Invalid::Forged) => return self.close(codes::INVALID_TOKEN),
         };
-        let lease = self.lease(identity.expires_at, Keeper::Client, now);
+        let validity = self.validity(identity.expires_at, Renewer::Client, now);
         let Phase::Connected(connected) = &mut self.phase else { return Vec::new() };
         if connected.user != identity.user {
             return self.close(codes::INVALID_TOKEN);
         }
-        connected.lease = lease;
+        connected.validity = validity;
         connected.info = identity.info;
         let client = self.client.as_str().to_owned();
-        let (expires, ttl) = (lease.ttl.is_some(), lease.ttl.unwrap_or_default());
+        let (expires, ttl) = (validity.ttl.is_some(), validity.ttl.unwrap_or_default());
         let result = RefreshResult { client, version: VERSION.to_owned(), expires, ttl };
         vec![Effect::Reply(Reply { id, refresh: Some(result), ..Reply::default() })]
     }

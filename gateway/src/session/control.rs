@@ -23,10 +23,10 @@ impl Session {
     }
 
     fn refreshed(&mut self, expire_at: Option<u64>, info: &Bytes, now: Now) -> Effects {
-        let lease = self.lease(expire_at, self.keeper_after_token(), now);
+        let validity = self.validity(expire_at, self.renewer_after_token(), now);
         let Phase::Connected(connected) = &mut self.phase else { return Vec::new() };
         if expire_at.is_some() {
-            connected.lease = lease;
+            connected.validity = validity;
         }
         if !info.is_empty() {
             connected.info = info.clone();

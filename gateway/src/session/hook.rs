@@ -11,7 +11,7 @@ use tidegate_shared::{
 
 use super::{
     Connected, Effect, Effects, Now, Phase, Session, refuse,
-    token::{self, Term},
+    token::{self, Terms},
 };
 use crate::policy::{
     Verdict,
@@ -23,17 +23,17 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// A question, and what its answer is about.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Ask {
+pub(crate) struct HookQuestion {
     pub(crate) event: Event,
     pub(crate) question: Question,
-    pub(crate) matter: Matter,
+    pub(crate) about: AskedAbout,
 }
 
 /// What an answer is about.
 #[derive(Debug, PartialEq)]
-pub(crate) enum Matter {
+pub(crate) enum AskedAbout {
     /// Whether the client may connect.
-    Connect(Arrival),
+    Connect(PendingConnect),
     /// Whether the connection goes on.
     Refresh,
     /// Whether a subscription that has begun may be prepared.
@@ -46,7 +46,7 @@ pub(crate) enum Matter {
 
 /// A client's `connect`, as long as it is not answered.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Arrival {
+pub(crate) struct PendingConnect {
     pub(super) command: u32,
     pub(super) request: Box<ConnectRequest>,
     pub(super) jitter: f32,
@@ -64,14 +64,14 @@ impl Session {
         self.phase = Phase::Asking { until: now.instant + self.rules.limits.first_frame };
         let question = Question::new(self.client.as_str(), self.encoding).with_data(&request.data);
         let question = Question { name: request.name.clone(), version: request.version.clone(), ..question };
-        let matter = Matter::Connect(Arrival { command, request: Box::new(request), jitter });
-        ask(Event::Connect, question, matter)
+        let about = AskedAbout::Connect(PendingConnect { command, request: Box::new(request), jitter });
+        ask(Event::Connect, question, about)
     }
 
     /// Asks about a subscription that has begun.
     pub(super) fn ask_to_subscribe(&self, ticket: u32, request: &SubscribeRequest) -> Effects {
         let question = self.question(&request.channel).with_data(&request.data);
-        ask(Event::Subscribe, question, Matter::Subscribe { ticket })
+        ask(Event::Subscribe, question, AskedAbout::Subscribe { ticket })
     }
 
     /// Asks about a publication.
@@ -83,21 +83,21 @@ impl Session {
         info: Box<ClientInfo>,
     ) -> Effects {
         let question = self.question(channel.name()).with_data(&data);
-        ask(Event::Publish, question, Matter::Publish { command, channel, data, info })
+        ask(Event::Publish, question, AskedAbout::Publish { command, channel, data, info })
     }
 
     /// Asks about everything whose time is over.
     pub(super) fn ask_to_go_on(&mut self, now: std::time::Instant) -> Effects {
         let Phase::Connected(connected) = &mut self.phase else { return Vec::new() };
-        let connection = connected.lease.renewal.take_if(|at| *at <= now).is_some();
+        let connection = connected.validity.renewal.take_if(|at| *at <= now).is_some();
         let subscriptions = connected.subscriptions.take_renewals(now);
         let mut effects = Vec::new();
         if connection {
-            effects.extend(ask(Event::Refresh, self.question(""), Matter::Refresh));
+            effects.extend(ask(Event::Refresh, self.question(""), AskedAbout::Refresh));
         }
         for (ticket, channel) in subscriptions {
             let question = self.question(channel.name());
-            effects.extend(ask(Event::SubRefresh, question, Matter::SubRefresh { ticket }));
+            effects.extend(ask(Event::SubRefresh, question, AskedAbout::SubRefresh { ticket }));
         }
         effects
     }
@@ -108,7 +108,7 @@ impl Session {
     }
 
     /// A back end has decided, or did not in time.
-    pub(crate) fn verdict(&mut self, matter: Matter, verdict: Verdict, now: Now) -> Effects {
+    pub(crate) fn verdict(&mut self, about: AskedAbout, verdict: Verdict, now: Now) -> Effects {
         if matches!(self.phase, Phase::Closed) {
             return Vec::new();
         }
@@ -117,15 +117,15 @@ impl Session {
             Ok(Decision::Allowed(grant)) => Ok(grant),
             Ok(Decision::Refused(error)) | Err(error) => Err(error),
         };
-        match matter {
-            Matter::Connect(arrival) => match decision {
+        match about {
+            AskedAbout::Connect(arrival) => match decision {
                 Ok(grant) => self.let_in(arrival, *grant, now),
                 Err(error) => self.refused(refuse(arrival.command, error), now),
             },
-            Matter::Refresh => self.goes_on(decision, now),
-            Matter::Subscribe { ticket } => self.let_subscribe(ticket, decision, now),
-            Matter::SubRefresh { ticket } => self.subscription_goes_on(ticket, decision, now),
-            Matter::Publish { command, channel, data, info } => match decision {
+            AskedAbout::Refresh => self.goes_on(decision, now),
+            AskedAbout::Subscribe { ticket } => self.let_subscribe(ticket, decision, now),
+            AskedAbout::SubRefresh { ticket } => self.subscription_goes_on(ticket, decision, now),
+            AskedAbout::Publish { command, channel, data, info } => match decision {
                 Ok(grant) => {
                     let Grant { data: instead, tags, .. } = *grant;
                     let data = if instead.is_empty() { data } else { instead };
@@ -137,12 +137,12 @@ impl Session {
         }
     }
 
-    fn let_in(&mut self, arrival: Arrival, grant: Grant, now: Now) -> Effects {
+    fn let_in(&mut self, arrival: PendingConnect, grant: Grant, now: Now) -> Effects {
         if !is_user_id(&grant.user) {
             let error = codes::INTERNAL.because("the decision names no user that can be");
             return self.refused(refuse(arrival.command, error), now);
         }
-        let lease = self.lease(grant.ends(), self.keeper_after_hook(), now);
+        let validity = self.validity(grant.ends(), self.renewer_after_hook(), now);
         let (data, expires_at) = (grant.data.clone(), grant.ends());
         let described = grant.subs.into_iter().map(|(channel, sub)| tokens::Grant {
             channel,
@@ -157,15 +157,15 @@ impl Session {
             info: grant.info,
             channels: described.chain(named).collect(),
         };
-        self.accepted(arrival, identity, lease, &data, now)
+        self.accepted(arrival, identity, validity, &data, now)
     }
 
     fn goes_on(&mut self, decision: Result<Box<Grant>, Error>, now: Now) -> Effects {
         match decision {
             Ok(grant) if !grant.expired => {
-                let lease = self.lease(grant.ends(), self.keeper_after_hook(), now);
+                let validity = self.validity(grant.ends(), self.renewer_after_hook(), now);
                 let Phase::Connected(connected) = &mut self.phase else { return Vec::new() };
-                connected.lease = lease;
+                connected.validity = validity;
                 if !grant.info.is_empty() {
                     connected.info = grant.info;
                 }
@@ -173,7 +173,7 @@ impl Session {
             }
             Err(error) if error.temporary => {
                 let Phase::Connected(connected) = &mut self.phase else { return Vec::new() };
-                connected.lease.renewal = Some(now.instant + RETRY);
+                connected.validity.renewal = Some(now.instant + RETRY);
                 Vec::new()
             }
             Ok(_) | Err(_) => self.close(codes::EXPIRED),
@@ -183,10 +183,10 @@ impl Session {
     fn let_subscribe(&mut self, ticket: u32, decision: Result<Box<Grant>, Error>, now: Now) -> Effects {
         match decision {
             Ok(grant) => {
-                let lease = self.lease(grant.ends(), self.keeper_after_hook(), now);
+                let validity = self.validity(grant.ends(), self.renewer_after_hook(), now);
                 let Phase::Connected(connected) = &mut self.phase else { return Vec::new() };
-                let term = Term { info: grant.info, data: grant.data, lease };
-                connected.subscriptions.admit(ticket, term).into_iter().collect()
+                let terms = Terms { info: grant.info, data: grant.data, validity };
+                connected.subscriptions.admit(ticket, terms).into_iter().collect()
             }
             Err(error) => self.not_subscribed(ticket, error),
         }
@@ -207,12 +207,13 @@ impl Session {
             }
             Err(_) => None,
         };
-        let keeper = self.keeper_after_hook();
-        let lease = grant.as_ref().map(|grant| self.lease(grant.ends(), keeper, now)).unwrap_or_default();
+        let renewer = self.renewer_after_hook();
+        let validity =
+            grant.as_ref().map(|grant| self.validity(grant.ends(), renewer, now)).unwrap_or_default();
         let Phase::Connected(connected) = &mut self.phase else { return Vec::new() };
         match grant {
             Some(grant) => {
-                connected.subscriptions.prolong(ticket, lease, grant.info);
+                connected.subscriptions.prolong(ticket, validity, grant.info);
                 Vec::new()
             }
             None => connected.end_subscription(ticket),
@@ -226,6 +227,6 @@ impl Connected {
     }
 }
 
-fn ask(event: Event, question: Question, matter: Matter) -> Effects {
-    vec![Effect::Ask(Box::new(Ask { event, question, matter }))]
+fn ask(event: Event, question: Question, about: AskedAbout) -> Effects {
+    vec![Effect::Ask(Box::new(HookQuestion { event, question, about }))]
 }

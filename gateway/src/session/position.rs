@@ -22,7 +22,7 @@ pub(super) fn granted(pending: &Pending, position: &Position, encoding: Encoding
         expires: pending.ttl.is_some(),
         ttl: pending.ttl.unwrap_or_default(),
         data: suited(&pending.data, encoding),
-        ..position.result(pending.resume.as_ref(), pending.wish.as_deref(), pending.tracking, encoding)
+        ..position.result(pending.resume.as_ref(), pending.delivery.as_deref(), pending.tracking, encoding)
     };
     Reply { id: pending.command, subscribe: Some(result), ..Reply::default() }
 }
@@ -62,11 +62,11 @@ impl Position {
     pub(super) fn result(
         &self,
         resume: Option<&Resume>,
-        wish: Option<&DeliveryOptions>,
+        delivery: Option<&DeliveryOptions>,
         tracking: Tracking,
         encoding: Encoding,
     ) -> SubscribeResult {
-        let delta = wish.is_some_and(|wish| wish.delta);
+        let delta = delivery.is_some_and(|delivery| delivery.delta);
         let result =
             SubscribeResult { was_recovering: resume.is_some(), delta, ..SubscribeResult::default() };
         let positioned = SubscribeResult {
@@ -82,14 +82,14 @@ impl Position {
             Joined::Newest { position, newest } => SubscribeResult {
                 recovered: true,
                 offset: *position,
-                publications: brought(newest.iter(), wish, encoding),
+                publications: brought(newest.iter(), delivery, encoding),
                 ..positioned
             },
             Joined::Resumed { missed } => SubscribeResult {
                 recovered: true,
                 // The position asked for, not the newest: the publications move it.
                 offset: resume.map_or(0, |resume| resume.offset),
-                publications: brought(missed.iter(), wish, encoding),
+                publications: brought(missed.iter(), delivery, encoding),
                 ..positioned
             },
         }
@@ -99,11 +99,11 @@ impl Position {
 /// Publications as a reply brings them: those that are wanted, each as a patch of the one before it if that was granted.
 fn brought<'a>(
     publications: impl Iterator<Item = &'a Arc<Publication>>,
-    wish: Option<&DeliveryOptions>,
+    delivery: Option<&DeliveryOptions>,
     encoding: Encoding,
 ) -> Vec<Publication> {
-    let wanted = publications.filter(|p| wish.is_none_or(|wish| wish.wants(p)));
-    if wish.is_some_and(|wish| wish.delta) {
+    let wanted = publications.filter(|p| delivery.is_none_or(|delivery| delivery.wants(p)));
+    if delivery.is_some_and(|delivery| delivery.delta) {
         patch::chain(wanted.map(AsRef::as_ref), encoding)
     } else {
         wanted.map(|p| Publication::clone(p).suited_to(encoding)).collect()

@@ -10,11 +10,11 @@ use crate::policy::rules::{Access, Action};
 
 /// What a client wants to know of a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Question {
-    /// Who is there.
-    Who,
-    /// How many are there.
-    HowMany,
+pub(crate) enum PresenceQuery {
+    /// The members, each with its user and info.
+    Members,
+    /// How many members and users there are.
+    Count,
 }
 
 impl Session {
@@ -40,16 +40,16 @@ impl Session {
     }
 
     /// Whether the client is told who comes and leaves, with a subscription that is about to be joined.
-    pub(crate) fn hears(&self, ticket: u32) -> bool {
-        matches!(&self.phase, Phase::Connected(connected) if connected.subscriptions.hears(ticket))
+    pub(crate) fn join_leave(&self, ticket: u32) -> bool {
+        matches!(&self.phase, Phase::Connected(connected) if connected.subscriptions.join_leave(ticket))
     }
 
     /// The same for a channel that the connection begins with: it cannot ask.
-    pub(crate) fn hears_unasked(&self, channel: &Channel) -> bool {
-        self.rules.hears(channel, false)
+    pub(crate) fn join_leave_by_default(&self, channel: &Channel) -> bool {
+        self.rules.join_leave(channel, false)
     }
 
-    pub(super) fn presence(&mut self, id: u32, name: &str, question: Question) -> Effects {
+    pub(super) fn presence(&mut self, id: u32, name: &str, query: PresenceQuery) -> Effects {
         if name.is_empty() {
             return self.close(codes::BAD_PROTOCOL);
         }
@@ -61,24 +61,24 @@ impl Session {
             None => refuse(id, codes::UNKNOWN_CHANNEL),
             Some(_) if !self.rules.has_presence(&channel) => refuse(id, codes::NOT_AVAILABLE),
             Some(Access::Denied(denial)) => refuse(id, denial.error()),
-            Some(_) => vec![Effect::Presence { command: id, channel, question }],
+            Some(_) => vec![Effect::Presence { command: id, channel, query }],
         }
     }
 
     /// The members of a channel have been read.
-    pub(crate) fn present(
+    pub(crate) fn members_read(
         &self,
         id: u32,
-        question: Question,
+        query: PresenceQuery,
         members: Result<PresenceResult, protocol::Error>,
     ) -> Effects {
         let members = match members {
             Ok(members) => members,
             Err(error) => return refuse(id, error),
         };
-        let reply = match question {
-            Question::HowMany => Reply { id, presence_stats: Some(members.stats()), ..Reply::default() },
-            Question::Who => {
+        let reply = match query {
+            PresenceQuery::Count => Reply { id, presence_stats: Some(members.stats()), ..Reply::default() },
+            PresenceQuery::Members => {
                 Reply { id, presence: Some(members.suited_to(self.encoding)), ..Reply::default() }
             }
         };

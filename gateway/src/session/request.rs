@@ -91,7 +91,7 @@ impl Session {
                 channel_info: text(&info.chan_info),
                 ..self.request(submitted, route, None, request.data, now)
             };
-            return vec![Effect::Submit { command: id, request: Box::new(submitted) }];
+            return vec![Effect::Decide { command: id, request: Box::new(submitted) }];
         }
         if access == Access::Ask {
             return self.ask_to_publish(id, channel, request.data, info);

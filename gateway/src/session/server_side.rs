@@ -11,8 +11,8 @@ use tidegate_shared::{
 use super::{
     Effect, Effects, Phase, Session,
     position::{Position, granted, resume_of, suited},
-    subscriptions::{Beginning, Left},
-    token::Term,
+    subscriptions::{Removed, SubscribeOptions},
+    token::Terms,
 };
 use crate::{
     channels::feed::Resume,
@@ -21,7 +21,7 @@ use crate::{
 
 /// A channel that a connection begins with.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Chosen {
+pub(crate) struct ServerSubscription {
     pub(crate) channel: Channel,
     /// Where the client left it, if it wants to go on from there.
     pub(crate) resume: Option<Resume>,
@@ -40,7 +40,7 @@ pub(super) enum Unfit {
     TooMany,
 }
 
-impl Chosen {
+impl ServerSubscription {
     pub(super) fn sub(&self, position: &Position, encoding: Encoding) -> Sub {
         let mut result = position.result(self.resume.as_ref(), None, Tracking::FULL, encoding);
         result.data = suited(&self.data, encoding);
@@ -50,14 +50,18 @@ impl Chosen {
 
 impl Session {
     /// What a connection begins with: its personal channels, what its namespaces say, and what its token names.
-    pub(super) fn choose(&self, identity: &Identity, request: &ConnectRequest) -> Result<Vec<Chosen>, Unfit> {
+    pub(super) fn choose(
+        &self,
+        identity: &Identity,
+        request: &ConnectRequest,
+    ) -> Result<Vec<ServerSubscription>, Unfit> {
         let user = identity.user.as_deref();
-        let mut chosen: Vec<Chosen> = Vec::new();
+        let mut chosen: Vec<ServerSubscription> = Vec::new();
         let mut choose = |channel: Channel, info: Bytes, data: Bytes| {
             if chosen.iter().all(|one| one.channel != channel) {
                 let asked = request.subs.get(channel.name()).and_then(resume_of);
                 let resume = asked.or_else(|| self.rules.brings_newest(&channel).then(Resume::from_nowhere));
-                chosen.push(Chosen { channel, resume, info, data });
+                chosen.push(ServerSubscription { channel, resume, info, data });
             }
         };
         for channel in self.rules.automatic(user) {
@@ -88,10 +92,10 @@ impl Session {
         if connected.subscriptions.len() >= limit {
             return self.close(codes::CHANNEL_LIMIT);
         }
-        let hears = self.rules.hears(&channel, false);
-        let ticket = connected.subscriptions.begin(channel, Beginning::by_server(hears));
-        let term = Term { info, data, ..Term::default() };
-        connected.subscriptions.admit(ticket, term).into_iter().collect()
+        let join_leave = self.rules.join_leave(&channel, false);
+        let ticket = connected.subscriptions.begin(channel, SubscribeOptions::by_server(join_leave));
+        let terms = Terms { info, data, ..Terms::default() };
+        connected.subscriptions.admit(ticket, terms).into_iter().collect()
     }
 
     /// Ends a subscription, whoever made it; a push tells the client why.
@@ -101,17 +105,17 @@ impl Session {
         let push = Push { channel: channel.name().to_owned(), unsubscribe: Some(why), ..Push::default() };
         let push = Effect::Reply(Reply { push: Some(push), ..Reply::default() });
         match connected.subscriptions.leave(channel) {
-            Left::Nothing => Vec::new(),
-            Left::Pending(pending) if pending.command == 0 => Vec::new(),
-            Left::Pending(pending) if pending.asked => {
+            Removed::Nothing => Vec::new(),
+            Removed::Pending(pending) if pending.command == 0 => Vec::new(),
+            Removed::Pending(pending) if pending.asked => {
                 let error = codes::PERMISSION_DENIED.because("ended before it was decided");
                 vec![Effect::Reply(Reply::error(pending.command, error))]
             }
             // The command is answered before what became of it is told.
-            Left::Pending(pending) => {
+            Removed::Pending(pending) => {
                 vec![Effect::Reply(granted(&pending, &Position::live(), encoding)), push]
             }
-            Left::Active { .. } => vec![Effect::Leave { channel: channel.clone() }, push],
+            Removed::Active { .. } => vec![Effect::Leave { channel: channel.clone() }, push],
         }
     }
 }

@@ -11,7 +11,7 @@ use super::{
     Effect, Effects, Now, Phase, Session,
     position::{Position, REFUSE_UNRECOVERABLE, granted, placed, resume_of},
     refuse,
-    subscriptions::{Beginning, Left},
+    subscriptions::{Removed, SubscribeOptions},
 };
 use crate::{
     channels::feed::Resume,
@@ -50,8 +50,8 @@ impl Session {
             Ok(admitted) => admitted,
             Err(refusal) => return refusal,
         };
-        let wish = match self.rules.wish(&channel, request) {
-            Ok(wish) => wish,
+        let delivery = match self.rules.delivery(&channel, request) {
+            Ok(delivery) => delivery,
             Err(problem) => return refuse(id, codes::BAD_REQUEST.because(problem)),
         };
         let may_read = self.access_as(Action::History, &channel, true, false) == Some(Access::Granted);
@@ -59,18 +59,18 @@ impl Session {
         let tracking = self.rules.tracking(&channel, request, may_read);
         let resume = resume_of(request).filter(|_| tracking.recoverable);
         let resume = resume.or_else(|| self.rules.brings_newest(&channel).then(Resume::from_nowhere));
-        let beginning = Beginning {
+        let options = SubscribeOptions {
             command: id,
             resume,
-            wish,
+            delivery,
             tracking,
-            hears: self.rules.hears(&channel, request.join_leave && may_see),
+            join_leave: self.rules.join_leave(&channel, request.join_leave && may_see),
             or_refuse: request.recover && request.flag & REFUSE_UNRECOVERABLE != 0,
         };
         let Phase::Connected(connected) = &mut self.phase else { return Vec::new() };
-        let ticket = connected.subscriptions.begin(channel, beginning);
+        let ticket = connected.subscriptions.begin(channel, options);
         match admitted {
-            Some(term) => connected.subscriptions.admit(ticket, term).into_iter().collect(),
+            Some(terms) => connected.subscriptions.admit(ticket, terms).into_iter().collect(),
             None => self.ask_to_subscribe(ticket, request),
         }
     }
@@ -86,9 +86,9 @@ impl Session {
     }
 
     /// What the client asked for with a subscription that is about to be joined.
-    pub(crate) fn wish(&self, ticket: u32) -> Option<Box<DeliveryOptions>> {
+    pub(crate) fn delivery(&self, ticket: u32) -> Option<Box<DeliveryOptions>> {
         let Phase::Connected(connected) = &self.phase else { return None };
-        connected.subscriptions.wish(ticket)
+        connected.subscriptions.delivery(ticket)
     }
 
     /// The channel is joined at this position: the reply, unless the subscription has been given up meanwhile.
@@ -120,9 +120,9 @@ impl Session {
             return self.close(codes::INSUFFICIENT_STATE);
         }
         match connected.subscriptions.leave(channel) {
-            Left::Nothing | Left::Pending(_) => Vec::new(),
-            Left::Active { by_server: true } => self.close(codes::INSUFFICIENT_STATE),
-            Left::Active { by_server: false } => {
+            Removed::Nothing | Removed::Pending(_) => Vec::new(),
+            Removed::Active { by_server: true } => self.close(codes::INSUFFICIENT_STATE),
+            Removed::Active { by_server: false } => {
                 let push = codes::UNSUBSCRIBED_INSUFFICIENT_STATE.push(channel.name());
                 vec![Effect::Leave { channel: channel.clone() }, Effect::Reply(push)]
             }
@@ -136,17 +136,17 @@ impl Session {
         // A name that is no channel cannot be subscribed to, and leaving what one does not have succeeds.
         let Ok(channel) = Channel::parse(&request.channel) else { return vec![done] };
         match connected.subscriptions.leave(&channel) {
-            Left::Nothing => vec![done],
-            Left::Pending(pending) if pending.command == 0 => vec![done],
-            Left::Pending(pending) if pending.asked => {
+            Removed::Nothing => vec![done],
+            Removed::Pending(pending) if pending.command == 0 => vec![done],
+            Removed::Pending(pending) if pending.asked => {
                 let error = codes::PERMISSION_DENIED.because("given up before it was decided");
                 vec![Effect::Reply(Reply::error(pending.command, error)), done]
             }
             // Replies come in the order of the commands: the subscription was granted, and is over before it began.
-            Left::Pending(pending) => {
+            Removed::Pending(pending) => {
                 vec![Effect::Reply(granted(&pending, &Position::live(), encoding)), done]
             }
-            Left::Active { .. } => vec![Effect::Leave { channel }, done],
+            Removed::Active { .. } => vec![Effect::Leave { channel }, done],
         }
     }
 
@@ -169,7 +169,7 @@ impl Session {
         }
     }
 
-    /// Past publications are read, or the position asked for is not of this stream.
+    /// Backlog publications are read, or the position asked for is not of this stream.
     pub(crate) fn paged(&self, id: u32, page: Result<Option<HistoryResult>, protocol::Error>) -> Effects {
         match page {
             Ok(Some(mut page)) => {

@@ -5,7 +5,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use tidegate_shared::channel::Channel;
 
-use super::{Effect, token::Term, validity::Lease};
+use super::{Effect, token::Terms, validity::Validity};
 use crate::{channels::feed::Resume, policy::delivery::DeliveryOptions, policy::rules::Tracking};
 
 /// The channels of one session. Few per session, so a list is smaller and as fast as a map.
@@ -43,7 +43,7 @@ pub(super) struct Pending {
     /// From where the client asked to resume.
     pub(super) resume: Option<Resume>,
     /// What it asked for beyond plain publications.
-    pub(super) wish: Option<Box<DeliveryOptions>>,
+    pub(super) delivery: Option<Box<DeliveryOptions>>,
     /// What it is granted of the channel's history.
     pub(super) tracking: Tracking,
     /// After how many seconds the client is to bring a fresh token, if it has to.
@@ -51,34 +51,41 @@ pub(super) struct Pending {
     /// Whether it is not allowed yet.
     pub(super) asked: bool,
     /// Whether the client is told who comes and leaves.
-    hears: bool,
+    join_leave: bool,
     or_refuse: bool,
 }
 
 /// What a subscription begins with.
 #[derive(Debug)]
-pub(super) struct Beginning {
+pub(super) struct SubscribeOptions {
     /// The command that asked for it; 0 when the server makes it.
     pub(super) command: u32,
     pub(super) resume: Option<Resume>,
-    pub(super) wish: Option<Box<DeliveryOptions>>,
+    pub(super) delivery: Option<Box<DeliveryOptions>>,
     pub(super) tracking: Tracking,
     /// Whether the client is told who comes and leaves.
-    pub(super) hears: bool,
+    pub(super) join_leave: bool,
     /// Whether the client wants an error instead of a failed recovery.
     pub(super) or_refuse: bool,
 }
 
-impl Beginning {
+impl SubscribeOptions {
     /// Of a subscription that the server makes.
-    pub(super) fn by_server(hears: bool) -> Self {
-        Self { command: 0, resume: None, wish: None, tracking: Tracking::FULL, hears, or_refuse: false }
+    pub(super) fn by_server(join_leave: bool) -> Self {
+        Self {
+            command: 0,
+            resume: None,
+            delivery: None,
+            tracking: Tracking::FULL,
+            join_leave,
+            or_refuse: false,
+        }
     }
 }
 
 /// What a session had of a channel it leaves.
 #[derive(Debug, PartialEq)]
-pub(super) enum Left {
+pub(super) enum Removed {
     /// Nothing.
     Nothing,
     /// A subscription whose command is not answered yet.
@@ -106,11 +113,20 @@ impl Subscriptions {
     }
 
     /// Begins a subscription that is not allowed yet; the ticket tells it from a later one of the same channel.
-    pub(super) fn begin(&mut self, channel: Channel, beginning: Beginning) -> u32 {
-        let Beginning { command, resume, wish, tracking, hears, or_refuse } = beginning;
+    pub(super) fn begin(&mut self, channel: Channel, options: SubscribeOptions) -> u32 {
+        let SubscribeOptions { command, resume, delivery, tracking, join_leave, or_refuse } = options;
         let data = Bytes::new();
-        let pending =
-            Pending { command, data, resume, wish, tracking, ttl: None, asked: true, hears, or_refuse };
+        let pending = Pending {
+            command,
+            data,
+            resume,
+            delivery,
+            tracking,
+            ttl: None,
+            asked: true,
+            join_leave,
+            or_refuse,
+        };
         self.push(channel, command == 0, Bytes::new(), Some(pending))
     }
 
@@ -127,15 +143,15 @@ impl Subscriptions {
     }
 
     /// The subscription is allowed: it is to be prepared. Nothing if it has been given up meanwhile.
-    pub(super) fn admit(&mut self, ticket: u32, term: Term) -> Option<Effect> {
+    pub(super) fn admit(&mut self, ticket: u32, terms: Terms) -> Option<Effect> {
         let entry = self.entries.iter_mut().find(|entry| entry.is_pending(ticket))?;
-        entry.info = term.info;
-        entry.set(term.lease);
+        entry.info = terms.info;
+        entry.set(terms.validity);
         let channel = entry.channel.clone();
         let pending = entry.pending.as_mut()?;
-        (pending.asked, pending.ttl, pending.data) = (false, term.lease.ttl, term.data);
+        (pending.asked, pending.ttl, pending.data) = (false, terms.validity.ttl, terms.data);
         let (resume, or_refuse) = (pending.resume.clone(), pending.or_refuse);
-        Some(Effect::Interest { ticket, channel, resume, or_refuse })
+        Some(Effect::Join { ticket, channel, resume, or_refuse })
     }
 
     /// What was said about the connection in a channel.
@@ -145,14 +161,14 @@ impl Subscriptions {
     }
 
     /// What a subscription that is being prepared asked for.
-    pub(super) fn wish(&self, ticket: u32) -> Option<Box<DeliveryOptions>> {
-        self.entries.iter().find(|entry| entry.is_pending(ticket))?.pending.as_ref()?.wish.clone()
+    pub(super) fn delivery(&self, ticket: u32) -> Option<Box<DeliveryOptions>> {
+        self.entries.iter().find(|entry| entry.is_pending(ticket))?.pending.as_ref()?.delivery.clone()
     }
 
     /// Whether the client is told who comes and leaves, with a subscription that is being prepared.
-    pub(super) fn hears(&self, ticket: u32) -> bool {
+    pub(super) fn join_leave(&self, ticket: u32) -> bool {
         let entry = self.entries.iter().find(|entry| entry.is_pending(ticket));
-        entry.and_then(|entry| entry.pending.as_ref()).is_some_and(|pending| pending.hears)
+        entry.and_then(|entry| entry.pending.as_ref()).is_some_and(|pending| pending.join_leave)
     }
 
     /// Completes a subscription; nothing if it has been given up meanwhile.
@@ -163,19 +179,19 @@ impl Subscriptions {
     }
 
     /// Gives a complete subscription another end; false if there is none.
-    pub(super) fn renew(&mut self, channel: &Channel, term: Term) -> bool {
+    pub(super) fn renew(&mut self, channel: &Channel, terms: Terms) -> bool {
         let complete = |entry: &&mut Entry| entry.channel == *channel && entry.pending.is_none();
         let Some(entry) = self.entries.iter_mut().find(complete) else { return false };
-        entry.set(term.lease);
-        entry.info = term.info;
+        entry.set(terms.validity);
+        entry.info = terms.info;
         self.find_next_end();
         true
     }
 
     /// The complete subscription with this ticket goes on for longer, if it is still there.
-    pub(super) fn prolong(&mut self, ticket: u32, lease: Lease, info: Bytes) {
+    pub(super) fn prolong(&mut self, ticket: u32, validity: Validity, info: Bytes) {
         if let Some(entry) = self.complete_entry(ticket) {
-            entry.set(lease);
+            entry.set(validity);
             if !info.is_empty() {
                 entry.info = info;
             }
@@ -240,17 +256,17 @@ impl Subscriptions {
     }
 
     /// Gives a subscription up, begun or complete.
-    pub(super) fn leave(&mut self, channel: &Channel) -> Left {
+    pub(super) fn leave(&mut self, channel: &Channel) -> Removed {
         let Some(index) = self.entries.iter().position(|entry| entry.channel == *channel) else {
-            return Left::Nothing;
+            return Removed::Nothing;
         };
         let entry = self.entries.swap_remove(index);
         if entry.end.is_some() || entry.renewal.is_some() {
             self.find_next_end();
         }
         match entry.pending {
-            Some(pending) => Left::Pending(pending),
-            None => Left::Active { by_server: entry.by_server },
+            Some(pending) => Removed::Pending(pending),
+            None => Removed::Active { by_server: entry.by_server },
         }
     }
 
@@ -267,7 +283,7 @@ impl Entry {
         self.ticket == ticket && self.pending.is_some()
     }
 
-    fn set(&mut self, lease: Lease) {
-        (self.end, self.renewal) = (lease.end, lease.renewal);
+    fn set(&mut self, validity: Validity) {
+        (self.end, self.renewal) = (validity.end, validity.renewal);
     }
 }

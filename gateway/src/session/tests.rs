@@ -301,7 +301,7 @@ fn channels_have_rules() {
     assert_eq!(error(&script.subscribe(&"c".repeat(300))), 107);
     assert_eq!(closed(&Script::connected(&[]).subscribe("")), 3501);
     assert_eq!(error(&Script::anonymous().subscribe("chat:x")), 103);
-    assert!(matches!(&Script::anonymous().subscribe("open:x")[..], [Effect::Interest { .. }]));
+    assert!(matches!(&Script::anonymous().subscribe("open:x")[..], [Effect::Join { .. }]));
     assert_eq!(error(&script.publish("open:x", "1")), 103);
     assert_eq!(error(&script.publish("nowhere:x", "1")), 102);
     assert_eq!(error(&script.publish("chat:x", "")), 107);
@@ -315,7 +315,7 @@ fn chat_x() -> Channel {
 }
 
 fn ticket(effects: &Effects) -> u32 {
-    let [Effect::Interest { ticket, .. }] = effects[..] else { panic!("{effects:?}") };
+    let [Effect::Join { ticket, .. }] = effects[..] else { panic!("{effects:?}") };
     ticket
 }
 
@@ -351,7 +351,7 @@ fn a_subscription_given_up_while_it_begins_answers_both_commands_in_order() {
         matches!(&effects[..], [Effect::Reply(a), Effect::Reply(b)] if a.subscribe.is_some() && b.unsubscribe.is_some())
     );
     assert_eq!(script.session.subscribed(ticket, &chat_x(), &at(7)), None, "its preparation comes too late");
-    assert!(matches!(&script.subscribe("chat:x")[..], [Effect::Interest { .. }]));
+    assert!(matches!(&script.subscribe("chat:x")[..], [Effect::Join { .. }]));
 }
 
 #[test]
@@ -363,7 +363,7 @@ fn what_is_published_where_a_worker_decides_is_a_request_for_it() {
     );
     script.welcome(&token(&serde_json::json!({"sub": "42", "info": {"name": "Ann"}})));
     let effects = script.publish("room:a b", "1");
-    let [Effect::Submit { command: 2, request }] = &effects[..] else { panic!("{effects:?}") };
+    let [Effect::Decide { command: 2, request }] = &effects[..] else { panic!("{effects:?}") };
     assert_eq!((request.route.as_str(), request.user.as_deref()), ("rooms", Some("42")));
     assert_eq!((request.method.as_deref(), request.info.as_deref()), (None, Some(r#"{"name":"Ann"}"#)));
     assert_eq!(request.channel.as_ref().map(Channel::name), Some("room:a b"));
@@ -378,7 +378,7 @@ fn a_subscription_that_asks_for_nothing_is_a_resumed_one_where_the_newest_public
     );
     script.welcome(&token(&serde_json::json!({"sub": "42"})));
     let effects = script.subscribe("board:x");
-    let [Effect::Interest { resume: Some(resume), or_refuse: false, .. }] = &effects[..] else {
+    let [Effect::Join { resume: Some(resume), or_refuse: false, .. }] = &effects[..] else {
         panic!("{effects:?}")
     };
     assert_eq!(*resume, Resume::from_nowhere());
@@ -404,7 +404,7 @@ fn who_resumes_is_told_whether_that_worked() {
             ..SubscribeRequest::default()
         };
         let effects = script.say(Command { subscribe: Some(subscribe), ..Command::default() });
-        let [Effect::Interest { ticket, resume: Some(resume), or_refuse: false, .. }] = &effects[..] else {
+        let [Effect::Join { ticket, resume: Some(resume), or_refuse: false, .. }] = &effects[..] else {
             panic!("{effects:?}")
         };
         assert_eq!(*resume, Resume { offset: 5, epoch: "e".into() });
@@ -429,7 +429,7 @@ fn a_channel_that_lost_publications_is_resumed_and_a_personal_one_by_connecting_
     let effects = script.session.lost(&chat_x());
     let [Effect::Leave { .. }, Effect::Reply(push)] = &effects[..] else { panic!("{effects:?}") };
     assert_eq!(push.push.as_ref().unwrap().unsubscribe.as_ref().unwrap().code, 2500);
-    assert!(matches!(&script.subscribe("chat:x")[..], [Effect::Interest { .. }]), "it may come back at once");
+    assert!(matches!(&script.subscribe("chat:x")[..], [Effect::Join { .. }]), "it may come back at once");
     assert_eq!(closed(&script.session.lost(&Channel::personal("42"))), 3010);
 }
 
@@ -537,7 +537,7 @@ proptest! {
         let mut script = Script::connected(&[("auth.refresh_grace", "1s"), ("gateway.pong_timeout", "24s")]);
         let mut open: Vec<u32> = Vec::new();
         let mut calls: Vec<u32> = Vec::new();
-        let mut asked: Vec<Matter> = Vec::new();
+        let mut asked: Vec<AskedAbout> = Vec::new();
         let mut tickets: Vec<(u32, Channel)> = Vec::new();
         let mut joined: Vec<Channel> = Vec::new();
         let mut over = false;
@@ -550,10 +550,10 @@ proptest! {
                 Step::Unsubscribe(n) => script.unsubscribe(["chat:a", "chat:b", ":", "asked:a"][usize::from(n)]),
                 Step::Publish(asked) => script.publish(if asked { "asked:a" } else { "chat:a" }, "1"),
                 Step::Decide(n) => match asked.pop() {
-                    Some(matter) => {
+                    Some(about) => {
                         let soon = script.now.unix.as_secs() + 5;
                         let verdict = [hooks::allowed(0), hooks::allowed(soon), hooks::refused(), hooks::silence()];
-                        script.session.verdict(matter, verdict[usize::from(n)].clone(), script.now)
+                        script.session.verdict(about, verdict[usize::from(n)].clone(), script.now)
                     }
                     None => Vec::new(),
                 },
@@ -593,12 +593,12 @@ proptest! {
                     }
                     Effect::Reply(reply) => prop_assert_eq!(reply, Reply::ping()),
                     Effect::Call { command, .. } => calls.push(command),
-                    Effect::Ask(ask) => asked.push(ask.matter),
-                    Effect::Publish { command, .. } | Effect::Submit { command, .. } => {
+                    Effect::Ask(ask) => asked.push(ask.about),
+                    Effect::Publish { command, .. } | Effect::Decide { command, .. } => {
                         let place = open.iter().position(|id| *id == command);
                         open.remove(place.unwrap());
                     }
-                    Effect::Interest { ticket, channel, .. } => tickets.push((ticket, channel)),
+                    Effect::Join { ticket, channel, .. } => tickets.push((ticket, channel)),
                     Effect::Leave { channel } => {
                         prop_assert!(joined.contains(&channel));
                         joined.retain(|c| *c != channel);

@@ -10,7 +10,7 @@ use tidegate_shared::{
 
 use super::{
     Connected, Effect, Effects, Now, Phase, Session, refuse, refuse_without_key,
-    validity::{Keeper, Lease},
+    validity::{Renewer, Validity},
 };
 use crate::policy::{
     rules::{Access, Action},
@@ -19,13 +19,13 @@ use crate::policy::{
 
 /// On what terms a client receives a channel.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Term {
+pub(super) struct Terms {
     /// What is said about the connection in this channel.
     pub(super) info: Bytes,
     /// What the client is told about the subscription.
     pub(super) data: Bytes,
     /// For how long.
-    pub(super) lease: Lease,
+    pub(super) validity: Validity,
 }
 
 impl Session {
@@ -36,15 +36,15 @@ impl Session {
         channel: &Channel,
         token: &str,
         now: Now,
-    ) -> Result<Option<Term>, Effects> {
+    ) -> Result<Option<Terms>, Effects> {
         match self.access(Action::Subscribe, channel, !token.is_empty()) {
             None => Err(refuse(id, codes::UNKNOWN_CHANNEL)),
             Some(Access::Denied(denial)) => Err(refuse(id, denial.error())),
             Some(Access::Ask) => Ok(None),
-            Some(Access::Granted) if token.is_empty() => Ok(Some(Term::default())),
+            Some(Access::Granted) if token.is_empty() => Ok(Some(Terms::default())),
             Some(Access::Granted) => {
                 let permit = self.permit(id, token, now)?;
-                self.term(permit, channel.name(), now).map(Some)
+                self.terms(permit, channel.name(), now).map(Some)
             }
         }
     }
@@ -63,12 +63,12 @@ impl Session {
         if name.is_empty() {
             return Err(self.close(codes::BAD_PROTOCOL));
         }
-        let term = self.term(permit, &name, now)?;
-        let ttl = term.lease.ttl;
+        let terms = self.terms(permit, &name, now)?;
+        let ttl = terms.validity.ttl;
         let result = SubRefreshResult { expires: ttl.is_some(), ttl: ttl.unwrap_or_default() };
         let Phase::Connected(connected) = &mut self.phase else { return Ok(Vec::new()) };
         let renewed =
-            Channel::parse(&name).is_ok_and(|channel| connected.subscriptions.renew(&channel, term));
+            Channel::parse(&name).is_ok_and(|channel| connected.subscriptions.renew(&channel, terms));
         if !renewed {
             return Err(refuse(id, codes::PERMISSION_DENIED.because("not subscribed")));
         }
@@ -84,7 +84,7 @@ impl Session {
     }
 
     /// A token for somebody or something else is no mistake to come back from.
-    fn term(&mut self, permit: Permit, channel: &str, now: Now) -> Result<Term, Effects> {
+    fn terms(&mut self, permit: Permit, channel: &str, now: Now) -> Result<Terms, Effects> {
         let Phase::Connected(connected) = &self.phase else { return Err(Vec::new()) };
         let fits = connected.user == permit.user
             && permit.channel == channel
@@ -92,8 +92,8 @@ impl Session {
         if !fits {
             return Err(self.close(codes::INVALID_TOKEN));
         }
-        let lease = self.lease(permit.expires_at, Keeper::Client, now);
-        Ok(Term { info: permit.info, data: permit.data, lease })
+        let validity = self.validity(permit.expires_at, Renewer::Client, now);
+        Ok(Terms { info: permit.info, data: permit.data, validity })
     }
 }
 

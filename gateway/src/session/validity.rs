@@ -6,7 +6,7 @@ use super::{Now, Session};
 
 /// How long a connection lives, or a subscription.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Lease {
+pub(super) struct Validity {
     /// When it is ended, the grace for prolonging it included.
     pub(super) end: Option<Instant>,
     /// After how many seconds the client is to bring a fresh token, if it has to.
@@ -17,7 +17,7 @@ pub(super) struct Lease {
 
 /// Who prolongs it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Keeper {
+pub(super) enum Renewer {
     /// The client, with a fresh token.
     Client,
     /// A back end, which is asked.
@@ -27,27 +27,27 @@ pub(super) enum Keeper {
 }
 
 impl Session {
-    /// The lease of what ends at `expires_at`, in seconds since 1970.
-    pub(super) fn lease(&self, expires_at: Option<u64>, keeper: Keeper, now: Now) -> Lease {
-        let Some(at) = expires_at else { return Lease::default() };
+    /// The validity of what ends at `expires_at`, in seconds since 1970.
+    pub(super) fn validity(&self, expires_at: Option<u64>, renewer: Renewer, now: Now) -> Validity {
+        let Some(at) = expires_at else { return Validity::default() };
         let left = Duration::from_secs(at).saturating_sub(now.unix);
         let moment = |after: Duration| now.instant.checked_add(after);
         let with_grace = moment(left.saturating_add(self.rules.refresh_grace));
         let ttl = u32::try_from(at.saturating_sub(now.unix.as_secs()).max(1)).unwrap_or(u32::MAX);
-        match keeper {
-            Keeper::Client => Lease { end: with_grace, ttl: Some(ttl), renewal: None },
-            Keeper::Hook => Lease { end: with_grace, ttl: None, renewal: moment(left) },
-            Keeper::Nobody => Lease { end: moment(left), ttl: None, renewal: None },
+        match renewer {
+            Renewer::Client => Validity { end: with_grace, ttl: Some(ttl), renewal: None },
+            Renewer::Hook => Validity { end: with_grace, ttl: None, renewal: moment(left) },
+            Renewer::Nobody => Validity { end: moment(left), ttl: None, renewal: None },
         }
     }
 
     /// Who prolongs what a back end has allowed.
-    pub(super) fn keeper_after_hook(&self) -> Keeper {
-        if self.rules.asks_to_refresh { Keeper::Hook } else { Keeper::Nobody }
+    pub(super) fn renewer_after_hook(&self) -> Renewer {
+        if self.rules.asks_to_refresh { Renewer::Hook } else { Renewer::Nobody }
     }
 
     /// Who prolongs a connection that a token has opened.
-    pub(super) fn keeper_after_token(&self) -> Keeper {
-        if self.rules.asks_to_refresh { Keeper::Hook } else { Keeper::Client }
+    pub(super) fn renewer_after_token(&self) -> Renewer {
+        if self.rules.asks_to_refresh { Renewer::Hook } else { Renewer::Client }
     }
 }

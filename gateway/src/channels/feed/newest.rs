@@ -15,12 +15,12 @@ pub(crate) enum Newest {
     #[default]
     Unknown,
     /// This one; nothing if the stream keeps none.
-    Known(Option<Kept>),
+    Known(Option<StoredPublication>),
 }
 
 /// A publication, and when the stream took it.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Kept {
+pub(crate) struct StoredPublication {
     pub(crate) publication: Arc<Publication>,
     pub(crate) stored_at: SystemTime,
 }
@@ -70,7 +70,7 @@ impl Feed {
     }
 
     /// Takes the newest publication over from the stream, unless a newer one has come meanwhile.
-    pub(crate) fn load_newest(&self, kept: Option<Kept>) -> Loaded {
+    pub(crate) fn load_newest(&self, kept: Option<StoredPublication>) -> Loaded {
         let mut state = self.state.lock();
         let Some(track) = &mut state.track else { return Loaded::Yes };
         if kept.as_ref().is_some_and(|kept| kept.publication.offset > track.position) {

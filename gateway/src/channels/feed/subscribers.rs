@@ -20,26 +20,26 @@ use crate::{
 };
 
 /// A member, and what it asked for.
-pub(super) struct Member {
+pub(super) struct Subscriber {
     pub(super) outbox: Arc<Outbox>,
-    pub(super) wish: Option<Box<DeliveryOptions>>,
+    pub(super) delivery: Option<Box<DeliveryOptions>>,
     /// Whether it has the newest publication whole, so that the next may be a patch.
     pub(super) has_newest: bool,
     /// Whether it is told who comes and leaves.
-    pub(super) hears: bool,
+    pub(super) join_leave: bool,
 }
 
 /// What somebody who joins asks for.
 #[derive(Debug, Default)]
-pub(crate) struct Asked {
-    pub(crate) wish: Option<Box<DeliveryOptions>>,
+pub(crate) struct JoinOptions {
+    pub(crate) delivery: Option<Box<DeliveryOptions>>,
     /// To be told who comes and leaves, beginning with itself, who is this.
-    pub(crate) hears_as: Option<Box<ClientInfo>>,
+    pub(crate) join_leave_as: Option<Box<ClientInfo>>,
 }
 
-impl From<Option<Box<DeliveryOptions>>> for Asked {
-    fn from(wish: Option<Box<DeliveryOptions>>) -> Self {
-        Self { wish, hears_as: None }
+impl From<Option<Box<DeliveryOptions>>> for JoinOptions {
+    fn from(delivery: Option<Box<DeliveryOptions>>) -> Self {
+        Self { delivery, join_leave_as: None }
     }
 }
 
@@ -56,7 +56,7 @@ impl Feed {
     }
 
     /// Tells those who asked for it that somebody else came or left; returns how many.
-    pub(crate) fn tell(&self, change: &MembershipChange) -> usize {
+    pub(crate) fn deliver_change(&self, change: &MembershipChange) -> usize {
         let mut message = Encoded::new(|encoding, _| {
             let info = change.info.clone().suited_to(encoding);
             if change.joined { Reply::join(self.name(), info) } else { Reply::leave(self.name(), info) }
@@ -64,7 +64,7 @@ impl Feed {
         let state = self.state.lock();
         let members = state.first.iter().map(|(client, member)| (client, member)).chain(&state.more);
         members
-            .filter(|(client, member)| member.hears && client.as_str() != change.info.client)
+            .filter(|(client, member)| member.join_leave && client.as_str() != change.info.client)
             .map(|(_, member)| message.deliver(&member.outbox, Form::Plain))
             .sum()
     }
@@ -76,7 +76,7 @@ impl Feed {
     }
 
     /// Every member.
-    pub(crate) fn members(&self) -> Vec<(ClientId, Arc<Outbox>)> {
+    pub(crate) fn subscribers(&self) -> Vec<(ClientId, Arc<Outbox>)> {
         let state = self.state.lock();
         let members = state.first.iter().map(|(client, member)| (client, member)).chain(&state.more);
         members.map(|(client, member)| (client.clone(), Arc::clone(&member.outbox))).collect()
@@ -84,7 +84,7 @@ impl Feed {
 }
 
 impl State {
-    pub(super) fn add(&mut self, client: ClientId, member: Member) {
+    pub(super) fn add(&mut self, client: ClientId, member: Subscriber) {
         match &self.first {
             None => self.first = Some((client, member)),
             Some((first, _)) if *first == client => {}
@@ -109,8 +109,8 @@ impl State {
         let (mut reach, mut patches) = (0, false);
         let members = self.first.iter_mut().map(|(_, member)| member).chain(self.more.values_mut());
         for member in members {
-            let form = match member.wish.as_deref() {
-                Some(wish) if !wish.wants(publication) => continue,
+            let form = match member.delivery.as_deref() {
+                Some(delivery) if !delivery.wants(publication) => continue,
                 None | Some(DeliveryOptions { delta: false, .. }) => Form::Plain,
                 Some(DeliveryOptions { delta: true, .. }) => {
                     patches = true;

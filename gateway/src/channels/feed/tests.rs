@@ -10,10 +10,10 @@ use tidegate_shared::{
 };
 
 use super::{
-    newest::{Kept, Loaded, Newest},
+    newest::{Loaded, Newest, StoredPublication},
     *,
 };
-use crate::{outbox::Mail, presence::change::MembershipChange};
+use crate::{outbox::OutboxItem, presence::change::MembershipChange};
 
 fn publication(offset: u64) -> Publication {
     Publication { data: offset.to_string().into(), offset, ..Publication::default() }
@@ -23,9 +23,9 @@ fn live(seq: u64, previous: u64) -> Live {
     Live { seq, previous, publication: Some(publication(0)), stored_at: None }
 }
 
-fn past(offsets: &[u64], complete: bool) -> Past {
+fn past(offsets: &[u64], complete: bool) -> Backlog {
     let publications = offsets.iter().map(|offset| publication(*offset)).collect();
-    Past { publications, complete, removed: None }
+    Backlog { publications, complete, removed: None }
 }
 
 fn feed() -> Feed {
@@ -59,7 +59,8 @@ impl Client {
     }
 
     fn offsets(&self) -> Vec<u64> {
-        let Some(Mail::Frames(frames)) = poll_fn(|cx| self.outbox.poll_take(cx, usize::MAX)).now_or_never()
+        let Some(OutboxItem::Frames(frames)) =
+            poll_fn(|cx| self.outbox.poll_take(cx, usize::MAX)).now_or_never()
         else {
             return Vec::new();
         };
@@ -89,23 +90,27 @@ fn offsets(joined: Joined) -> Option<Vec<u64>> {
 #[test]
 fn publications_arrive_once_and_in_order() {
     let (feed, member) = tracked(10);
-    assert_eq!(feed.live(live(10, 8)), Taken::Known);
-    assert_eq!(feed.live(live(12, 10)), Taken::Delivered(1));
-    assert_eq!(feed.live(live(12, 10)), Taken::Known);
-    assert_eq!(feed.live(live(15, 12)), Taken::Delivered(1));
-    assert_eq!(feed.live(live(20, 0)), Taken::Delivered(1), "the one before it has expired, not been missed");
+    assert_eq!(feed.live(live(10, 8)), Applied::Known);
+    assert_eq!(feed.live(live(12, 10)), Applied::Delivered(1));
+    assert_eq!(feed.live(live(12, 10)), Applied::Known);
+    assert_eq!(feed.live(live(15, 12)), Applied::Delivered(1));
+    assert_eq!(
+        feed.live(live(20, 0)),
+        Applied::Delivered(1),
+        "the one before it has expired, not been missed"
+    );
     assert_eq!(member.offsets(), [12, 15, 20]);
 }
 
 #[test]
 fn a_gap_is_filled_before_what_follows_it() {
     let (feed, member) = tracked(10);
-    assert_eq!(feed.live(live(15, 13)), Taken::Gap { after: 10 });
-    assert_eq!(feed.live(live(16, 15)), Taken::Known);
+    assert_eq!(feed.live(live(15, 13)), Applied::Gap { after: 10 });
+    assert_eq!(feed.live(live(16, 15)), Applied::Known);
     assert_eq!(member.offsets(), [0_u64; 0]);
     assert!(feed.heal(past(&[12, 13, 15], true)).is_empty());
     assert_eq!(member.offsets(), [12, 13, 15, 16]);
-    assert_eq!(feed.live(live(17, 16)), Taken::Delivered(1));
+    assert_eq!(feed.live(live(17, 16)), Applied::Delivered(1));
 }
 
 #[test]
@@ -114,7 +119,7 @@ fn a_gap_that_cannot_be_filled_lets_the_members_go() {
     feed.live(live(15, 13));
     let lost = feed.heal(past(&[13, 15], false));
     assert_eq!(lost.len(), 1);
-    assert_eq!(feed.live(live(17, 15)), Taken::Delivered(0));
+    assert_eq!(feed.live(live(17, 15)), Applied::Delivered(0));
     assert_eq!(member.offsets(), [0_u64; 0], "nothing behind the gap");
     assert_eq!(member.join(&feed, None), Joined::At { position: 17 });
 }
@@ -181,9 +186,9 @@ fn a_channel_without_history_has_no_positions() {
     let feed = feed();
     let member = Client::new();
     assert_eq!(member.join(&feed, Some(5)), Joined::Live);
-    assert_eq!(feed.live(live(3, 9)), Taken::Delivered(1));
+    assert_eq!(feed.live(live(3, 9)), Applied::Delivered(1));
     feed.leave(&member.id);
-    assert_eq!(feed.live(live(4, 3)), Taken::Delivered(0));
+    assert_eq!(feed.live(live(4, 3)), Applied::Delivered(0));
 }
 
 fn named(id: &ClientId) -> ClientInfo {
@@ -195,16 +200,16 @@ fn who_asked_is_told_of_itself_behind_its_answer_and_then_of_others() {
     let feed = feed();
     let (asked, silent, stranger) = (Client::new(), Client::new(), ClientId::random(&GatewayId::random()));
     let answer = |_| Some(encode_reply(Encoding::Json, &Reply::ping()).unwrap());
-    let asks = Asked { wish: None, hears_as: Some(Box::new(named(&asked.id))) };
+    let asks = JoinOptions { delivery: None, join_leave_as: Some(Box::new(named(&asked.id))) };
     feed.join(asked.id.clone(), &asked.outbox, asks, &Start::Fresh, answer);
-    feed.join(silent.id.clone(), &silent.outbox, Asked::default(), &Start::Fresh, answer);
+    feed.join(silent.id.clone(), &silent.outbox, JoinOptions::default(), &Start::Fresh, answer);
     for (id, joined) in [(&asked.id, true), (&stranger, true), (&stranger, false), (&asked.id, false)] {
-        let reach = feed.tell(&MembershipChange { info: named(id), joined });
+        let reach = feed.deliver_change(&MembershipChange { info: named(id), joined });
         assert_eq!(reach, usize::from(*id == stranger), "what happens to itself it knows");
     }
     let frames = |client: &Client| match poll_fn(|cx| client.outbox.poll_take(cx, usize::MAX)).now_or_never()
     {
-        Some(Mail::Frames(frames)) => {
+        Some(OutboxItem::Frames(frames)) => {
             frames.iter().map(|frame| String::from_utf8_lossy(frame).into_owned()).collect::<Vec<_>>()
         }
         _ => Vec::new(),
@@ -219,8 +224,8 @@ fn who_asked_is_told_of_itself_behind_its_answer_and_then_of_others() {
     assert_eq!(frames(&silent), ["{}"]);
 }
 
-fn newest(offset: u64) -> Kept {
-    Kept { publication: Arc::new(publication(offset)), stored_at: SystemTime::UNIX_EPOCH }
+fn newest(offset: u64) -> StoredPublication {
+    StoredPublication { publication: Arc::new(publication(offset)), stored_at: SystemTime::UNIX_EPOCH }
 }
 
 fn timed(seq: u64, previous: u64) -> Live {
@@ -263,7 +268,7 @@ fn a_cache_asks_its_stream_for_what_it_does_not_know() {
     feed.track(10, Some(Newest::Unknown));
     assert!(!feed.knows_newest(always));
     assert_eq!(feed.load_newest(Some(newest(12))), Loaded::Ahead, "nobody has been given it yet");
-    let after = feed.suspect().unwrap();
+    let after = feed.begin_heal().unwrap();
     assert!(after == 10 && feed.heal(past(&[12], true)).is_empty());
     assert_eq!(feed.load_newest(Some(newest(12))), Loaded::Yes);
     assert!(feed.knows_newest(always));
@@ -311,7 +316,7 @@ proptest! {
             }
             let previous = if index == 0 { 0 } else { stream[index - 1] };
             for _ in 0..if lost[index] { 0 } else { 1 + usize::from(repeated[index]) } {
-                if let Taken::Gap { after } = feed.live(live(*seq, previous)) {
+                if let Applied::Gap { after } = feed.live(live(*seq, previous)) {
                     gap = Some((after, index + heal_after[index]));
                 }
             }
@@ -320,7 +325,7 @@ proptest! {
                 prop_assert!(feed.heal(past(&behind, true)).is_empty());
             }
         }
-        if let Some(after) = gap.map(|(after, _)| after).or_else(|| feed.suspect()) {
+        if let Some(after) = gap.map(|(after, _)| after).or_else(|| feed.begin_heal()) {
             let behind: Vec<u64> = stream.iter().copied().filter(|s| *s > after).collect();
             feed.heal(past(&behind, true));
         }
@@ -341,12 +346,12 @@ fn what_was_removed_on_purpose_is_brought_to_nobody_and_the_channel_goes_on() {
     feed.record();
     feed.open_window(5, past(&[7, 10], true), 300);
     feed.record();
-    assert_eq!(feed.live(removal(12, 10)), Taken::Delivered(0));
+    assert_eq!(feed.live(removal(12, 10)), Applied::Delivered(0));
     feed.open_window(5, past(&[7, 10], true), 300);
     for offset in [5, 7, 10] {
         assert_eq!(Client::new().join(&feed, Some(offset)), Joined::At { position: 12 }, "{offset}");
     }
-    assert_eq!(feed.live(live(13, 12)), Taken::Delivered(4));
+    assert_eq!(feed.live(live(13, 12)), Applied::Delivered(4));
     assert_eq!(offsets(Client::new().join(&feed, Some(12))), Some(vec![13]));
     assert_eq!(member.offsets(), [13]);
 }
@@ -354,13 +359,13 @@ fn what_was_removed_on_purpose_is_brought_to_nobody_and_the_channel_goes_on() {
 #[test]
 fn a_removal_behind_a_gap_is_not_a_gap_for_ever() {
     let (feed, _member) = tracked(10);
-    assert_eq!(feed.live(live(15, 13)), Taken::Gap { after: 10 });
-    assert!(feed.heal(Past { removed: Some(13), ..past(&[15], true) }).is_empty());
+    assert_eq!(feed.live(live(15, 13)), Applied::Gap { after: 10 });
+    assert!(feed.heal(Backlog { removed: Some(13), ..past(&[15], true) }).is_empty());
     assert_eq!(feed.position(), Some(15));
-    assert_eq!(feed.suspect(), Some(15));
-    assert_eq!(feed.heal(Past { removed: Some(20), ..past(&[], false) }).len(), 1);
-    assert_eq!(feed.live(live(21, 20)), Taken::Delivered(0), "the members were told, and come back");
-    assert_eq!(feed.suspect(), Some(21));
-    feed.heal(Past { removed: Some(30), ..past(&[], true) });
-    assert_eq!(feed.live(live(31, 30)), Taken::Delivered(0));
+    assert_eq!(feed.begin_heal(), Some(15));
+    assert_eq!(feed.heal(Backlog { removed: Some(20), ..past(&[], false) }).len(), 1);
+    assert_eq!(feed.live(live(21, 20)), Applied::Delivered(0), "the members were told, and come back");
+    assert_eq!(feed.begin_heal(), Some(21));
+    feed.heal(Backlog { removed: Some(30), ..past(&[], true) });
+    assert_eq!(feed.live(live(31, 30)), Applied::Delivered(0));
 }

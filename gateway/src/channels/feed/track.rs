@@ -5,8 +5,8 @@ use std::{sync::Arc, time::SystemTime};
 use tidegate_shared::protocol::Publication;
 
 use super::{
-    Feed, Joined, Past, Start, State,
-    newest::{Kept, Newest},
+    Backlog, Feed, Joined, Start, State,
+    newest::{Newest, StoredPublication},
     window::Window,
 };
 use crate::outbox::Outbox;
@@ -42,7 +42,7 @@ pub(crate) struct Live {
 
 /// What became of a live publication.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Taken {
+pub(crate) enum Applied {
     /// Handed to this many members.
     Delivered(usize),
     /// The members have it, or it waits behind a gap.
@@ -67,32 +67,32 @@ impl Feed {
     }
 
     /// Takes a live publication of a channel with history.
-    pub(crate) fn live(&self, live: Live) -> Taken {
+    pub(crate) fn live(&self, live: Live) -> Applied {
         let mut state = self.state.lock();
         let state = &mut *state;
         let Some(track) = &mut state.track else {
             let publication = live.publication.as_ref();
-            return Taken::Delivered(publication.map_or(0, |p| state.deliver(self.name(), p)));
+            return Applied::Delivered(publication.map_or(0, |p| state.deliver(self.name(), p)));
         };
         if let Some(queue) = &mut track.healing {
             if queue.len() < MAX_QUEUED {
                 queue.push(live);
             }
-            return Taken::Known;
+            return Applied::Known;
         }
         if live.seq <= track.position {
-            return Taken::Known;
+            return Applied::Known;
         }
         if live.previous > track.position {
             let after = track.position;
             track.healing = Some(vec![live]);
-            return Taken::Gap { after };
+            return Applied::Gap { after };
         }
-        Taken::Delivered(state.advance(self.name(), live))
+        Applied::Delivered(state.advance(self.name(), live))
     }
 
     /// Begins to fill a gap that nothing live has shown: after the connection to the broker was away. Returns from where.
-    pub(crate) fn suspect(&self) -> Option<u64> {
+    pub(crate) fn begin_heal(&self) -> Option<u64> {
         let mut state = self.state.lock();
         let track = state.track.as_mut().filter(|track| track.healing.is_none())?;
         track.healing = Some(Vec::new());
@@ -101,25 +101,25 @@ impl Feed {
 
     /// Fills a gap with what the stream holds behind the position. If that is not everything, the members are taken out,
     /// so that nothing behind the gap reaches them, and returned: they have to be told. The channel goes on either way.
-    pub(crate) fn heal(&self, past: Past) -> Vec<Arc<Outbox>> {
+    pub(crate) fn heal(&self, backlog: Backlog) -> Vec<Arc<Outbox>> {
         let mut state = self.state.lock();
         let Some(queue) = state.track.as_mut().and_then(|track| track.healing.take()) else {
             return Vec::new();
         };
-        if !past.complete || queue.len() >= MAX_QUEUED {
-            let read = past.publications.iter().map(|p| p.offset).chain(past.removed);
+        if !backlog.complete || queue.len() >= MAX_QUEUED {
+            let read = backlog.publications.iter().map(|p| p.offset).chain(backlog.removed);
             let newest = read.chain(queue.iter().map(|live| live.seq)).max();
             let position = state.track.as_ref().map_or(0, |track| track.position);
             return state.restart(newest.unwrap_or(position).max(position));
         }
-        let removed = past.removed;
-        let past = past.publications.into_iter().map(|publication| Live {
+        let removed = backlog.removed;
+        let backlog = backlog.publications.into_iter().map(|publication| Live {
             seq: publication.offset,
             previous: 0,
             publication: Some(publication),
             stored_at: None,
         });
-        for live in past.chain(queue) {
+        for live in backlog.chain(queue) {
             if state.track.as_ref().is_some_and(|track| live.seq > track.position) {
                 state.advance(self.name(), live);
             }
@@ -136,7 +136,7 @@ impl Feed {
     }
 
     /// Nothing of this channel is between its position and `position`, which somebody knows who has seen more.
-    pub(crate) fn reach(&self, position: u64) {
+    pub(crate) fn advance_to(&self, position: u64) {
         if let Some(track) = self.state.lock().track.as_mut().filter(|track| track.healing.is_none()) {
             track.position = track.position.max(position);
         }
@@ -167,7 +167,10 @@ impl State {
                 let publication = Arc::new(publication);
                 if let Some(newest) = &mut track.newest {
                     *newest = live.stored_at.map_or(Newest::Unknown, |stored_at| {
-                        Newest::Known(Some(Kept { publication: Arc::clone(&publication), stored_at }))
+                        Newest::Known(Some(StoredPublication {
+                            publication: Arc::clone(&publication),
+                            stored_at,
+                        }))
                     });
                 }
                 // Whoever asked for the record may be gone; more than this could not be brought to anybody anyway.

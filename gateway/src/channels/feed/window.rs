@@ -4,7 +4,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use tidegate_shared::protocol::Publication;
 
-use super::{Feed, Past};
+use super::{Backlog, Feed};
 
 /// Publications at hand for members that resume.
 pub(super) struct Window {
@@ -45,16 +45,16 @@ impl Feed {
     }
 
     /// Opens a window with what the stream holds behind `after`, if that is complete and not too much.
-    pub(crate) fn open_window(&self, after: u64, past: Past, limit: usize) {
+    pub(crate) fn open_window(&self, after: u64, backlog: Backlog, limit: usize) {
         let mut state = self.state.lock();
         let Some(track) = &mut state.track else { return };
         let Some(recorded) = track.recording.take() else { return };
-        if !past.complete || past.publications.len() > limit {
+        if !backlog.complete || backlog.publications.len() > limit {
             return;
         }
         let begun = recorded.first().map_or(track.position + 1, |publication| publication.offset);
         let read =
-            past.publications.into_iter().filter(|p| p.offset > after && p.offset < begun).map(Arc::new);
+            backlog.publications.into_iter().filter(|p| p.offset > after && p.offset < begun).map(Arc::new);
         track.window = Some(Window::new(after, read.chain(recorded).collect(), limit));
     }
 

@@ -16,7 +16,7 @@ use crate::outbox::Outbox;
 pub(crate) struct Arriving(Mutex<HashMap<String, HashMap<ClientId, Arc<Outbox>>>>);
 
 /// One such connection. It has arrived, or gone, when this is dropped.
-pub(crate) struct Arrival {
+pub(crate) struct ArrivingGuard {
     all: Arc<Arriving>,
     user: String,
     client: ClientId,
@@ -24,9 +24,14 @@ pub(crate) struct Arrival {
 
 impl Arriving {
     /// A connection of this user begins.
-    pub(crate) fn begin(self: &Arc<Self>, user: &str, client: ClientId, outbox: Arc<Outbox>) -> Arrival {
+    pub(crate) fn begin(
+        self: &Arc<Self>,
+        user: &str,
+        client: ClientId,
+        outbox: Arc<Outbox>,
+    ) -> ArrivingGuard {
         self.0.lock().entry(user.to_owned()).or_default().insert(client.clone(), outbox);
-        Arrival { all: Arc::clone(self), user: user.to_owned(), client }
+        ArrivingGuard { all: Arc::clone(self), user: user.to_owned(), client }
     }
 
     /// Those of one user.
@@ -37,7 +42,7 @@ impl Arriving {
     }
 }
 
-impl Drop for Arrival {
+impl Drop for ArrivingGuard {
     fn drop(&mut self) {
         let mut all = self.all.0.lock();
         if let Entry::Occupied(mut some) = all.entry(std::mem::take(&mut self.user)) {

@@ -1,7 +1,7 @@
 //! Where a client that only listens is in its channels, written into the ids of its events, and read when it comes back.
 //!
 //! A browser keeps the id of the last event and brings it back by itself when it has to connect again: so it resumes without
-//! a line of code. Follows what the client is told; never decides whether it can resume. Pure.
+//! a line of code. Follows what the client is view; never decides whether it can resume. Pure.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -10,14 +10,14 @@ use bytes::Bytes;
 use serde::Deserialize;
 use tidegate_shared::protocol::{ConnectRequest, SubscribeRequest, json};
 
-use super::event_id::{EventId, Place, Wishes};
+use super::event_id::{ChannelPlace, EventId, Wishes};
 
-/// An epoch that no stream has: who asks to resume from it is told that it cannot.
+/// An epoch that no stream has: who asks to resume from it is view that it cannot.
 const NO_EPOCH: &str = "_";
 
 /// The places of one client.
 #[derive(Debug, Default, PartialEq)]
-pub(crate) struct Bookmark {
+pub(crate) struct EventCursor {
     /// The channels it wished for, in order.
     channels: Vec<Box<str>>,
     id: EventId,
@@ -25,7 +25,7 @@ pub(crate) struct Bookmark {
 
 /// A push, as far as it says where it leaves the client.
 #[derive(Deserialize)]
-struct Told<'a> {
+struct PushView<'a> {
     #[serde(borrow)]
     connect: Option<Connected<'a>>,
     #[serde(borrow)]
@@ -56,8 +56,8 @@ struct Publication {
     offset: u64,
 }
 
-impl Bookmark {
-    /// Opens a client's first message. Returns it with the places in it that `last` remembers, and the bookmark to keep;
+impl EventCursor {
+    /// Opens a client's first message. Returns it with the places in it that `last` remembers, and the cursor to keep;
     /// a message that cannot be read is left as it is.
     pub(crate) fn open(first: Bytes, last: Option<&str>) -> (Bytes, Option<Self>) {
         let Ok(mut request) = serde_json::from_slice::<ConnectRequest>(&first) else { return (first, None) };
@@ -77,13 +77,13 @@ impl Bookmark {
 
     /// Takes note of a push that the client is about to get.
     pub(crate) fn follow(&mut self, push: &[u8]) {
-        let Ok(told) = serde_json::from_slice::<Told<'_>>(push) else { return };
-        for (channel, sub) in told.connect.into_iter().flat_map(|connect| connect.subs) {
+        let Ok(view) = serde_json::from_slice::<PushView<'_>>(push) else { return };
+        for (channel, sub) in view.connect.into_iter().flat_map(|connect| connect.subs) {
             let newest = sub.publications.last().map_or(sub.offset, |newest| newest.offset);
-            let place = Place { epoch: sub.epoch.into(), offset: newest.max(sub.offset) };
+            let place = ChannelPlace { epoch: sub.epoch.into(), offset: newest.max(sub.offset) };
             self.put(&channel, sub.recoverable.then_some(place));
         }
-        if let (Some(channel), Some(publication)) = (told.channel, told.publication)
+        if let (Some(channel), Some(publication)) = (view.channel, view.publication)
             && let Some(place) = self.place(&channel)
         {
             place.offset = publication.offset;
@@ -97,7 +97,7 @@ impl Bookmark {
     }
 
     /// A channel that is not granted keeps the place it had: the next time it may be.
-    fn put(&mut self, channel: &str, place: Option<Place>) {
+    fn put(&mut self, channel: &str, place: Option<ChannelPlace>) {
         if let Some(slot) = self.index(channel).and_then(|index| self.id.places.get_mut(index)) {
             *slot = place;
         } else {
@@ -106,7 +106,7 @@ impl Bookmark {
         }
     }
 
-    fn place(&mut self, channel: &str) -> Option<&mut Place> {
+    fn place(&mut self, channel: &str) -> Option<&mut ChannelPlace> {
         match self.index(channel) {
             Some(index) => self.id.places.get_mut(index)?.as_mut(),
             None => self.id.given.iter_mut().find(|(name, _)| **name == *channel).map(|(_, place)| place),
@@ -120,10 +120,10 @@ impl Bookmark {
 
 impl EventId {
     /// Takes over the places of the id that a client brings. A channel it does not say anything of gets a place that cannot
-    /// be resumed from, so that the client is told.
+    /// be resumed from, so that the client is view.
     fn recall(&mut self, last: Self) {
         let known = if last.wishes == self.wishes { last.places } else { Vec::new() };
-        let unknown = Some(Place { epoch: NO_EPOCH.into(), offset: 0 });
+        let unknown = Some(ChannelPlace { epoch: NO_EPOCH.into(), offset: 0 });
         let places = known.into_iter().chain(std::iter::repeat(unknown));
         self.places = places.take(self.places.len()).collect();
         self.given = last.given;
@@ -142,7 +142,7 @@ fn resume(subs: &mut BTreeMap<String, SubscribeRequest>, channels: &[Box<str>], 
     }
 }
 
-fn from(wish: &mut SubscribeRequest, place: &Place) {
+fn from(wish: &mut SubscribeRequest, place: &ChannelPlace) {
     wish.recover = true;
     wish.offset = place.offset;
     place.epoch.as_ref().clone_into(&mut wish.epoch);
@@ -164,17 +164,17 @@ mod tests {
         "chat:a":{},
         "kept:a":{"recoverable":true,"epoch":"e2","offset":5,"publications":[{"data":1,"offset":6},{"data":2,"offset":9}]}}}}"##;
 
-    fn begun() -> Bookmark {
-        let (first, bookmark) = Bookmark::open(FIRST.into(), None);
+    fn begun() -> EventCursor {
+        let (first, cursor) = EventCursor::open(FIRST.into(), None);
         assert_eq!(first, FIRST);
-        let mut bookmark = bookmark.unwrap();
-        assert_eq!(bookmark.id(), None);
-        bookmark.follow(CONNECTED.as_bytes());
-        bookmark
+        let mut cursor = cursor.unwrap();
+        assert_eq!(cursor.id(), None);
+        cursor.follow(CONNECTED.as_bytes());
+        cursor
     }
 
     fn back(first: &str, id: &str) -> Vec<(String, bool, u64, String)> {
-        let (first, _) = Bookmark::open(Bytes::copy_from_slice(first.as_bytes()), Some(id));
+        let (first, _) = EventCursor::open(Bytes::copy_from_slice(first.as_bytes()), Some(id));
         let request: ConnectRequest = serde_json::from_slice(&first).unwrap();
         assert_eq!(request.token, "t");
         request.subs.into_iter().map(|(name, sub)| (name, sub.recover, sub.offset, sub.epoch)).collect()
@@ -186,19 +186,19 @@ mod tests {
 
     #[test]
     fn who_comes_back_with_an_id_resumes_every_channel_behind_the_event() {
-        let mut bookmark = begun();
-        let first = bookmark.id().unwrap();
-        bookmark.follow(br#"{"channel":"kept:a","pub":{"data":{"offset":77},"offset":12}}"#);
-        bookmark.follow(br##"{"channel":"#42","pub":{"data":[],"offset":4}}"##);
-        bookmark.follow(br#"{"channel":"chat:a","pub":{"data":1}}"#);
-        bookmark.follow(b"{}");
+        let mut cursor = begun();
+        let first = cursor.id().unwrap();
+        cursor.follow(br#"{"channel":"kept:a","pub":{"data":{"offset":77},"offset":12}}"#);
+        cursor.follow(br##"{"channel":"#42","pub":{"data":[],"offset":4}}"##);
+        cursor.follow(br#"{"channel":"chat:a","pub":{"data":1}}"#);
+        cursor.follow(b"{}");
         let chat = sub("chat:a", false, 0, "");
         // The channel that was refused has no place; it may be wished for as before.
         let b = sub("kept:b", false, 0, "");
         let places =
             |p, a| vec![sub("#42", true, p, "e1"), chat.clone(), sub("kept:a", true, a, "e2"), b.clone()];
         assert_eq!(back(FIRST, &first), places(3, 9));
-        assert_eq!(back(FIRST, &bookmark.id().unwrap()), places(4, 12));
+        assert_eq!(back(FIRST, &cursor.id().unwrap()), places(4, 12));
     }
 
     #[test]
@@ -207,27 +207,27 @@ mod tests {
         let other = r#"{"token":"t","subs":{"kept:b":{}}}"#;
         assert_eq!(back(other, &id), [sub("#42", true, 3, "e1"), sub("kept:b", true, 0, "_")]);
         assert_eq!(back(other, "nonsense"), [sub("kept:b", true, 0, "_")]);
-        let (first, bookmark) = Bookmark::open("nonsense".into(), Some(&id));
-        assert_eq!((first, bookmark), (Bytes::from("nonsense"), None));
+        let (first, cursor) = EventCursor::open("nonsense".into(), Some(&id));
+        assert_eq!((first, cursor), (Bytes::from("nonsense"), None));
     }
 
     #[test]
     fn a_channel_that_is_not_granted_this_time_keeps_its_place() {
-        let (_, bookmark) = Bookmark::open(FIRST.into(), Some(&begun().id().unwrap()));
-        let mut bookmark = bookmark.unwrap();
-        bookmark.follow(br#"{"connect":{"subs":{"kept:b":{"recoverable":true,"epoch":"e2","offset":20}}}}"#);
+        let (_, cursor) = EventCursor::open(FIRST.into(), Some(&begun().id().unwrap()));
+        let mut cursor = cursor.unwrap();
+        cursor.follow(br#"{"connect":{"subs":{"kept:b":{"recoverable":true,"epoch":"e2","offset":20}}}}"#);
         let chat = sub("chat:a", false, 0, "");
         let kept = |name, offset| sub(name, true, offset, "e2");
         let places = [sub("#42", true, 3, "e1"), chat, kept("kept:a", 9), kept("kept:b", 20)];
-        assert_eq!(back(FIRST, &bookmark.id().unwrap()), places);
+        assert_eq!(back(FIRST, &cursor.id().unwrap()), places);
     }
 
     #[test]
     fn channels_that_the_server_chose_are_resumed_too() {
-        let mut bookmark = begun();
-        bookmark.follow(br#"{"connect":{"subs":{"news:x":{"recoverable":true,"epoch":"e3","offset":8}}}}"#);
-        bookmark.follow(br#"{"channel":"news:x","pub":{"data":1,"offset":9}}"#);
-        assert!(back(FIRST, &bookmark.id().unwrap()).contains(&sub("news:x", true, 9, "e3")));
+        let mut cursor = begun();
+        cursor.follow(br#"{"connect":{"subs":{"news:x":{"recoverable":true,"epoch":"e3","offset":8}}}}"#);
+        cursor.follow(br#"{"channel":"news:x","pub":{"data":1,"offset":9}}"#);
+        assert!(back(FIRST, &cursor.id().unwrap()).contains(&sub("news:x", true, 9, "e3")));
     }
 
     #[test]
@@ -237,11 +237,11 @@ mod tests {
             names.iter().map(|name| format!(r#""{name}":{value}"#)).collect::<Vec<_>>().join(",")
         };
         let first = format!(r#"{{"token":"t","subs":{{{}}}}}"#, subs("{}"));
-        let (_, bookmark) = Bookmark::open(first.clone().into(), None);
-        let mut bookmark = bookmark.unwrap();
+        let (_, cursor) = EventCursor::open(first.clone().into(), None);
+        let mut cursor = cursor.unwrap();
         let place = r#"{"recoverable":true,"epoch":"e1","offset":5000000}"#;
-        bookmark.follow(format!(r#"{{"connect":{{"subs":{{{}}}}}}}"#, subs(place)).as_bytes());
-        let id = bookmark.id().unwrap();
+        cursor.follow(format!(r#"{{"connect":{{"subs":{{{}}}}}}}"#, subs(place)).as_bytes());
+        let id = cursor.id().unwrap();
         assert!(id.len() <= super::super::event_id::MAX_LEN);
         let back = back(&first, &id);
         let fit = back.iter().take_while(|(_, _, offset, _)| *offset == 5_000_000).count();

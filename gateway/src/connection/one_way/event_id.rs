@@ -1,4 +1,4 @@
-//! What a bookmark is written as: short, in characters that a header may have, never longer than `MAX_LEN`. Pure.
+//! What a cursor is written as: short, in characters that a header may have, never longer than `MAX_LEN`. Pure.
 //!
 //! Bytes in base64url: the version, a digest of the channels wished for, how many channels nobody wished for, their names and
 //! places, then a place for each channel wished for. A place is a number and an offset; the number stands for an epoch: 0 for no place at all, 1 for
@@ -24,7 +24,7 @@ pub(super) type Wishes = [u8; 6];
 
 /// Where a client is in a channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct ChannelPlace {
     pub(super) epoch: Arc<str>,
     pub(super) offset: u64,
 }
@@ -34,8 +34,8 @@ pub(super) struct Place {
 pub(super) struct EventId {
     pub(super) wishes: Wishes,
     /// What the client has without having wished for it: its personal channel, and those the server chose.
-    pub(super) given: Vec<(Box<str>, Place)>,
-    pub(super) places: Vec<Option<Place>>,
+    pub(super) given: Vec<(Box<str>, ChannelPlace)>,
+    pub(super) places: Vec<Option<ChannelPlace>>,
 }
 
 impl EventId {
@@ -81,7 +81,7 @@ struct Writer {
 }
 
 impl Writer {
-    fn place(&mut self, place: Option<&Place>) {
+    fn place(&mut self, place: Option<&ChannelPlace>) {
         let Some(place) = place else { return self.number(NO_PLACE) };
         if let Some(index) = self.epochs.iter().position(|epoch| *epoch == place.epoch) {
             self.number(NEW_EPOCH + 1 + index as u64);
@@ -137,7 +137,7 @@ impl<'a> Reader<'a> {
         Ok(EventId { wishes, given, places })
     }
 
-    fn place(&mut self) -> Result<Option<Place>, Unreadable> {
+    fn place(&mut self) -> Result<Option<ChannelPlace>, Unreadable> {
         let epoch = match self.number()? {
             NO_PLACE => return Ok(None),
             NEW_EPOCH => {
@@ -150,7 +150,7 @@ impl<'a> Reader<'a> {
                 self.epochs.get(index).map(Arc::clone).ok_or(Unreadable)?
             }
         };
-        Ok(Some(Place { epoch, offset: self.number()? }))
+        Ok(Some(ChannelPlace { epoch, offset: self.number()? }))
     }
 
     fn text(&mut self) -> Result<&'a str, Unreadable> {
@@ -187,8 +187,9 @@ mod tests {
 
     use super::*;
 
-    fn place() -> impl Strategy<Value = Place> {
-        ("[0-9a-f]{1,16}|_", any::<u64>()).prop_map(|(epoch, offset)| Place { epoch: epoch.into(), offset })
+    fn place() -> impl Strategy<Value = ChannelPlace> {
+        ("[0-9a-f]{1,16}|_", any::<u64>())
+            .prop_map(|(epoch, offset)| ChannelPlace { epoch: epoch.into(), offset })
     }
 
     fn id(places: usize) -> impl Strategy<Value = EventId> {
@@ -198,7 +199,7 @@ mod tests {
     }
 
     fn like(offset: u64, count: usize) -> EventId {
-        let place = Place { epoch: "18a0c3f2e4b6d700".into(), offset };
+        let place = ChannelPlace { epoch: "18a0c3f2e4b6d700".into(), offset };
         EventId {
             given: vec![("#42".into(), place.clone())],
             places: vec![Some(place); count],

@@ -2,7 +2,7 @@
 //!
 //! The body has room for one chunk, so a client that does not read is felt at once. When the client goes the body is
 //! dropped, which ends the connection; when the connection ends so does the socket. Never looks into a frame; where events
-//! have ids a bookmark does.
+//! have ids a cursor does.
 
 use std::convert::Infallible;
 
@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use super::{Gone, Input};
 use crate::{
-    connection::{one_way::event_cursor::Bookmark, permit::SocketPermit},
+    connection::{one_way::event_cursor::EventCursor, permit::SocketPermit},
     fleet::sessions::Inbox,
 };
 
@@ -40,18 +40,18 @@ pub(crate) struct Stream {
     framing: Framing,
     body: mpsc::Sender<Bytes>,
     first: Option<Bytes>,
-    bookmark: Option<Box<Bookmark>>,
+    cursor: Option<Box<EventCursor>>,
     inbox: Option<Inbox>,
     permit: Option<SocketPermit>,
 }
 
 impl Stream {
     /// A stream and the body it writes to. `first` is the client's first message; without an inbox it is the only one. With a
-    /// bookmark every event has an id that says where it leaves the client.
+    /// cursor every event has an id that says where it leaves the client.
     pub(crate) fn open(
         framing: Framing,
         first: Bytes,
-        bookmark: Option<Bookmark>,
+        cursor: Option<EventCursor>,
         inbox: Option<Inbox>,
         permit: Option<SocketPermit>,
     ) -> (Self, Body) {
@@ -59,7 +59,7 @@ impl Stream {
         if framing == Framing::Events {
             // Some browsers report the stream as open only when something has come. Those that connect again by themselves
             // do it after a while of their own, so that not all come at once.
-            let opening = match &bookmark {
+            let opening = match &cursor {
                 Some(_) => format!("retry: {}\n\n", rand::random_range(RETRY)).into(),
                 None => Bytes::from_static(b"\r\n"),
             };
@@ -69,8 +69,8 @@ impl Stream {
             let chunk = chunks.recv().await?;
             Some((Ok::<_, Infallible>(chunk), chunks))
         });
-        let bookmark = bookmark.map(Box::new);
-        (Self { framing, body, first: Some(first), bookmark, inbox, permit }, Body::from_stream(chunks))
+        let cursor = cursor.map(Box::new);
+        (Self { framing, body, first: Some(first), cursor, inbox, permit }, Body::from_stream(chunks))
     }
 
     pub(super) fn name(&self) -> &'static str {
@@ -103,7 +103,7 @@ impl Stream {
         if frames.is_empty() {
             return Ok(());
         }
-        self.body.send(join(self.framing, &frames, self.bookmark.as_deref_mut())).await.map_err(|_| Gone)
+        self.body.send(join(self.framing, &frames, self.cursor.as_deref_mut())).await.map_err(|_| Gone)
     }
 
     pub(super) fn session(&self) -> Option<&str> {
@@ -127,7 +127,7 @@ impl Drop for Stream {
 }
 
 /// Joins encoded messages into one chunk.
-fn join(framing: Framing, frames: &[Bytes], mut bookmark: Option<&mut Bookmark>) -> Bytes {
+fn join(framing: Framing, frames: &[Bytes], mut cursor: Option<&mut EventCursor>) -> Bytes {
     let mut chunk = BytesMut::with_capacity(frames.iter().map(|frame| frame.len() + 8).sum());
     for frame in frames {
         match framing {
@@ -137,9 +137,9 @@ fn join(framing: Framing, frames: &[Bytes], mut bookmark: Option<&mut Bookmark>)
             }
             Framing::Delimited => protobuf::append(&mut chunk, frame),
             Framing::Events => {
-                if let Some(bookmark) = &mut bookmark {
-                    bookmark.follow(frame);
-                    if let Some(id) = bookmark.id() {
+                if let Some(cursor) = &mut cursor {
+                    cursor.follow(frame);
+                    if let Some(id) = cursor.id() {
                         chunk.extend_from_slice(format!("id: {id}\n").as_bytes());
                     }
                 }
@@ -166,14 +166,14 @@ mod tests {
 
     #[test]
     fn every_event_says_where_it_leaves_the_client() {
-        let (_, bookmark) = Bookmark::open(r#"{"subs":{"kept:a":{}}}"#.into(), None);
-        let mut bookmark = bookmark.unwrap();
+        let (_, cursor) = EventCursor::open(r#"{"subs":{"kept:a":{}}}"#.into(), None);
+        let mut cursor = cursor.unwrap();
         let frames = [
             r#"{"connect":{"subs":{"kept:a":{"recoverable":true,"epoch":"e","offset":1}}}}"#,
             r#"{"channel":"kept:a","pub":{"data":1,"offset":2}}"#,
             "{}",
         ];
-        let chunk = join(Framing::Events, &frames.map(Bytes::from), Some(&mut bookmark));
+        let chunk = join(Framing::Events, &frames.map(Bytes::from), Some(&mut cursor));
         let text = std::str::from_utf8(&chunk).unwrap();
         let ids: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("id: ")).collect();
         assert!(ids.len() == 3 && ids[0] != ids[1] && ids[1] == ids[2], "{text}");

@@ -96,7 +96,7 @@ impl Drop for Setup {
 }
 
 impl Setup {
-    async fn start(server: &Server, pace: Pace) -> Self {
+    async fn start(server: &Server, pace: FetchPace) -> Self {
         let file = std::env::temp_dir().join(format!("keys-{}", tidegate_shared::id::random_token::<8>()));
         let url = &server.url;
         let toml =
@@ -136,14 +136,14 @@ fn token(signer: &Signer, kid: &str) -> String {
 const MISSING: Result<(), Invalid> = Err(Invalid::UnknownKey { issuer: PLACE });
 
 /// Nothing is fetched but what is asked for.
-fn calm() -> Pace {
-    Pace { cool_down: Duration::from_millis(100), ..Pace::every(Duration::from_hours(1)) }
+fn calm() -> FetchPace {
+    FetchPace { cool_down: Duration::from_millis(100), ..FetchPace::every(Duration::from_hours(1)) }
 }
 
 /// Fetches, and repeats, follow one another.
-fn busy() -> Pace {
+fn busy() -> FetchPace {
     let quick = Duration::from_millis(20);
-    Pace { refresh: quick, cool_down: quick, timeout: Duration::from_millis(200), ..calm() }
+    FetchPace { refresh: quick, cool_down: quick, timeout: Duration::from_millis(200), ..calm() }
 }
 
 #[tokio::test]
@@ -168,7 +168,7 @@ async fn a_flood_of_unknown_keys_causes_one_fetch() {
     let server = Server::start(Answer::Keys(vec![old.jwk("1")])).await;
     // Signed before, so that the flood is shorter than the cool-down.
     let flood: Vec<String> = (0..500).map(|n| token(&new, &format!("k{n}"))).collect();
-    let setup = Setup::start(&server, Pace { cool_down: Duration::from_secs(1), ..calm() }).await;
+    let setup = Setup::start(&server, FetchPace { cool_down: Duration::from_secs(1), ..calm() }).await;
     for unknown in flood {
         assert_eq!(setup.verifier.verify(&unknown, 1_800_000_000).map(drop), MISSING);
         setup.keys.want(PLACE);
@@ -186,7 +186,7 @@ async fn keys_serve_on_while_fetching_fails_but_not_for_ever() {
     let signer = Signer::es256();
     let server = Server::start(Answer::Keys(vec![signer.jwk("1")])).await;
     let patient = Setup::start(&server, busy()).await;
-    let strict = Setup::start(&server, Pace { max_stale: Duration::from_millis(300), ..busy() }).await;
+    let strict = Setup::start(&server, FetchPace { max_stale: Duration::from_millis(300), ..busy() }).await;
     server.now_answers(Answer::Text("503 Service Unavailable", String::new()));
     strict.until("the keys are too old", || strict.check(&signer, "1") == MISSING).await;
     patient.until("fetching has failed", || patient.fetches("status") >= 3).await;
@@ -222,7 +222,7 @@ async fn answers_that_are_no_key_set_are_not_taken() {
         (Answer::Silence, "unreachable"),
     ] {
         let server = Server::start(answer).await;
-        let setup = Setup::start(&server, Pace { timeout: Duration::from_secs(2), ..calm() }).await;
+        let setup = Setup::start(&server, FetchPace { timeout: Duration::from_secs(2), ..calm() }).await;
         assert_eq!((setup.check(&signer, "1"), setup.fetches(outcome)), (MISSING, 1), "{outcome}");
     }
     assert_eq!(elsewhere.asked(), 0, "redirects are not followed");

@@ -25,7 +25,7 @@ enum Keys {
 }
 
 /// Why a token is not this issuer's.
-pub(super) enum Refusal {
+pub(super) enum NotAccepted {
     Forged,
     /// The key it names is not here.
     UnknownKey,
@@ -67,31 +67,31 @@ impl Trusted {
     }
 
     /// Checks a token's signature, `iss` and `aud`, and reads its claims.
-    pub(super) fn open<T: DeserializeOwned>(&self, token: &str, header: &Header) -> Result<T, Refusal> {
+    pub(super) fn open<T: DeserializeOwned>(&self, token: &str, header: &Header) -> Result<T, NotAccepted> {
         // No extension is understood here, and `crit` names those a reader has to understand.
         if header.crit.is_some() || !header.kid.as_deref().is_none_or(is_kid) {
-            return Err(Refusal::Forged);
+            return Err(NotAccepted::Forged);
         }
         let (algorithm, rule) =
-            self.rules.iter().find(|(algorithm, _)| *algorithm == header.alg).ok_or(Refusal::Forged)?;
+            self.rules.iter().find(|(algorithm, _)| *algorithm == header.alg).ok_or(NotAccepted::Forged)?;
         match &self.keys {
             Keys::One(key) => read(token, key, rule),
             Keys::Fetched(keys) => {
                 // Which of several keys it was may not be a guess.
-                let kid = header.kid.as_deref().ok_or(Refusal::Forged)?;
-                let set = keys.current().ok_or(Refusal::UnknownKey)?;
+                let kid = header.kid.as_deref().ok_or(NotAccepted::Forged)?;
+                let set = keys.current().ok_or(NotAccepted::UnknownKey)?;
                 match set.find(kid, *algorithm) {
                     Lookup::Key(key) => read(token, key, rule),
-                    Lookup::OtherAlgorithm => Err(Refusal::Forged),
-                    Lookup::Unknown => Err(Refusal::UnknownKey),
+                    Lookup::OtherAlgorithm => Err(NotAccepted::Forged),
+                    Lookup::Unknown => Err(NotAccepted::UnknownKey),
                 }
             }
         }
     }
 }
 
-fn read<T: DeserializeOwned>(token: &str, key: &DecodingKey, rule: &Validation) -> Result<T, Refusal> {
-    jsonwebtoken::decode(token, key, rule).map(|data| data.claims).map_err(|_| Refusal::Forged)
+fn read<T: DeserializeOwned>(token: &str, key: &DecodingKey, rule: &Validation) -> Result<T, NotAccepted> {
+    jsonwebtoken::decode(token, key, rule).map(|data| data.claims).map_err(|_| NotAccepted::Forged)
 }
 
 fn rule(config: &Issuer, algorithm: Algorithm) -> Validation {

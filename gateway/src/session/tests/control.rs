@@ -41,7 +41,7 @@ fn a_subscription_ends_with_a_push_and_one_that_is_not_there_without() {
     assert_eq!(*channel, chat_x());
     let told = push.unsubscribe.as_ref().unwrap();
     assert_eq!((told.code, &*told.reason), (2000, "enough"));
-    assert!(matches!(script.subscribe("chat:x")[..], [Effect::Interest { .. }]), "it can be had again");
+    assert!(matches!(script.subscribe("chat:x")[..], [Effect::Join { .. }]), "it can be had again");
 }
 
 #[test]
@@ -52,7 +52,7 @@ fn a_subscription_can_be_made_that_the_client_may_not_ask_for() {
         order(Action::Subscribe { channel: channel.to_owned(), info: "".into(), data: "".into() })
     };
     let effects = script.session.ordered(&subscribe("closed:x"), script.now);
-    let [Effect::Interest { channel, resume: None, .. }] = &effects[..] else { panic!("{effects:?}") };
+    let [Effect::Join { channel, resume: None, .. }] = &effects[..] else { panic!("{effects:?}") };
     assert_eq!(channel.name(), "closed:x");
     assert_eq!(script.session.ordered(&subscribe("closed:x"), script.now), [], "it has it");
 }

@@ -32,7 +32,7 @@ fn disconnect() -> Verdict {
     Ok(Decision::Disconnect(Disconnect { code: 4501, reason: Cow::Borrowed("go away") }))
 }
 
-fn asked(effects: Effects, event: Event) -> Ask {
+fn asked(effects: Effects, event: Event) -> HookQuestion {
     match <[Effect; 1]>::try_from(effects) {
         Ok([Effect::Ask(ask)]) if ask.event == event => *ask,
         other => panic!("expected a question, got {other:?}"),
@@ -40,8 +40,8 @@ fn asked(effects: Effects, event: Event) -> Ask {
 }
 
 impl Script {
-    fn decide(&mut self, ask: Ask, verdict: Verdict) -> Effects {
-        self.session.verdict(ask.matter, verdict, self.now)
+    fn decide(&mut self, ask: HookQuestion, verdict: Verdict) -> Effects {
+        self.session.verdict(ask.about, verdict, self.now)
     }
 
     /// Connected as 42 by a decision that ends after so many seconds.
@@ -59,7 +59,7 @@ impl Script {
         (script, result)
     }
 
-    fn ask_to_subscribe(&mut self) -> Ask {
+    fn ask_to_subscribe(&mut self) -> HookQuestion {
         asked(self.subscribe("asked:x"), Event::Subscribe)
     }
 
@@ -166,7 +166,7 @@ fn a_decision_opens_a_channel() {
     let result = script.let_subscribe(60);
     assert!(!result.expires && &result.data[..] == b"2");
     let ask = asked(script.publish("asked:x", "1"), Event::Publish);
-    assert!(matches!(&ask.matter, Matter::Publish { info, .. } if &info.chan_info[..] == b"1"));
+    assert!(matches!(&ask.about, AskedAbout::Publish { info, .. } if &info.chan_info[..] == b"1"));
     script.live(59);
     assert!(
         matches!(&script.after(1)[..], [Effect::Leave { .. }, Effect::Reply(push)]
@@ -200,7 +200,7 @@ fn a_subscription_given_up_before_it_is_decided_is_refused_and_the_decision_is_n
     );
     let again = script.ask_to_subscribe();
     assert_eq!(script.decide(ask, allowed(0)), [], "it was about the first");
-    assert!(matches!(&script.decide(again, allowed(0))[..], [Effect::Interest { .. }]));
+    assert!(matches!(&script.decide(again, allowed(0))[..], [Effect::Join { .. }]));
 }
 
 #[test]
@@ -246,7 +246,7 @@ fn a_decision_may_change_what_is_published() {
 #[test]
 fn a_channel_for_some_users_is_theirs_alone() {
     let mut script = Script::connected(&[]);
-    assert!(matches!(&script.subscribe("dialogs:room#41,42")[..], [Effect::Interest { .. }]));
+    assert!(matches!(&script.subscribe("dialogs:room#41,42")[..], [Effect::Join { .. }]));
     assert!(matches!(&script.history("dialogs:room#41,42")[..], [Effect::History { .. }]));
     assert!(matches!(&script.publish("dialogs:room#41,42", "1")[..], [Effect::Publish { .. }]));
     assert_eq!(error(&script.publish("dialogs:other#42", "1")), 103, "other rules still apply");
@@ -261,7 +261,7 @@ fn a_channel_for_some_users_is_theirs_alone() {
     }
     assert_eq!(error(&Script::anonymous().subscribe("dialogs:room#")), 103);
     assert!(
-        matches!(&script.subscribe("chat:room#41")[..], [Effect::Interest { .. }]),
+        matches!(&script.subscribe("chat:room#41")[..], [Effect::Join { .. }]),
         "elsewhere a hash means nothing"
     );
 }
@@ -281,7 +281,7 @@ fn recovering_is_granted_to_who_asks_where_it_is_not_for_everybody() {
             ..SubscribeRequest::default()
         };
         let effects = script.say(Command { subscribe: Some(subscribe), ..Command::default() });
-        let [Effect::Interest { ticket, resume, .. }] = &effects[..] else { panic!("{effects:?}") };
+        let [Effect::Join { ticket, resume, .. }] = &effects[..] else { panic!("{effects:?}") };
         assert_eq!(resume.is_some(), recoverable);
         let result = script
             .session

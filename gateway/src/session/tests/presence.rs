@@ -32,11 +32,13 @@ fn connected(user: &str) -> Script {
     script
 }
 
-fn ask(script: &mut Script, question: Question, channel: &str) -> Effects {
+fn ask(script: &mut Script, query: PresenceQuery, channel: &str) -> Effects {
     let channel = channel.to_owned();
-    script.say(match question {
-        Question::Who => Command { presence: Some(PresenceRequest { channel }), ..Command::default() },
-        Question::HowMany => {
+    script.say(match query {
+        PresenceQuery::Members => {
+            Command { presence: Some(PresenceRequest { channel }), ..Command::default() }
+        }
+        PresenceQuery::Count => {
             Command { presence_stats: Some(PresenceStatsRequest { channel }), ..Command::default() }
         }
     })
@@ -44,20 +46,20 @@ fn ask(script: &mut Script, question: Question, channel: &str) -> Effects {
 
 #[test]
 fn a_namespace_says_who_may_ask() {
-    for question in [Question::Who, Question::HowMany] {
+    for query in [PresenceQuery::Members, PresenceQuery::Count] {
         let mut script = connected("42");
-        assert_eq!(error(&ask(&mut script, question, "nowhere:x")), 102);
-        assert_eq!(error(&ask(&mut script, question, "chat:x")), 108);
-        assert_eq!(error(&ask(&mut script, question, "told:x")), 108);
-        assert_eq!(error(&ask(&mut script, question, "silent:x")), 103);
-        assert_eq!(error(&ask(&mut script, question, "room:$x")), 103);
-        assert_eq!(error(&ask(&mut script, question, "#43")), 103);
+        assert_eq!(error(&ask(&mut script, query, "nowhere:x")), 102);
+        assert_eq!(error(&ask(&mut script, query, "chat:x")), 108);
+        assert_eq!(error(&ask(&mut script, query, "told:x")), 108);
+        assert_eq!(error(&ask(&mut script, query, "silent:x")), 103);
+        assert_eq!(error(&ask(&mut script, query, "room:$x")), 103);
+        assert_eq!(error(&ask(&mut script, query, "#43")), 103);
         for channel in ["room:x", "#42"] {
-            let effects = ask(&mut script, question, channel);
-            assert!(matches!(&effects[..], [Effect::Presence { question: q, .. }] if *q == question));
+            let effects = ask(&mut script, query, channel);
+            assert!(matches!(&effects[..], [Effect::Presence { query: q, .. }] if *q == query));
         }
-        assert_eq!(error(&ask(&mut connected(""), question, "room:x")), 103);
-        assert_eq!(closed(&ask(&mut script, question, "")), 3501);
+        assert_eq!(error(&ask(&mut connected(""), query, "room:x")), 103);
+        assert_eq!(closed(&ask(&mut script, query, "")), 3501);
     }
 }
 
@@ -72,20 +74,20 @@ fn what_is_said_of_a_connection_is_what_its_token_says() {
 
 #[test]
 fn who_asks_and_may_is_told_and_whoever_has_to_be() {
-    let hears = |script: &mut Script, channel: &str, join_leave: bool| {
+    let join_leave = |script: &mut Script, channel: &str, join_leave: bool| {
         let channel = channel.to_owned();
         let subscribe = SubscribeRequest { channel, join_leave, ..SubscribeRequest::default() };
         let effects = script.say(Command { subscribe: Some(subscribe), ..Command::default() });
-        let [Effect::Interest { ticket, .. }] = effects[..] else { panic!("{effects:?}") };
-        script.session.hears(ticket)
+        let [Effect::Join { ticket, .. }] = effects[..] else { panic!("{effects:?}") };
+        script.session.join_leave(ticket)
     };
     let mut script = connected("42");
-    assert!(hears(&mut script, "room:a", true) && !hears(&mut script, "room:b", false));
-    assert!(!hears(&mut script, "silent:a", true) && !hears(&mut script, "chat:a", true));
-    assert!(hears(&mut script, "told:a", false));
-    assert!(!hears(&mut connected(""), "room:a", true));
-    assert!(script.session.hears_unasked(&Channel::parse("told:all").unwrap()));
-    assert!(!script.session.hears_unasked(&Channel::parse("#42").unwrap()));
+    assert!(join_leave(&mut script, "room:a", true) && !join_leave(&mut script, "room:b", false));
+    assert!(!join_leave(&mut script, "silent:a", true) && !join_leave(&mut script, "chat:a", true));
+    assert!(join_leave(&mut script, "told:a", false));
+    assert!(!join_leave(&mut connected(""), "room:a", true));
+    assert!(script.session.join_leave_by_default(&Channel::parse("told:all").unwrap()));
+    assert!(!script.session.join_leave_by_default(&Channel::parse("#42").unwrap()));
 }
 
 #[test]
@@ -97,15 +99,18 @@ fn members_are_named_or_counted_and_too_many_are_only_counted() {
     let mut script = Script::with_toml(NAMESPACES, &[("gateway.limits.outbox", "1 KiB")]);
     script.welcome(&token(&serde_json::json!({"sub": "42"})));
     let some = PresenceResult { presence: [info(1, "42"), info(2, "42"), info(3, ""), info(4, "")].into() };
-    let effects = script.session.present(7, Question::HowMany, Ok(some.clone()));
+    let effects = script.session.members_read(7, PresenceQuery::Count, Ok(some.clone()));
     let stats = PresenceStatsResult { num_clients: 4, num_users: 2 };
     assert_eq!(effects, [Effect::Reply(Reply { id: 7, presence_stats: Some(stats), ..Reply::default() })]);
-    let effects = script.session.present(8, Question::Who, Ok(some.clone()));
+    let effects = script.session.members_read(8, PresenceQuery::Members, Ok(some.clone()));
     assert_eq!(effects, [Effect::Reply(Reply { id: 8, presence: Some(some), ..Reply::default() })]);
     let many = || Ok(PresenceResult { presence: (0..50).map(|client| info(client, "u")).collect() });
-    assert_eq!(error(&script.session.present(9, Question::Who, many())), 106);
+    assert_eq!(error(&script.session.members_read(9, PresenceQuery::Members, many())), 106);
     assert!(
-        matches!(&script.session.present(9, Question::HowMany, many())[..], [Effect::Reply(r)] if r.error.is_none())
+        matches!(&script.session.members_read(9, PresenceQuery::Count, many())[..], [Effect::Reply(r)] if r.error.is_none())
     );
-    assert_eq!(error(&script.session.present(9, Question::Who, Err(codes::INTERNAL.error()))), 100);
+    assert_eq!(
+        error(&script.session.members_read(9, PresenceQuery::Members, Err(codes::INTERNAL.error()))),
+        100
+    );
 }

@@ -43,13 +43,13 @@ fn a_subscription_token_opens_what_the_rule_does_not() {
     let mut script = Script::connected(&[]);
     assert_eq!(error(&script.subscribe("closed:x")), 103);
     let permit = token(&json!({"sub": "42", "channel": "closed:x"}));
-    assert!(matches!(&script.subscribe_with("closed:x", &permit)[..], [Effect::Interest { .. }]));
+    assert!(matches!(&script.subscribe_with("closed:x", &permit)[..], [Effect::Join { .. }]));
     assert_eq!(error(&script.subscribe_with("nowhere:x", &permit)), 102);
     let permit = token(&json!({"sub": "42", "channel": "shut:x"}));
     assert_eq!(error(&script.subscribe_with("shut:x", &permit)), 103, "nobody is nobody");
     let mut anonymous = Script::anonymous();
     let permit = token(&json!({"channel": "chat:x"}));
-    assert!(matches!(&anonymous.subscribe_with("chat:x", &permit)[..], [Effect::Interest { .. }]));
+    assert!(matches!(&anonymous.subscribe_with("chat:x", &permit)[..], [Effect::Join { .. }]));
 }
 
 #[test]
@@ -58,7 +58,7 @@ fn private_channels_need_a_token_whatever_the_rule_says() {
         let mut script = Script::connected(&[]);
         assert_eq!(error(&script.subscribe(channel)), 103, "{channel}");
         let permit = token(&json!({"sub": "42", "channel": channel}));
-        assert!(matches!(&script.subscribe_with(channel, &permit)[..], [Effect::Interest { .. }]));
+        assert!(matches!(&script.subscribe_with(channel, &permit)[..], [Effect::Join { .. }]));
     }
 }
 
@@ -83,7 +83,7 @@ fn a_token_for_somebody_or_something_else_ends_the_connection() {
     let mut script = Script::connected(&[]);
     let client = script.session.client().as_str().to_owned();
     let bound = token(&json!({"sub": "42", "channel": "chat:x", "client": client}));
-    assert!(matches!(&script.subscribe_with("chat:x", &bound)[..], [Effect::Interest { .. }]));
+    assert!(matches!(&script.subscribe_with("chat:x", &bound)[..], [Effect::Join { .. }]));
 }
 
 #[test]
@@ -97,10 +97,7 @@ fn tokens_that_are_none_and_tokens_that_have_ended_leave_the_connection_alone() 
     assert_eq!(error(&script.subscribe_with("chat:x", &token(&client))), 103);
     let ended = json!({"sub": "42", "channel": "chat:x", "exp": now - 60});
     assert_eq!(error(&script.subscribe_with("chat:x", &token(&ended))), 109);
-    assert!(
-        matches!(&script.subscribe("chat:x")[..], [Effect::Interest { .. }]),
-        "none of them is subscribed"
-    );
+    assert!(matches!(&script.subscribe("chat:x")[..], [Effect::Join { .. }]), "none of them is subscribed");
 }
 
 #[test]
