@@ -1,6 +1,6 @@
-//! The server API: what services request of the gateways. Two doors lead here, HTTP and NATS; both bring a method and JSON.
+//! The server API: the methods that services call on the gateways, over HTTP or NATS, with JSON bodies.
 //!
-//! Never looks at who asks: a via has done that.
+//! Never authenticates a caller: the HTTP key and the broker's permissions do.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -28,13 +28,13 @@ mod method;
 pub(crate) mod nats;
 mod publish;
 
-/// How many parts of one request are worked on at a time.
+/// Parts of one request that run at the same time.
 const PARALLEL: usize = 32;
 
-/// The document that describes the methods.
+/// The `OpenAPI` document of the methods.
 pub(crate) const OPENAPI: &str = include_str!("api/openapi.json");
 
-/// The methods and what they need.
+/// The methods and the parts they use.
 pub(crate) struct Api {
     pub(crate) rules: Arc<Rules>,
     pub(crate) store: Arc<Store>,
@@ -46,21 +46,21 @@ pub(crate) struct Api {
     pub(crate) answer_timeout: Duration,
 }
 
-/// Where a request came in.
+/// How a request came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Via {
-    /// Who has the key may do everything.
+    /// Over HTTP. The key permits every method.
     Http,
-    /// The broker's permissions name the methods of each user, but see no further than the first.
+    /// Over NATS. The broker's permissions name the methods of each user, but do not see those inside a batch.
     Nats,
 }
 
-/// A method's result as JSON, or why there is none.
+/// A method's result as JSON, or its error.
 type ApiResult = Result<Box<RawValue>, Error>;
 
-/// A result without anything in it.
+/// An empty result.
 #[derive(Serialize)]
-struct Nothing {}
+struct EmptyResult {}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -76,7 +76,7 @@ struct BatchAnswer {
 }
 
 impl Api {
-    /// Carries a method out. The answer is what both doors say: `{"result": ...}` or `{"error": ...}`.
+    /// Runs a method. Returns `{"result": ...}` or `{"error": ...}`.
     pub(crate) async fn answer(&self, via: Via, method: Method, body: &[u8]) -> Bytes {
         let started = Instant::now();
         let answer = match method {
@@ -85,7 +85,7 @@ impl Api {
         };
         self.count(method, &answer, started);
         match answer {
-            // The one whose answer has no envelope.
+            // A batch's replies have no envelope.
             Ok(replies) if method == Method::Batch => replies.get().to_owned().into(),
             Ok(result) => format!(r#"{{"result":{}}}"#, result.get()).into(),
             Err(error) => refusal(&error),
@@ -148,7 +148,7 @@ impl Api {
         raw(&BatchAnswer { replies })
     }
 
-    /// Reads a channel's name; its namespace has to be declared.
+    /// Parses a channel name. Its namespace has to be declared.
     fn channel(&self, name: &str) -> Result<Channel, Error> {
         let channel = Channel::parse(name).map_err(|error| codes::BAD_REQUEST.because(error))?;
         if name.is_empty() {
@@ -158,23 +158,23 @@ impl Api {
     }
 }
 
-/// Not all of what was asked for is known or done.
+/// Some gateways did not answer, so the result would be incomplete.
 fn incomplete(gateways: usize) -> Error {
     codes::INTERNAL.because(format!("{gateways} other gateways did not answer in time; ask again"))
 }
 
-/// The answer that is an error.
+/// The answer for an error.
 pub(crate) fn refusal(error: &Error) -> Bytes {
     serde_json::json!({ "error": error }).to_string().into()
 }
 
 fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Error> {
-    // A method that needs nothing may be asked with nothing.
+    // A method without parameters may have an empty body.
     let body = if body.is_empty() { b"{}" } else { body };
     serde_json::from_slice(body).map_err(|error| codes::BAD_REQUEST.because(error))
 }
 
-/// The same for what has been copied already.
+/// Reads JSON into a value that owns its data.
 fn read_owned<T: DeserializeOwned>(body: &RawValue) -> Option<T> {
     serde_json::from_str(body.get()).ok()
 }

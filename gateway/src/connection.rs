@@ -1,6 +1,6 @@
 //! One client's connection: one task that owns the transport, reads, writes, keeps time and carries out what the session decides.
 //!
-//! Knows nothing of NATS: it hands in_flight to `requests` and `channels`. Every wait in it has a deadline.
+//! Knows nothing of NATS: it calls `requests`, `channels` and `presence`. Every wait in it has a deadline.
 
 use std::{
     future::poll_fn,
@@ -46,12 +46,12 @@ pub(crate) mod permit;
 mod prepare;
 pub(crate) mod transport;
 
-/// Messages read in one turn before what they caused is written.
+/// Messages read before the replies to them are written.
 const READ_BUDGET: usize = 64;
-/// Bytes written in one turn: keeps the socket's own buffer, which never shrinks, small.
+/// Bytes per write: keeps the socket's own buffer small, which never shrinks.
 const WRITE_BUDGET: usize = 16 * 1024;
 
-/// What connections share.
+/// The parts that all connections of a gateway share.
 pub(crate) struct Shared {
     pub(crate) rules: Arc<Rules>,
     pub(crate) store: Arc<Store>,
@@ -63,7 +63,7 @@ pub(crate) struct Shared {
     pub(crate) answer_timeout: Duration,
 }
 
-/// A connection and everything it has under way.
+/// A connection and its operations in flight.
 pub(crate) struct Connection {
     shared: Arc<Shared>,
     session: Session,
@@ -71,23 +71,23 @@ pub(crate) struct Connection {
     transport: Transport,
     one_way: Option<Box<OneWay>>,
     in_flight: Option<Box<InFlight>>,
-    /// Its share in each of its channels, and its membership where that is kept.
+    /// Its channels, each with its membership where the namespace keeps members.
     held: Vec<(ChannelRef, Option<Box<Membership>>)>,
-    /// Commands that came while `connect` is being answered.
+    /// Commands that wait until `connect` is answered.
     stash: Vec<Command>,
     drain: Option<Drain>,
-    /// A ping of the transport's own is to be sent.
+    /// A WebSocket ping has to be sent.
     ping_due: bool,
     _permit: Option<SocketPermit>,
 }
 
 /// Why the loop of a connection ended.
 enum End {
-    /// The client went away without a word.
+    /// The client's socket broke or was closed without a close frame.
     Gone,
-    /// The client said goodbye.
+    /// The client closed the connection.
     Left,
-    /// The gateway ends it.
+    /// The gateway closes the connection.
     Close(Disconnect),
 }
 
@@ -137,13 +137,13 @@ impl Connection {
         self.leave_all();
         match end {
             End::Gone => {}
-            End::Left => Box::pin(self.transport.say_goodbye()).await,
+            End::Left => Box::pin(self.transport.finish_close()).await,
             End::Close(disconnect) => {
                 self.shared.metrics.disconnected(disconnect.code);
                 tracing::debug!(client.id = %self.session.client(), close.code = disconnect.code, "closing");
-                // What is queued is still written, unless the client is too slow for it.
+                // Queued frames are still written, unless the client is too slow for them.
                 let mut rest = if disconnect == codes::SLOW { Vec::new() } else { self.rest() };
-                if self.transport.ends_with_a_push() {
+                if self.transport.closes_with_a_push() {
                     rest.extend(self.outbox.dialect().encode(&Reply::disconnect(disconnect.clone())));
                 }
                 Box::pin(self.transport.close(rest, disconnect)).await;
@@ -152,7 +152,7 @@ impl Connection {
         self.shared.metrics.closed();
     }
 
-    /// The loop. Branches in order of priority: what ended, item, time, the client.
+    /// The loop. Branches in order of priority: finished operations, the outbox, time, the client.
     async fn serve(&mut self) -> End {
         let timer = sleep_until(Instant::now());
         tokio::pin!(timer);
@@ -185,7 +185,7 @@ impl Connection {
         }
     }
 
-    /// A full set of unsettled publishes stops reading: the broker's pace becomes the client's, through TCP.
+    /// With too many unsettled operations the connection stops reading: TCP slows the client down to the broker's pace.
     fn is_reading(&self) -> bool {
         self.drain.is_none()
             && !self.session.is_connecting()
@@ -246,7 +246,7 @@ impl Connection {
         }
     }
 
-    /// Handles a message and whatever else is there to read, so that all it causes is written at once.
+    /// Handles a message and what else is ready to read, so that the replies are written together.
     async fn received(&mut self, input: Input) -> Result<(), End> {
         let mut next = Some(input);
         for _ in 0..READ_BUDGET {
@@ -264,7 +264,7 @@ impl Connection {
             }
             next = self.transport.next().now_or_never();
         }
-        // Others get their turn.
+        // Gives other connections their turn.
         tokio::task::yield_now().await;
         Ok(())
     }
@@ -325,7 +325,7 @@ impl Connection {
         self.perform_reaction(reaction)
     }
 
-    /// Carries out what a reply means for a client that only listens.
+    /// Carries out the reaction of a one-way client.
     fn perform_reaction(&mut self, reaction: Reaction) -> Result<(), End> {
         match reaction {
             Reaction::Send(reply) => self.send(&reply, Outbox::push),
@@ -345,7 +345,7 @@ impl Connection {
         }
     }
 
-    /// Hands the session a command that the client itself cannot send.
+    /// Hands the session a command on behalf of a one-way client.
     fn ask(&mut self, command: Command) -> Result<(), End> {
         let effects = self.session.handle(command, rand::random(), now());
         self.perform(effects)
@@ -360,10 +360,10 @@ impl Connection {
         Ok(())
     }
 
-    /// What is still queued.
+    /// Takes the frames that are still queued.
     fn rest(&self) -> Vec<Bytes> {
         if self.one_way.as_ref().is_some_and(|one_way| one_way.is_holding()) {
-            // What waits belongs behind an answer that will not come.
+            // The queued frames belong behind a reply to `connect` that will not come.
             return Vec::new();
         }
         self.outbox.take_rest()

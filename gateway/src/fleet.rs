@@ -1,6 +1,6 @@
-//! The gateways of this deployment: which of them live, by the leases they keep in the broker.
+//! The live gateways of this deployment, by the leases they keep in the broker.
 //!
-//! This one's lease is renewed, the others' ends are noticed. Never decides what follows when a gateway ends.
+//! Renews this gateway's lease and notices when others end. Never decides what follows when a gateway ends.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -38,21 +38,21 @@ mod leases;
 pub(crate) mod peers;
 pub(crate) mod sessions;
 
-/// Leases read at a time: a batch has no flow control.
+/// Leases per read: a batch has no flow control.
 const BATCH: usize = 500;
-/// How long the broker remembers that a gateway has ended by itself: it is told at once.
+/// How long the broker keeps the mark of a gateway that left. The others receive it at once.
 const ENDED_TTL: &str = "1s";
-/// Why a message marks that a member has left, or a gateway ended by itself. The broker writes another reason.
+/// The marker reason of a leave, of a member or of a gateway. The broker's own markers have other reasons.
 pub(crate) const LEFT: &str = "Remove";
 
-/// Who is there beside this gateway.
+/// The gateways of this deployment.
 pub(crate) struct Fleet {
     gateway: GatewayId,
     broker: Broker,
     subjects: Subjects,
     lease: Duration,
     leases: Mutex<Leases>,
-    /// The gateways that live, for whoever waits until one does not.
+    /// The live gateways, for tasks that wait for one to end.
     live: watch::Sender<HashSet<GatewayId>>,
     ending: AtomicBool,
     doubt: Notify,
@@ -82,7 +82,7 @@ impl Fleet {
         })
     }
 
-    /// Takes the lease and learns which gateways live. From now on the others count on this one.
+    /// Takes the lease and reads which gateways live. From now on the others ask this one.
     pub(crate) async fn start(self: &Arc<Self>) -> anyhow::Result<()> {
         let leases = self.broker.client().subscribe(self.subjects.here_leases()).await?;
         self.broker.barrier(self.subjects.barrier()).await?;
@@ -102,32 +102,32 @@ impl Fleet {
         &self.gateway
     }
 
-    /// Whether a gateway lives.
+    /// Whether a gateway is live.
     pub(crate) fn is_live(&self, gateway: &GatewayId) -> bool {
         self.leases.lock().is_live(gateway)
     }
 
-    /// Follows which gateways live, this one included.
+    /// Watches the live gateways, this one included.
     pub(crate) fn live(&self) -> watch::Receiver<HashSet<GatewayId>> {
         self.live.subscribe()
     }
 
-    /// The other gateways to be asked what is asked of all, each with its newest sign of life.
+    /// The other gateways that can be asked, each with the sequence of its newest lease.
     pub(crate) fn others(&self) -> Vec<(GatewayId, u64)> {
         self.leases.lock().others()
     }
 
-    /// A gateway is not connected to the broker, and has given no sign of life since this one.
+    /// Marks a gateway as not connected to the broker, unless it renewed its lease after `seq`.
     pub(crate) fn unreachable(&self, gateway: &GatewayId, seq: u64) {
         self.leases.lock().unreachable(gateway, seq);
     }
 
-    /// Completes after anything that may have cost the broker or this gateway a message. For one who waits.
+    /// Completes after a possible loss of a message, such as a reconnect. For one waiting task.
     pub(crate) async fn doubtful(&self) {
         self.doubt.notified().await;
     }
 
-    /// Reads which gateways live.
+    /// Reads the leases of all gateways.
     pub(crate) async fn read(&self) -> Result<(), Refusal> {
         let before = self.leases.lock().known();
         let filter = self.subjects.all_leases();
@@ -146,14 +146,14 @@ impl Fleet {
         Ok(())
     }
 
-    /// Ends the lease: nobody has to wait until it does by itself.
+    /// Ends the lease, so that the others need not wait for it to expire.
     pub(crate) async fn leave(&self) {
         self.ending.store(true, Ordering::Release);
         let subject = self.subjects.lease(&self.gateway);
         let last = self.broker.last(PRESENCE, &subject).await.ok().flatten();
         let Some(seq) = last.and_then(|last| header_number(&last, header::SEQUENCE)) else { return };
         if let Err(refusal) = self.broker.store(subject, leaving(seq, ENDED_TTL), Bytes::new()).await {
-            tracing::debug!(%refusal, "the lease ends by itself");
+            tracing::debug!(%refusal, "the lease was not ended; it expires");
         }
     }
 
@@ -167,7 +167,8 @@ impl Fleet {
         self.broker.store(subject, headers, Bytes::from_static(b"{}")).await.map(|stored| stored.seq)
     }
 
-    /// Renews the lease, each time in the place of the one before: if that is gone, others have taken this gateway for gone.
+    /// Renews the lease, each time replacing the one before. If that one is missing, the others took this gateway for
+    /// ended.
     async fn renew_on_time(&self, mut seq: u64) {
         let mut ticks = interval(self.lease.mul_f64(0.3));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -192,7 +193,7 @@ impl Fleet {
             };
             match renewed {
                 Ok(renewed) => seq = renewed,
-                Err(refusal) => tracing::debug!(%refusal, "the lease is not renewed yet"),
+                Err(refusal) => tracing::debug!(%refusal, "cannot renew the lease yet"),
             }
         }
     }
@@ -211,18 +212,18 @@ impl Fleet {
         }
     }
 
-    /// Reads the leases now and then, should an end not have been heard.
+    /// Reads the leases once per lease time, in case the live message of an end was missed.
     async fn look_again(&self) {
         while pause(&self.lifecycle, self.lease).await {
             if let Err(refusal) = self.read().await {
-                tracing::debug!(%refusal, "the leases cannot be read yet");
+                tracing::debug!(%refusal, "cannot read the leases yet");
             }
         }
     }
 
-    /// Tells whoever follows which gateways live.
+    /// Publishes the set of live gateways to the watchers.
     fn announce(&self) {
-        // Under the lock, so that what is told last is what is known last.
+        // Under the lock, so that the last published set is the latest one.
         let leases = self.leases.lock();
         let now: HashSet<GatewayId> = leases.live().cloned().collect();
         self.metrics.presence_gateways(now.len());
@@ -241,13 +242,13 @@ fn read_lease(subject: &str, message: &Message) -> Option<(GatewayId, Lease)> {
     Some((Subjects::gateway_in(subject)?, Lease { seq, live, reachable: live }))
 }
 
-/// Where the next page of what TIDE_PRESENCE keeps begins, if there is one.
+/// The sequence at which the next page of TIDE_PRESENCE begins. `None` after the last page.
 pub(crate) fn next_page(page: &Range) -> Option<u64> {
     let last = header_number(page.messages.last()?, header::SEQUENCE)?;
     (page.more > 0).then_some(last + 1)
 }
 
-/// The headers of a mark that replaces the message with this sequence, and is forgotten after a while.
+/// The headers of a leave mark, which replaces the message with this sequence and expires after `ttl`.
 pub(crate) fn leaving(seq: u64, ttl: &'static str) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(header::EXPECTED_LAST, seq.to_string());
@@ -256,7 +257,7 @@ pub(crate) fn leaving(seq: u64, ttl: &'static str) -> HeaderMap {
     headers
 }
 
-/// Waits, unless the process ends: then returns false.
+/// Waits for `time`. Returns false if the process ends before.
 pub(crate) async fn pause(lifecycle: &Lifecycle, time: Duration) -> bool {
     tokio::select! {
         () = sleep(time) => true,

@@ -1,4 +1,5 @@
-//! All routes on one screen. Two listeners: the public one has client transports only, the internal one health, metrics and the server API.
+//! All HTTP routes. The public listener has the client transports only; the internal one has health, metrics and the
+//! server API.
 
 use std::sync::Arc;
 
@@ -19,7 +20,7 @@ mod query;
 mod stream;
 mod websocket;
 
-/// What the public listener serves.
+/// The routes of the public listener.
 pub(crate) fn public(door: ClientDoor) -> Router {
     let for_pages = |route: MethodRouter<Arc<ClientDoor>>| route.options(admission::preflight);
     Router::new()
@@ -33,7 +34,7 @@ pub(crate) fn public(door: ClientDoor) -> Router {
         .with_state(Arc::new(door))
 }
 
-/// What the internal listener serves.
+/// The routes of the internal listener.
 pub(crate) fn internal(health: Health) -> Router {
     Router::new()
         .route("/healthz", get(health::live))

@@ -1,6 +1,6 @@
-//! The gateway: holds client connections, stores what clients send, and delivers what is published.
+//! The gateway: holds client connections, stores what clients send, and delivers publications.
 //!
-//! It keeps no state that is not on a socket or in JetStream. The folders are layers. Each imports only folders below it:
+//! Its only state is on sockets and in JetStream. The folders are layers. Each imports only folders below it:
 //!
 //! - `http`: the listeners, their routes and limits, and the requests that become connections
 //! - `connection`: one client, one task: the loop that reads, writes, keeps time and carries out effects
@@ -26,7 +26,7 @@ mod presence;
 mod requests;
 mod session;
 
-/// Keys and tokens made for one test, shared with the integration tests.
+/// Test keys and tokens, shared with the integration tests.
 #[cfg(test)]
 #[path = "../tests/it/signer.rs"]
 mod signer;
@@ -60,10 +60,10 @@ use crate::{
     requests::{answers::Answers, store::Store, waiting::Waiting},
 };
 
-/// Connections the internal listener serves at a time.
+/// The most connections of the internal listener.
 const INTERNAL_CONNECTIONS: usize = 256;
 
-/// What draining may take beyond what is configured: closing handshakes, mostly.
+/// Time for closing handshakes beyond the configured drain times.
 const LAST_MOMENT: Duration = Duration::from_secs(3);
 
 /// A gateway with its listeners bound.
@@ -82,7 +82,8 @@ impl Gateway {
         Ok(Self { config, public, internal })
     }
 
-    /// Serves until the process is asked to stop and everything has ended. Waits for NATS first, saying so.
+    /// Serves until the process is asked to stop and all connections have ended. Waits for NATS first, and logs that it
+    /// waits.
     pub async fn run(self, lifecycle: Lifecycle) -> anyhow::Result<()> {
         let Self { config, public, internal } = self;
         let verifier = Verifier::new(&config)?;
@@ -142,7 +143,7 @@ fn serve_internal(listener: TcpListener, health: &Health, config: &Config) {
     let limits = Limits { connections: INTERNAL_CONNECTIONS, handshake: config.gateway.limits.handshake };
     let lifecycle = health.lifecycle.clone();
     let finishing = lifecycle.clone();
-    // Still answering while the gateway drains: that is when somebody looks.
+    // Health and metrics are still served while the gateway drains.
     let until = async move { finishing.finishing().await };
     lifecycle.clone().spawn_essential(
         "internal listener",
@@ -150,7 +151,7 @@ fn serve_internal(listener: TcpListener, health: &Health, config: &Config) {
     );
 }
 
-/// Connects and checks the streams; nothing if the process is asked to stop meanwhile.
+/// Connects to NATS and checks the streams. `None` if the process is asked to stop meanwhile.
 async fn connect(config: &Config, lifecycle: &Lifecycle) -> anyhow::Result<Option<Broker>> {
     let in_flight = config.gateway.limits.max_in_flight_total;
     let broker = tokio::select! {
@@ -180,7 +181,7 @@ async fn wire(
         hub: Arc::clone(&hub),
         started: Instant::now(),
     });
-    // A gateway is asked as soon as it has a lease, so it has to answer before it takes one.
+    // Other gateways ask this one as soon as it has a lease, so it has to answer before it takes one.
     let respond = Arc::clone(&local).respond();
     let peers =
         Peers::start(broker.clone(), subjects.clone(), Arc::clone(&fleet), respond, lifecycle).await?;
@@ -224,7 +225,7 @@ async fn wire(
     Ok((shared, api))
 }
 
-/// Lets what is under way settle, closes the connections, and ends the tasks that served them.
+/// Lets requests settle, closes the connections, and ends the remaining tasks.
 async fn drain(shared: &Shared, config: &Config, lifecycle: &Lifecycle) {
     let (hub, drain) = (&shared.channels.hub, &config.gateway.drain);
     tracing::info!(connections = hub.len(), "draining");

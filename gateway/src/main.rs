@@ -1,4 +1,4 @@
-//! The gateway program: reads arguments and configuration, runs the gateway, says why it ended.
+//! The gateway program: reads arguments and configuration, runs the gateway, and reports why it ended.
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -9,22 +9,22 @@ use tidegate_shared::{VERSION, config::Config, lifecycle::Lifecycle, telemetry};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Holds client connections and puts what they send into JetStream.
+/// Holds client connections and stores what clients send in JetStream.
 #[derive(Debug, Parser)]
 #[command(name = "tidegate-gateway", version = VERSION)]
 struct Arguments {
-    /// The configuration file; without one the built-in defaults and the environment apply.
+    /// The configuration file. Without one the built-in defaults and the environment apply.
     #[arg(long, env = "TIDEGATE_CONFIG")]
     config: Option<PathBuf>,
-    /// Where clients connect (`gateway.listen`).
+    /// The address clients connect to (`gateway.listen`).
     #[arg(long)]
     listen: Option<String>,
-    /// Health and metrics (`gateway.internal`).
+    /// The address of health, metrics and the server API (`gateway.internal`).
     #[arg(long)]
     internal: Option<String>,
 }
 
-/// The exit code of a configuration that cannot be used (`EX_USAGE`).
+/// The exit code for an invalid configuration (`EX_USAGE`).
 const BAD_CONFIGURATION: u8 = 64;
 
 fn main() -> ExitCode {

@@ -1,4 +1,4 @@
-//! Every metric of the gateway: name, kind, help. Counted through these methods and nowhere else.
+//! All metrics of the gateway: name, type, help text. Other modules count through these methods only.
 
 use std::{sync::Arc, time::Duration};
 
@@ -80,10 +80,10 @@ impl Metrics {
         let hooks = HookMetrics::register(&mut registry);
         let presence = PresenceMetrics::register(&mut registry);
         let api = ApiMetrics::register(&mut registry);
-        registry.register("jwks_fetches", "Fetches of issuers' keys, by how they went", jwks_fetches.clone());
+        registry.register("jwks_fetches", "Fetches of issuers' keys, by outcome", jwks_fetches.clone());
         registry.register("commands", "Commands received from clients", commands.clone());
         registry.register("errors", "Error replies sent to clients, by error code", errors.clone());
-        registry.register("requests", "Requests, by route and how storing them went", requests.clone());
+        registry.register("requests", "Requests, by route and outcome of storing them", requests.clone());
         registry.register_with_unit(
             "request_accept",
             "Time from reading a request to knowing that it is stored or refused",
@@ -98,7 +98,7 @@ impl Metrics {
         );
         registry.register(
             "late_answers",
-            "Answers that came when nobody waited for them any more",
+            "Answers that came after their call had timed out",
             late_answers.clone(),
         );
         Self {

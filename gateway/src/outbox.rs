@@ -1,6 +1,6 @@
-//! The bounded way to one socket: encoded replies that wait to be written, and the few facts others tell a connection.
+//! The bounded queue of one socket: encoded replies that wait to be written, and notices for the connection.
 //!
-//! Pushing never waits. What does not fit ends the connection as slow; it is never queued without limit.
+//! Pushing never waits. A frame that does not fit ends the connection as slow.
 
 use std::{
     collections::VecDeque,
@@ -20,10 +20,10 @@ pub(crate) mod dialect;
 pub(crate) mod encoded;
 pub(crate) mod order;
 
-/// Orders that may wait for one connection; one that takes none for so long ends.
+/// Notices that may wait for one connection. With more, the connection ends as slow.
 const MAX_ORDERS: usize = 1024;
 
-/// What waits for one connection.
+/// The queue of one connection.
 #[derive(Debug)]
 pub(crate) struct Outbox {
     dialect: Dialect,
@@ -36,31 +36,31 @@ pub(crate) struct Outbox {
 struct Inner {
     frames: VecDeque<Bytes>,
     bytes: usize,
-    /// Set once `connect` succeeded: before that a push would reach somebody unknown.
+    /// Set once `connect` succeeded. Before that, pushes are dropped, since the client is not authenticated.
     open: bool,
     end: Option<Box<Disconnect>>,
     drain: Option<Drain>,
     notices: VecDeque<Notice>,
 }
 
-/// A fact that has to reach a connection.
+/// A notice for a connection's task.
 #[derive(Debug)]
 enum Notice {
-    /// Publications of this channel were missed and cannot be filled in.
+    /// Publications of this channel are lost to the gateway: the client has to resume.
     Lost(Box<str>),
     Order(Arc<Order>),
 }
 
-/// How a connection is to end when the gateway drains.
+/// How a connection ends when the gateway drains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Drain {
     /// Until when requests may finish.
     pub(crate) settle_until: Instant,
-    /// Not to be closed before.
+    /// The connection is not closed before this time.
     pub(crate) close_at: Instant,
 }
 
-/// What an outbox has for its connection.
+/// An item of the outbox, for its connection.
 #[derive(Debug)]
 pub(crate) enum OutboxItem {
     /// Encoded replies, in order.
@@ -69,9 +69,9 @@ pub(crate) enum OutboxItem {
     End(Disconnect),
     /// The gateway drains.
     Drain(Drain),
-    /// This channel's publications were missed: the client has to resume.
+    /// Publications of this channel are lost to the gateway: the client has to resume.
     Lost(Box<str>),
-    /// A service wants something of this connection.
+    /// An order from a service.
     Order(Arc<Order>),
 }
 
@@ -89,7 +89,7 @@ impl Outbox {
         self.add(frame, true);
     }
 
-    /// Adds a reply of the connection's own session before everything that waits.
+    /// Adds a reply of the connection's own session before all queued frames.
     pub(crate) fn push_first(&self, frame: Bytes) {
         let mut inner = self.inner.lock();
         if inner.end.is_none() {
@@ -100,7 +100,7 @@ impl Outbox {
         self.waker.wake();
     }
 
-    /// Adds a push from elsewhere; dropped while the client is not authenticated.
+    /// Adds a push from elsewhere. Dropped while the client is not authenticated.
     pub(crate) fn deliver(&self, frame: Bytes) {
         self.add(frame, false);
     }
@@ -112,7 +112,7 @@ impl Outbox {
         }
         inner.bytes += frame.len();
         if inner.bytes > self.limit {
-            // Queued frames are dropped with the connection: what the client missed it recovers by position.
+            // The queued frames are dropped with the connection. The client recovers them by position.
             inner.frames = VecDeque::new();
             inner.end = Some(Box::new(codes::SLOW));
         } else {
@@ -122,7 +122,7 @@ impl Outbox {
         self.waker.wake();
     }
 
-    /// From now on pushes reach the client.
+    /// Lets pushes reach the client from now on.
     pub(crate) fn open(&self) {
         self.inner.lock().open = true;
     }
@@ -133,13 +133,14 @@ impl Outbox {
         self.waker.wake();
     }
 
-    /// Tells the connection that publications of this channel were missed. The channel has let go of it already.
+    /// Tells the connection that publications of this channel are lost to the gateway. The feed has removed the
+    /// subscriber already.
     pub(crate) fn lose(&self, channel: &str) {
         self.inner.lock().notices.push_back(Notice::Lost(channel.into()));
         self.waker.wake();
     }
 
-    /// Hands the connection an order. One that ends it does so even while it is stuck in a socket.
+    /// Hands the connection an order. A disconnect takes effect even while a write is blocked.
     pub(crate) fn order(&self, order: &Arc<Order>) {
         let mut inner = self.inner.lock();
         if inner.end.is_some() {
@@ -156,14 +157,14 @@ impl Outbox {
         self.waker.wake();
     }
 
-    /// Takes every frame that waits, though the connection ends.
+    /// Takes all queued frames of a connection that ends.
     pub(crate) fn take_rest(&self) -> Vec<Bytes> {
         let mut inner = self.inner.lock();
         inner.bytes = 0;
         std::mem::take(&mut inner.frames).into()
     }
 
-    /// Takes what is there: the end first, then notices, then frames up to about `most` bytes.
+    /// Takes the next item: the end first, then notices, then frames of about `most` bytes.
     pub(crate) fn poll_take(&self, cx: &mut Context<'_>, most: usize) -> Poll<OutboxItem> {
         self.waker.register(cx.waker());
         let mut inner = self.inner.lock();
@@ -173,7 +174,7 @@ impl Outbox {
         if let Some(drain) = inner.drain.take() {
             return Poll::Ready(OutboxItem::Drain(drain));
         }
-        // An order for a connection that is still being welcomed waits until it has what the order is about.
+        // An order for a connection that is still joining its first channels waits until it has joined them.
         let notices = if inner.open { inner.notices.pop_front() } else { None };
         match notices {
             Some(Notice::Lost(channel)) => return Poll::Ready(OutboxItem::Lost(channel)),
@@ -193,13 +194,13 @@ impl Outbox {
         }
         inner.bytes -= size;
         if inner.frames.is_empty() {
-            // An idle connection keeps no queue.
+            // An idle connection keeps no allocation.
             inner.frames = VecDeque::new();
         }
         Poll::Ready(OutboxItem::Frames(taken))
     }
 
-    /// Completes when the outbox has overflowed, for a writer that is stuck in a socket.
+    /// Completes when the outbox has overflowed, for a write that is blocked.
     pub(crate) fn poll_overflow(&self, cx: &mut Context<'_>) -> Poll<Disconnect> {
         self.waker.register(cx.waker());
         self.inner.lock().end.as_deref().map_or(Poll::Pending, |end| Poll::Ready(end.clone()))
@@ -234,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_can_overtake_what_waits() {
+    fn a_reply_can_go_before_the_queued_frames() {
         let outbox = Outbox::new(Encoding::Json, 100);
         outbox.push("b".into());
         outbox.push_first("a".into());
@@ -268,13 +269,13 @@ mod tests {
     }
 
     #[test]
-    fn an_order_that_ends_a_connection_reaches_a_writer_that_is_stuck_and_what_waits_can_still_be_taken() {
+    fn a_disconnect_reaches_a_blocked_write_and_the_queued_frames_can_still_be_taken() {
         let outbox = Outbox::new(Encoding::Json, 100);
         outbox.open();
         outbox.push(bytes(60));
         let overflow = || poll_fn(|cx| outbox.poll_overflow(cx)).now_or_never();
         outbox.order(&order(Action::default()));
-        assert!(overflow().is_none(), "it is looked at when the writer is done");
+        assert!(overflow().is_none(), "an order waits until the write is done");
         assert!(matches!(take(&outbox, 10), Some(OutboxItem::Order(_))));
         outbox.order(&order(Action::Disconnect { code: 3503, reason: "force disconnect".to_owned() }));
         assert_eq!(overflow(), Some(codes::FORCE_DISCONNECT));
@@ -292,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_delivered_before_the_client_is_known() {
+    fn no_push_is_delivered_before_the_client_is_authenticated() {
         let outbox = Outbox::new(Encoding::Json, 100);
         outbox.deliver(bytes(1));
         assert!(take(&outbox, 10).is_none());

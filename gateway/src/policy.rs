@@ -1,4 +1,4 @@
-//! Who may do what: tokens, keys, the rules of the configuration, and decisions asked from back ends.
+//! Permissions: tokens, keys, the rules of the configuration, and decisions of back ends.
 
 pub(crate) mod delivery;
 pub(crate) mod hook_cache;
@@ -9,5 +9,5 @@ pub(crate) mod tokens;
 
 use tidegate_shared::{hook::Decision, protocol::Error};
 
-/// What a back end decided, or the error for the client when there is no decision.
+/// A back end's decision, or the client's error when there is none.
 pub(crate) type Verdict = Result<Decision, Error>;

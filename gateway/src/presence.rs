@@ -1,8 +1,7 @@
-//! Who is in the channels: the members of this gateway kept in the broker, and everybody's read from it.
+//! Presence: stores this gateway's members in the broker, and reads the members of all gateways from it.
 //!
-//! A member is one message without end: a client that does nothing costs no writes, and the members of a gateway that is
-//! gone count no more from the moment its lease ends. Never decides who may
-//! ask, and no connection waits here for more than its own joining.
+//! A member is one message without expiry, so an idle client costs no writes. The members of a gateway stop counting
+//! when its lease ends. Never decides who may ask. A connection waits here only for its own join.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -38,28 +37,28 @@ mod registry;
 mod sweep;
 mod writer;
 
-/// How long a client waits until its membership is stored.
+/// How long a client waits for its membership to be stored.
 const JOIN_LIMIT: Duration = Duration::from_secs(4);
-/// How long reading the members of a channel may take, waiting for a turn included.
+/// How long reading the members of a channel may take, the wait for a turn included.
 const READ_LIMIT: Duration = Duration::from_secs(4);
-/// Channels that are read at the same time: a large one is megabytes.
+/// Channels read at the same time: a large one is megabytes.
 const READS: usize = 16;
-/// Members read at a time: a batch has no flow control.
+/// Members per read: a batch has no flow control.
 const BATCH: usize = 500;
-/// How long leaving may take when the gateway drains.
+/// How long the members may take to leave when the gateway drains.
 const LEAVE_LIMIT: Duration = Duration::from_secs(3);
-/// How long the broker remembers that a member has left: longer than anybody who removes it may wait for the broker.
+/// How long the broker keeps the mark of a leave: longer than any remover waits for the broker.
 const LEFT_TTL: &str = "5s";
 
-/// The presence of this gateway's clients, and the way to everybody's.
+/// The members of this gateway's channels, and the access to those of all gateways.
 pub(crate) struct Presence {
     broker: Broker,
     subjects: Subjects,
     fleet: Arc<Fleet>,
-    /// The namespaces whose subscribers may be told who comes and leaves.
+    /// The namespaces with joins and leaves.
     join_leave: HashSet<String>,
     registry: Mutex<Registry>,
-    /// The gateways whose members this one is removing.
+    /// The ended gateways whose members this one is removing.
     sweeping: Mutex<HashSet<GatewayId>>,
     work: Notify,
     empty: Notify,
@@ -68,7 +67,7 @@ pub(crate) struct Presence {
     lifecycle: Lifecycle,
 }
 
-/// A client's membership in a channel, as long as it is held.
+/// A client's membership in a channel. It leaves when this is dropped.
 pub(crate) struct Membership {
     presence: Arc<Presence>,
     subject: Arc<str>,
@@ -106,7 +105,7 @@ impl Presence {
         })
     }
 
-    /// Stores that a client is in a channel; returns when the broker has it.
+    /// Stores a member. Returns once the broker has it.
     pub(crate) async fn join(
         self: &Arc<Self>,
         channel: &Channel,
@@ -126,12 +125,12 @@ impl Presence {
         Ok(present)
     }
 
-    /// Whether subscribers of a channel may be told who comes and leaves.
+    /// Whether a channel has joins and leaves.
     pub(crate) fn has_join_leave(&self, channel: &Channel) -> bool {
         self.join_leave.contains(channel.namespace())
     }
 
-    /// Everybody who is in a channel, on any gateway that lives, by the ids of their connections.
+    /// Reads the members of a channel on all live gateways, by client id.
     pub(crate) async fn members(&self, channel: &Channel) -> Result<PresenceResult, Refusal> {
         let late = |_| Refusal::Unavailable("the members could not be read in time".to_owned());
         timeout(READ_LIMIT, self.read_members(channel)).await.map_err(late)?
@@ -157,7 +156,7 @@ impl Presence {
         Ok(members)
     }
 
-    /// Reads a change that the broker has repeated; nothing if it only has forgotten that somebody left.
+    /// Reads a join or a leave from a live message. `None` if the broker only expired the mark of a leave.
     pub(crate) fn change(message: &Message) -> Option<MembershipChange> {
         let reason = message.headers.as_ref().and_then(|headers| get(headers, header::MARKER_REASON));
         let joined = match reason {
@@ -181,7 +180,10 @@ impl Presence {
         };
         if timeout(LEAVE_LIMIT, left).await.is_err() {
             // Another gateway removes them when the lease has ended.
-            tracing::warn!(members = self.registry.lock().len(), "members that have not left");
+            tracing::warn!(
+                members = self.registry.lock().len(),
+                "some members did not leave in time; another gateway removes them when the lease ends"
+            );
             return;
         }
         self.fleet.leave().await;
@@ -195,7 +197,7 @@ impl Drop for Membership {
     }
 }
 
-/// A member the broker has; nothing for a mark that one has left.
+/// Reads a stored member. `None` for the mark of a leave.
 fn read_member(message: &Message) -> Option<StoredMember> {
     let headers = message.headers.as_ref()?;
     if get(headers, header::MARKER_REASON).is_some() {

@@ -10,10 +10,10 @@ use tidegate_shared::{envelope::Answer, protocol};
 /// How a call ended for its caller.
 #[derive(Debug, PartialEq)]
 pub(crate) enum CallEnd {
-    /// A worker's answer.
+    /// A worker answered.
     Answered(Answer),
-    /// A receipt: the request is stored under this id; with its answer, if that has been there already.
+    /// The request is stored under this id. With its answer, if it was answered before.
     Accepted { id: String, seq: Option<u64>, duplicate: bool, answer: Option<Answer> },
-    /// It was not stored, or not answered in time.
+    /// The request was not stored, or not answered in time.
     Failed(protocol::Error),
 }

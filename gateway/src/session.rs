@@ -1,7 +1,7 @@
-//! One client's session: what a command means, decided without touching anything.
+//! One client's session: decides what each command means.
 //!
-//! Takes inputs and the time, returns effects. Knows neither sockets nor NATS and starts no task: `connection` carries the
-//! effects out and feeds back how they ended.
+//! Pure: takes inputs and the time, returns effects. Knows neither sockets nor NATS and starts no task. `connection`
+//! carries the effects out and reports their results.
 
 use std::{
     collections::BTreeMap,
@@ -51,7 +51,7 @@ mod validity;
 #[cfg(test)]
 mod tests;
 
-/// The state of one connection's conversation.
+/// The protocol state of one connection.
 pub(crate) struct Session {
     rules: Arc<Rules>,
     client: ClientId,
@@ -60,23 +60,23 @@ pub(crate) struct Session {
     waiting: usize,
 }
 
-/// Where the conversation is.
+/// The phases of a session.
 enum Phase {
-    /// Nothing but `connect` is allowed, until this moment.
+    /// The client has to send `connect` before `until`.
     Fresh { until: Instant },
-    /// `connect` was refused with an error: the client will close; until this moment.
+    /// `connect` was refused with an error. The client has to close the connection before `until`.
     Refused { until: Instant },
-    /// A back end decides whether the client may connect: nothing else is taken until it has, or until this moment.
+    /// A back end decides whether the client may connect. Commands wait until it has decided, or until this moment.
     Asking { until: Instant },
-    /// It may connect, and the channels it begins with are being joined: nothing else is taken until that is done.
+    /// The client is authenticated and its first channels are being joined. Commands wait until that is done.
     Connecting(Box<Connecting>),
     /// Authenticated.
     Connected(Box<Connected>),
-    /// Over: whatever still arrives is ignored.
+    /// The session is over. Further inputs are ignored.
     Closed,
 }
 
-/// What waits for the channels that the connection begins with.
+/// A session whose first channels are being joined.
 struct Connecting {
     until: Instant,
     reply: Reply,
@@ -92,7 +92,7 @@ struct Connected {
     subscriptions: Subscriptions,
 }
 
-/// What the gateway has to do for a session.
+/// Something the gateway has to do for a session.
 #[derive(Debug, PartialEq)]
 #[expect(
     clippy::large_enum_variant,
@@ -101,11 +101,11 @@ struct Connected {
 pub(crate) enum Effect {
     /// Send this to the client.
     Reply(Reply),
-    /// The client is authenticated: join the channels it begins with, and say so with `welcomed`.
+    /// Join the channels that the connection begins with, then call `welcomed`.
     Welcome { chosen: Vec<ServerSubscription> },
-    /// Store a request; `settled` and then `finished` tell how it went.
+    /// Store a request, then call `finished` with its end.
     Call { command: u32, mode: AnswerMode, request: Box<Request> },
-    /// Store a publication; `published` tells how it went.
+    /// Store a publication, then call `published` with the result.
     Publish {
         command: u32,
         channel: Channel,
@@ -113,30 +113,30 @@ pub(crate) enum Effect {
         info: Box<ClientInfo>,
         tags: BTreeMap<String, String>,
     },
-    /// Store a publication for a worker to decide about; `published` tells how it went.
+    /// Store a publication as a request for a worker, which decides on it. Then call `published` with the result.
     Decide { command: u32, request: Box<Request> },
-    /// Ask a back end; `verdict` tells what it decided.
+    /// Ask a back end, then call `verdict` with its decision.
     Ask(Box<HookQuestion>),
-    /// Store a message nobody waits for.
+    /// Store a message that has no reply.
     Send { request: Box<Request> },
-    /// See to it that a channel's publications reach this gateway; then call `subscribed` with the same ticket.
+    /// Join a channel, then call `subscribed` with the same ticket.
     Join { ticket: u32, channel: Channel, resume: Option<Resume>, or_refuse: bool },
-    /// Read past publications; `paged` tells them.
+    /// Read past publications, then call `paged` with them.
     History { command: u32, channel: Channel, ask: Box<HistoryRequest> },
-    /// Read who is in a channel; `members_read` takes them.
+    /// Read the members of a channel, then call `members_read` with them.
     Presence { command: u32, channel: Channel, query: PresenceQuery },
-    /// A token names a key of this issuer that is not here: see to it that the issuer's keys are fetched.
+    /// Fetch the keys of this issuer: a token names one that is missing.
     FetchKeys { issuer: usize },
-    /// No more publications of this channel.
+    /// Leave a channel.
     Leave { channel: Channel },
     /// End the connection.
     Close(Disconnect),
 }
 
-/// What a session decided.
+/// The effects of one input, in order.
 pub(crate) type Effects = Vec<Effect>;
 
-/// The moment an input arrived, on the two clocks a session needs.
+/// The time of an input, on the monotonic clock and as time since 1970.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Now {
     pub(crate) instant: Instant,
@@ -144,7 +144,7 @@ pub(crate) struct Now {
 }
 
 impl Session {
-    /// A session that has just begun. `jitter`, from 0 to 1, spreads its pings.
+    /// A session in its first phase.
     pub(crate) fn new(rules: Arc<Rules>, client: ClientId, encoding: Encoding, now: Instant) -> Self {
         let until = now + rules.limits.first_frame;
         Self { rules, client, encoding, phase: Phase::Fresh { until }, waiting: 0 }
@@ -155,7 +155,7 @@ impl Session {
         &self.client
     }
 
-    /// The moment `tick` is to be called, unless something happens before.
+    /// When to call `tick`, if no other input comes before.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
         match &self.phase {
             Phase::Fresh { until } | Phase::Refused { until } | Phase::Asking { until } => Some(*until),
@@ -169,7 +169,7 @@ impl Session {
         }
     }
 
-    /// Time has passed. `reading` is whether the socket is being read.
+    /// Handles timeouts. `reading` says whether the gateway reads from the socket.
     pub(crate) fn tick(&mut self, now: Instant, reading: bool) -> Effects {
         match &mut self.phase {
             Phase::Fresh { until } | Phase::Refused { until } | Phase::Asking { until } if *until <= now => {
@@ -198,12 +198,12 @@ impl Session {
         }
     }
 
-    /// Whether commands have to wait: `connect` has to be answered before the next one is looked at.
+    /// Whether commands have to wait until `connect` is answered.
     pub(crate) fn is_connecting(&self) -> bool {
         matches!(self.phase, Phase::Asking { .. } | Phase::Connecting(_))
     }
 
-    /// A command arrived.
+    /// Handles a command. `jitter`, from 0 to 1, spreads the pings of sessions.
     pub(crate) fn handle(&mut self, command: Command, jitter: f32, now: Now) -> Effects {
         let id = command.id;
         let verb = command.verb();
@@ -241,24 +241,24 @@ impl Session {
         }
     }
 
-    /// A ping was answered below the protocol; other than there it is no offence to do so unasked.
+    /// Handles a WebSocket pong. Unlike the protocol's pong, an unsolicited one is no error.
     pub(crate) fn ponged(&mut self) {
         if let Phase::Connected(connected) = &mut self.phase {
             connected.liveness.pong();
         }
     }
 
-    /// The client's bytes were not a command.
+    /// Handles bytes that are not a command: the session ends.
     pub(crate) fn malformed(&mut self) -> Effects {
         self.close(codes::BAD_PROTOCOL)
     }
 
-    /// The gateway drains: waiting calls have been told, the connection ends.
+    /// Ends the session because the gateway drains.
     pub(crate) fn shut_down(&mut self) -> Effects {
         self.close(codes::SHUTDOWN)
     }
 
-    /// A call ended.
+    /// Replies to a call that has ended.
     pub(crate) fn finished(&mut self, command: u32, end: CallEnd) -> Effects {
         self.waiting = self.waiting.saturating_sub(1);
         let reply = match end {
@@ -283,7 +283,7 @@ impl Session {
         vec![Effect::Reply(reply)]
     }
 
-    /// A publication is stored, for its channel or for a worker, or is not.
+    /// Replies to a `publish` once it is stored or refused.
     pub(crate) fn published(command: u32, result: Result<(), protocol::Error>) -> Effects {
         vec![Effect::Reply(match result {
             Ok(()) => Reply { id: command, publish: Some(protocol::Empty {}), ..Reply::default() },
@@ -291,7 +291,7 @@ impl Session {
         })]
     }
 
-    /// A message nobody waits for could not be stored: the protocol has no other way to say so.
+    /// Ends the session because a `send` could not be stored: the protocol has no reply to `send`.
     pub(crate) fn send_failed(&mut self) -> Effects {
         self.close(codes::TOO_MANY_REQUESTS)
     }
@@ -301,7 +301,8 @@ impl Session {
         vec![Effect::Close(disconnect)]
     }
 
-    /// An answer as it comes on the personal channel, for this connection alone: it has asked again for what it missed.
+    /// The answer as a publication in the personal channel, for this connection only, since it repeated a request that
+    /// was answered already.
     fn bring(&self, answer: &Answer) -> Option<Reply> {
         let Phase::Connected(connected) = &self.phase else { return None };
         let channel = Channel::personal(connected.user.as_deref()?);
@@ -310,7 +311,7 @@ impl Session {
         Some(Reply::publication(channel.name(), publication.suited_to(self.encoding)))
     }
 
-    /// A worker's bytes as this connection's encoding can carry them.
+    /// A worker's answer in a form that this connection's encoding can carry.
     fn payload(&self, data: Bytes) -> Bytes {
         match self.encoding {
             Encoding::Json => protocol::json::Payload::from_any(&data).into_bytes(),
@@ -323,7 +324,7 @@ fn refuse(id: u32, error: impl Into<protocol::Error>) -> Effects {
     vec![Effect::Reply(Reply::error(id, error.into()))]
 }
 
-/// Terminal would be wrong: the issuer may have a new key that has not been fetched yet.
+/// A temporary error: the issuer may have a new key that is not fetched yet.
 fn refuse_without_key(id: u32, issuer: usize) -> Effects {
     let error = codes::INTERNAL.because("keys are being fetched");
     vec![Effect::Reply(Reply::error(id, error)), Effect::FetchKeys { issuer }]

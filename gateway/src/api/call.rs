@@ -1,4 +1,4 @@
-//! `rpc`: a service asks a worker, through the same queue as clients.
+//! `rpc`: a service calls a worker through the same stream as clients.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::{Api, ApiResult, raw};
 use crate::requests::{CallEnd, store::Settled, turn::Turns};
 
-/// What workers see where a client's id would be.
+/// The client id that workers see for a service.
 const CALLER: &str = "service";
 
 #[derive(Deserialize, Default)]
@@ -63,7 +63,7 @@ impl Api {
             body: if body.is_empty() { Bytes::from_static(b"null") } else { body },
         };
         let deadline = Instant::now() + self.answer_timeout;
-        // Nothing of the same caller waits before it.
+        // A service has no earlier message that it would have to wait for.
         let settled = self.store.call(request, AnswerMode::Wait, Turns::default().next(), deadline).await;
         let end = match settled {
             Settled::Ended(end) => end,

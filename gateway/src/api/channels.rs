@@ -1,4 +1,5 @@
-//! `history`, `history_remove`, `presence`, `presence_stats`, `channels`, `info`: what channels hold, and who has them.
+//! `history`, `history_remove`, `presence`, `presence_stats`, `channels`, `info`: the content of channels, their
+//! members and subscribers.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +13,7 @@ use tidegate_shared::{
 use tokio::time::Instant;
 
 use super::{
-    Api, ApiResult, Nothing, incomplete,
+    Api, ApiResult, EmptyResult, incomplete,
     local::{Node, PeerAnswer, PeerQuestion},
     raw, read_owned,
 };
@@ -91,7 +92,8 @@ impl Api {
         self.presence.members(&channel).await.map_err(|refusal| codes::INTERNAL.because(refusal))
     }
 
-    /// First a mark, then everything before it: whoever comes back from before the mark can be told that something is gone.
+    /// Stores a removal mark, then purges everything before it. A client that resumes from before the mark learns that
+    /// it has not recovered.
     pub(super) async fn history_remove(&self, request: ChannelParams) -> ApiResult {
         let channel = self.channel(&request.channel)?;
         if !self.channels.history.keeps(&channel) {
@@ -103,7 +105,7 @@ impl Api {
         let mark = self.store.store_publication(&channel, &id, &mark, Bytes::new(), deadline).await?;
         let removed = self.channels.history.remove_before(&channel, mark.seq).await;
         removed.map_err(|refusal| codes::INTERNAL.because(refusal))?;
-        raw(&Nothing {})
+        raw(&EmptyResult {})
     }
 
     pub(super) async fn channels(&self, request: ChannelsParams) -> ApiResult {
@@ -125,7 +127,7 @@ impl Api {
     }
 
     pub(super) async fn info(&self, _: InfoParams) -> ApiResult {
-        // Who is missing is seen from who is there.
+        // A gateway that did not answer is missing in the list.
         let (told, _) = self.survey(&PeerQuestion::Info).await?;
         let nodes = told.into_iter().filter_map(|told| match told {
             PeerAnswer::Info(node) => Some(node),
@@ -134,7 +136,7 @@ impl Api {
         raw(&Info { nodes: nodes.collect() })
     }
 
-    /// What this gateway and the others say, and how many said nothing that can be read.
+    /// The answers of this gateway and of the others, and how many others did not answer.
     async fn survey(&self, request: &PeerQuestion) -> Result<(Vec<PeerAnswer>, usize), Error> {
         let others =
             self.peers.ask(raw(request)?).await.map_err(|refusal| codes::INTERNAL.because(refusal))?;

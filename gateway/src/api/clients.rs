@@ -1,4 +1,4 @@
-//! `subscribe`, `unsubscribe`, `disconnect`, `refresh`: orders for connections, wherever they are.
+//! `subscribe`, `unsubscribe`, `disconnect`, `refresh`: orders for connections on any gateway.
 
 use bytes::Bytes;
 use data_encoding::BASE64;
@@ -13,13 +13,13 @@ use tidegate_shared::{
     },
 };
 
-use super::{Api, ApiResult, Nothing, incomplete, local::PeerQuestion, raw};
+use super::{Api, ApiResult, EmptyResult, incomplete, local::PeerQuestion, raw};
 use crate::outbox::order::{Action, Order};
 
-/// The longest reason: what a close frame carries.
+/// The longest reason in bytes: the room in a close frame.
 const LONGEST_REASON: usize = 123;
 
-/// The namespace says what a subscription can do, so nothing is overridden.
+/// There are no overrides: the namespace says what a subscription can do.
 #[derive(Deserialize, Default)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct SubscribeParams {
@@ -78,7 +78,7 @@ pub(super) struct RefreshParams {
 
 impl Api {
     pub(super) async fn subscribe(&self, request: SubscribeParams) -> ApiResult {
-        let channel = self.channel_of_choice(&request.channel)?;
+        let channel = self.shared_channel(&request.channel)?;
         let info = either("info", request.info, &request.b64info)?;
         let data = either("data", request.data, &request.b64data)?;
         let action = Action::Subscribe { channel: channel.name().to_owned(), info, data };
@@ -87,7 +87,7 @@ impl Api {
     }
 
     pub(super) async fn unsubscribe(&self, request: UnsubscribeParams) -> ApiResult {
-        let channel = self.channel_of_choice(&request.channel)?.name().to_owned();
+        let channel = self.shared_channel(&request.channel)?.name().to_owned();
         let code = request.code.unwrap_or(codes::UNSUBSCRIBED_BY_SERVER.code);
         if !(2000..3000).contains(&code) {
             return Err(codes::BAD_REQUEST.because("an unsubscription's code is between 2000 and 2999"));
@@ -117,7 +117,7 @@ impl Api {
         self.order(Order { user, client, session, whitelist, action }).await
     }
 
-    /// Without anything else the connections are made to bring a fresh token.
+    /// Without parameters the connections have to reconnect with a fresh token.
     pub(super) async fn refresh(&self, request: RefreshParams) -> ApiResult {
         let info = either("info", request.info, &request.b64info)?;
         let action = if request.expired {
@@ -131,8 +131,8 @@ impl Api {
         self.order(Order { user, client, session, whitelist: Vec::new(), action }).await
     }
 
-    /// A channel that a connection can have or not.
-    fn channel_of_choice(&self, name: &str) -> Result<Channel, Error> {
+    /// Parses the name of a channel that is not personal.
+    fn shared_channel(&self, name: &str) -> Result<Channel, Error> {
         let channel = self.channel(name)?;
         if channel.personal_user().is_some() {
             let why = "a personal channel is its user's alone, on every connection";
@@ -152,7 +152,7 @@ impl Api {
         if others.silent > 0 {
             return Err(incomplete(others.silent));
         }
-        raw(&Nothing {})
+        raw(&EmptyResult {})
     }
 }
 
@@ -167,7 +167,7 @@ fn reason(said: String, general: &str) -> Result<String, Error> {
     Ok(if said.is_empty() { general.to_owned() } else { said })
 }
 
-/// JSON as it stands, or in base64. Nothing else, since JSON clients see it.
+/// Reads JSON, plain or in base64. Other bytes are refused, since JSON clients receive it.
 fn either(name: &str, json: Bytes, base64: &str) -> Result<Bytes, Error> {
     let refuse =
         |problem: &dyn std::fmt::Display| codes::BAD_REQUEST.because(format!("b64{name}: {problem}"));

@@ -1,6 +1,6 @@
-//! What this gateway itself answers: the channels and clients it holds, and orders for them.
+//! This gateway's part in questions to all gateways: its channels, its clients, and orders for them.
 //!
-//! Never waits, never asks anybody.
+//! Never waits and never asks other gateways.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -18,10 +18,10 @@ use tokio::time::Instant;
 use super::{raw, read_owned};
 use crate::{channels::hub::Hub, fleet::peers::Respond, outbox::Outbox, outbox::order::Order};
 
-/// Channels in one answer: what fits into one message of the broker.
+/// The most channels in one answer, which has to fit into one NATS message.
 const MOST_CHANNELS: usize = 5_000;
 
-/// One gateway's part in what is asked of all.
+/// Answers questions for this gateway.
 pub(crate) struct Local {
     pub(crate) gateway: GatewayId,
     pub(crate) name: String,
@@ -29,7 +29,7 @@ pub(crate) struct Local {
     pub(crate) started: Instant,
 }
 
-/// What every gateway is asked.
+/// A question to every gateway.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum PeerQuestion {
@@ -38,7 +38,7 @@ pub(crate) enum PeerQuestion {
     Info,
 }
 
-/// What each answers.
+/// The answer of one gateway.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum PeerAnswer {
@@ -47,7 +47,7 @@ pub(super) enum PeerAnswer {
     Info(Node),
 }
 
-/// One gateway and how much it holds.
+/// A gateway and its numbers.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Node {
     uid: String,
@@ -61,7 +61,7 @@ pub(super) struct Node {
 }
 
 impl Local {
-    /// What other gateways are answered.
+    /// The function that answers other gateways.
     pub(crate) fn respond(self: Arc<Self>) -> Respond {
         Arc::new(move |asked| raw(&self.answer(&read_owned(asked)?)).ok())
     }
@@ -70,7 +70,7 @@ impl Local {
         match ask {
             PeerQuestion::Order(order) => {
                 let order = Arc::new(order.clone());
-                for outbox in self.meant(&order) {
+                for outbox in self.recipients(&order) {
                     outbox.order(&order);
                 }
                 PeerAnswer::Done
@@ -80,12 +80,12 @@ impl Local {
         }
     }
 
-    /// Whom an order is for, as far as the hub knows. A session is known to its connection only.
-    fn meant(&self, order: &Order) -> Vec<Arc<Outbox>> {
+    /// The connections an order is for, as far as the hub knows. The connection itself compares its session.
+    fn recipients(&self, order: &Order) -> Vec<Arc<Outbox>> {
         let of_user = || {
-            // In this order: one that arrives meanwhile is in one of the two, or in both.
+            // In this order: a connection that arrives meanwhile is in one of the two, or in both.
             let mut found: HashMap<_, _> = self.hub.arriving.of(&order.user).into_iter().collect();
-            // Every connection of a user has the personal channel.
+            // Every connection of a user is subscribed to the personal channel.
             let personal = Channel::personal(&order.user);
             let feed = self.hub.feed(&format!("{}.{}", personal.namespace(), personal.token()));
             found.extend(feed.map(|feed| feed.subscribers()).unwrap_or_default());
@@ -99,10 +99,10 @@ impl Local {
             (true, None) if order.client.is_empty() => self.hub.clients(),
             (true, None) => Vec::new(),
             (false, _) => {
-                let meant = of_user().into_iter().filter(|(client, _)| {
+                let recipients = of_user().into_iter().filter(|(client, _)| {
                     !listed(client) && (order.client.is_empty() || order.client == client.as_str())
                 });
-                meant.map(|(_, outbox)| outbox).collect()
+                recipients.map(|(_, outbox)| outbox).collect()
             }
         }
     }
@@ -146,11 +146,11 @@ impl Local {
     }
 }
 
-/// Whether a name is what the pattern says: `*` stands for any characters, `?` for one.
+/// Whether a name matches a pattern: `*` stands for any characters, `?` for one.
 fn matches(pattern: &str, name: &str) -> bool {
     let (pattern, name): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
     let (mut at, mut read) = (0, 0);
-    // Where the last star stands, and how much of the name it takes so far.
+    // The position of the last star, and how much of the name it covers so far.
     let mut star: Option<(usize, usize)> = None;
     while let Some(letter) = name.get(read) {
         match (pattern.get(at), star) {

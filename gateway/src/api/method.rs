@@ -1,4 +1,4 @@
-//! The methods there are, by name.
+//! The methods of the server API, by name.
 
 /// A method of the server API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

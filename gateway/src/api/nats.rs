@@ -1,5 +1,5 @@
-//! The NATS via: methods as requests on `tide.ctl.<method>`, shared among the gateways. The broker's permissions say who
-//! may ask what, so nothing here does. A plain publish is carried out too; nobody hears how it went.
+//! The server API over NATS: methods as requests on `tide.ctl.<method>`, shared among the gateways. The broker's
+//! permissions decide who may call which method. A plain publish runs the method too, without a reply.
 
 use std::sync::Arc;
 
@@ -10,12 +10,12 @@ use tokio::sync::Semaphore;
 
 use super::{Api, Method, Via, refusal};
 
-/// The gateways take turns.
+/// The queue group that shares the requests among the gateways.
 const GROUP: &str = "gateways";
-/// Requests of one gateway at a time; further ones wait.
+/// Requests a gateway runs at a time; further ones wait.
 const SERVED: u32 = 64;
 
-/// Begins to serve, and returns when the broker knows.
+/// Starts to serve. Returns once the broker has the subscription.
 pub(crate) async fn start(
     api: Arc<Api>,
     broker: Broker,
@@ -30,14 +30,14 @@ pub(crate) async fn start(
     Ok(())
 }
 
-/// Ends by itself when the gateway drains and what was given to it is carried out.
+/// Ends when the gateway drains and all requests it received are answered.
 async fn serve(mut requests: Subscriber, api: Arc<Api>, broker: Broker, lifecycle: Lifecycle) {
     let slots = Arc::new(Semaphore::new(SERVED as usize));
     let mut leaving = false;
     loop {
         let message = tokio::select! {
             message = requests.next() => message,
-            // The others take what comes from now on; what is here is still carried out.
+            // Other gateways get new requests from now on; those received here are still answered.
             () = lifecycle.draining(), if !leaving => {
                 leaving = true;
                 let _ = requests.drain().await;
@@ -52,7 +52,7 @@ async fn serve(mut requests: Subscriber, api: Arc<Api>, broker: Broker, lifecycl
             drop(slot);
         });
     }
-    // When all slots are free the last answer has been given, but may not have left.
+    // When all slots are free the last answer is published, but may not be flushed.
     let _ = slots.acquire_many(SERVED).await;
     let _ = broker.client().flush().await;
 }

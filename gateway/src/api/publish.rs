@@ -1,4 +1,4 @@
-//! `publish` and `broadcast`: storing publications in their channels' streams.
+//! `publish` and `broadcast`: store publications in the streams of their channels.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::{Api, ApiResult, PARALLEL, raw};
 
-/// What either method is asked with.
+/// The parameters of both methods.
 #[derive(Deserialize, Default)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct PublishParams {
@@ -29,22 +29,22 @@ pub(super) struct PublishParams {
     idempotency_key: String,
     skip_history: bool,
     version: u64,
-    /// Nothing without a version.
+    /// Ignored: it has no meaning without a version.
     #[serde(rename = "version_epoch")]
     _version_epoch: String,
-    /// Clients request for patches and namespaces allow them: a publication has no say.
+    /// Ignored: clients ask for patches and namespaces allow them.
     #[serde(rename = "delta")]
     _delta: bool,
 }
 
-/// What a publication is made of, whatever its channel.
+/// A publication without its channel.
 struct Content {
     data: Bytes,
     tags: Vec<(String, String)>,
     idempotency_key: String,
 }
 
-/// Where a publication is. Both are nothing in a channel without history.
+/// The position of a publication: 0 and empty in a channel without history.
 #[derive(Serialize)]
 struct Published {
     offset: u64,
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_kept_is_refused() {
+    fn parameters_that_have_no_effect_are_refused() {
         for request in [
             serde_json::json!({}),
             serde_json::json!({"data": 1, "b64data": "AA=="}),

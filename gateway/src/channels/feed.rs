@@ -1,8 +1,8 @@
-//! One channel on this gateway: its members, and how far along its stream it is.
+//! One channel on this gateway: its subscribers and its position in the stream.
 //!
-//! Everything a member gets of the channel passes through here, in order and under one lock, so that joining is exact: a
-//! member's first publication follows the position it was told. Gaps are found here by the chain of sequences and filled from
-//! the stream by the caller. Handles only: no sockets, no broker, no clock.
+//! All publications of the channel pass through here, in order and under one lock. So a join is exact: the first
+//! publication a subscriber receives is the first one behind the position in its reply. The feed finds gaps by the
+//! chain of sequences; the caller fills them from the stream. No sockets, no broker, no clock.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -28,11 +28,11 @@ mod subscribers;
 mod track;
 mod window;
 
-/// A channel's members and its position.
+/// A channel's subscribers and its position.
 pub(crate) struct Feed {
     channel: Channel,
     state: Mutex<State>,
-    /// Held while somebody reads the stream for a window, so that all who wait for one share it.
+    /// Locked while a window is read from the stream, so that all requests for one share the read.
     pub(crate) reading: tokio::sync::Mutex<()>,
 }
 
@@ -40,73 +40,73 @@ pub(crate) struct Feed {
 struct State {
     first: Option<(ClientId, Subscriber)>,
     more: HashMap<ClientId, Subscriber>,
-    /// The newest publication, while somebody gets patches of it.
+    /// The newest publication, while a subscriber receives patches of it.
     newest: Option<Bytes>,
-    /// Nothing for a channel without history.
+    /// `None` for a channel without history.
     track: Option<Track>,
-    /// How many have a share in it.
+    /// How many references to the channel exist.
     refs: usize,
 }
 
-/// From where a member joins.
+/// From where a subscriber joins.
 #[derive(Debug, Default)]
 pub(crate) enum Start {
-    /// From now on.
+    /// With the next publication.
     #[default]
     Fresh,
-    /// With everything behind an offset.
+    /// With all publications behind an offset.
     Behind(Pin),
-    /// With the newest publication, unless it is the one the member has seen.
+    /// With the newest publication, unless it is the one the client has seen.
     Newest { seen: Option<u64> },
 }
 
-/// Where a client left a channel.
+/// The position a client wants to resume from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Resume {
     pub(crate) offset: u64,
-    /// Empty for whichever stream there is.
+    /// Empty if the client accepts any stream.
     pub(crate) epoch: String,
 }
 
 impl Resume {
-    /// Of a client that brings no position.
+    /// For a client that sends no position.
     pub(crate) fn from_nowhere() -> Self {
         Self { offset: 0, epoch: String::new() }
     }
 }
 
-/// What the stream holds of a channel behind some position.
+/// The publications of a channel behind a position, read from its stream.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Backlog {
-    /// In the order of their offsets.
+    /// Ordered by offset.
     pub(crate) publications: Vec<Publication>,
-    /// Whether nothing in between is missing.
+    /// False if publications between them may be missing.
     pub(crate) complete: bool,
-    /// The newest sequence at which everything before was removed on purpose, if that has happened since.
+    /// The sequence of the newest removal mark behind the position: everything before it was removed on purpose.
     pub(crate) removed: Option<u64>,
 }
 
-/// What a new member is told.
+/// What a join returns.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Joined {
     /// The channel has no history.
     Live,
-    /// A fresh start behind this position; whoever options to resume could not.
+    /// A start behind this position. A client that asked to resume has not recovered.
     At { position: u64 },
-    /// Resumed: this is what was missed.
+    /// Resumed, with the missed publications.
     Resumed { missed: Vec<Arc<Publication>> },
-    /// Resumed with the newest publication alone; nothing if the member has it.
+    /// Resumed with the newest publication only; `None` if the client has it.
     Newest { position: u64, newest: Option<Arc<Publication>> },
 }
 
-/// What a new member gets before anything else.
+/// The first frame for a new subscriber.
 #[derive(Debug)]
 pub(crate) enum FirstFrame {
-    /// This.
+    /// Queue this frame.
     Frame(Bytes),
-    /// Nothing here: its connection says it in another place.
+    /// Queue no frame here: the connection queues its reply itself.
     Nothing,
-    /// Nothing, since it does not want to be a member any more.
+    /// Do not join: the client unsubscribed meanwhile.
     Left,
 }
 
@@ -129,24 +129,24 @@ impl Feed {
         self.channel.name()
     }
 
-    /// One more has a share in it.
+    /// Counts one more reference.
     pub(crate) fn hold(&self) {
         self.state.lock().refs += 1;
     }
 
-    /// One fewer has; returns how many are left.
+    /// Counts one reference less. Returns how many are left.
     pub(crate) fn release(&self) -> usize {
         let mut state = self.state.lock();
         state.refs -= 1;
         state.refs
     }
 
-    /// How many have a share in it.
+    /// How many references to the channel exist.
     pub(crate) fn refs(&self) -> usize {
         self.state.lock().refs
     }
 
-    /// Adds a member, from where it starts; `tell` builds what it gets first.
+    /// Adds a subscriber. `first` builds its first frame from what the join returns.
     pub(crate) fn join<T: Into<FirstFrame>>(
         &self,
         client: ClientId,
@@ -169,7 +169,7 @@ impl Feed {
         }
         let JoinOptions { delivery, join_leave_as } = options.into();
         let join_leave = join_leave_as.is_some();
-        // Others hear of it from the broker, itself does so behind its answer.
+        // The other subscribers receive this join from the broker. This one receives it behind its reply.
         if let Some(info) = join_leave_as {
             let come = Reply::join(self.name(), info.suited_to(outbox.dialect().encoding()));
             if let Ok(frame) = outbox.dialect().encode(&come) {

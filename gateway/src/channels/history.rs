@@ -1,7 +1,7 @@
-//! Reading the streams of channels: where a channel stands, and what is behind a position.
+//! Reads the streams of channels: a channel's position, and its backlog behind a position.
 //!
-//! Says that something is complete only when the stream shows it: the position's own message is still there, or the stream
-//! reaches back to it and no limit can have taken anything. Never delivers to anybody.
+//! A backlog counts as complete only if the stream proves it: the message at the position is still there, or the stream
+//! reaches back to the position and no limit can have removed anything. Never delivers to subscribers.
 
 use std::{
     collections::HashMap,
@@ -29,9 +29,9 @@ use crate::channels::feed::{
     newest::{Newest, StoredPublication},
 };
 
-/// Messages read at a time: a batch has no flow control.
+/// Messages per read: a batch has no flow control.
 const BATCH: usize = 500;
-/// How old a stream's end may be for a channel that begins. Older is no harm, only what follows it is looked at.
+/// How long a stream's end is reused for channels that begin. A stale end is safe: messages behind it arrive live.
 const END_AGE: Duration = Duration::from_millis(200);
 
 /// The namespaces with history.
@@ -45,19 +45,19 @@ pub(crate) struct History {
 /// One namespace's stream.
 struct NamespaceStream {
     stream: String,
-    /// Messages kept of each channel.
+    /// Messages kept per channel.
     size: usize,
     ttl: Duration,
-    /// Whether clients are brought the newest publication alone.
+    /// Cache mode: clients recover the newest publication only.
     cache: bool,
     epoch: RwLock<Arc<str>>,
-    /// The newest sequence this gateway has seen of the whole stream, where it receives all of it.
+    /// The newest sequence this gateway has seen in the stream, where it receives all of it.
     seen: AtomicU64,
-    /// Where it ended, and when it was asked.
+    /// The stream's last sequence, and when it was read.
     end: tokio::sync::Mutex<Option<(u64, Instant)>>,
 }
 
-/// From where a channel's stream is followed.
+/// The position at which a channel begins on this gateway.
 pub(crate) struct ChannelStart {
     pub(crate) position: u64,
     pub(crate) newest: Option<Newest>,
@@ -80,7 +80,7 @@ impl History {
         Self { broker, subjects, limit, streams: kept.collect() }
     }
 
-    /// How many publications one reply may bring.
+    /// The most publications in one reply.
     pub(crate) fn limit(&self) -> usize {
         self.limit
     }
@@ -95,11 +95,12 @@ impl History {
         self.streams.contains_key(channel.namespace())
     }
 
-    /// Reads every stream's epoch and newest sequence; returns the namespaces whose stream is another one than before.
+    /// Reads every stream's epoch and last sequence. Returns the namespaces whose stream was replaced or lost its end,
+    /// each with its last sequence.
     pub(crate) async fn refresh(&self) -> Result<Vec<(String, u64)>, Refusal> {
         let mut changed = Vec::new();
         for (namespace, kept) in &self.streams {
-            // Before the question: what comes while it is under way may be newer than the answer.
+            // Read before the request: messages that arrive meanwhile may be newer than the answer.
             let seen = kept.seen.load(Ordering::Acquire);
             let facts = self.broker.stream_facts(&kept.stream).await?;
             let epoch: Arc<str> = facts.epoch.into();
@@ -116,34 +117,34 @@ impl History {
                 kept.seen.store(facts.last_seq, Ordering::Release);
                 changed.push((namespace.clone(), facts.last_seq));
             } else {
-                // What was missed while the broker was away is not in front of channels that begin now.
+                // A channel that begins now starts behind what was missed while the broker was away.
                 kept.seen.fetch_max(facts.last_seq, Ordering::AcqRel);
             }
         }
         Ok(changed)
     }
 
-    /// The stream that a channel's offsets belong to.
+    /// The epoch of a channel's offsets.
     pub(crate) fn epoch(&self, channel: &Channel) -> Option<Arc<str>> {
         let kept = self.streams.get(channel.namespace())?;
         Some(Arc::clone(&kept.epoch.read()))
     }
 
-    /// Notes the sequence of a message of a namespace that this gateway receives as a whole.
+    /// Notes the sequence of a live message of a namespace with `fanout = "wildcard"`.
     pub(crate) fn see(&self, namespace: &str, seq: u64) {
         if let Some(kept) = self.streams.get(namespace) {
             kept.seen.fetch_max(seq, Ordering::AcqRel);
         }
     }
 
-    /// The beginning of a channel of such a namespace.
+    /// The start of a channel in a namespace with `fanout = "wildcard"`: the newest sequence seen.
     pub(crate) fn start_from_seen(&self, channel: &Channel) -> Option<ChannelStart> {
         let kept = self.streams.get(channel.namespace())?;
         let position = kept.seen.load(Ordering::Acquire);
         Some(ChannelStart { position, newest: kept.cache.then_some(Newest::Unknown) })
     }
 
-    /// The beginning of a channel: its newest message, or the end of the stream if it has none.
+    /// The start of a channel: its newest message, or the end of the stream if it has none.
     pub(crate) async fn start_of(&self, channel: &Channel) -> Result<Option<ChannelStart>, Refusal> {
         let Some(kept) = self.streams.get(channel.namespace()) else { return Ok(None) };
         let (position, newest) = match self.last(kept, channel).await? {
@@ -153,7 +154,7 @@ impl History {
         Ok(Some(ChannelStart { position, newest: kept.cache.then_some(Newest::Known(newest)) }))
     }
 
-    /// Where the stream ends, or ended a moment ago: one question for all channels that begin now and keep nothing.
+    /// The stream's last sequence, at most `END_AGE` old: one read serves all channels that begin at that time.
     async fn end(&self, kept: &NamespaceStream) -> Result<u64, Refusal> {
         let mut end = kept.end.lock().await;
         match *end {
@@ -174,13 +175,13 @@ impl History {
         }
     }
 
-    /// Where clients are brought the newest publication alone: what was stored before this may not be kept any more.
+    /// In cache mode, the time before which stored publications have expired.
     pub(crate) fn cache_reaches_back_to(&self, channel: &Channel) -> Option<SystemTime> {
         let kept = self.streams.get(channel.namespace()).filter(|kept| kept.cache)?;
         Some(SystemTime::now().checked_sub(kept.ttl).unwrap_or(SystemTime::UNIX_EPOCH))
     }
 
-    /// A channel's newest message, and the publication it is, unless it marks that those before it have been removed.
+    /// The sequence of a channel's newest message, and its publication unless it is a removal mark.
     async fn last(
         &self,
         kept: &NamespaceStream,
@@ -197,7 +198,7 @@ impl History {
         }))
     }
 
-    /// Which of these channels have newer messages than their positions.
+    /// The channels that have messages behind their positions.
     pub(crate) async fn behind_schedule(
         &self,
         namespace: &str,
@@ -213,13 +214,14 @@ impl History {
         Ok(behind.map(|((_, feed), _)| Arc::clone(feed)).collect())
     }
 
-    /// Whether the stream reaches as far as this position.
+    /// Whether the stream's end is at or behind this position.
     pub(crate) async fn reaches(&self, channel: &Channel, position: u64) -> Result<bool, Refusal> {
         let Some(kept) = self.streams.get(channel.namespace()) else { return Ok(false) };
         Ok(self.broker.stream_facts(&kept.stream).await?.last_seq >= position)
     }
 
-    /// What the stream holds of a channel behind `after`: at most one more than `most`, so that too much can be told.
+    /// Reads a channel's backlog behind `after`: at most `most` + 1 publications, so that the caller can see that there
+    /// are too many.
     pub(crate) async fn behind(
         &self,
         channel: &Channel,
@@ -228,7 +230,7 @@ impl History {
     ) -> Result<Backlog, Refusal> {
         let nothing = Backlog { publications: Vec::new(), complete: false, removed: None };
         let Some(kept) = self.streams.get(channel.namespace()) else { return Ok(nothing) };
-        // From the position itself: its own message still being there shows that nothing behind it was trimmed.
+        // Reads from the position itself: if its message is still there, nothing behind it was trimmed.
         let messages = self.read(kept, channel, after, most.saturating_add(2)).await?;
         let count = messages.len();
         let sequence = |message: &Message| header_number(message, "Nats-Sequence").unwrap_or_default();
@@ -236,7 +238,7 @@ impl History {
         let newer = || messages.iter().filter(|message| sequence(message) > after);
         let publications = newer().filter(|message| !is_removal(message)).map(publication).collect();
         let removed = newer().filter(|message| is_removal(message)).map(sequence).max();
-        // Behind a removal nobody can tell what was there.
+        // A removal mark hides whether anything else was missing before it.
         let complete = anchored
             || removed.is_none() && {
                 let facts = self.broker.stream_facts(&kept.stream).await?;
@@ -245,13 +247,13 @@ impl History {
         Ok(Backlog { publications, complete, removed })
     }
 
-    /// Removes what a channel holds before a sequence.
+    /// Purges a channel's messages before a sequence.
     pub(crate) async fn remove_before(&self, channel: &Channel, seq: u64) -> Result<(), Refusal> {
         let Some(kept) = self.streams.get(channel.namespace()) else { return Ok(()) };
         self.broker.purge(&kept.stream, &self.subjects.channel(channel), seq).await
     }
 
-    /// Answers a client's question for past publications; nothing if its position is not of this stream.
+    /// Reads past publications for a client. `None` if its position belongs to another stream.
     pub(crate) async fn page(
         &self,
         channel: &Channel,
@@ -277,7 +279,7 @@ impl History {
         Ok(Some(HistoryResult { publications, epoch: epoch.as_ref().to_owned(), offset }))
     }
 
-    /// The stream reads forward only, so everything before the position is read and the end of it kept.
+    /// JetStream reads forward only, so this reads the whole channel and keeps the newest publications.
     async fn newest_first(
         &self,
         kept: &NamespaceStream,

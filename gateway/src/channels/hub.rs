@@ -1,4 +1,4 @@
-//! Who is here: connections by client id, and channels by name. Handles only, never sockets.
+//! The connections of this gateway by client id, and its channels by name. Handles only, never sockets.
 //!
 //! Methods are short and never wait.
 
@@ -35,7 +35,7 @@ pub(crate) mod arriving;
 /// How many locks the maps are spread over.
 const SHARDS: usize = 64;
 
-/// Everybody this gateway holds.
+/// The connections and channels of this gateway.
 pub(crate) struct Hub {
     hasher: RandomState,
     clients: Vec<Mutex<HashMap<ClientId, Arc<Outbox>>>>,
@@ -54,7 +54,7 @@ struct DrainPace {
     window: Duration,
 }
 
-/// A share in a channel: as long as anybody has one, the channel is known here. Returned when dropped.
+/// A counted reference to a channel. The hub forgets the channel when the last one is dropped.
 pub(crate) struct ChannelRef {
     hub: Arc<Hub>,
     pub(crate) feed: Arc<Feed>,
@@ -73,7 +73,7 @@ impl Hub {
         }
     }
 
-    /// Adds a connection, authenticated or not. One that comes while the gateway drains is told at once.
+    /// Adds a connection, authenticated or not. If the gateway drains, the connection learns it at once.
     pub(crate) fn register(&self, client: ClientId, outbox: Arc<Outbox>) {
         self.count.fetch_add(1, Ordering::AcqRel);
         let mut shard = self.client_shard(&client);
@@ -115,7 +115,7 @@ impl Hub {
             .collect()
     }
 
-    /// Gives a share in a channel. If nobody had one, `begin` sees the channel before anybody can find it.
+    /// Returns a reference to a channel. `begin` sets up a new channel before others can find it.
     pub(crate) fn hold(self: &Arc<Self>, channel: &Channel, begin: impl FnOnce(&Feed)) -> ChannelRef {
         let key = key_of(channel);
         let mut shard = self.channel_shard(&key);
@@ -128,12 +128,12 @@ impl Hub {
         ChannelRef { hub: Arc::clone(self), feed: Arc::clone(feed) }
     }
 
-    /// Returns the channel `<namespace>.<token>`, if somebody has it.
+    /// Returns the channel `<namespace>.<token>`, if it has references.
     pub(crate) fn feed(&self, key: &str) -> Option<Arc<Feed>> {
         self.channel_shard(key).get(key).map(Arc::clone)
     }
 
-    /// Every channel whose key begins so.
+    /// Returns all channels whose key begins with `prefix`.
     pub(crate) fn feeds(&self, prefix: &str) -> Vec<Arc<Feed>> {
         let mut found = Vec::new();
         for shard in &self.channels {
@@ -144,7 +144,7 @@ impl Hub {
         found
     }
 
-    /// Takes a share back, and forgets the channel if it was the last.
+    /// Releases a reference, and forgets the channel if it was the last.
     fn release(&self, feed: &Feed) {
         let key = key_of(feed.channel());
         let mut shard = self.channel_shard(&key);
@@ -168,7 +168,7 @@ impl Hub {
             .sum()
     }
 
-    /// Tells every connection that the gateway drains; their ends are spread over `window`.
+    /// Tells every connection that the gateway drains. Their ends are spread over `window`.
     pub(crate) fn drain(&self, settle: Duration, window: Duration) {
         let now = Instant::now();
         let pace =
@@ -202,7 +202,7 @@ impl Hub {
 }
 
 impl ChannelRef {
-    /// Whether nobody else has a share.
+    /// Whether this is the only reference.
     pub(crate) fn is_only(&self) -> bool {
         self.feed.refs() == 1
     }
@@ -215,7 +215,7 @@ impl Drop for ChannelRef {
 }
 
 impl DrainPace {
-    /// Draws one connection's moment.
+    /// Draws the time at which one connection ends.
     fn draw(&self) -> Drain {
         Drain {
             settle_until: self.settle_until,
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_publication_reaches_the_channels_members_and_nobody_else() {
+    fn a_publication_reaches_the_channels_subscribers_and_no_other_connection() {
         let (hub, gateway) = (Arc::new(Hub::new()), GatewayId::random());
         let members: Vec<_> = (0..3).map(|_| member(&hub, &gateway, Encoding::Json)).collect();
         let (_, stranger) = member(&hub, &gateway, Encoding::Json);
@@ -297,13 +297,13 @@ mod tests {
     }
 
     #[test]
-    fn a_channel_is_known_as_long_as_anybody_has_a_share_in_it() {
+    fn a_channel_exists_as_long_as_there_is_a_reference_to_it() {
         let (hub, gateway) = (Arc::new(Hub::new()), GatewayId::random());
         let channel = Channel::personal("42");
         let (client, outbox) = member(&hub, &gateway, Encoding::Json);
         let joined = hub.hold(&channel, |feed| feed.track(5, None));
         joined.feed.join(client.clone(), &outbox, None, &Start::Fresh, |_| Some(Bytes::new()));
-        // Somebody who is about to join has found out where the channel is, and the only member goes.
+        // A second join is being prepared while the only subscriber leaves.
         let preparing = hub.hold(&channel, |feed| feed.track(0, None));
         let pin = preparing.feed.pin(5, 10).unwrap();
         joined.feed.leave(&client);

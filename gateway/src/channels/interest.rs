@@ -1,6 +1,6 @@
-//! Which channels this gateway receives. In a namespace with `fanout = "channel"` those with local subscribers: one NATS
-//! subscription for each, kept a few seconds longer than needed, since clients that reconnect subscribe again at once. Of a
-//! namespace with `fanout = "wildcard"` it receives all of them anyway.
+//! The channels this gateway receives. In a namespace with `fanout = "channel"` it holds one NATS subscription for each
+//! channel with local subscribers, and keeps it a few seconds longer, since clients that reconnect subscribe again at
+//! once. In a namespace with `fanout = "wildcard"` it receives all channels.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -24,27 +24,27 @@ use tokio_util::sync::CancellationToken;
 use super::{feed::Feed, hub::ChannelRef, receive::Receiver};
 use crate::presence::Presence;
 
-/// How long a subscription outlives its last subscriber.
+/// How long a NATS subscription outlives its last subscriber.
 const LINGER: Duration = Duration::from_secs(5);
-/// Channels that are subscribed to at the same time: more would wait in the broker, where requests time out.
+/// NATS subscriptions begun at the same time. More would queue in the broker, where requests time out.
 const AT_A_TIME: usize = 256;
-/// How long a channel may wait for its turn: SDKs give up after 5 s.
+/// How long a channel may wait for its turn. SDKs give up after 5 s.
 const TURN_LIMIT: Duration = Duration::from_secs(4);
 
 /// The channels this gateway receives.
 pub(crate) struct Interests {
     receiver: Arc<Receiver>,
     presence: Arc<Presence>,
-    /// The namespaces of which it receives everything.
+    /// The namespaces with `fanout = "wildcard"`.
     whole: HashSet<String>,
-    /// The channels of the others that it has subscribed to.
+    /// The channels with a NATS subscription of their own.
     channels: Mutex<HashMap<Channel, Interest>>,
     turns: Semaphore,
 }
 
-/// Why a channel is received.
+/// A channel with a NATS subscription of its own.
 struct Interest {
-    /// A share of its own, so that the channel is known while it is received.
+    /// Keeps the channel in the hub while it is received.
     held: ChannelRef,
     subscription: Arc<Subscription>,
     idle_since: Option<Instant>,
@@ -56,9 +56,9 @@ struct Subscription {
     stop: CancellationToken,
 }
 
-/// The broker did not take the subscription.
+/// The channel is not received: the broker did not accept its subscription.
 #[derive(Debug, thiserror::Error)]
-#[error("the broker did not take the subscription: {0}")]
+#[error("the broker did not accept the channel's subscription: {0}")]
 pub(crate) struct NotReceived(String);
 
 impl Interests {
@@ -79,11 +79,11 @@ impl Interests {
         let sweeper = Arc::clone(&this);
         this.receiver
             .lifecycle
-            .spawn_essential("giving up subscriptions", async move { sweeper.sweep().await });
+            .spawn_essential("ending unused subscriptions", async move { sweeper.sweep().await });
         this
     }
 
-    /// Returns when the channel's publications reach this gateway.
+    /// Returns a reference to a channel once its publications reach this gateway.
     pub(crate) async fn hold(&self, channel: &Channel) -> Result<ChannelRef, NotReceived> {
         if let Some(held) = self.hold_received(channel) {
             return Ok(held);
@@ -93,7 +93,8 @@ impl Interests {
         Ok(held)
     }
 
-    /// The same at once, for a channel that this gateway receives anyway: nothing has to be read to know its position.
+    /// Returns a reference to a channel of a namespace with `fanout = "wildcard"`, at once: its position is known.
+    /// `None` for other channels.
     pub(crate) fn hold_received(&self, channel: &Channel) -> Option<ChannelRef> {
         let Receiver { hub, history, .. } = &*self.receiver;
         self.whole.contains(channel.namespace()).then(|| {
@@ -116,7 +117,8 @@ impl Interests {
     async fn subscribe(&self, feed: &Feed, subscription: &Subscription) -> Result<(), NotReceived> {
         let failed = |error: &dyn std::error::Error| NotReceived(error.to_string());
         let turn = timeout(TURN_LIMIT, self.turns.acquire()).await;
-        let _turn = turn.map_err(|_| NotReceived("too many others are before it".to_owned()))?;
+        let _turn =
+            turn.map_err(|_| NotReceived("too many subscriptions are waiting for the broker".to_owned()))?;
         let (broker, channel) = (&self.receiver.broker, feed.channel());
         let subject = self.receiver.subjects.live(channel);
         let mut messages = broker.client().subscribe(subject).await.map_err(|e| failed(&e))?;
@@ -147,7 +149,7 @@ impl Interests {
         Ok(())
     }
 
-    /// Gives up what nobody has wanted for a while.
+    /// Ends the NATS subscriptions of channels without subscribers.
     async fn sweep(&self) {
         let mut ticks = interval(Duration::from_secs(1));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -173,7 +175,7 @@ impl Interest {
         Self { held, subscription: Arc::default(), idle_since: None }
     }
 
-    /// Whether nobody has wanted the channel for a while.
+    /// Whether the channel has had no subscriber for `LINGER`.
     fn is_over(&mut self, now: Instant) -> bool {
         if !self.held.is_only() {
             self.idle_since = None;
@@ -183,7 +185,7 @@ impl Interest {
     }
 }
 
-/// The next that comes or leaves; nothing, ever, where nobody is told.
+/// The next join or leave. Pending forever where the namespace has none.
 async fn next_change(changes: &mut Option<Subscriber>) -> Option<Message> {
     match changes {
         Some(changes) => changes.next().await,
@@ -197,7 +199,7 @@ mod tests {
     use crate::channels::hub::Hub;
 
     #[test]
-    fn a_subscription_is_given_up_when_nobody_has_wanted_it_for_a_while() {
+    fn a_subscription_ends_when_its_channel_had_no_subscriber_for_a_while() {
         let hub = Arc::new(Hub::new());
         let hold = || hub.hold(&Channel::parse("chat:lobby").unwrap(), |_| {});
         let mut interest = Interest::new(hold());
@@ -207,7 +209,7 @@ mod tests {
         drop(first);
         assert!(!interest.is_over(start + 3 * LINGER));
         drop(second);
-        assert!(!interest.is_over(start + 4 * LINGER), "from now on nobody wants it");
+        assert!(!interest.is_over(start + 4 * LINGER), "idle from now on");
         let back = hold();
         assert!(!interest.is_over(start + 6 * LINGER));
         drop(back);

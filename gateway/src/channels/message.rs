@@ -1,4 +1,5 @@
-//! A message of a channel's stream as a publication, or as the mark that everything before it was removed. Pure.
+//! Reads a message of a channel's stream: a publication, or a removal mark (everything before it was removed on
+//! purpose). Pure.
 
 use async_nats::{HeaderMap, Message};
 use tidegate_shared::{
@@ -7,7 +8,7 @@ use tidegate_shared::{
     protocol::{ClientInfo, Publication},
 };
 
-/// Whether a message says that everything before it has been removed, and is no publication.
+/// Whether a message is a removal mark.
 pub(super) fn is_removal(message: &Message) -> bool {
     message.headers.as_ref().is_some_and(|headers| headers.get(header::REMOVED).is_some())
 }

@@ -1,5 +1,5 @@
-//! Comparing the positions of channels with their streams: after the broker was away no live message may follow that would
-//! show what was missed.
+//! Compares the positions of channels with their streams. After a lost connection to the broker, no live message may
+//! follow that would show the gap.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,11 +10,11 @@ use tidegate_shared::{
 
 use super::{history::History, hub::Hub, resume::Recovery};
 
-/// How often positions are compared while nothing shows that they have to be.
+/// How often positions are compared without a reason.
 const CHECK_INTERVAL: Duration = Duration::from_secs(30);
-/// Between two tries while the broker is away.
+/// Pause between two tries while the broker is away.
 const CHECK_PAUSE: Duration = Duration::from_millis(200);
-/// Channels whose newest messages are asked for at once. The broker answers for 1,024 at most.
+/// Channels per request for newest messages. The broker answers for at most 1,024.
 const CHECK_BATCH: usize = 1000;
 
 /// The positions of all channels of this gateway.
@@ -27,7 +27,7 @@ pub(super) struct Positions {
 }
 
 impl Positions {
-    /// Compares whenever the connection to the broker is back, and every `CHECK_INTERVAL`.
+    /// Compares after every reconnect to the broker, and every `CHECK_INTERVAL`.
     pub(super) async fn watch(&self) {
         let mut reconnects = self.broker.reconnects();
         loop {

@@ -1,6 +1,6 @@
-//! Publications, joins and leaves, and pushes: from NATS to the feeds and outboxes of this gateway.
+//! Receives publications, joins, leaves and pushes from NATS, and hands them to feeds and outboxes.
 //!
-//! One task a subscription. None of them waits for a client.
+//! One task per subscription. None of them waits for a client.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{metrics::Metrics, presence::Presence};
 
-/// The way in for everything that is published or pushed to clients.
+/// Receives everything that is published or pushed to clients of this gateway.
 pub(crate) struct Receiver {
     pub(super) broker: Broker,
     pub(super) subjects: Subjects,
@@ -34,12 +34,12 @@ pub(crate) struct Receiver {
     pub(super) lifecycle: Lifecycle,
 }
 
-/// What is done with the messages of one subscription.
+/// Handles the messages of one subscription.
 type Handler = fn(&Receiver, &Message);
 
 impl Receiver {
-    /// Subscribes to everything that can be for clients of this gateway, whatever channels they have. Returns when the broker
-    /// has the subscriptions and the epochs of all streams are known.
+    /// Subscribes to pushes and to the namespaces with `fanout = "wildcard"`. Returns once the broker has the
+    /// subscriptions and all epochs are known.
     pub(super) async fn start(
         self: &Arc<Self>,
         gateway: &GatewayId,
@@ -60,7 +60,7 @@ impl Receiver {
             subscriptions.push((name, self.broker.client().subscribe(subject).await?, handler));
         }
         self.broker.barrier(self.subjects.barrier()).await?;
-        // Before the first message is handled: reading the epochs also sets where each stream ends.
+        // Read before the first message is handled: this also sets the end of each stream.
         self.history.refresh().await?;
         for (name, messages, handler) in subscriptions {
             let this = Arc::clone(self);
@@ -71,11 +71,11 @@ impl Receiver {
         Ok(())
     }
 
-    /// Delivers the live copy of a publication, and fills the gap if it shows one.
+    /// Delivers a live publication, and fills the gap if it shows one.
     pub(super) fn on_publication(&self, message: &Message) {
         let Some(key) = self.subjects.live_key(&message.subject) else { return };
         let seq = header_number(message, "Nats-Sequence").unwrap_or_default();
-        // Before the channel is looked up: a subscriber that joins in between takes this as its position.
+        // Noted before the channel is looked up: a subscriber that joins in between starts at this position.
         if let Some((namespace, _)) = key.split_once('.') {
             self.history.see(namespace, seq);
         }
@@ -93,7 +93,7 @@ impl Receiver {
         }
     }
 
-    /// Tells subscribers that a member has joined a channel or left it.
+    /// Delivers a join or a leave to the channel's subscribers.
     pub(super) fn on_change(&self, message: &Message) {
         let feed = self.subjects.here_key(&message.subject).and_then(|key| self.hub.feed(key));
         if let (Some(feed), Some(change)) = (feed, Presence::change(message)) {

@@ -1,6 +1,6 @@
-//! Filling in what was missed: gaps of a channel on this gateway, and what a client missed while it was away.
+//! Fills gaps of a channel on this gateway, and prepares what clients missed while they were away.
 //!
-//! Many clients that come back to one channel share one read of its stream.
+//! Clients that come back to one channel at the same time share one read of its stream.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,16 +11,16 @@ use super::feed::{Backlog, Feed, Pin, Resume, Start, newest::Loaded};
 use super::history::History;
 use crate::metrics::Metrics;
 
-/// The most publications a gap is filled with.
+/// The most publications that fill a gap.
 const HEAL_LIMIT: usize = 1000;
-/// Between two tries to read a stream while the broker is away.
+/// Pause between two reads while the broker is away.
 const HEAL_PAUSE: Duration = Duration::from_millis(200);
-/// How often the newest publication is read while it is ahead of what has come live.
+/// How often the newest publication is read while it is ahead of the live ones.
 const LOAD_TRIES: usize = 10;
-/// How long what was read for one client is kept for others that come back at the same time.
+/// How long a window stays open for other clients that come back.
 const WINDOW_TIME: Duration = Duration::from_secs(10);
 
-/// Reads what is missing from the streams of channels.
+/// Fills in missed publications from the streams of channels.
 pub(crate) struct Recovery {
     history: Arc<History>,
     metrics: Metrics,
@@ -32,7 +32,8 @@ impl Recovery {
         Self { history, metrics, lifecycle }
     }
 
-    /// Fills the gap of a channel behind `after` from its stream, or lets its members go, who then resume by themselves.
+    /// Fills the gap of a channel behind `after` from its stream. If that fails, the subscribers are removed and their
+    /// clients resume.
     pub(super) async fn heal(&self, feed: &Feed, after: u64) {
         let backlog = loop {
             match self.history.behind(feed.channel(), after, HEAL_LIMIT).await {
@@ -52,7 +53,8 @@ impl Recovery {
         }
     }
 
-    /// Sees to it that a client can resume, as long as it holds what this returns; a fresh start if it cannot.
+    /// Prepares the backlog for a client that resumes. It stays at hand as long as the returned value lives. Returns
+    /// `Start::Fresh` if the client cannot recover.
     pub(crate) async fn prepare(
         &self,
         channel: &Channel,
@@ -68,7 +70,7 @@ impl Recovery {
         Ok(pin.map_or(Start::Fresh, Start::Behind))
     }
 
-    /// Sees to it that the channel knows its newest publication; one read for all who come at the same time.
+    /// Reads a channel's newest publication, unless it is known. Concurrent requests share one read.
     async fn load_newest(&self, channel: &Channel, feed: &Feed) -> Result<(), Refusal> {
         let known =
             || self.history.cache_reaches_back_to(channel).is_none_or(|oldest| feed.knows_newest(oldest));
@@ -93,7 +95,7 @@ impl Recovery {
         Ok(())
     }
 
-    /// Keeps what is behind a client's position at hand; nothing if that cannot be.
+    /// Keeps the backlog behind a client's position at hand. `None` if it is incomplete or too long.
     async fn pin(
         &self,
         channel: &Channel,
@@ -106,7 +108,7 @@ impl Recovery {
         }
         let offset = resume.offset;
         if feed.position().is_some_and(|position| position < offset) {
-            // The client has seen more than this gateway: another one was faster, or the stream has lost its end.
+            // The client is ahead of this gateway: another gateway was faster, or the stream has lost its end.
             if !self.history.reaches(channel, offset).await? {
                 return Ok(None);
             }

@@ -1,4 +1,4 @@
-//! Carrying out what the session decides: at once, or as in_flight that is under way. Decides nothing itself.
+//! Carries out the effects of the session, at once or as operations in flight. Decides nothing itself.
 
 use std::sync::Arc;
 
@@ -79,7 +79,7 @@ impl Connection {
     fn read_history(&mut self, command: u32, channel: Channel, ask: Box<HistoryRequest>) {
         let shared = Arc::clone(&self.shared);
         let in_flight = self.in_flight();
-        // A page can be large: it counts as an unsettled publish does.
+        // A page can be large, so it counts as an unsettled operation.
         in_flight.unsettled += 1;
         in_flight.tasks.push(Box::pin(async move {
             let page = shared.channels.history.page(&channel, &ask).await;
@@ -90,7 +90,7 @@ impl Connection {
     fn read_members(&mut self, command: u32, channel: Channel, query: PresenceQuery) {
         let shared = Arc::clone(&self.shared);
         let in_flight = self.in_flight();
-        // The members of a large channel are a large answer: it counts as an unsettled publish does.
+        // The members of a large channel are a large reply, so it counts as an unsettled operation.
         in_flight.unsettled += 1;
         in_flight.tasks.push(Box::pin(async move {
             let members = shared.presence.members(&channel).await;

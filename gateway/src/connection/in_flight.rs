@@ -1,6 +1,6 @@
-//! What a connection has under way: calls, publishes, preparations; and what follows when one of them is done.
+//! A connection's operations in flight: calls, publishes, joins being prepared; and what follows when one is done.
 //!
-//! An idle connection has none of it. How much may be in flight is counted here; what that means for reading is the loop's.
+//! An idle connection has none. Unsettled operations are counted here; the loop decides when to stop reading.
 
 use std::sync::Arc;
 
@@ -20,20 +20,20 @@ use crate::{
     session::{AskedAbout, HookQuestion, PresenceQuery, ServerSubscription, Session},
 };
 
-/// What is under way for one connection; an idle one has none.
+/// The operations in flight of one connection.
 pub(super) struct InFlight {
     pub(super) tasks: FuturesUnordered<BoxFuture<'static, Done>>,
     turns: Turns,
-    /// How many of the tasks are publishes that are not settled.
+    /// How many operations are unsettled: publishes without acknowledgement, and reads with large replies.
     pub(super) unsettled: usize,
-    /// The place of a publication that has been decided on.
+    /// The turn of a publication that a back end has just decided on.
     turn: Option<PublishTurn>,
 }
 
-/// The place of a publish among those of its connection, and until when it may take.
+/// The turn of a publish among those of its connection, and its deadline.
 type PublishTurn = (Turn, Instant);
 
-/// Something that was under way and is done.
+/// The result of an operation.
 pub(super) enum Done {
     Settled {
         command: u32,
@@ -79,7 +79,7 @@ impl Connection {
     pub(super) fn done(&mut self, done: Done) -> Result<(), End> {
         let effects = match done {
             Done::Settled { command, settled } => {
-                self.settle_one();
+                self.settled_one();
                 match settled {
                     Settled::Ended(end) => self.session.finished(command, end),
                     Settled::Stored(wait) => {
@@ -93,11 +93,11 @@ impl Connection {
             }
             Done::Ended { command, end } => self.session.finished(command, end),
             Done::Published { command, result } => {
-                self.settle_one();
+                self.settled_one();
                 Session::published(command, result)
             }
             Done::Sent { result } => {
-                self.settle_one();
+                self.settled_one();
                 if result.is_err() { self.session.send_failed() } else { Vec::new() }
             }
             Done::Joinable { ticket, result } => match result {
@@ -110,27 +110,27 @@ impl Connection {
             Done::Prepared { chosen, ready, arriving } => match ready {
                 Ok(ready) => {
                     self.welcome(&chosen, ready)?;
-                    // Whoever looks for the user finds the connection in the personal channel by now.
+                    // An order for the user finds the connection in the personal channel from now on.
                     drop(arriving);
                     Vec::new()
                 }
                 Err(_) => self.session.not_welcomed(now().instant),
             },
             Done::Members { command, query, members } => {
-                self.settle_one();
+                self.settled_one();
                 self.session.members_read(command, query, members)
             }
             Done::Verdict { about, verdict, turn } => {
                 self.in_flight().turn = turn;
                 let effects = self.session.verdict(about, verdict, now());
                 self.perform(effects)?;
-                // A publication that is refused passes its turn on.
+                // A refused publication passes its turn on.
                 self.in_flight().turn = None;
-                self.settle_one();
+                self.settled_one();
                 Vec::new()
             }
             Done::Paged { command, page } => {
-                self.settle_one();
+                self.settled_one();
                 self.session.paged(command, page)
             }
         };
@@ -151,7 +151,7 @@ impl Connection {
         })
     }
 
-    /// Room for one publish: counted until it has settle_one, in turn behind those before it.
+    /// Counts one publish as unsettled, and gives it a turn behind those before it.
     pub(super) fn publish_turn(&mut self) -> (Arc<Store>, Turn, Instant) {
         let deadline = Instant::now() + self.shared.answer_timeout;
         let store = Arc::clone(&self.shared.store);
@@ -161,7 +161,7 @@ impl Connection {
         (store, turn, deadline)
     }
 
-    /// Asks a back end. Counted as a publish that is not settled, and a publication keeps its place behind those before it.
+    /// Asks a back end. Counted as an unsettled operation. A publication keeps its turn behind those before it.
     pub(super) fn ask_hook(&mut self, ask: HookQuestion) {
         let HookQuestion { event, mut question, about } = ask;
         question.transport = self.transport.name();
@@ -179,7 +179,7 @@ impl Connection {
         }));
     }
 
-    fn settle_one(&mut self) {
+    fn settled_one(&mut self) {
         if let Some(in_flight) = &mut self.in_flight {
             in_flight.unsettled -= 1;
             if in_flight.unsettled == 0 {
@@ -189,7 +189,7 @@ impl Connection {
     }
 }
 
-/// The next thing that is done; nothing while nothing is under way.
+/// The next result. Pending forever while no operation is in flight.
 pub(super) async fn next_done(in_flight: &mut Option<Box<InFlight>>) -> Done {
     match in_flight {
         Some(in_flight) => match in_flight.tasks.next().await {

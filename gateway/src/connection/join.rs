@@ -1,6 +1,6 @@
-//! Joining channels and leaving them: what a client is told goes into its outbox at the position it is told.
+//! Joins channels: the reply goes into the outbox exactly at the position it names.
 //!
-//! Prepared outside any lock, done under the channel's. Never decides who may join; that is the session's.
+//! `prepare` works without a lock; the join happens under the channel's. Never decides who may join: the session does.
 
 use std::sync::Arc;
 
@@ -15,9 +15,9 @@ use crate::{
 };
 
 impl Connection {
-    /// Joins a channel. What the client is told goes into its outbox at the position it is told: nothing in between.
+    /// Joins a channel. No publication gets between the reply and the position it names.
     pub(super) fn subscribe(&mut self, ticket: u32, ready: Ready) -> Result<(), End> {
-        let Ready { held, start, present, member } = ready;
+        let Ready { held, start, membership, member } = ready;
         let channel = held.feed.channel();
         let Self { shared, session, outbox, one_way, .. } = self;
         let epoch = shared.channels.history.epoch(channel);
@@ -42,14 +42,14 @@ impl Connection {
             told = frame.as_ref().map(|_| true).map_err(|_| End::Close(codes::INAPPROPRIATE));
             frame.ok().into()
         });
-        // A subscription that was given up meanwhile gives its share back.
+        // If the client unsubscribed meanwhile, the reference is dropped.
         if told? {
-            self.held.push((held, present));
+            self.held.push((held, membership));
         }
         reaction.map_or(Ok(()), |reaction| self.perform_reaction(reaction))
     }
 
-    /// Begins with these channels, and with those alone that need no preparation at once.
+    /// Prepares the channels that the connection begins with. If none needs preparation, joins them at once.
     pub(super) fn begin(&mut self, chosen: Vec<ServerSubscription>) -> Result<(), End> {
         let members: Vec<_> = chosen.iter().map(|one| self.session.member(&one.channel)).collect();
         let at_once = chosen.iter().zip(&members).map(|(one, member)| match (&one.resume, member) {
@@ -76,15 +76,15 @@ impl Connection {
         Ok(())
     }
 
-    /// Joins the channels that the connection begins with and answers `connect`, at the positions that the client is told;
-    /// then takes what waited for it.
+    /// Joins the channels that the connection begins with, replies to `connect` with their positions, then handles the
+    /// commands that waited.
     pub(super) fn welcome(&mut self, chosen: &[ServerSubscription], ready: Vec<Ready>) -> Result<(), End> {
         let Self { shared, session, outbox, one_way, transport, .. } = self;
         outbox.open();
         let mut positions = Vec::new();
-        // Most connections never have another channel.
+        // Most connections never join another channel.
         self.held.reserve_exact(ready.len());
-        for (one, Ready { held, start, present, member }) in chosen.iter().zip(ready) {
+        for (one, Ready { held, start, membership, member }) in chosen.iter().zip(ready) {
             let client = session.client().clone();
             let epoch = shared.channels.history.epoch(&one.channel);
             let join_leave_as = member.filter(|_| session.join_leave_by_default(&one.channel));
@@ -92,7 +92,7 @@ impl Connection {
                 positions.push(Position { joined, epoch });
                 FirstFrame::Nothing
             });
-            self.held.push((held, present));
+            self.held.push((held, membership));
         }
         let Some(mut reply) = session.welcomed(&positions) else { return Ok(()) };
         if let Some(connected) = &mut reply.connect {
@@ -102,7 +102,7 @@ impl Connection {
                 .filter(|result| result.was_recovering)
                 .for_each(|result| shared.metrics.resumed(result.recovered));
         }
-        // Publications may wait already: the answer goes before them.
+        // Publications may be queued already: the reply goes before them.
         match one_way {
             Some(one_way) => {
                 let reaction = one_way.react(reply);

@@ -1,6 +1,6 @@
-//! What a two-way client does and a one-way client cannot: it asks for channels, answers pings and reads errors.
+//! Does for a one-way client what it cannot do itself: subscribes, answers pings, and turns errors into disconnects.
 //!
-//! Stands between such a client and an ordinary session, so that the session knows one kind of conversation. Pure.
+//! Sits between the client and an ordinary session, so that the session has one protocol. Pure.
 
 use tidegate_shared::protocol::{
     Command, ConnectRequest, Push, Reply, Sub, SubscribeRequest,
@@ -10,60 +10,61 @@ use tidegate_shared::protocol::{
 pub(crate) mod event_cursor;
 mod event_id;
 
-/// The command that connects; those that subscribe have the numbers behind it.
+/// The id of the connect command. The subscribe commands have the ids behind it.
 const CONNECT: u32 = 1;
 
-/// The part of a client that its transport leaves out.
+/// The missing half of a one-way client.
 #[derive(Debug, Default)]
 pub(super) struct OneWay {
     begun: bool,
-    /// The channels the client wished for.
-    wishes: Vec<SubscribeRequest>,
-    /// The answer to `connect`, as long as wishes are not answered, and how many.
+    /// The subscriptions the client asked for.
+    subscriptions: Vec<SubscribeRequest>,
+    /// The reply to `connect` while subscriptions are unanswered, and how many are.
     held: Option<(Reply, usize)>,
 }
 
-/// What a session's reply means for the client.
+/// What to do with a reply of the session.
 #[derive(Debug, PartialEq)]
 pub(super) enum Reaction {
-    /// Tell it.
+    /// Send it to the client.
     Send(Reply),
-    /// Tell it before anything that waits.
+    /// Send it to the client before anything queued.
     SendFirst(Reply),
-    /// Tell it, and answer in its place.
+    /// Send it to the client, and answer in its place.
     Ping(Reply),
-    /// Ask the session for this.
+    /// Hand these commands to the session.
     Commands(Vec<Command>),
-    /// It cannot go on.
+    /// Close the connection.
     Close(Disconnect),
-    /// Nothing.
+    /// Do nothing.
     Nothing,
 }
 
 impl OneWay {
-    /// The command that the client's first message stands for; its other messages mean nothing.
+    /// The connect command in the client's first message. Later messages are ignored.
     pub(super) fn read(&mut self, frame: &[u8]) -> Option<Result<Command, serde_json::Error>> {
         if std::mem::replace(&mut self.begun, true) {
             return None;
         }
         Some(serde_json::from_slice::<ConnectRequest>(frame).map(|connect| {
-            // They stay in the command too: some may be channels that the server chooses anyway.
-            let wishes = connect.subs.clone().into_iter();
-            self.wishes = wishes.map(|(channel, wish)| SubscribeRequest { channel, ..wish }).collect();
+            // They stay in the command too: some may be server-side subscriptions.
+            let subscriptions = connect.subs.clone().into_iter();
+            self.subscriptions =
+                subscriptions.map(|(channel, wish)| SubscribeRequest { channel, ..wish }).collect();
             Command { id: CONNECT, connect: Some(connect), ..Command::default() }
         }))
     }
 
-    /// Whether the answer to `connect` waits: nothing else may reach the client before it.
+    /// Whether the reply to `connect` is held back. Nothing else may reach the client before it.
     pub(super) fn is_holding(&self) -> bool {
         self.held.is_some()
     }
 
-    /// Takes what the session says.
+    /// Takes a reply of the session.
     pub(super) fn react(&mut self, reply: Reply) -> Reaction {
         match reply {
             Reply { id: 0, push: None, .. } => Reaction::Ping(reply),
-            // It cannot subscribe again: it connects again, from where it is.
+            // The client cannot subscribe again, so it has to connect again and resume.
             Reply { id: 0, push: Some(Push { unsubscribe: Some(_), .. }), .. } => {
                 Reaction::Close(codes::INSUFFICIENT_STATE)
             }
@@ -78,12 +79,12 @@ impl OneWay {
         if let Some(connect) = &mut reply.connect {
             connect.pong = false;
             let chosen = |wish: &SubscribeRequest| connect.subs.iter().any(|sub| sub.channel == wish.channel);
-            self.wishes.retain(|wish| !chosen(wish));
+            self.subscriptions.retain(|wish| !chosen(wish));
         }
-        if self.wishes.is_empty() {
+        if self.subscriptions.is_empty() {
             return Reaction::SendFirst(reply);
         }
-        let commands = (CONNECT + 1..).zip(&self.wishes).map(|(id, wish)| Command {
+        let commands = (CONNECT + 1..).zip(&self.subscriptions).map(|(id, wish)| Command {
             id,
             subscribe: Some(wish.clone()),
             ..Command::default()
@@ -93,10 +94,10 @@ impl OneWay {
         Reaction::Commands(commands)
     }
 
-    /// A channel that is refused is left out of what the client is told.
+    /// A refused channel is left out of the reply to `connect`.
     fn subscribed(&mut self, id: u32, reply: Reply) -> Reaction {
         let Some((connected, left)) = &mut self.held else { return Reaction::Nothing };
-        let wish = usize::try_from(id - CONNECT - 1).ok().and_then(|index| self.wishes.get(index));
+        let wish = usize::try_from(id - CONNECT - 1).ok().and_then(|index| self.subscriptions.get(index));
         if let (Some(wish), Some(result), Some(connect)) = (wish, reply.subscribe, &mut connected.connect) {
             connect.subs.push(Sub::new(wish.channel.as_str(), result));
         }
@@ -104,12 +105,12 @@ impl OneWay {
         if *left > 0 {
             return Reaction::Nothing;
         }
-        self.wishes = Vec::new();
+        self.subscriptions = Vec::new();
         self.held.take().map_or(Reaction::Nothing, |(connected, _)| Reaction::SendFirst(connected))
     }
 }
 
-/// How an error ends a connection whose client cannot be told of errors.
+/// The disconnect that stands for an error, since a one-way client gets no error replies.
 fn disconnect_for(error: u32) -> Disconnect {
     const EXPIRED: u32 = 110;
     const TOO_MANY_REQUESTS: u32 = 111;
@@ -139,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_first_message_means_something() {
+    fn only_the_first_message_is_read() {
         let mut client = OneWay::default();
         let command = client.read(br#"{"token":"t"}"#).unwrap().unwrap();
         assert_eq!((command.id, command.connect.unwrap().token.as_str()), (1, "t"));
@@ -163,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_server_has_chosen_is_not_asked_for_again() {
+    fn a_server_side_subscription_is_not_requested_again() {
         let mut client = OneWay::default();
         let command = client.read(br##"{"subs":{"a":{},"#42":{"recover":true}}}"##).unwrap().unwrap();
         assert_eq!(command.connect.unwrap().subs.len(), 2);
@@ -176,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn pings_are_answered_in_its_place_and_pushes_pass() {
+    fn pings_are_answered_for_the_client_and_pushes_pass() {
         let mut client = OneWay::default();
         assert_eq!(client.react(Reply::ping()), Reaction::Ping(Reply::ping()));
         let push = Reply::publication("c", Publication::default());
@@ -184,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_channel_that_is_lost_ends_the_connection_so_that_it_comes_back_from_where_it_is() {
+    fn a_lost_channel_ends_the_connection_so_that_the_client_resumes() {
         let unsubscribe = Some(Unsubscribe { code: 2500, reason: "insufficient state".into() });
         let push = Push { channel: "a".into(), unsubscribe, ..Push::default() };
         let reaction = OneWay::default().react(Reply { push: Some(push), ..Reply::default() });

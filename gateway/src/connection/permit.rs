@@ -1,10 +1,10 @@
-//! The right of one socket to be open, counted against `gateway.limits.connections`.
+//! The permit of one open socket, counted against `gateway.limits.connections`.
 
 use std::sync::Arc;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 
-/// The permit of one open socket. Requests carry it, and a connection keeps it as long as it lives.
+/// The permit of one open socket. HTTP requests carry it, and a connection keeps it while it lives.
 #[derive(Debug, Clone)]
 pub(crate) struct SocketPermit(Arc<OpenSocket>);
 
@@ -19,8 +19,8 @@ impl SocketPermit {
         Self(Arc::new(OpenSocket { _permit: permit, ended: Notify::new() }))
     }
 
-    /// Closes the socket after a short time for the last writes. The stream on it is over, and a client that does not read
-    /// would keep it open for ever.
+    /// Closes the socket after a short time for the last writes. Its stream has ended, and a client that does not read
+    /// would keep it open forever.
     pub(crate) fn end(&self) {
         self.0.ended.notify_one();
     }

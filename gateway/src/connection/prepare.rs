@@ -1,5 +1,5 @@
-//! Preparing a channel for a connection that is about to join it: received by this gateway, the backlog at hand, the member
-//! stored. Takes no lock and decides nothing; `join` does the joining.
+//! Prepares a channel for a join: the gateway receives it, the backlog is at hand, the member is stored. Takes no lock
+//! and decides nothing; `join` does the joining.
 
 use tidegate_shared::{
     channel::Channel,
@@ -16,24 +16,24 @@ use crate::{
     presence::Membership,
 };
 
-/// A channel that can be joined.
+/// A channel that is ready to join.
 pub(super) struct Ready {
     pub(super) held: ChannelRef,
     pub(super) start: Start,
-    /// The membership, where it is kept who is in a channel, and what is said of the client there.
-    pub(super) present: Option<Box<Membership>>,
+    /// The membership and the member's info, where the namespace keeps members.
+    pub(super) membership: Option<Box<Membership>>,
     pub(super) member: Option<Box<ClientInfo>>,
 }
 
 impl From<ChannelRef> for Ready {
-    /// From now on, and without being kept in the channel.
+    /// Joins with the next publication, without a membership.
     fn from(held: ChannelRef) -> Self {
-        Self { held, start: Start::Fresh, present: None, member: None }
+        Self { held, start: Start::Fresh, membership: None, member: None }
     }
 }
 
 impl Shared {
-    /// Sees to it that a channel can be joined, from where the client left it if that is possible.
+    /// Prepares a channel, from the position in `resume` if the client can recover.
     pub(super) async fn ready(
         &self,
         channel: &Channel,
@@ -56,19 +56,21 @@ impl Shared {
                 return Err(codes::UNRECOVERABLE.error());
             }
         }
-        let present = self.present(channel, member.as_deref()).await?;
-        Ok(Ready { held, start, present, member })
+        let membership = self.membership(channel, member.as_deref()).await?;
+        Ok(Ready { held, start, membership, member })
     }
 
-    /// Sees to it that whoever asks now finds the client in the channel.
-    async fn present(
+    /// Stores the client as a member of the channel.
+    async fn membership(
         &self,
         channel: &Channel,
         member: Option<&ClientInfo>,
     ) -> Result<Option<Box<Membership>>, protocol::Error> {
         let client = member.and_then(|member| Some((member, ClientId::parse(&member.client)?)));
         let Some((member, client)) = client else { return Ok(None) };
-        let present = self.presence.join(channel, &client, member).await;
-        present.map(|present| Some(Box::new(present))).map_err(|refusal| codes::INTERNAL.because(refusal))
+        let membership = self.presence.join(channel, &client, member).await;
+        membership
+            .map(|membership| Some(Box::new(membership)))
+            .map_err(|refusal| codes::INTERNAL.because(refusal))
     }
 }

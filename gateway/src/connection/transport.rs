@@ -1,7 +1,7 @@
-//! The wall between a connection and what carries it: frames in, frames out, and an end that says why.
+//! The transports of a connection behind one interface: frames in, frames out, and a close reason.
 //!
-//! Behind it the loop of a connection is the same for every transport. Never decides what is said. A client that does not
-//! read cannot hold the task: overflow and time end the wait.
+//! The connection loop is the same for every transport. A client that does not read cannot block the task: an overflow
+//! or a time limit ends the write.
 
 use std::{future::poll_fn, time::Duration};
 
@@ -16,12 +16,13 @@ use crate::outbox::Outbox;
 pub(crate) mod stream;
 pub(crate) mod websocket;
 
-/// How long a write may stand still before the client counts as gone.
+/// How long a write may take before the client counts as gone.
 const WRITE_LIMIT: Duration = Duration::from_secs(10);
-/// How long a closed client may take to close its side, so that it reads why.
+/// How long the gateway waits for a client to read the close reason and close its side.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
-/// What carries one connection. Futures of the rarer kind are boxed: one that is idle costs what a WebSocket's needs.
+/// The transport of one connection. The futures of streams are boxed, so that an idle connection costs no more than a
+/// WebSocket's.
 #[expect(
     clippy::large_enum_variant,
     reason = "the large one is the common one; boxing would cost every idle socket"
@@ -29,31 +30,31 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 pub(crate) enum Transport {
     /// One socket, both directions.
     WebSocket(Socket),
-    /// A response without end; commands, if any, come in requests of their own.
+    /// A streaming response. Commands, if any, arrive in POST requests.
     Stream(Stream),
 }
 
-/// What came from the client.
+/// An input from the client.
 pub(super) enum Input {
     /// One message, to be split into commands.
     Frame(Bytes),
-    /// Something that means nothing to a connection.
+    /// A frame that a connection ignores.
     Nothing,
-    /// The answer to a ping of the transport's own.
+    /// A WebSocket pong.
     Pong,
-    /// The client said goodbye.
+    /// The client closed the connection.
     Left,
-    /// The client went away without a word.
+    /// The socket broke or was closed without a close frame.
     Gone,
-    /// What came cannot be read any further.
+    /// The input is invalid and cannot be read further.
     Broken(Disconnect),
 }
 
-/// Why nothing more can be written.
+/// Why a write failed.
 pub(super) enum Failure {
-    /// The client is gone, or has not read for too long.
+    /// The client is gone, or has not read for `WRITE_LIMIT`.
     Gone,
-    /// More waits for the client than may.
+    /// The outbox overflowed.
     Overflow(Disconnect),
 }
 
@@ -78,12 +79,12 @@ impl Transport {
         bounded(self.send(frames), outbox)
     }
 
-    /// Whether pings are the transport's own, which clients answer without being told how.
+    /// Whether pings are WebSocket ping frames, which clients answer by themselves.
     pub(super) fn has_native_pings(&self) -> bool {
         matches!(self, Self::WebSocket(socket) if socket.has_native_pings())
     }
 
-    /// Sends a ping of the transport's own, if it has any.
+    /// Sends a WebSocket ping, if the transport has one.
     pub(super) async fn ping(&mut self, outbox: &Outbox) -> Result<(), Failure> {
         match self {
             Self::WebSocket(socket) => bounded(socket.ping(), outbox).await,
@@ -98,7 +99,7 @@ impl Transport {
         }
     }
 
-    /// Its name, as the address clients connect to has it.
+    /// The transport's name, as in its URL path.
     pub(super) fn name(&self) -> &'static str {
         match self {
             Self::WebSocket(socket) if socket.is_one_way() => "uni_websocket",
@@ -107,15 +108,15 @@ impl Transport {
         }
     }
 
-    /// Whether the end is said in a push, since no close frame can say it.
-    pub(super) fn ends_with_a_push(&self) -> bool {
+    /// Whether the close reason goes into a push, because there is no close frame for it.
+    pub(super) fn closes_with_a_push(&self) -> bool {
         match self {
             Self::WebSocket(socket) => socket.is_one_way(),
             Self::Stream(_) => true,
         }
     }
 
-    /// Adds what a client has to know of the transport.
+    /// Adds the transport's fields to the reply to `connect`.
     pub(super) fn introduce(&self, connected: &mut ConnectResult) {
         match self {
             Self::Stream(stream) => stream.introduce(connected),
@@ -127,7 +128,7 @@ impl Transport {
         }
     }
 
-    /// The name that clients which post their commands have for the connection.
+    /// The session name that POST requests with commands carry.
     pub(super) fn session(&self) -> Option<&str> {
         match self {
             Self::WebSocket(_) => None,
@@ -135,24 +136,24 @@ impl Transport {
         }
     }
 
-    /// Writes what is left and the reason, then waits a moment for the client to have read it.
+    /// Writes the queued frames and the reason, then waits a moment until the client has read them.
     pub(super) async fn close(&mut self, rest: Vec<Bytes>, disconnect: Disconnect) {
-        // Whether the client listened is its own business.
+        // Best effort: the client may already be gone.
         let _ = match self {
             Self::WebSocket(socket) => timeout(CLOSE_LIMIT, socket.close(rest, disconnect)).await,
             Self::Stream(stream) => timeout(CLOSE_LIMIT, stream.send(rest)).await,
         };
     }
 
-    /// Answers a client's own goodbye.
-    pub(super) async fn say_goodbye(&mut self) {
+    /// Completes the closing handshake that a client began.
+    pub(super) async fn finish_close(&mut self) {
         if let Self::WebSocket(socket) = self {
             let _ = timeout(CLOSE_LIMIT, socket.read_to_the_end()).await;
         }
     }
 }
 
-/// Waits for a write, no longer than a client may take and not behind an outbox that has overflowed.
+/// Waits for a write, at most `WRITE_LIMIT`, and not after the outbox overflowed.
 async fn bounded(write: impl Future<Output = Result<(), Gone>>, outbox: &Outbox) -> Result<(), Failure> {
     tokio::select! {
         biased;

@@ -1,8 +1,7 @@
-//! Commands of clients whose connection only goes one way: they are posted to any gateway, and brought to the one that
-//! holds the session.
+//! Forwards posted commands of streaming clients: they reach any gateway, and go to the one that holds the session.
 //!
-//! Gateways ask each other by a NATS request on the owner's subject. Never looks into the commands, and never says that
-//! they have arrived before the owner has them.
+//! A NATS request on the owner's subject carries them. Never looks into the commands, and never confirms them before
+//! the owner has them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,12 +19,12 @@ use tokio::time::timeout;
 
 use super::sessions::{Inbox, Sessions, Undelivered};
 
-/// How long another gateway may take. Longer than it lets a full session take.
+/// How long another gateway may take: longer than `OFFER_LIMIT` of its sessions.
 const FORWARD_LIMIT: Duration = Duration::from_secs(2);
-/// Requests of other gateways served at a time; further ones wait, and those who sent them give up by themselves.
+/// Requests of other gateways served at a time. Further ones wait until their sender times out.
 const SERVED: usize = 256;
 
-/// The way to the sessions of all gateways.
+/// Delivers posted commands to sessions on all gateways.
 pub(crate) struct Emulation {
     gateway: GatewayId,
     broker: Broker,
@@ -34,7 +33,7 @@ pub(crate) struct Emulation {
 }
 
 impl Emulation {
-    /// Begins to serve what other gateways were given for the sessions of this one, and returns when the broker knows.
+    /// Starts to serve commands that other gateways forward. Returns once the broker has the subscription.
     pub(crate) async fn start(
         gateway: GatewayId,
         broker: Broker,
@@ -55,12 +54,12 @@ impl Emulation {
         Ok(Arc::new(Self { gateway, broker, subjects, sessions }))
     }
 
-    /// Opens a session: its commands arrive in the inbox as long as that lives.
+    /// Opens a session. Its commands arrive in the inbox until the inbox is dropped.
     pub(crate) fn open(&self) -> Inbox {
         Sessions::open(&self.sessions, self.gateway.clone())
     }
 
-    /// Brings commands to their session, wherever it is.
+    /// Delivers commands to their session, on this gateway or another.
     pub(crate) async fn deliver(&self, request: EmulationRequest) -> Result<(), Undelivered> {
         let owner = GatewayId::parse(&request.node).ok_or(Undelivered::Unknown)?;
         if owner == self.gateway {
@@ -72,7 +71,7 @@ impl Emulation {
         let asked = self.broker.client().request(self.subjects.emulate(&owner), protobuf::encode(&request));
         match timeout(FORWARD_LIMIT, asked).await {
             Ok(Ok(answer)) => outcome_of(&answer.payload),
-            // Ids of gateways are never used again: this one has ended.
+            // Gateway ids are never reused, so this gateway has ended.
             Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders => Err(Undelivered::Unknown),
             Ok(Err(_)) | Err(_) => Err(Undelivered::Unreachable),
         }
@@ -93,15 +92,15 @@ async fn answer(client: &Client, sessions: &Sessions, message: Message) {
     let outcome = match protobuf::decode_one::<EmulationRequest>(message.payload) {
         Ok(request) => sessions.offer(&request.session, request.data).await,
         Err(error) => {
-            tracing::warn!(%error, "commands from another gateway that cannot be read");
+            tracing::warn!(%error, "dropped commands from another gateway that cannot be read");
             return;
         }
     };
-    // Without an answer the other gateway tells its client that it does not know.
+    // Best effort: without an answer the other gateway reports that this one is unreachable.
     let _ = client.publish(reply, Bytes::from_static(word_for(outcome).as_bytes())).await;
 }
 
-/// How the outcome is said to another gateway.
+/// The outcome as a word in the answer to another gateway.
 fn word_for(outcome: Result<(), Undelivered>) -> &'static str {
     match outcome {
         Ok(()) => "ok",

@@ -1,6 +1,6 @@
-//! Which gateways live, as far as this one knows. Pure.
+//! The leases this gateway knows. Pure.
 //!
-//! What is read and what comes live is put in order by the sequences of the leases.
+//! Reads and live messages are merged by the sequences of the leases.
 
 use std::collections::HashMap;
 
@@ -14,10 +14,10 @@ pub(super) struct Leases {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Lease {
-    /// The sequence of the newest sign of life, or of its end.
+    /// The sequence of the newest renewal, or of the end.
     pub(super) seq: u64,
     pub(super) live: bool,
-    /// Whether it is connected to the broker, as far as anybody has tried since.
+    /// False if it did not answer since its last renewal.
     pub(super) reachable: bool,
 }
 
@@ -26,49 +26,49 @@ impl Leases {
         Self { own, known: HashMap::new() }
     }
 
-    /// Whether a gateway lives. This one does, whatever others think of it.
+    /// Whether a gateway is live. This one always is.
     pub(super) fn is_live(&self, gateway: &GatewayId) -> bool {
         *gateway == self.own || self.known.get(gateway).is_some_and(|lease| lease.live)
     }
 
-    /// The gateways that live.
+    /// The live gateways.
     pub(super) fn live(&self) -> impl Iterator<Item = &GatewayId> {
         let others = self.known.iter().filter(|(gateway, lease)| lease.live && **gateway != self.own);
         others.map(|(gateway, _)| gateway).chain([&self.own])
     }
 
-    /// The others that live and can be reached, each with its newest sign of life.
+    /// The other live and reachable gateways, each with the sequence of its newest lease.
     pub(super) fn others(&self) -> Vec<(GatewayId, u64)> {
         let others = self.known.iter().filter(|(gateway, lease)| lease.reachable && **gateway != self.own);
         others.map(|(gateway, lease)| (gateway.clone(), lease.seq)).collect()
     }
 
-    /// A gateway could not be reached, after this sign of life. The next one makes up for it.
+    /// Marks a gateway as unreachable until its next renewal, unless it renewed after `seq`.
     pub(super) fn unreachable(&mut self, gateway: &GatewayId, seq: u64) {
         if let Some(lease) = self.known.get_mut(gateway).filter(|lease| lease.seq == seq) {
             lease.reachable = false;
         }
     }
 
-    /// A lease was renewed, or has ended.
+    /// Applies a live message: a lease was renewed, or has ended.
     pub(super) fn see(&mut self, gateway: GatewayId, lease: Lease) {
         if self.known.get(&gateway).is_none_or(|before| before.seq < lease.seq) {
             self.known.insert(gateway, lease);
         }
     }
 
-    /// What is known now, to be compared with a reading that begins after it.
+    /// A copy of the known leases, taken before a read.
     pub(super) fn known(&self) -> HashMap<GatewayId, Lease> {
         self.known.clone()
     }
 
-    /// Takes a reading of all leases, except where something newer has come since `before`.
+    /// Applies a read of all leases, except where a newer live message came since `before`.
     pub(super) fn read(&mut self, before: &HashMap<GatewayId, Lease>, found: HashMap<GatewayId, Lease>) {
         self.known.retain(|gateway, lease| {
             before.get(gateway) != Some(lease) || found.get(gateway).is_some_and(|found| found.live)
         });
         for (gateway, lease) in found.into_iter().filter(|(_, lease)| lease.live) {
-            // After a crash the broker may count from an earlier sequence on.
+            // After a crash the broker may continue from an earlier sequence.
             if self.known.get(&gateway) == before.get(&gateway) {
                 self.known.insert(gateway, lease);
             }
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gateway_that_cannot_be_reached_is_not_asked_until_its_next_sign_of_life() {
+    fn an_unreachable_gateway_is_not_asked_until_its_next_renewal() {
         let (own, other) = (GatewayId::random(), GatewayId::random());
         let mut leases = Leases::new(own.clone());
         leases.see(own, lease(1, true));
@@ -121,14 +121,14 @@ mod tests {
     }
 
     #[test]
-    fn a_reading_is_believed_where_nothing_newer_has_come() {
+    fn a_read_counts_unless_a_newer_live_message_came() {
         let ids: Vec<_> = (0..4).map(|_| GatewayId::random()).collect();
         let mut leases = Leases::new(GatewayId::random());
         for (index, id) in ids.iter().enumerate().take(3) {
             leases.see(id.clone(), lease(10 + index as u64, true));
         }
         let before = leases.known();
-        // While it is read: the second is renewed, the third ends, and a fourth comes.
+        // During the read the second is renewed, the third ends, and a fourth comes.
         leases.see(ids[1].clone(), lease(20, true));
         leases.see(ids[2].clone(), lease(21, false));
         leases.see(ids[3].clone(), lease(22, true));
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broker_that_has_lost_its_end_counts_again() {
+    fn a_broker_that_lost_its_end_may_reuse_sequences() {
         let other = GatewayId::random();
         let mut leases = Leases::new(GatewayId::random());
         leases.see(other.clone(), lease(100, false));

@@ -1,7 +1,7 @@
-//! Asking the other gateways, each on a subject of its own.
+//! Asks the other gateways, each on a subject of its own.
 //!
-//! Every gateway whose lease lives is asked. An answer is awaited for a second at most, and of one that has no connection to
-//! the broker only as long as coming back takes. Never decides what is asked.
+//! Asks every gateway with a live lease. Waits at most a second for each answer, and less for a gateway that is not
+//! connected to the broker. Never decides what is asked.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,42 +19,42 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::fleet::Fleet;
 
-/// How long the others may take to answer.
+/// How long another gateway may take to answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
-/// How long a gateway may be without a connection to the broker before it counts as gone: longer than it waits between two
-/// tries to come back.
+/// How long a gateway may be disconnected from the broker before it counts as gone: longer than its pause between
+/// reconnects.
 const ABSENCE_LIMIT: Duration = Duration::from_millis(700);
-/// Between two tries to reach one that is not there.
+/// Pause between two tries to reach a disconnected gateway.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
-/// The way to the other gateways.
+/// Asks the other gateways, and answers them.
 pub(crate) struct Peers {
     broker: Broker,
     subjects: Subjects,
     fleet: Arc<Fleet>,
 }
 
-/// What a gateway answers of itself.
+/// The function that answers a question for this gateway.
 pub(crate) type Respond = Arc<dyn Fn(&RawValue) -> Option<Box<RawValue>> + Send + Sync>;
 
-/// What the others answers.
+/// The answers of the other gateways.
 #[derive(Default)]
 pub(crate) struct PeerAnswers {
     pub(crate) answers: Vec<Box<RawValue>>,
-    /// How many did not answer in time.
+    /// How many gateways did not answer in time.
     pub(crate) silent: usize,
 }
 
-/// What came of asking one gateway.
+/// The outcome of asking one gateway.
 enum AskOutcome {
     Answer(Box<RawValue>),
     Silence,
-    /// It has ended.
+    /// The gateway has ended.
     Gone,
 }
 
 impl Peers {
-    /// Begins to answer, and returns when the broker knows.
+    /// Starts to answer. Returns once the broker has the subscription.
     pub(crate) async fn start(
         broker: Broker,
         subjects: Subjects,
@@ -75,7 +75,7 @@ impl Peers {
         Ok(this)
     }
 
-    /// Asks every other gateway. An error is a broker that is away: nobody was asked.
+    /// Asks every other gateway. Fails if the broker is away: then no gateway was asked.
     pub(crate) async fn ask(&self, body: Box<RawValue>) -> Result<PeerAnswers, Refusal> {
         if !self.broker.is_connected() {
             return Err(Refusal::Unavailable("not connected to NATS".to_owned()));
@@ -113,7 +113,7 @@ impl Peers {
                     let answer = serde_json::from_slice(&answer.payload);
                     return answer.map_or(AskOutcome::Silence, AskOutcome::Answer);
                 }
-                // It may have lost its connection for a moment: its clients are still there.
+                // It may have lost its connection for a moment; its clients are still connected.
                 Err(error)
                     if error.kind() == RequestErrorKind::NoResponders && Instant::now() < absent_from =>
                 {
@@ -131,11 +131,11 @@ impl Peers {
     async fn serve(&self, mut questions: Subscriber, respond: Respond) {
         while let Some(message) = questions.next().await {
             let Ok(asked) = serde_json::from_slice::<&RawValue>(&message.payload) else {
-                tracing::warn!(subject = %message.subject, "a question of another gateway that cannot be read");
+                tracing::warn!(subject = %message.subject, "dropped a question of another gateway that cannot be read");
                 continue;
             };
             let (Some(answer), Some(inbox)) = (respond(asked), message.reply) else { continue };
-            // Without an answer the other gateway says that one is missing.
+            // Best effort: without an answer the other gateway reports one as missing.
             let _ = self.broker.client().publish(inbox, answer.get().to_owned().into()).await;
         }
     }

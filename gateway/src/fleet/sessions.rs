@@ -1,7 +1,7 @@
-//! The sessions of this gateway that take commands by POST. Handles only, never connections.
+//! The sessions of this gateway that receive commands by POST. Handles only, never connections.
 //!
-//! As many as there are such connections, which the listener limits. A name is a secret of 128 bits: who knows it speaks
-//! for the client.
+//! There is one per such connection, which the listener limits. A session name is a secret of 128 bits: its holder can
+//! send commands for the client.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -12,27 +12,27 @@ use tokio::sync::mpsc;
 
 /// Messages that may wait for one session.
 const WAITING: usize = 8;
-/// How long a message may wait for a place among them.
+/// How long a message may wait for room among them.
 const OFFER_LIMIT: Duration = Duration::from_secs(1);
 
-/// Why commands did not arrive.
+/// Why commands were not delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Undelivered {
     /// No gateway, or no session on it, has this name.
     Unknown,
-    /// The session has not taken earlier commands yet.
+    /// The session has not read earlier commands yet.
     Busy,
-    /// The session's gateway cannot be asked.
+    /// The session's gateway does not answer.
     Unreachable,
 }
 
-/// Who takes commands.
+/// The sessions by name.
 #[derive(Debug, Default)]
 pub(crate) struct Sessions {
     inboxes: Mutex<HashMap<Arc<str>, mpsc::Sender<Bytes>>>,
 }
 
-/// The end at which one session takes its commands; dropping it ends the session.
+/// The receiving end of one session. Dropping it ends the session.
 #[derive(Debug)]
 pub(crate) struct Inbox {
     session: Arc<str>,
@@ -49,7 +49,7 @@ impl Sessions {
         Inbox { session, node, commands, sessions: Arc::clone(this) }
     }
 
-    /// Hands a session what was posted for it, waiting a moment when it is busy.
+    /// Hands posted commands to a session. Waits up to `OFFER_LIMIT` when it is busy.
     pub(super) async fn offer(&self, session: &str, data: Bytes) -> Result<(), Undelivered> {
         let sender = self.inboxes.lock().get(session).cloned().ok_or(Undelivered::Unknown)?;
         sender.send_timeout(data, OFFER_LIMIT).await.map_err(|error| match error {
@@ -70,7 +70,7 @@ impl Inbox {
         &self.session
     }
 
-    /// The gateway it is on.
+    /// The gateway that holds the session.
     pub(crate) fn node(&self) -> &str {
         self.node.as_str()
     }
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_session_takes_what_fits_and_ends_with_its_inbox() {
+    async fn a_session_takes_a_bounded_number_of_messages_and_ends_with_its_inbox() {
         let sessions = Arc::new(Sessions::default());
         let mut inbox = Sessions::open(&sessions, GatewayId::random());
         let session = inbox.session().to_owned();
@@ -99,6 +99,6 @@ mod tests {
         sessions.offer(&session, "{}".into()).await.unwrap();
         drop(inbox);
         assert_eq!(sessions.offer(&session, "{}".into()).await, Err(Undelivered::Unknown));
-        assert!(sessions.inboxes.lock().is_empty(), "nothing is left behind");
+        assert!(sessions.inboxes.lock().is_empty(), "the session is removed");
     }
 }

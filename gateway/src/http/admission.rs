@@ -1,6 +1,6 @@
-//! What stands between a request and everything behind it: which pages may ask, and how much a request may say.
+//! The checks before every client request: the page's origin, and the size of the body.
 //!
-//! Never looks at what a body means.
+//! Never looks into a body.
 
 use std::sync::Arc;
 
@@ -16,10 +16,10 @@ use tokio::time::timeout;
 
 use crate::{connection::Shared, fleet::forward::Emulation, http::origin::Origins};
 
-/// How long a page may remember what it may ask, in seconds.
+/// How long a browser may cache a preflight answer, in seconds.
 const PREFLIGHT_MAX_AGE: HeaderValue = HeaderValue::from_static("86400");
 
-/// What requests are let in to.
+/// What client requests need.
 pub(crate) struct ClientDoor {
     pub(crate) connections: Arc<Shared>,
     pub(crate) origins: Origins,
@@ -27,14 +27,14 @@ pub(crate) struct ClientDoor {
     pub(crate) lifecycle: Lifecycle,
 }
 
-/// The page that asks, if it is one: it may read the answer.
+/// The origin of the page that sent the request, if one did. The page may read the answer.
 pub(super) struct Page(Option<HeaderValue>);
 
-/// Why a request is not carried out.
+/// A refused request: the status and a sentence.
 pub(super) struct Rejection(pub(super) StatusCode, pub(super) &'static str);
 
 impl ClientDoor {
-    /// Lets a request in whose page may connect.
+    /// Checks the origin of a request.
     pub(super) fn admit(&self, headers: &HeaderMap) -> Result<Page, Rejection> {
         if self.origins.allow(text(headers, header::ORIGIN), text(headers, header::HOST)) {
             return Ok(Page(headers.get(header::ORIGIN).cloned()));
@@ -43,34 +43,34 @@ impl ClientDoor {
         Err(Rejection(StatusCode::FORBIDDEN, "this origin may not connect: add it to gateway.origins\n"))
     }
 
-    /// The longest message a client may send.
+    /// The longest message a client may send, in bytes.
     pub(super) fn message_limit(&self) -> usize {
         usize::try_from(self.connections.rules.limits.message).unwrap_or(usize::MAX)
     }
 
-    /// Reads a body that may have this many bytes.
+    /// Reads a body of at most `limit` bytes.
     pub(super) async fn body(&self, body: Body, limit: usize) -> Result<Bytes, Rejection> {
         match timeout(self.connections.rules.limits.first_frame, to_bytes(body, limit)).await {
             Ok(Ok(bytes)) => Ok(bytes),
-            // A body that breaks off has nobody behind it who would read the answer.
+            // A body that breaks off counts as too long: its client is gone and reads no answer.
             Ok(Err(_)) => Err(TOO_LONG),
             Err(_) => Err(Rejection(StatusCode::REQUEST_TIMEOUT, "the body did not come in time\n")),
         }
     }
 }
 
-/// The message is longer than it may be.
+/// The message exceeds `gateway.limits.message`.
 pub(super) const TOO_LONG: Rejection =
     Rejection(StatusCode::PAYLOAD_TOO_LARGE, "the message is longer than gateway.limits.message\n");
 
 impl Page {
-    /// Tells the page's browser that the page may read this.
+    /// Adds the headers that let the page read the answer.
     pub(super) fn may_read(self, answer: impl IntoResponse) -> Response {
         let mut response = answer.into_response();
         if let Some(origin) = self.0 {
             let headers = response.headers_mut();
             headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-            // Nothing here looks at cookies, but a load balancer before it may keep a client to one gateway by them.
+            // The gateway reads no cookies, but a load balancer may use them for session affinity.
             headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
             headers.insert(header::VARY, HeaderValue::from_static("origin"));
         }
@@ -84,7 +84,7 @@ impl IntoResponse for Rejection {
     }
 }
 
-/// A browser asks what a page may ask.
+/// Answers a browser's preflight request.
 pub(super) async fn preflight(State(door): State<Arc<ClientDoor>>, request: Request<Body>) -> Response {
     let page = match door.admit(request.headers()) {
         Ok(page) => page,
@@ -104,6 +104,6 @@ pub(super) async fn preflight(State(door): State<Arc<ClientDoor>>, request: Requ
 }
 
 fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
-    // An origin that is not text is an origin nobody configured.
+    // An origin that is not text matches no configured one.
     headers.get(name).map(|value| value.to_str().unwrap_or("\u{fffd}"))
 }

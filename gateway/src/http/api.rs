@@ -1,4 +1,4 @@
-//! The HTTP door of the server API: `POST /api/<method>` with the key, on the internal listener.
+//! The server API over HTTP: `POST /api/<method>` with the key, on the internal listener.
 
 use std::sync::{Arc, OnceLock};
 
@@ -18,13 +18,13 @@ use tokio::time::{Duration, timeout};
 use super::Health;
 use crate::api::{Api, Method, OPENAPI, Via};
 
-/// Where callers put the key.
+/// The header with the key.
 const KEY: &str = "x-api-key";
 
-/// What the door needs to know. Open before NATS is there, so that somebody can see what the gateway waits for.
+/// Serves the server API over HTTP. The internal listener starts before NATS is connected, so the methods come later.
 #[derive(Clone)]
 pub(crate) struct ApiDoor {
-    /// The digest of the key; nothing when the door is closed.
+    /// The digest of the key. `None` if the API is closed over HTTP.
     key: Option<Digest>,
     longest: usize,
     patience: Duration,
@@ -42,7 +42,7 @@ impl ApiDoor {
         }
     }
 
-    /// From now on methods are carried out.
+    /// Lets methods run from now on.
     pub(crate) fn open(&self, api: Arc<Api>) {
         let _ = self.api.set(api);
     }
@@ -52,7 +52,7 @@ impl ApiDoor {
             return Err((StatusCode::NOT_FOUND, "the server API is closed over HTTP: set api.key\n"));
         };
         let given = headers.get(KEY).map(|given| digest(&SHA256, given.as_bytes()));
-        // Digests have one length: how long the comparison takes says nothing.
+        // Digests have equal lengths, so the time of the comparison reveals nothing.
         given
             .filter(|given| verify_slices_are_equal(given.as_ref(), key.as_ref()).is_ok())
             .map(|_| ())

@@ -1,4 +1,4 @@
-//! Commands that come in requests of their own, for connections that only go the other way. Never looks into them.
+//! Commands posted by clients of streaming transports. Never looks into them.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::fleet::sessions::Undelivered;
 
-/// What a request has beside the message: names, and the marks around them.
+/// The bytes of a request beside its message: field names, ids and punctuation.
 const ENVELOPE: usize = 1024;
 
 pub(super) async fn emulate(State(door): State<Arc<ClientDoor>>, request: Request<Body>) -> Response {
@@ -34,7 +34,7 @@ pub(super) async fn emulate(State(door): State<Arc<ClientDoor>>, request: Reques
 
 async fn deliver(door: &ClientDoor, request: Request<Body>) -> Result<(), Rejection> {
     let protobuf = speaks_protobuf(&request);
-    // A message in a JSON string is longer than the message: its quotation marks are escaped.
+    // A message in a JSON string is longer than the message, since its quotation marks are escaped.
     let limit = door.message_limit().saturating_mul(2).saturating_add(ENVELOPE);
     let body = door.body(request.into_body(), limit).await?;
     let request = read(body, protobuf)

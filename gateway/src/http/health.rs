@@ -1,5 +1,5 @@
-//! Liveness, readiness and metrics. Readiness fails fast; liveness does not depend on NATS, since restarting a gateway on a
-//! broker's hiccup would only add a reconnect storm.
+//! Liveness, readiness and metrics. Readiness fails at once when NATS is away. Liveness does not depend on NATS:
+//! restarting a gateway because of the broker would only add a reconnect storm.
 
 use std::sync::{Arc, OnceLock};
 
@@ -13,7 +13,8 @@ use tidegate_shared::{broker::Broker, lifecycle::Lifecycle};
 use super::ApiDoor;
 use crate::metrics::Metrics;
 
-/// What the answers depend on. Served before NATS is there, so that somebody can see what the gateway waits for.
+/// What health and metrics are read from. Served before NATS is connected, so that an operator can see what the gateway
+/// waits for.
 #[derive(Clone)]
 pub(crate) struct Health {
     pub(crate) metrics: Metrics,

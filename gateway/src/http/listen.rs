@@ -1,4 +1,4 @@
-//! The accept loop: a limit on connections and a timer on handshakes, neither of which the HTTP library has by itself.
+//! The accept loop, with a limit on connections and a time limit on handshakes, which the HTTP library does not have.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,7 +16,7 @@ use tower::ServiceExt;
 
 use crate::connection::permit::SocketPermit;
 
-/// What one listener allows.
+/// The limits of one listener.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
     /// Sockets open at a time.
@@ -25,7 +25,7 @@ pub(crate) struct Limits {
     pub(crate) handshake: Duration,
 }
 
-/// How long what is still to be written on a socket may take when its stream has ended.
+/// How long the last writes on a socket may take when its stream has ended.
 const LAST_WRITES: Duration = Duration::from_secs(1);
 
 /// Serves `router` on `listener` until `until`. `busy` is called for each refused socket.
@@ -62,7 +62,7 @@ pub(crate) async fn serve(
                 }
             }
             Err(error) => {
-                // Out of descriptors, most likely: give others time to close theirs.
+                // Most likely out of file descriptors: wait until other sockets close.
                 tracing::warn!(%error, "cannot accept a connection");
                 sleep(Duration::from_millis(100)).await;
             }
@@ -77,7 +77,7 @@ async fn handle(
     permit: SocketPermit,
     draining: impl Future<Output = ()>,
 ) {
-    // Frames are gathered and flushed by us; waiting for more would only delay them.
+    // The gateway batches and flushes frames itself; Nagle's algorithm would only delay them.
     let _ = stream.set_nodelay(true);
     let held = permit.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
@@ -96,7 +96,7 @@ async fn handle(
         () = draining => false,
         () = permit.ended() => true,
     };
-    // What is under way goes on, further requests go elsewhere.
+    // Running requests go on; keep-alive ends, so that further requests go to another gateway.
     connection.as_mut().graceful_shutdown();
     if !ended {
         tokio::select! {
@@ -117,6 +117,6 @@ fn say(served: hyper::Result<()>) {
 
 async fn turn_away(mut stream: TcpStream) {
     let answer = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\nretry-after: 5\r\n\r\n";
-    // Best effort: the client learns as much from a closed socket.
+    // Best effort: a closed socket tells the client the same.
     let _ = timeout(Duration::from_secs(1), stream.write_all(answer)).await;
 }

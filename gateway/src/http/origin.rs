@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn a_star_allows_everybody() {
+    fn a_star_allows_every_origin() {
         assert!(Origins::new(&["*".to_owned()]).allow(Some("http://anywhere"), None));
     }
 }

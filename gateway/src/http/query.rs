@@ -1,22 +1,22 @@
-//! What a query says. Pure. Parameters nobody knows are passed over, since clients add their own.
+//! Reads query parameters. Pure. Unknown parameters are ignored, since clients add their own.
 
 use bytes::Bytes;
 
-/// The parameter in which clients that can only GET bring their first message.
+/// The parameter with the first message of clients that can only send GET.
 const FIRST_MESSAGE: &str = "cf_connect";
 
-/// Whether one of the pairs stands in the query as it is.
+/// Whether the query contains one of the pairs, unescaped.
 pub(super) fn has(query: Option<&str>, pairs: &[&str]) -> bool {
     query.unwrap_or_default().split('&').any(|pair| pairs.contains(&pair))
 }
 
-/// The client's first message, if the query brings one.
+/// The client's first message, if the query has one.
 pub(super) fn first_message(query: Option<&str>) -> Option<Bytes> {
     let mut pairs = query?.split('&').filter_map(|pair| pair.split_once('='));
     pairs.find(|(name, _)| *name == FIRST_MESSAGE).map(|(_, value)| decoded(value))
 }
 
-/// Undoes percent encoding; what is not encoded properly stands for itself.
+/// Undoes percent encoding. An invalid escape is kept as it is.
 fn decoded(value: &str) -> Bytes {
     let mut bytes = Vec::with_capacity(value.len());
     let mut rest = value.as_bytes();

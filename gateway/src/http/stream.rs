@@ -1,5 +1,5 @@
-//! From a request to a connection over a response without end: who may, what the client says first, the headers that keep
-//! what is between from holding the stream back. Never looks at what is said.
+//! Turns a request into a connection over a streaming response: admission, the first message, and headers that stop
+//! proxies from buffering. Never looks into messages.
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ use crate::{
     outbox::dialect::Dialect,
 };
 
-/// How one kind of stream speaks.
+/// The encoding of one kind of stream.
 #[derive(Clone, Copy)]
 struct StreamKind {
     framing: Framing,
@@ -50,13 +50,13 @@ const EVENTS: StreamKind = StreamKind {
     content_type: "text/event-stream; charset=utf-8",
 };
 
-/// The body is the first batch of commands; its type says which encoding is spoken.
+/// The body is the first batch of commands. Its content type selects the encoding.
 pub(super) async fn http_stream(State(door): State<Arc<ClientDoor>>, request: Request<Body>) -> Response {
     let kind = if speaks_protobuf(&request) { DELIMITED } else { LINES };
     open(&door, request, kind).await
 }
 
-/// Server-sent events; a GET brings the first batch of commands in the query, a POST in the body.
+/// Server-sent events. A GET has the first batch of commands in the query, a POST in the body.
 pub(super) async fn sse(State(door): State<Arc<ClientDoor>>, request: Request<Body>) -> Response {
     open(&door, request, EVENTS).await
 }
@@ -102,7 +102,7 @@ async fn first_message(
     };
     match dialect {
         _ if first.len() > limit => Err(TOO_LONG),
-        // A client that may come without a token need not say anything.
+        // A client without a token needs no first message.
         Dialect::OneWay if first.is_empty() => Ok(Bytes::from_static(b"{}")),
         _ if first.is_empty() => {
             Err(Rejection(StatusCode::BAD_REQUEST, "the first commands are missing: a batch with connect\n"))
@@ -111,7 +111,7 @@ async fn first_message(
     }
 }
 
-/// What a browser says that has to connect again: the id of the last event it got.
+/// The id of the last event, which a browser sends when it reconnects.
 fn last_event_id(headers: &HeaderMap) -> Option<String> {
     let id = headers.get("last-event-id")?.as_bytes();
     (!id.is_empty()).then(|| String::from_utf8_lossy(id).into_owned())
@@ -134,8 +134,8 @@ fn start(
     (headers(kind), body).into_response()
 }
 
-/// Nobody between may keep, change or gather what is sent. `Expire` is how the protocol's other servers write it. The socket
-/// ends with the stream: a client that comes back must not try it again.
+/// Headers that forbid proxies to store, change or buffer the stream. The protocol's other servers write `Expire` too.
+/// The socket is closed with the stream, so that a client does not reuse it.
 fn headers(kind: StreamKind) -> [(HeaderName, HeaderValue); 6] {
     [
         (header::CONTENT_TYPE, HeaderValue::from_static(kind.content_type)),

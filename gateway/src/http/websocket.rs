@@ -1,4 +1,4 @@
-//! From a handshake to a connection over a WebSocket: encoding, size limits. Never looks at what is said over the socket.
+//! Turns a handshake into a connection over a WebSocket: encoding and size limits. Never looks into messages.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ use crate::{
 const READ_BUFFER: usize = 1024;
 const WRITE_BUFFER: usize = 4096;
 
-/// Both directions over one socket.
+/// A two-way WebSocket.
 pub(super) async fn websocket(State(door): State<Arc<ClientDoor>>, request: Request<Body>) -> Response {
     let (mut parts, _) = request.into_parts();
     let upgrade = match handshake(&door, &mut parts).await {
@@ -40,7 +40,7 @@ pub(super) async fn websocket(State(door): State<Arc<ClientDoor>>, request: Requ
     accept(&door, upgrade, &parts, open, dialect)
 }
 
-/// Pushes only; the client's first message, or the query, says who it is.
+/// A one-way WebSocket. The client's first message, or the query, has its token.
 pub(super) async fn uni_websocket(State(door): State<Arc<ClientDoor>>, request: Request<Body>) -> Response {
     let (mut parts, _) = request.into_parts();
     let upgrade = match handshake(&door, &mut parts).await {
@@ -74,7 +74,8 @@ fn accept(
 ) -> Response {
     let permit = parts.extensions.get::<SocketPermit>().cloned();
     let shared = Arc::clone(&door.connections);
-    // A message a little too long is read to its end, so that the client can be told; beyond that the socket is cut.
+    // A message slightly above the limit is read to its end, so that the client gets a close code. Beyond the hard
+    // limit the socket is cut.
     let hard_limit = door.message_limit().saturating_mul(2).saturating_add(64 * 1024);
     upgrade
         .read_buffer_size(READ_BUFFER)
@@ -87,7 +88,7 @@ fn accept(
         })
 }
 
-/// A subprotocol says which encoding, or the query does for clients that cannot set one.
+/// The subprotocol selects the encoding, or the query for clients that cannot set a subprotocol.
 fn dialect_of(upgrade: &WebSocketUpgrade, query: Option<&str>) -> Dialect {
     let by_subprotocol = upgrade.selected_protocol().is_some_and(|protocol| protocol == PROTOBUF_SUBPROTOCOL);
     let by_query = query::has(query, &["format=protobuf", "cf_protocol=protobuf"]);

@@ -1,4 +1,4 @@
-//! What is counted of the server API.
+//! Metrics of the server API.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What is counted of connections: open, accepted, refused, ended by the gateway.
+//! Metrics of connections: open, accepted, refused, closed by the gateway.
 
 use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge},

@@ -1,4 +1,4 @@
-//! What is counted of decisions that back ends are asked for.
+//! Metrics of the decisions of back ends.
 
 use std::time::Duration;
 
@@ -31,10 +31,10 @@ impl HookMetrics {
     pub(super) fn register(registry: &mut Registry) -> Self {
         let outcomes = Family::default();
         let answer = Histogram::new(exponential_buckets(0.000_25, 2.0, 15));
-        registry.register("hooks", "Decisions asked from back ends, by how they went", outcomes.clone());
+        registry.register("hooks", "Decisions asked from back ends, by event and outcome", outcomes.clone());
         registry.register_with_unit(
             "hook_answer",
-            "Time from asking a back end to its decision, or to giving up on it",
+            "Time from asking a back end to its decision or the deadline",
             Unit::Seconds,
             answer.clone(),
         );
@@ -43,7 +43,7 @@ impl HookMetrics {
 }
 
 impl Metrics {
-    /// `took` is nothing for a decision that was kept.
+    /// Counts a decision. `took` is `None` for a cached one.
     pub(crate) fn hook(&self, event: &'static str, outcome: &'static str, took: Option<Duration>) {
         if let Some(took) = took {
             self.hooks.answer.observe(took.as_secs_f64());

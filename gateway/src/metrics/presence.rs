@@ -1,4 +1,4 @@
-//! What is counted of who is in the channels.
+//! Metrics of presence.
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -8,7 +8,7 @@ use prometheus_client::{
 
 use super::Metrics;
 
-/// The instruments of who is in the channels.
+/// The instruments of presence.
 #[derive(Clone, Default)]
 pub(super) struct PresenceMetrics {
     members: Gauge,
@@ -30,14 +30,10 @@ impl PresenceMetrics {
             "Memberships in channels that this gateway keeps in the broker",
             this.members.clone(),
         );
-        registry.register(
-            "presence_gateways",
-            "Gateways that live, this one included",
-            this.gateways.clone(),
-        );
+        registry.register("presence_gateways", "Live gateways, this one included", this.gateways.clone());
         registry.register(
             "presence_changes",
-            "Changes of who is there by this gateway, by what they were",
+            "Changes of members by this gateway, by kind of change",
             this.changes.clone(),
         );
         registry.register("presence_reads", "Channels whose members were read", this.reads.clone());

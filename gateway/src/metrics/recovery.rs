@@ -1,4 +1,4 @@
-//! What is counted of gaps, and of clients that come back.
+//! Metrics of gaps and recoveries.
 
 use prometheus_client::{
     metrics::{counter::Counter, family::Family},
@@ -26,7 +26,7 @@ impl RecoveryMetrics {
         );
         registry.register(
             "recoveries",
-            "Clients that asked to resume, by whether they got everything",
+            "Subscriptions that asked to recover, by outcome",
             this.outcomes.clone(),
         );
         this

@@ -1,24 +1,23 @@
-//! How what a connection is told is written. Pure.
+//! How replies are encoded for a connection. Pure.
 //!
-//! Two dialects are the protocol's encodings; the third is what one-way clients read: pushes without the reply around
-//! them. Never decides what is said.
+//! Two dialects are the protocol's encodings. The third is for one-way clients: pushes without the reply around them.
 
 use bytes::Bytes;
 use serde::Serialize;
 use tidegate_shared::protocol::{CodecError, ConnectResult, Encoding, Reply, encode_reply, json};
 
-/// The way one connection is spoken to.
+/// The encoding of one connection's replies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dialect {
     /// Replies in JSON.
     Json,
     /// Replies in protobuf.
     Protobuf,
-    /// Pushes in JSON, for clients that only listen.
+    /// Pushes in JSON, for one-way clients.
     OneWay,
 }
 
-/// What stands in the place of the reply to `connect`.
+/// The reply to `connect` in the one-way dialect.
 #[derive(Serialize)]
 struct Connected<'a> {
     connect: &'a ConnectResult,
@@ -33,7 +32,7 @@ impl Dialect {
         }
     }
 
-    /// Encodes one reply, without what joins messages.
+    /// Encodes one reply, without framing.
     pub(crate) fn encode(self, reply: &Reply) -> Result<Bytes, CodecError> {
         match self {
             Self::Json | Self::Protobuf => encode_reply(self.encoding(), reply),

@@ -1,4 +1,4 @@
-//! One message for many: encoded when the first client that needs a form of it is there, then shared.
+//! One message for many connections: each form is encoded for the first connection that needs it, then shared.
 
 use bytes::Bytes;
 use tidegate_shared::protocol::{Encoding, Reply};
@@ -10,7 +10,7 @@ use super::{Outbox, dialect::Dialect};
 pub(crate) enum Form {
     /// As it was published.
     Plain,
-    /// Whole, for somebody who will get patches of it.
+    /// Whole, for a subscriber that receives patches next.
     Whole,
     /// As a patch of the message before it, if that is shorter.
     Patch,
@@ -27,7 +27,7 @@ impl<F: Fn(Encoding, Form) -> Reply> Encoded<F> {
         Self { build, forms: Default::default() }
     }
 
-    /// Hands the message to one connection; returns how many it went to, so that callers can add up.
+    /// Delivers the message to one connection. Returns 1, or 0 if it could not be encoded.
     pub(crate) fn deliver(&mut self, outbox: &Outbox, form: Form) -> usize {
         let dialect = outbox.dialect();
         let Some(slot) = self.forms.get_mut(index(dialect, form)) else { return 0 };

@@ -1,4 +1,4 @@
-//! Orders of services for connections: the data, and which of them end a connection at once. Pure.
+//! Orders from services to connections: the data, and which of them end a connection at once. Pure.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -7,38 +7,38 @@ use tidegate_shared::protocol::{
     json,
 };
 
-/// Something ordered of some connections. They are those of the user, narrowed by whatever else is given.
+/// An order for the connections of a user, narrowed by the other fields.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Order {
     pub(crate) user: String,
     pub(crate) client: String,
-    /// The name a client has whose commands are posted.
+    /// The session of a client that posts its commands.
     pub(crate) session: String,
-    /// Connections to leave alone.
+    /// Client ids that are excluded.
     pub(crate) whitelist: Vec<String>,
     pub(crate) action: Action,
 }
 
-/// What is to happen to a connection.
+/// What an order does to a connection.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Action {
-    /// It ends.
+    /// Ends the connection.
     Disconnect { code: u16, reason: String },
-    /// It gets a channel.
+    /// Adds a server-side subscription.
     Subscribe {
         channel: String,
-        /// What is said about the connection in this channel.
+        /// The connection's info in this channel.
         #[serde(default, with = "json::raw", skip_serializing_if = "Bytes::is_empty")]
         info: Bytes,
-        /// What the client is told about the subscription.
+        /// Data for the client about the subscription.
         #[serde(default, with = "json::raw", skip_serializing_if = "Bytes::is_empty")]
         data: Bytes,
     },
-    /// One of its subscriptions ends.
+    /// Ends a subscription.
     Unsubscribe { channel: String, code: u32, reason: String },
-    /// Its time, or what is said about it, is another.
+    /// Changes the connection's validity or info.
     Refresh {
         /// When it ends, in seconds since 1970.
         expire_at: Option<u64>,
@@ -54,7 +54,7 @@ impl Default for Action {
 }
 
 impl Order {
-    /// How it ends whatever connection gets it, if it does and no connection has to be asked first.
+    /// The disconnect, if the order ends every connection that receives it.
     pub(crate) fn ends_at_once(&self) -> Option<Disconnect> {
         match &self.action {
             Action::Disconnect { code, reason } if self.session.is_empty() => {

@@ -1,11 +1,11 @@
-//! What a subscription asked for beyond plain publications, as far as its namespace grants it. Pure.
+//! The delivery options of a subscription, as far as its namespace grants them. Pure.
 
 use tidegate_shared::{
     filter::{self, FilterNode},
     protocol::Publication,
 };
 
-/// How publications of one subscription are delivered. Most subscriptions have none of it.
+/// How publications of one subscription are delivered. Most subscriptions have no options.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct DeliveryOptions {
     /// Patches instead of whole payloads.

@@ -1,27 +1,27 @@
-//! Decisions that are kept for a while, so that a client that comes back need not be asked about again. Pure.
+//! A cache of decisions, so that a back end is not asked again about a client that comes back. Pure.
 //!
-//! Only about subscriptions, and only of clients with a user: what is decided about a publication may rest on what is
-//! published, and clients without a user cannot be told apart. Never outlives what was decided.
+//! It holds decisions on subscriptions of authenticated users only: a decision on a publication may depend on its data,
+//! and anonymous clients cannot be distinguished. An entry never outlives the decision.
 
 use std::{collections::HashMap, time::Duration};
 
 use tidegate_shared::hook::{Decision, Event, Question};
 use tokio::time::Instant;
 
-/// Decisions kept at most; further ones are not.
+/// The most cached decisions; further ones are not cached.
 const MOST: usize = 10_000;
 
 /// A user and a channel.
 pub(super) type Key = (String, String);
 
-/// The decisions that are kept.
+/// The cached decisions.
 #[derive(Debug)]
 pub(super) struct DecisionCache {
     time: Duration,
     decisions: HashMap<Key, (Instant, Decision)>,
 }
 
-/// What a decision is kept under, if it may be kept.
+/// The cache key of a decision, if it may be cached.
 pub(super) fn key(event: Event, question: &Question) -> Option<Key> {
     let plain = question.data.is_empty() && question.b64data.is_empty();
     let user = question.user.as_ref().filter(|user| !user.is_empty())?;
@@ -38,7 +38,7 @@ impl DecisionCache {
         (*until > now).then(|| decision.clone())
     }
 
-    /// Keeps a decision, if it is one that holds for longer. `unix` is `now` since 1970.
+    /// Caches a decision for as long as it holds. `unix` is `now` as time since 1970.
     pub(super) fn keep(&mut self, key: Key, decision: &Decision, now: Instant, unix: Duration) {
         let holds_for = match decision {
             Decision::Allowed(grant) => grant
@@ -85,18 +85,22 @@ mod tests {
     }
 
     #[test]
-    fn only_subscriptions_of_users_are_kept_and_never_shared() {
+    fn only_decisions_on_subscriptions_of_users_are_cached_each_for_one_user() {
         let of = |user| key(Event::Subscribe, &question(user, ""));
         assert!(of(Some("42")).is_some() && of(Some("42")) != of(Some("43")));
         assert_eq!((of(None), of(Some(""))), (None, None));
-        assert_eq!(key(Event::Subscribe, &question(Some("42"), "1")), None, "it may rest on the data");
+        assert_eq!(
+            key(Event::Subscribe, &question(Some("42"), "1")),
+            None,
+            "the decision may depend on the data"
+        );
         for event in [Event::Connect, Event::Refresh, Event::SubRefresh, Event::Publish] {
             assert_eq!(key(event, &question(Some("42"), "")), None);
         }
     }
 
     #[test]
-    fn a_decision_is_kept_as_long_as_it_holds_and_no_longer_than_configured() {
+    fn a_decision_is_cached_as_long_as_it_holds_and_no_longer_than_configured() {
         let now = Instant::now();
         let key = || key(Event::Subscribe, &question(Some("42"), "")).unwrap();
         for (decision, seconds) in [
@@ -119,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_is_bounded_and_what_is_over_makes_room() {
+    fn the_cache_is_bounded_and_expired_decisions_make_room() {
         let now = Instant::now();
         let mut kept = DecisionCache::new(MINUTE);
         for user in 0..=MOST {

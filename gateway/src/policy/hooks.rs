@@ -1,7 +1,7 @@
-//! Asking back ends: one NATS request a question, in time or not at all; what was decided about a user's subscription is cache
-//! for a while where the configuration says so.
+//! Asks back ends: one NATS request per question, with a deadline. Decisions on subscriptions of users are cached where
+//! the configuration says so.
 //!
-//! Never allows anything by itself: whoever is not decided on gets error 100.
+//! Never permits anything by itself: without a decision the client gets error 100.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -20,7 +20,7 @@ use super::Verdict;
 use super::hook_cache::{self, DecisionCache};
 use crate::metrics::Metrics;
 
-/// The way to back ends.
+/// Asks back ends.
 pub(crate) struct Hooks {
     broker: Broker,
     subjects: Subjects,
@@ -34,11 +34,11 @@ pub(crate) struct Hooks {
 enum Silence {
     #[error("the broker is away")]
     Away,
-    #[error("nobody decides on this")]
+    #[error("no back end answers this hook")]
     Nobody,
-    #[error("not decided in time")]
+    #[error("the back end did not decide in time")]
     Late,
-    #[error("the decision cannot be read")]
+    #[error("the back end's decision cannot be read")]
     Unreadable(String),
 }
 
@@ -48,7 +48,7 @@ impl Hooks {
         Self { broker, subjects, deadline: config.deadline, cache, metrics }
     }
 
-    /// Asks, unless it is known.
+    /// Asks a back end, unless the decision is cached.
     pub(crate) async fn ask(&self, event: Event, question: &Question) -> Verdict {
         let key = hook_cache::key(event, question);
         if let Some(decision) = key.as_ref().and_then(|key| self.cache.lock().get(key, Instant::now())) {

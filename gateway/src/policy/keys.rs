@@ -1,6 +1,7 @@
-//! Fetching the keys of issuers that publish them: in the background, one fetch at a time and issuer.
+//! Fetches the keys of issuers that publish them, in the background, one fetch at a time per issuer.
 //!
-//! Addresses come from the configuration, never from a token. Never checks a token: `tokens` does, with what is here so far.
+//! Addresses come from the configuration, never from a token. Never checks a token: `tokens` does, with the keys
+//! fetched so far.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -14,25 +15,25 @@ use crate::{
     policy::tokens::{FetchedKeys, Verifier},
 };
 
-/// The longest key set.
+/// The longest key set in bytes.
 const MAX_BODY: usize = 256 * 1024;
-/// The first wait after a fetch that failed; each further one doubles it, up to the cool-down.
+/// The wait after the first failed fetch. Each further failure doubles it, up to the cool-down.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 
-/// How often keys are fetched, and how long they serve.
+/// How often keys are fetched, and how long they may be used.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct FetchPace {
-    /// Time between fetches that nobody asked for.
+    /// Time between scheduled fetches.
     pub(crate) refresh: Duration,
     /// The shortest time between two fetches, however many unknown keys tokens name.
     pub(crate) cool_down: Duration,
-    /// How old keys may become while fetching fails.
+    /// How long keys are used while fetching fails.
     pub(crate) max_stale: Duration,
     /// How long one fetch may take.
     pub(crate) timeout: Duration,
 }
 
-/// Where a missing key is reported.
+/// Reports missing keys to the fetching tasks.
 #[derive(Default)]
 pub(crate) struct Keys {
     wanted: HashMap<usize, Arc<Notify>>,
@@ -74,7 +75,7 @@ impl FetchPace {
 }
 
 impl Keys {
-    /// Fetches every key set once, well or not, and begins to keep them fresh.
+    /// Fetches every key set once, and starts the tasks that refresh them. A failed first fetch is retried later.
     pub(crate) async fn start(
         verifier: &Verifier,
         pace: FetchPace,
@@ -101,7 +102,7 @@ impl Keys {
         Ok(Self { wanted })
     }
 
-    /// A token named a key of this issuer that is not here. Asking often costs no more than asking once.
+    /// Requests a fetch, because a token names a missing key of this issuer. Many requests cause one fetch.
     pub(crate) fn want(&self, issuer: usize) {
         if let Some(wanted) = self.wanted.get(&issuer) {
             wanted.notify_one();
@@ -145,7 +146,7 @@ impl Fetcher {
 
     async fn fetch(&mut self) {
         let result = self.download().await.and_then(|document| Ok(self.keys.replace(&document)?));
-        // Whoever asked meanwhile asked for what has just come.
+        // Requests made during the fetch share its result.
         let _ = self.wanted.notified().now_or_never();
         match result {
             Ok(keys) => {
@@ -166,7 +167,7 @@ impl Fetcher {
             self.keys.forget();
             tracing::error!(
                 issuer = self.keys.name,
-                "its keys are too old: its tokens are refused until keys come"
+                "the issuer's keys are too old: its tokens are refused until keys are fetched"
             );
         }
     }

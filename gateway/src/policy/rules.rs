@@ -1,6 +1,6 @@
-//! What the configuration allows: routes by method, namespaces by name, limits. Built once, shared by every session.
+//! The rules of the configuration: routes by method, namespaces by name, limits. Built once, shared by all sessions.
 //!
-//! Pure: decides nothing about a particular connection.
+//! Pure. Holds no state of a connection.
 
 use std::{collections::HashMap, iter, time::Duration};
 
@@ -18,49 +18,49 @@ use super::{delivery::DeliveryOptions, tokens::Verifier};
 
 mod access;
 
-/// Everything a session looks up.
+/// What a session looks up.
 pub(crate) struct Rules {
     pub(crate) gateway: GatewayId,
     pub(crate) verifier: Verifier,
     pub(crate) anonymous: bool,
     pub(crate) refresh_grace: Duration,
-    /// Whether a back end decides on clients without a token.
+    /// Whether a back end decides on `connect` without a token.
     pub(crate) asks_to_connect: bool,
-    /// Whether a back end prolongs what ends.
+    /// Whether a back end prolongs connections and subscriptions.
     pub(crate) asks_to_refresh: bool,
     pub(crate) limits: LimitsConfig,
     pub(crate) ping_interval: Duration,
     pub(crate) pong_timeout: Duration,
     routes: Vec<Route>,
     namespaces: HashMap<String, Namespace>,
-    /// The channels every connection begins with.
+    /// The automatic channels of all connections.
     automatic: Vec<Channel>,
-    /// What stands before `#<user>` in the personal channels of other namespaces than `user`.
+    /// The prefixes of personal channels in namespaces other than `user`.
     personal: Vec<String>,
 }
 
-/// By what a client wants something in a channel.
+/// What a client's permission in a channel depends on.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Claim<'a> {
     /// Its user.
     pub(crate) user: Option<&'a str>,
     /// Whether it is subscribed.
     pub(crate) subscribed: bool,
-    /// Whether it brings a subscription token.
+    /// Whether it sends a subscription token.
     pub(crate) token: bool,
 }
 
-/// What a subscription is granted of its channel's history.
+/// How a subscription may use its channel's history.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Tracking {
     /// It may resume after a disconnect.
     pub(crate) recoverable: bool,
-    /// It is told where it stands.
+    /// The client receives its position.
     pub(crate) positioned: bool,
 }
 
 impl Tracking {
-    /// All there is: what the server subscribes a client to.
+    /// The tracking of server-side subscriptions.
     pub(crate) const FULL: Self = Self { recoverable: true, positioned: true };
 }
 
@@ -85,27 +85,27 @@ impl Rules {
         }
     }
 
-    /// The route that takes an rpc.
+    /// The route of an rpc method.
     pub(crate) fn rpc(&self, method: &str) -> Option<&Route> {
         self.routes
             .iter()
             .find(|route| matches!(&route.matches, Match::Rpc(pattern) if pattern.matches(method)))
     }
 
-    /// The route that takes `send`.
+    /// The route of `send`.
     pub(crate) fn send(&self) -> Option<&Route> {
         self.routes.iter().find(|route| route.matches == Match::Send)
     }
 
-    /// The route that takes what clients publish in a channel; nothing if it is published as it is.
-    pub(crate) fn decider(&self, channel: &Channel) -> Option<&Route> {
+    /// The route whose worker decides on clients' publications in a channel. `None` if they are published directly.
+    pub(crate) fn deciding_route(&self, channel: &Channel) -> Option<&Route> {
         let namespace = self.namespaces.get(channel.namespace())?;
         let takes =
             |route: &&Route| matches!(&route.matches, Match::Publish(name) if *name == namespace.name);
         (namespace.publish == PublishMode::Worker).then(|| self.routes.iter().find(takes)).flatten()
     }
 
-    /// Whether a client may do something in a channel; nothing if its namespace is not declared.
+    /// Whether a client may do something in a channel. `None` if its namespace is not declared.
     pub(crate) fn access(&self, action: Action, channel: &Channel, claim: Claim<'_>) -> Option<Access> {
         let namespace = self.namespaces.get(channel.namespace())?;
         let audience = match action {
@@ -122,7 +122,7 @@ impl Rules {
         };
         Some(match channel.personal_user() {
             Some(user) if action.is_reading() && claim.user == Some(user) => Access::Granted,
-            // Delivered to its user's connections and to nobody else, whatever a token says.
+            // A personal channel is delivered to its user's connections only, whatever a token says.
             Some(_) => Access::Denied(Denial::Rule),
             None => access::decide(action, audience, channel.is_private(), standing),
         })
@@ -138,39 +138,39 @@ impl Rules {
         self.namespaces.get(channel.namespace()).is_some_and(Namespace::has_history)
     }
 
-    /// What a subscription is granted of recovering and of being watched. `may_read` is whether its client may read history.
+    /// How a subscription may use its channel's history. `may_read` says whether its client may read history.
     pub(crate) fn tracking(&self, channel: &Channel, request: &SubscribeRequest, may_read: bool) -> Tracking {
         let Some(namespace) = self.namespaces.get(channel.namespace()) else { return Tracking::default() };
-        // Who is brought the newest publication is told where it stands, and comes back from there.
+        // A subscriber that receives the newest publication needs a position to resume from.
         let always = namespace.force_recovery || namespace.cache_on_subscribe;
         let recoverable = always || (request.recoverable && may_read);
         let positioned = namespace.force_positioning || (request.positioned && may_read);
         Tracking { recoverable, positioned: positioned || recoverable }
     }
 
-    /// Whether it is kept who is in a channel.
+    /// Whether a channel keeps members, for presence or for joins and leaves.
     pub(crate) fn has_members(&self, channel: &Channel) -> bool {
         self.namespaces.get(channel.namespace()).is_some_and(Namespace::has_members)
     }
 
-    /// Whether it can be asked who is in a channel.
+    /// Whether clients may ask for a channel's members.
     pub(crate) fn has_presence(&self, channel: &Channel) -> bool {
         self.namespaces.get(channel.namespace()).is_some_and(|namespace| namespace.presence)
     }
 
-    /// Whether a subscriber of a channel is told who comes and leaves. `asked` is whether it asked for it, and may.
+    /// Whether a subscriber receives joins and leaves. `asked` says that it asked for them and may see presence.
     pub(crate) fn join_leave(&self, channel: &Channel, asked: bool) -> bool {
         self.namespaces
             .get(channel.namespace())
             .is_some_and(|namespace| namespace.join_leave && (namespace.force_join_leave || asked))
     }
 
-    /// Whether every subscriber of a channel is brought its newest publication.
+    /// Whether every subscriber receives the channel's newest publication when it joins.
     pub(crate) fn brings_newest(&self, channel: &Channel) -> bool {
         self.namespaces.get(channel.namespace()).is_some_and(|namespace| namespace.cache_on_subscribe)
     }
 
-    /// What a subscription asks for beyond plain publications, as far as its namespace grants it.
+    /// The delivery options a subscription asks for, as far as its namespace grants them.
     pub(crate) fn delivery(
         &self,
         channel: &Channel,
@@ -184,18 +184,18 @@ impl Rules {
             }
             filter::validate(node).map_err(|error| error.to_string())?;
         }
-        // Patches need every publication, so a filter goes before them; not granting them is no error.
+        // Patches need every publication, so a filter excludes them. Patches that are not granted are no error.
         let delta = request.delta == "fossil"
             && filter.is_none()
             && namespace.is_some_and(|namespace| namespace.delta);
         Ok((delta || filter.is_some()).then(|| Box::new(DeliveryOptions { delta, filter })))
     }
 
-    /// What a connection begins with, whatever its token says: its personal channels, and those of everybody.
+    /// The channels every connection of this user begins with: its personal channels, and the automatic ones.
     pub(crate) fn automatic(&self, user: Option<&str>) -> impl Iterator<Item = Channel> {
         let own = user.into_iter().flat_map(|user| {
             let further = self.personal.iter().map(move |prefix| format!("{prefix}#{user}"));
-            // A user id that is too long for a name has no channel of that name.
+            // A user id that is too long for a channel name has no such channel.
             iter::once(Channel::personal(user)).chain(further.filter_map(|name| Channel::parse(&name).ok()))
         });
         own.chain(self.automatic.iter().cloned())

@@ -1,7 +1,7 @@
-//! Tokens: from a JWT to who is connecting, or to a channel somebody may receive.
+//! Verifies tokens: a connection token yields an identity, a subscription token a permit for a channel.
 //!
-//! Pure: the time comes in as an argument, keys that are fetched come in from `keys`. A token only chooses among the
-//! configured issuers; its algorithm, its key and every address are that issuer's configuration, never the token's.
+//! Pure: the time is an argument, and `keys` fetches keys. A token only selects one of the configured issuers. Its
+//! algorithm, key and addresses come from that issuer's configuration, never from the token.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -25,27 +25,27 @@ mod public_key;
 #[cfg(test)]
 mod tests;
 
-/// The longest token that is looked at.
+/// The longest accepted token in bytes.
 const MAX_TOKEN_LEN: usize = 8 * 1024;
-/// The longest user id.
+/// The longest user id in bytes.
 const MAX_USER_LEN: usize = 255;
 
-/// Checks tokens.
+/// Verifies tokens of the configured issuers.
 pub(crate) struct Verifier {
     issuers: Vec<Trusted>,
     leeway: u64,
 }
 
-/// Who a connection token speaks for.
+/// The identity in a connection token.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Identity {
-    /// The user's id; nothing for an anonymous client.
+    /// The user id. `None` for an anonymous client.
     pub(crate) user: Option<Box<str>>,
-    /// When what it allows ends, in seconds since 1970.
+    /// When the connection's validity ends, in seconds since 1970.
     pub(crate) expires_at: Option<u64>,
-    /// What the token says about the connection: any JSON, or nothing.
+    /// The connection's info: JSON, or empty.
     pub(crate) info: Bytes,
-    /// The channels the connection is subscribed to from its beginning.
+    /// The server-side subscriptions of the connection.
     pub(crate) channels: Vec<Grant>,
 }
 
@@ -54,39 +54,39 @@ pub(crate) struct Identity {
 pub(crate) struct Grant {
     /// The channel's name.
     pub(crate) channel: String,
-    /// What the token says about the connection in this channel.
+    /// The connection's info in this channel: JSON, or empty.
     pub(crate) info: Bytes,
-    /// What it says to the client about the subscription.
+    /// Data for the client about the subscription.
     pub(crate) data: Bytes,
 }
 
-/// What a subscription token allows.
+/// The permit in a subscription token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Permit {
-    /// Whom; nothing for an anonymous client.
+    /// The user id. `None` for an anonymous client.
     pub(crate) user: Option<Box<str>>,
-    /// The one connection, if it is for one only.
+    /// The client id, if the token is for one connection only.
     pub(crate) client: Option<String>,
     /// The channel's name.
     pub(crate) channel: String,
-    /// Until when, in seconds since 1970.
+    /// When the subscription's validity ends, in seconds since 1970.
     pub(crate) expires_at: Option<u64>,
-    /// What the token says about the connection in this channel: any JSON, or nothing.
+    /// The connection's info in this channel: JSON, or empty.
     pub(crate) info: Bytes,
-    /// What it says to the client about the subscription.
+    /// Data for the client about the subscription.
     pub(crate) data: Bytes,
 }
 
 /// Why a token is not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Invalid {
-    /// It was ours and its time is over, or has not begun.
+    /// Its signature is valid, but it has expired or is not valid yet.
     Expired,
-    /// It is not one of ours.
+    /// It is malformed, or no configured issuer signed it.
     Forged,
-    /// It names a key of this issuer that is not here; fetching the issuer's keys may change that.
+    /// It names a missing key of this issuer, which may come with the next fetch.
     UnknownKey {
-        /// The issuer's place among the configured ones.
+        /// The index of the configured issuer.
         issuer: usize,
     },
 }
@@ -97,7 +97,7 @@ struct Claims {
     sub: String,
     exp: Option<f64>,
     nbf: Option<f64>,
-    /// When what the token allows ends, if not with the token: 0 for never.
+    /// When the validity ends, if not with the token; 0 for never.
     expire_at: Option<f64>,
     info: Option<Box<RawValue>>,
     b64info: Option<String>,
@@ -107,12 +107,12 @@ struct Claims {
     channels: Vec<String>,
     #[serde(default)]
     subs: BTreeMap<String, Described>,
-    /// Present in tokens for a subscription, which do not open a connection.
+    /// Present in subscription tokens, which do not open a connection.
     channel: Option<Value>,
     client: Option<Value>,
 }
 
-/// What a connection token says about one of its channels: JSON, or bytes in base64.
+/// A channel in a connection token: its info and data as JSON, or as bytes in base64.
 #[derive(Deserialize)]
 struct Described {
     info: Option<Box<RawValue>>,
@@ -121,25 +121,25 @@ struct Described {
     b64data: Option<String>,
 }
 
-/// What is read of a token before its signature is checked: enough to look an issuer up, and used for nothing else.
+/// Read before the signature is checked, only to select the issuer.
 #[derive(Deserialize)]
 struct Unverified {
     iss: Option<String>,
 }
 
 impl Verifier {
-    /// Fails where a configured public key is none, or not one for the configured algorithms.
+    /// Fails if a configured public key is invalid or does not fit the configured algorithms.
     pub(crate) fn new(config: &Config) -> Result<Self, BadKey> {
         let issuers = config.all_issuers().iter().map(Trusted::new).collect::<Result<_, _>>()?;
         Ok(Self { issuers, leeway: config.auth.leeway.as_secs() })
     }
 
-    /// The key sets that have to be fetched, each with its issuer's place.
+    /// The key sets that have to be fetched, each with its issuer's index.
     pub(crate) fn fetched_keys(&self) -> impl Iterator<Item = (usize, &Arc<FetchedKeys>)> {
         self.issuers.iter().enumerate().filter_map(|(place, issuer)| Some((place, issuer.fetched_keys()?)))
     }
 
-    /// Checks a connection token at `now`, in seconds since 1970.
+    /// Verifies a connection token at `now`, in seconds since 1970.
     pub(crate) fn verify(&self, token: &str, now: u64) -> Result<Identity, Invalid> {
         let (claims, expires_at) = self.claims(token, now)?;
         if claims.channel.is_some() {
@@ -158,7 +158,7 @@ impl Verifier {
         })
     }
 
-    /// Checks a subscription token at `now`, in seconds since 1970. Whether it is for this client is the caller's to see.
+    /// Verifies a subscription token at `now`, in seconds since 1970. The caller checks that it is for this client.
     pub(crate) fn verify_subscription(&self, token: &str, now: u64) -> Result<Permit, Invalid> {
         let (claims, expires_at) = self.claims(token, now)?;
         let Some(Value::String(channel)) = claims.channel else { return Err(Invalid::Forged) };
@@ -172,7 +172,7 @@ impl Verifier {
         Ok(Permit { user: user(claims.sub), client, channel, expires_at, info, data })
     }
 
-    /// What holds for every token: its issuer, signature, user and time. Returns when what it allows ends, too.
+    /// Checks what all tokens share: issuer, signature, user and time. Returns the claims and the end of the validity.
     fn claims(&self, token: &str, now: u64) -> Result<(Claims, Option<u64>), Invalid> {
         if token.len() > MAX_TOKEN_LEN {
             return Err(Invalid::Forged);
@@ -203,21 +203,21 @@ impl Verifier {
         Ok((claims, ends_at))
     }
 
-    /// The issuer with exactly this `iss`, else the one that takes those nobody has.
+    /// The index of the issuer with exactly this `iss`, else of the one without a configured `iss`.
     fn place_of(&self, iss: Option<&str>) -> Option<usize> {
         let place = |wanted: &str| self.issuers.iter().position(|issuer| issuer.iss() == wanted);
         iss.and_then(place).or_else(|| place(""))
     }
 }
 
-/// What others are told about a connection. It travels in headers and to clients of both encodings, so it is JSON: bytes that
-/// are not become a string.
+/// The info about a connection. It travels in headers and to clients of both encodings, so bytes that are not JSON
+/// become a string.
 fn info(json: Option<Box<RawValue>>, base64: Option<String>) -> Result<Bytes, Invalid> {
     let said = said_as(json, base64)?;
     Ok(if said.is_empty() { said } else { Payload::from_any(&said).into_bytes() })
 }
 
-/// What a token says: JSON, or bytes in base64.
+/// Reads a value that is given as JSON, or as bytes in base64.
 fn said_as(json: Option<Box<RawValue>>, base64: Option<String>) -> Result<Bytes, Invalid> {
     match base64.filter(|text| !text.is_empty()) {
         Some(text) => BASE64.decode(text.as_bytes()).map(Bytes::from).map_err(|_| Invalid::Forged),
@@ -234,7 +234,7 @@ fn seconds(time: f64) -> Result<u64, Invalid> {
     if (0.0..9e15).contains(&time) { Ok(time as u64) } else { Err(Invalid::Forged) }
 }
 
-/// A user id travels in headers: one line, no white space at its ends.
+/// Whether a text can be a user id. It travels in headers: one line, no white space at its ends.
 pub(crate) fn is_user_id(user: &str) -> bool {
     user.len() <= MAX_USER_LEN && !user.chars().any(char::is_control) && user.trim() == user
 }

@@ -1,8 +1,8 @@
-//! A member of a channel has joined or left: what subscribers that asked for joins and leaves are told. Pure.
+//! A join or a leave, as subscribers receive it. Pure.
 
 use tidegate_shared::protocol::ClientInfo;
 
-/// A member has joined a channel or left it.
+/// A member joined or left a channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct MembershipChange {
     pub(crate) info: ClientInfo,

@@ -1,5 +1,4 @@
-//! Comparing the members with the broker after anything that may have cost it or this gateway a message, and noticing
-//! which gateways end.
+//! Compares the registry with the stored members after any possible loss of a message, and notices gateways that end.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -8,13 +7,13 @@ use tidegate_shared::{broker::Refusal, topology::PRESENCE};
 use super::{BATCH, Presence, read_member};
 use crate::fleet::{next_page, pause};
 
-/// Between two tries while the broker is away.
+/// Pause between two tries while the broker is away.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
-/// When what was compared is compared once more: those who took this gateway for gone may still have been removing.
+/// Pause before a second comparison: gateways that took this one for ended may still have been removing its members.
 const SECOND_LOOK: Duration = Duration::from_secs(3);
 
 impl Presence {
-    /// Begins to keep members.
+    /// Starts the tasks that store, compare and remove members.
     pub(crate) fn start(self: &Arc<Self>) {
         let this = Arc::clone(self);
         self.lifecycle.spawn_essential("ends of gateways", async move { this.follow_gateways().await });
@@ -24,7 +23,7 @@ impl Presence {
         self.lifecycle.spawn_essential("storing members", async move { this.write().await });
     }
 
-    /// Sees to the members of gateways that end.
+    /// Removes the members of gateways that end.
     async fn follow_gateways(self: &Arc<Self>) {
         let mut live = self.fleet.live();
         let mut before = live.borrow_and_update().clone();
@@ -41,8 +40,8 @@ impl Presence {
         }
     }
 
-    /// Compares the members: at first, for what an earlier gateway has left behind when nobody else was there, and after
-    /// anything doubtful.
+    /// Compares the members at the start, since an earlier gateway may have left some behind, and after every possible
+    /// loss.
     async fn keep_members(self: &Arc<Self>) {
         loop {
             for wait in [Duration::ZERO, SECOND_LOOK] {
@@ -63,7 +62,7 @@ impl Presence {
         }
     }
 
-    /// Compares all members with what is known: this gateway's with those it answers for, the others' with the leases.
+    /// Compares all stored members: this gateway's with the registry, the others' with the leases.
     async fn compare(self: &Arc<Self>) -> Result<(), Refusal> {
         self.fleet.read().await?;
         let mut settled = self.registry.lock().settled();

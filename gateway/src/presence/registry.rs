@@ -1,6 +1,7 @@
-//! The members this gateway answers for: what is wanted of each, what the broker is known to have, and what to do next.
+//! The members this gateway answers for: the wanted state of each, the state known of the broker, and the next step
+//! from one to the other.
 //!
-//! Whatever happens in between, the two are brought together one step at a time. Pure: the writer carries the steps out.
+//! Pure: the writer carries the steps out.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -11,49 +12,50 @@ use bytes::Bytes;
 use tidegate_shared::broker::Refusal;
 use tokio::sync::oneshot;
 
-/// The members of this gateway, by their subjects.
+/// The members of this gateway, by subject.
 #[derive(Default)]
 pub(super) struct Registry {
     members: HashMap<Arc<str>, Member>,
-    /// Members to bring up to date. Each is in it once at most, so it is bounded by them.
+    /// Members that differ from the broker. Each is queued at most once, so the queue is bounded.
     queue: VecDeque<Arc<str>>,
 }
 
 struct Member {
-    /// How many subscriptions make it one; none means that it is to go. More than one while a client comes and goes quickly.
+    /// How many subscriptions hold the member. With none it has to leave. More than one while a client leaves and joins
+    /// quickly.
     holders: usize,
     info: Bytes,
     broker: BrokerSide,
-    /// Whether it is in the queue or being brought up to date.
+    /// Whether it is queued or being written.
     busy: bool,
     waiting: Vec<oneshot::Sender<Result<(), Refusal>>>,
 }
 
-/// What the broker has of a member.
+/// What the broker is known to store for a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum BrokerSide {
     Nothing,
-    /// The member, under this sequence.
+    /// The member, with this sequence.
     At(u64),
-    /// It has to be looked at.
+    /// Unknown: it has to be read.
     Unclear,
 }
 
-/// What brings a member nearer to what is wanted.
+/// The next step for a member.
 #[derive(Debug, PartialEq)]
 pub(super) enum Step {
-    /// Look at what the broker has.
+    /// Read what the broker stores.
     Look,
-    /// Store it.
+    /// Store the member.
     Store(Bytes),
-    /// Replace it by the mark that it has left, if it is still the one with this sequence.
+    /// Replace it with the mark of a leave, if the broker still has this sequence.
     Remove { seq: u64, info: Bytes },
-    /// It is as it should be.
+    /// The broker matches the registry.
     Nothing,
 }
 
 impl Registry {
-    /// Adds a holder. Returns where to wait until the member is stored, unless it is.
+    /// Adds a holder. Returns a receiver that completes when the member is stored, or `None` if it is stored already.
     pub(super) fn hold(
         &mut self,
         subject: &Arc<str>,
@@ -77,7 +79,7 @@ impl Registry {
         Some(wait)
     }
 
-    /// Takes a holder away; without any the member is to leave.
+    /// Removes a holder. Without any the member leaves.
     pub(super) fn release(&mut self, subject: &Arc<str>) {
         let Some(member) = self.members.get_mut(subject) else { return };
         member.holders = member.holders.saturating_sub(1);
@@ -86,12 +88,12 @@ impl Registry {
         }
     }
 
-    /// The next member to bring up to date.
+    /// Takes the next member to write.
     pub(super) fn take(&mut self) -> Option<Arc<str>> {
         self.queue.pop_front()
     }
 
-    /// What to do for a member next. Until it is told how that went, the broker's side counts as unclear.
+    /// The next step for a member. Until its result is reported, the broker's state counts as unclear.
     pub(super) fn step(&mut self, subject: &str) -> Step {
         let Some(member) = self.members.get_mut(subject) else { return Step::Nothing };
         match (member.holders > 0, member.broker) {
@@ -107,7 +109,7 @@ impl Registry {
             (true, BrokerSide::At(_)) => {
                 member.busy = false;
                 for told in member.waiting.drain(..) {
-                    // Whoever waited may have given up.
+                    // The waiting join may have timed out.
                     let _ = told.send(Ok(()));
                 }
                 Step::Nothing
@@ -119,27 +121,27 @@ impl Registry {
         }
     }
 
-    /// The broker has stored a member.
+    /// Reports that the broker stored a member.
     pub(super) fn stored(&mut self, subject: &str, seq: u64, info: &Bytes) {
-        // What is said of it may have changed meanwhile.
+        // The member's info may have changed meanwhile.
         if let Some(member) = self.members.get_mut(subject).filter(|member| member.info == *info) {
             member.broker = BrokerSide::At(seq);
         }
     }
 
-    /// The broker has nothing of a member any more.
+    /// Reports that the broker has no such member any more.
     pub(super) fn removed(&mut self, subject: &str) {
         if let Some(member) = self.members.get_mut(subject) {
             member.broker = BrokerSide::Nothing;
         }
     }
 
-    /// This is what the broker has of a member.
+    /// Reports what the broker stores for a member.
     pub(super) fn looked(&mut self, subject: &str, found: Option<(u64, Bytes)>) {
         let Some(member) = self.members.get_mut(subject) else { return };
         member.broker = match found {
             Some((seq, info)) if info == member.info => BrokerSide::At(seq),
-            // Nobody is behind it any more: it leaves as it came.
+            // It has no holder: it leaves with the info it joined with.
             Some((seq, info)) if member.holders == 0 => {
                 member.info = info;
                 BrokerSide::At(seq)
@@ -148,7 +150,7 @@ impl Registry {
         };
     }
 
-    /// A step did not succeed: whoever waits is told, the writer goes on.
+    /// Reports a failed step: fails the waiting joins. The writer tries again.
     pub(super) fn refused(&mut self, subject: &str, refusal: &Refusal) {
         if let Some(member) = self.members.get_mut(subject) {
             for told in member.waiting.drain(..) {
@@ -157,7 +159,7 @@ impl Registry {
         }
     }
 
-    /// The members that are as they should be, and their sequences.
+    /// The members that match the broker, with their sequences.
     pub(super) fn settled(&self) -> HashMap<Arc<str>, u64> {
         let settled = self.members.iter().filter(|(_, member)| !member.busy);
         settled
@@ -168,7 +170,7 @@ impl Registry {
             .collect()
     }
 
-    /// The broker does not seem to have a member that was settled under this sequence.
+    /// Marks a settled member as unclear: the broker does not seem to have it.
     pub(super) fn doubt(&mut self, subject: &Arc<str>, seq: u64) {
         let settled = |member: &&mut Member| !member.busy && member.broker == BrokerSide::At(seq);
         if let Some(member) = self.members.get_mut(subject).filter(settled) {
@@ -177,7 +179,7 @@ impl Registry {
         }
     }
 
-    /// The broker has a member of this gateway. If it is none, it is to leave.
+    /// Adds a stored member that the registry does not have, so that it leaves.
     pub(super) fn found(&mut self, subject: &Arc<str>) {
         if !self.members.contains_key(subject) {
             self.members.insert(Arc::clone(subject), Member::new(BrokerSide::Unclear));
@@ -185,7 +187,7 @@ impl Registry {
         }
     }
 
-    /// How many members there are, those that are about to leave included.
+    /// How many members there are, leaving ones included.
     pub(super) fn len(&self) -> usize {
         self.members.len()
     }
@@ -210,7 +212,7 @@ mod tests {
 
     use super::*;
 
-    /// A broker that keeps one message of each subject and does what it is told, or loses the answer.
+    /// A broker that keeps one message per subject and may lose its answers.
     #[derive(Default)]
     struct Broker {
         seq: u64,
@@ -278,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_back_while_leaving_is_there_again_before_it_is_told_so() {
+    fn a_client_that_joins_while_it_leaves_is_stored_again_before_its_join_completes() {
         let (mut registry, mut broker) = (Registry::default(), Broker::default());
         registry.hold(&subject(), "1".into());
         broker.settle(&mut registry);
@@ -298,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_broker_has_lost_or_should_not_have_is_repaired() {
+    fn members_that_the_broker_lost_or_should_not_have_are_repaired() {
         let (mut registry, mut broker) = (Registry::default(), Broker::default());
         registry.hold(&subject(), "1".into());
         broker.settle(&mut registry);
@@ -315,9 +317,9 @@ mod tests {
     }
 
     proptest! {
-        /// Subscriptions come and go, steps are carried out with or without an answer, in any order.
+        /// Subscriptions come and go, and steps are carried out with or without an answer, in any order.
         #[test]
-        fn the_broker_ends_up_with_what_is_wanted(
+        fn the_broker_ends_up_with_the_wanted_members(
             script in proptest::collection::vec((0u8..4, any::<bool>(), 0u8..2), 0..60),
         ) {
             let (mut registry, mut broker) = (Registry::default(), Broker::default());

@@ -1,5 +1,4 @@
-//! Removing the members of a gateway that is gone. Every gateway that is left may try: the broker lets each member be
-//! removed once, and the first to begin leaves little to the others.
+//! Removes the members of an ended gateway. Every live gateway tries; the broker lets each member be removed only once.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,18 +8,18 @@ use tidegate_shared::{broker::Refusal, id::GatewayId, topology::PRESENCE};
 use super::{BATCH, LEFT_TTL, Presence, StoredMember, read_member};
 use crate::fleet::{leaving, next_page, pause};
 
-/// How long a gateway may take to come back before its members are removed: all lose the broker at the same time when it
-/// restarts, and none is back at once.
+/// How long a gateway may take to come back before its members are removed: when the broker restarts, all gateways lose
+/// it at the same time.
 const GRACE: Duration = Duration::from_secs(1);
-/// Over how long the beginnings of those who are left are spread.
+/// The live gateways begin at random times within this span.
 const SPREAD: Duration = Duration::from_secs(1);
-/// Between two tries while the broker is away.
+/// Pause between two tries while the broker is away.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// Members removed at the same time.
 const MAX_UNDER_WAY: usize = 64;
 
 impl Presence {
-    /// A gateway is gone. Sees to it that its members leave.
+    /// Starts to remove the members of an ended gateway.
     pub(super) fn ended(self: &Arc<Self>, gateway: GatewayId) {
         if !self.sweeping.lock().insert(gateway.clone()) {
             return;
@@ -43,11 +42,13 @@ impl Presence {
                     tracing::info!(
                         gateway.id = gateway.as_str(),
                         members,
-                        "members of a gone gateway removed"
+                        "removed the members of an ended gateway"
                     );
                     return;
                 }
-                Err(refusal) => tracing::debug!(%refusal, "members of a gone gateway cannot be removed yet"),
+                Err(refusal) => {
+                    tracing::debug!(%refusal, "cannot remove the members of an ended gateway yet");
+                }
             }
             if !pause(&self.lifecycle, RETRY_PAUSE).await {
                 return;
@@ -55,7 +56,7 @@ impl Presence {
         }
     }
 
-    /// Removes what a gateway has left behind, unless it comes back; returns how many this one removed.
+    /// Removes a gateway's members, unless it comes back. Returns how many this gateway removed.
     async fn remove_members(&self, gateway: &GatewayId) -> Result<usize, Refusal> {
         let filter = self.subjects.members_of_gateway(gateway);
         let (mut removed, mut from) = (0, Some(1));
@@ -75,7 +76,7 @@ impl Presence {
         Ok(removed)
     }
 
-    /// Whether it was this gateway that removed it.
+    /// Removes one member. Returns false if another gateway removed it first.
     async fn remove(&self, member: StoredMember) -> Result<bool, Refusal> {
         let headers = leaving(member.seq, LEFT_TTL);
         match self.broker.store(member.subject.as_ref().to_owned(), headers, member.info).await {

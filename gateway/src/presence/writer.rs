@@ -1,4 +1,4 @@
-//! Carries out what the registry finds to be done, until the broker has what is wanted. Nobody waits for it but who joins.
+//! Carries out the steps of the registry until the broker matches it. Only joins wait for it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,13 +9,13 @@ use tidegate_shared::{broker::Refusal, topology::PRESENCE};
 use super::{LEFT_TTL, Presence, read_member, registry::Step};
 use crate::fleet::{leaving, pause};
 
-/// Members that are brought up to date at the same time.
+/// Members written at the same time.
 const MAX_UNDER_WAY: usize = 256;
-/// Between two tries for one member.
+/// Pause between two tries for one member.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
 impl Presence {
-    /// Brings members up to date as long as the gateway lives.
+    /// Writes members for as long as the gateway runs.
     pub(super) async fn write(&self) {
         let mut under_way = FuturesUnordered::new();
         loop {
@@ -45,7 +45,7 @@ impl Presence {
             }
             if let Err(refusal) = self.carry_out(&subject, step).await {
                 self.registry.lock().refused(&subject, &refusal);
-                tracing::debug!(%subject, %refusal, "a member is not up to date yet");
+                tracing::debug!(%subject, %refusal, "a member is not stored yet");
                 if !pause(&self.lifecycle, RETRY_PAUSE).await {
                     return;
                 }

@@ -1,4 +1,5 @@
-//! Answers of workers: handed to the calls that wait, or to the personal channel of a user whose call has given up.
+//! Answers of workers: handed to the waiting calls, or stored in the personal channel of a user whose call has timed
+//! out.
 
 use std::sync::Arc;
 
@@ -20,7 +21,7 @@ pub(crate) struct Answers {
 }
 
 impl Answers {
-    /// Begins to receive. Returns when the broker has the subscription.
+    /// Subscribes and starts the receiving task. Returns once the broker has the subscription.
     pub(crate) async fn start(
         self,
         broker: &Broker,
@@ -40,7 +41,7 @@ impl Answers {
         let answer = match Answer::read(&message.headers.unwrap_or_default(), message.payload) {
             Ok(answer) => answer,
             Err(error) => {
-                tracing::warn!(subject = %message.subject, %error, "an answer that cannot be read");
+                tracing::warn!(subject = %message.subject, %error, "dropped an answer of a worker that cannot be read");
                 return;
             }
         };

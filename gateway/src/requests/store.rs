@@ -1,7 +1,7 @@
-//! From clients into JetStream: storing what they send, and waiting for the answer.
+//! Stores what clients send in JetStream, and waits for the answers.
 //!
 //! A call has two stages: until it is settled (stored or refused, which bounds what may be in flight) and until it has
-//! ended (answered or not in time). Never tells a client that something is stored before the broker said so.
+//! ended (answered, or timed out). Never acknowledges a message before the broker has.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -30,10 +30,10 @@ use crate::{
     requests::waiting::{AnswerSlot, Waiting},
 };
 
-/// How long a publish waits before it is repeated when the stream has no leader.
+/// Pause before a publish is retried when the stream has no leader.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
-/// The way into JetStream.
+/// Stores requests and publications in JetStream.
 pub(crate) struct Store {
     broker: Broker,
     subjects: Subjects,
@@ -41,15 +41,15 @@ pub(crate) struct Store {
     metrics: Metrics,
 }
 
-/// How the first stage of a call went.
+/// The result of the first stage of a call.
 pub(crate) enum Settled {
-    /// It has ended already.
+    /// The call has ended.
     Ended(CallEnd),
-    /// It is stored and its answer is waited for.
+    /// The request is stored and its answer is awaited.
     Stored(Wait),
 }
 
-/// The second stage of a call: where its answer will come from.
+/// The second stage of a call: where its answer comes from.
 pub(crate) struct Wait {
     request: Request,
     source: Source,
@@ -66,7 +66,7 @@ impl Store {
         Self { broker, subjects, waiting, metrics }
     }
 
-    /// First stage: stores a request, unless its answer is there already.
+    /// First stage: stores a request, unless its answer is stored already.
     pub(crate) async fn call(
         &self,
         request: Request,
@@ -89,7 +89,7 @@ impl Store {
         let mut slot = self.waiting.wait_for(request.id.clone());
         let stored = tokio::select! {
             biased;
-            // The acknowledgement may be slower than the whole round trip through a worker.
+            // The acknowledgement may be slower than the round trip through a worker.
             answer = slot.answer() => return Settled::Ended(CallEnd::Answered(answer)),
             stored = self.store_request(&request, turn, deadline) => stored,
         };
@@ -100,7 +100,7 @@ impl Store {
     }
 
     async fn call_keyed(&self, request: Request, turn: Turn, deadline: Instant) -> Settled {
-        // Subscribed before the look-up, on one connection: whatever the look-up misses comes live.
+        // Subscribed before the look-up, on the same NATS connection: an answer that the look-up misses comes live.
         let Ok(answers) = self.broker.client().subscribe(self.subjects.answer(&request.id)).await else {
             return Settled::Ended(CallEnd::Failed(codes::NOT_ACCEPTED.error()));
         };
@@ -110,7 +110,8 @@ impl Store {
             Err(refusal) => return Settled::Ended(CallEnd::Failed(codes::NOT_ACCEPTED.because(refusal))),
         }
         match self.store_request(&request, turn, deadline).await {
-            // Without a stored answer it waits, runs or is parked: the answer will come, or is looked up at the end.
+            // A duplicate without a stored answer is queued, running or parked: the answer will come, or is looked up
+            // at the deadline.
             Ok(Stored { duplicate: true, .. }) => {
                 if let Ok(Some(answer)) = self.stored_answer(&request).await {
                     return Settled::Ended(same_request(&request, answer));
@@ -154,7 +155,7 @@ impl Store {
             Source::Plain(mut slot) => timeout_at(deadline, slot.answer()).await.ok(),
             Source::Keyed(mut answers) => match timeout_at(deadline, next_answer(&mut answers)).await {
                 Ok(answer) => Some(answer),
-                // The live copy may have been missed while the connection to the broker was down.
+                // The live copy may have been missed while the broker was away.
                 Err(_) => self.stored_answer(&request).await.ok().flatten(),
             },
         };
@@ -164,7 +165,7 @@ impl Store {
         }
     }
 
-    /// Stores a message whose answer nobody waits for.
+    /// Stores a message that has no reply.
     pub(crate) async fn send(&self, request: Request, turn: Turn, deadline: Instant) -> Result<(), Error> {
         self.store_request(&request, turn, deadline).await.map(|_| ())
     }
@@ -183,7 +184,7 @@ impl Store {
         self.store(message, turn, deadline, false).await.map(|_| self.metrics.published())
     }
 
-    /// Stores a publication of a service under an id of the service's or a random one: repeats with the same id are stored once.
+    /// Stores a publication of a service. Retries with the same id are stored once.
     pub(crate) async fn store_publication(
         &self,
         channel: &Channel,
@@ -198,11 +199,11 @@ impl Store {
             headers.insert(name.as_str(), value.as_str());
         }
         let message = || (self.subjects.channel(channel), headers.clone(), data.clone());
-        // Nothing of the same caller waits before it.
+        // A service has no earlier message that it would have to wait for.
         self.store(message, Turns::default().next(), deadline, true).await
     }
 
-    /// An answer nobody waits for any more goes to its user's personal channel.
+    /// Stores a late answer in its user's personal channel.
     pub(crate) async fn deliver_late(&self, answer: &Answer) {
         let Some(user) = answer.user.as_deref() else { return };
         let subject = self.subjects.channel(&Channel::personal(user));
@@ -219,7 +220,8 @@ impl Store {
         self.store(message, turn, deadline, keyed).await
     }
 
-    /// Sends until the broker says it is stored, refuses it, or the deadline is near. Repeats carry the same id.
+    /// Publishes until the broker stores or refuses the message, or the deadline is near. Retries carry the same
+    /// message id.
     async fn store(
         &self,
         message: impl Fn() -> (String, HeaderMap, Bytes),
@@ -235,7 +237,7 @@ impl Store {
         loop {
             let (subject, headers, body) = message();
             let sent = self.broker.publish(subject, headers, body).await;
-            // Sent or refused: what the same connection sends next may go.
+            // Sent or refused: passes the turn to the connection's next message.
             turn.take();
             let stored = match sent {
                 Ok(sent) => tokio::select! {
@@ -247,7 +249,7 @@ impl Store {
             };
             let refusal = match stored {
                 Ok(stored) => return Ok(stored),
-                // Only this request uses this subject: an earlier copy of it is stored.
+                // Only this request uses this subject, so an earlier copy of it is stored.
                 Err(Refusal::Taken) => return Ok(Stored { seq: 0, duplicate: true }),
                 Err(refusal) => refusal,
             };
@@ -294,7 +296,9 @@ async fn next_answer(answers: &mut async_nats::Subscriber) -> Answer {
     while let Some(message) = answers.next().await {
         match Answer::read(&message.headers.unwrap_or_default(), message.payload) {
             Ok(answer) => return answer,
-            Err(error) => tracing::warn!(%error, subject = %message.subject, "an answer that cannot be read"),
+            Err(error) => {
+                tracing::warn!(%error, subject = %message.subject, "dropped an answer that cannot be read");
+            }
         }
     }
     std::future::pending().await
@@ -313,7 +317,7 @@ fn same_request(request: &Request, answer: Answer) -> CallEnd {
     }
 }
 
-/// Asking again helps only who asks for the same request.
+/// Only a keyed request may be retried: it is the same request.
 fn late(request: &Request) -> Error {
     let error = codes::STILL_WORKING.because(&request.id);
     Error { temporary: request.id.is_keyed(), ..error }

@@ -1,5 +1,5 @@
-//! Turns: what a connection sends reaches the broker in the order it was sent, though a keyed request first looks for its
-//! answer.
+//! Turns keep the order of a connection's messages on their way to the broker, although a keyed request first looks up
+//! its answer.
 
 use tokio::sync::oneshot;
 
@@ -9,7 +9,7 @@ pub(crate) struct Turns {
     last: Option<oneshot::Receiver<()>>,
 }
 
-/// The right to send once everything before it is sent. Dropping it passes the turn on.
+/// The turn of one message. It may be sent once everything before it is sent. Dropping it passes the turn on.
 #[derive(Debug)]
 pub(crate) struct Turn {
     before: Option<oneshot::Receiver<()>>,
@@ -23,17 +23,17 @@ impl Turns {
         Turn { before: self.last.replace(last), _after: after }
     }
 
-    /// Nothing is under way: the next turn has nothing to wait for, and an idle connection keeps nothing.
+    /// Resets the turns of an idle connection, which frees their memory.
     pub(crate) fn rest(&mut self) {
         self.last = None;
     }
 }
 
 impl Turn {
-    /// Waits until everything before it is sent, or given up.
+    /// Waits until everything before it is sent or dropped.
     pub(crate) async fn come(&mut self) {
         if let Some(before) = self.before.take() {
-            // An error is a turn that was dropped: that is how turns are passed on.
+            // An error means that the turn before was dropped, which is how turns are passed on.
             let _ = before.await;
         }
     }

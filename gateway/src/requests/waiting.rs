@@ -1,4 +1,4 @@
-//! Plain requests of this gateway's clients that wait for their answer. Keyed requests wait on a subscription of their own.
+//! Plain requests that wait for their answers. Keyed requests wait on a NATS subscription of their own.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -6,13 +6,13 @@ use parking_lot::Mutex;
 use tidegate_shared::{envelope::Answer, id::RequestId};
 use tokio::sync::oneshot;
 
-/// Who waits for which answer.
+/// The waiting callers, by request id.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Waiting {
     callers: Arc<Mutex<HashMap<RequestId, oneshot::Sender<Answer>>>>,
 }
 
-/// One caller's slot; gone when dropped.
+/// The slot for one caller's answer. Removed when dropped.
 #[derive(Debug)]
 pub(crate) struct AnswerSlot {
     waiting: Waiting,
@@ -21,14 +21,14 @@ pub(crate) struct AnswerSlot {
 }
 
 impl Waiting {
-    /// Takes a slot before the request is sent, so that no answer can be too early.
+    /// Adds a slot. Called before the request is sent, so that no answer can come too early.
     pub(crate) fn wait_for(&self, id: RequestId) -> AnswerSlot {
         let (sender, answer) = oneshot::channel();
         self.callers.lock().insert(id.clone(), sender);
         AnswerSlot { waiting: self.clone(), id, answer }
     }
 
-    /// Hands an answer to whoever waits for it, or gives it back.
+    /// Hands an answer to its waiting caller. Returns the answer if there is none.
     pub(crate) fn settle(&self, answer: Answer) -> Result<(), Box<Answer>> {
         match self.callers.lock().remove(&answer.re) {
             Some(caller) => caller.send(answer).map_err(Box::new),
@@ -38,7 +38,7 @@ impl Waiting {
 }
 
 impl AnswerSlot {
-    /// Waits for the answer. Never completes without one: the caller has a deadline.
+    /// Waits for the answer. Never completes without one, so the caller needs a deadline.
     pub(crate) async fn answer(&mut self) -> Answer {
         match (&mut self.answer).await {
             Ok(answer) => answer,
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_that_gives_up_leaves_nothing_behind() {
+    fn a_caller_that_times_out_frees_its_slot() {
         let waiting = Waiting::default();
         let id = RequestId::plain(&GatewayId::random());
         drop(waiting.wait_for(id.clone()));

@@ -1,4 +1,4 @@
-//! `connect` and `refresh`: who is this, and for how long.
+//! `connect` and `refresh`: the client's identity, and how long the connection is valid.
 
 use std::time::Instant;
 
@@ -37,7 +37,7 @@ impl Session {
         self.accepted(arrival, identity, validity, &Bytes::new(), now)
     }
 
-    /// It is known who the client is: what is left is to join the channels it begins with.
+    /// The client is authenticated. Next the connection joins the channels it begins with.
     pub(super) fn accepted(
         &mut self,
         arrival: PendingConnect,
@@ -47,7 +47,7 @@ impl Session {
         now: Now,
     ) -> Effects {
         let PendingConnect { command: id, request, jitter } = arrival;
-        let chosen = match self.choose(&identity, &request) {
+        let chosen = match self.server_subscriptions(&identity, &request) {
             Ok(chosen) => chosen,
             Err(Unfit::Channel(error)) => return self.refused(refuse(id, error), now),
             Err(Unfit::TooMany) => return self.close(codes::CHANNEL_LIMIT),
@@ -81,7 +81,7 @@ impl Session {
         vec![Effect::Welcome { chosen: to_join }]
     }
 
-    /// The channels the connection begins with are joined, at these positions: the reply to `connect`.
+    /// The channels the connection begins with are joined, at these positions. Returns the reply to `connect`.
     pub(crate) fn welcomed(&mut self, positions: &[Position]) -> Option<Reply> {
         let phase = std::mem::replace(&mut self.phase, Phase::Closed);
         let Phase::Connecting(connecting) = phase else {
@@ -97,7 +97,7 @@ impl Session {
         Some(reply)
     }
 
-    /// The channels could not be joined: the client tries again.
+    /// The channels could not be joined. The error is temporary, so the client tries again.
     pub(crate) fn not_welcomed(&mut self, now: Instant) -> Effects {
         let phase =
             std::mem::replace(&mut self.phase, Phase::Refused { until: now + self.rules.limits.first_frame });
@@ -109,7 +109,7 @@ impl Session {
     }
 
     pub(super) fn refresh(&mut self, id: u32, request: &RefreshRequest, now: Now) -> Effects {
-        // Where a back end is asked no client has been told to bring a fresh token.
+        // Where a back end prolongs connections, clients have no reason to send a fresh token.
         if request.token.is_empty() || self.rules.asks_to_refresh {
             return self.close(codes::BAD_PROTOCOL);
         }
@@ -132,7 +132,7 @@ impl Session {
         vec![Effect::Reply(Reply { id, refresh: Some(result), ..Reply::default() })]
     }
 
-    /// `Err(None)` is a client without a token where one is needed.
+    /// Returns `Err(None)` for a client without a token where one is needed.
     fn identify(&self, token: &str, now: Now) -> Result<Identity, Option<Invalid>> {
         if !token.is_empty() {
             return self.rules.verifier.verify(token, now.unix.as_secs()).map_err(Some);
@@ -143,7 +143,7 @@ impl Session {
         Err(None)
     }
 
-    /// The client will close, and come back by itself.
+    /// Refuses `connect`. The client closes the connection and comes back by itself.
     pub(super) fn refused(&mut self, effects: Effects, now: Now) -> Effects {
         self.phase = Phase::Refused { until: now.instant + self.rules.limits.first_frame };
         effects

@@ -1,5 +1,4 @@
-//! What services order: to end a connection, to begin or end a subscription, to
-//! change how long a connection may last.
+//! Orders from services: disconnect, subscribe, unsubscribe, refresh.
 
 use bytes::Bytes;
 use tidegate_shared::{channel::Channel, protocol::Unsubscribe};
@@ -8,15 +7,18 @@ use super::{Effects, Now, Phase, Session};
 use crate::outbox::order::{Action, Order, disconnect_of};
 
 impl Session {
-    /// A service has ordered something of this connection.
+    /// Carries out an order from a service.
     pub(crate) fn ordered(&mut self, order: &Order, now: Now) -> Effects {
         match &order.action {
             Action::Disconnect { code, reason } => self.close(disconnect_of(*code, reason)),
-            Action::Subscribe { channel, info, data } => Channel::parse(channel)
-                .map_or_else(|_| Vec::new(), |channel| self.place(channel, info.clone(), data.clone())),
+            Action::Subscribe { channel, info, data } => Channel::parse(channel).map_or_else(
+                |_| Vec::new(),
+                |channel| self.add_subscription(channel, info.clone(), data.clone()),
+            ),
             Action::Unsubscribe { channel, code, reason } => {
                 let why = Unsubscribe { code: *code, reason: reason.clone() };
-                Channel::parse(channel).map_or_else(|_| Vec::new(), |channel| self.displace(&channel, why))
+                Channel::parse(channel)
+                    .map_or_else(|_| Vec::new(), |channel| self.end_subscription_by_order(&channel, why))
             }
             Action::Refresh { expire_at, info } => self.refreshed(*expire_at, info, now),
         }

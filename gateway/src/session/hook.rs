@@ -1,4 +1,5 @@
-//! Decisions asked from a back end: what is asked, and what follows from the answer. Nothing is allowed by silence.
+//! Decisions of a back end: the questions a session asks, and what follows from each decision. Without a decision the
+//! client's command is refused.
 
 use std::time::Duration;
 
@@ -18,10 +19,10 @@ use crate::policy::{
     tokens::{self, Identity, is_user_id},
 };
 
-/// How long after nobody decided on prolonging something it is asked again.
+/// How long a session waits before it asks again when no back end decided on prolonging something.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// A question, and what its answer is about.
+/// A question for a back end, and what its decision is about.
 #[derive(Debug, PartialEq)]
 pub(crate) struct HookQuestion {
     pub(crate) event: Event,
@@ -29,22 +30,22 @@ pub(crate) struct HookQuestion {
     pub(crate) about: AskedAbout,
 }
 
-/// What an answer is about.
+/// What a decision is about.
 #[derive(Debug, PartialEq)]
 pub(crate) enum AskedAbout {
-    /// Whether the client may connect.
+    /// The client's `connect`.
     Connect(PendingConnect),
-    /// Whether the connection goes on.
+    /// Prolonging the connection.
     Refresh,
-    /// Whether a subscription that has begun may be prepared.
+    /// A subscription that waits for permission.
     Subscribe { ticket: u32 },
-    /// Whether a subscription goes on.
+    /// Prolonging a subscription.
     SubRefresh { ticket: u32 },
-    /// Whether this may be published.
+    /// A publication.
     Publish { command: u32, channel: Channel, data: Bytes, info: Box<ClientInfo> },
 }
 
-/// A client's `connect`, as long as it is not answered.
+/// A client's `connect` that is not answered yet.
 #[derive(Debug, PartialEq)]
 pub(crate) struct PendingConnect {
     pub(super) command: u32,
@@ -86,7 +87,7 @@ impl Session {
         ask(Event::Publish, question, AskedAbout::Publish { command, channel, data, info })
     }
 
-    /// Asks about everything whose time is over.
+    /// Asks a back end to prolong the connection and the subscriptions whose renewal is due.
     pub(super) fn ask_to_go_on(&mut self, now: std::time::Instant) -> Effects {
         let Phase::Connected(connected) = &mut self.phase else { return Vec::new() };
         let connection = connected.validity.renewal.take_if(|at| *at <= now).is_some();
@@ -107,7 +108,7 @@ impl Session {
         Question { user: self.user().map(str::to_owned), channel: channel.to_owned(), ..question }
     }
 
-    /// A back end has decided, or did not in time.
+    /// Carries on after a back end's decision, or after its deadline passed.
     pub(crate) fn verdict(&mut self, about: AskedAbout, verdict: Verdict, now: Now) -> Effects {
         if matches!(self.phase, Phase::Closed) {
             return Vec::new();
@@ -139,7 +140,8 @@ impl Session {
 
     fn let_in(&mut self, arrival: PendingConnect, grant: Grant, now: Now) -> Effects {
         if !is_user_id(&grant.user) {
-            let error = codes::INTERNAL.because("the decision names no user that can be");
+            let error = codes::INTERNAL
+                .because("the decision names a user id that is too long or has control characters");
             return self.refused(refuse(arrival.command, error), now);
         }
         let validity = self.validity(grant.ends(), self.renewer_after_hook(), now);

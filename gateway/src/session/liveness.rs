@@ -1,4 +1,4 @@
-//! When a session pings, and when silence ends it. Pure.
+//! When a session pings, and when a missing pong ends it. Pure.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ pub(super) struct Liveness {
     pong_until: Option<Instant>,
 }
 
-/// What the passing of time asks for.
+/// What is due.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Due {
     Nothing,
@@ -47,7 +47,7 @@ impl Liveness {
         Due::Nothing
     }
 
-    /// Takes a pong; false if nobody asked for one.
+    /// Takes a pong. Returns false if no ping was sent.
     pub(super) fn pong(&mut self) -> bool {
         self.pong_until.take().is_some()
     }
@@ -71,12 +71,12 @@ mod tests {
         assert_eq!(liveness.tick(start + secs(24), true, INTERVAL, TIMEOUT), Due::Nothing);
         assert_eq!(liveness.tick(start + secs(25), true, INTERVAL, TIMEOUT), Due::Ping);
         assert!(liveness.pong());
-        assert!(!liveness.pong(), "nobody asked twice");
+        assert!(!liveness.pong(), "there was one ping");
         assert_eq!(liveness.next_timeout(), start + secs(50));
     }
 
     #[test]
-    fn silence_ends_the_session_unless_nobody_was_reading() {
+    fn a_missing_pong_ends_the_session_only_while_the_socket_is_read() {
         let start = Instant::now();
         let mut liveness = Liveness::new(start, INTERVAL, 0.0);
         let ping = start + INTERVAL / 2;

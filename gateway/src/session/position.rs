@@ -1,5 +1,5 @@
-//! The position of a subscriber in a channel, and how a client is told of it: in a reply, or in a push for a subscription that
-//! the server makes. Pure.
+//! The position of a subscriber in a channel, and how the client learns it: in the reply to `subscribe`, or in a push
+//! for a server-side subscription. Pure.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ pub(super) fn granted(pending: &Pending, position: &Position, encoding: Encoding
     Reply { id: pending.command, subscribe: Some(result), ..Reply::default() }
 }
 
-/// Application data as an encoding can carry it.
+/// Application data in a form that the encoding can carry.
 pub(super) fn suited(data: &Bytes, encoding: Encoding) -> Bytes {
     match encoding {
         Encoding::Json if !data.is_empty() => Payload::from_any(data).into_bytes(),
@@ -38,17 +38,17 @@ pub(super) fn suited(data: &Bytes, encoding: Encoding) -> Bytes {
 /// The bit of `flag` by which a client asks for an error instead of a failed recovery.
 pub(super) const REFUSE_UNRECOVERABLE: i64 = 2;
 
-/// Where the client left the channel, if it wants to go on from there.
+/// The position the client wants to resume from, if it does.
 pub(super) fn resume_of(request: &SubscribeRequest) -> Option<Resume> {
     request.recover.then(|| Resume { offset: request.offset, epoch: request.epoch.clone() })
 }
 
-/// Where a member stands in a channel.
+/// Where a subscriber joined a channel.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Position {
-    /// What the channel said when it was joined.
+    /// What the channel returned for the join.
     pub(crate) joined: Joined,
-    /// The stream its offsets belong to; nothing without history.
+    /// The stream its offsets belong to. `None` without history.
     pub(crate) epoch: Option<Arc<str>>,
 }
 
@@ -58,7 +58,7 @@ impl Position {
         Self { joined: Joined::Live, epoch: None }
     }
 
-    /// What a client that asked to resume, or did not, is told.
+    /// The result for the client, whether it asked to resume or not.
     pub(super) fn result(
         &self,
         resume: Option<&Resume>,
@@ -96,7 +96,7 @@ impl Position {
     }
 }
 
-/// Publications as a reply brings them: those that are wanted, each as a patch of the one before it if that was granted.
+/// The missed publications in a reply: filtered, and each as a patch of the one before it where patches were granted.
 fn brought<'a>(
     publications: impl Iterator<Item = &'a Arc<Publication>>,
     delivery: Option<&DeliveryOptions>,
@@ -110,8 +110,8 @@ fn brought<'a>(
     }
 }
 
-/// Tells of a subscription that the client did not ask for what an answer would have told.
-pub(super) fn placed(channel: &Channel, granted: Reply) -> Reply {
+/// The push that announces a server-side subscription, with what a reply to `subscribe` would say.
+pub(super) fn announced(channel: &Channel, granted: Reply) -> Reply {
     let result = granted.subscribe.unwrap_or_default();
     let subscribe = Some(Subscribed {
         recoverable: result.recoverable,

@@ -1,4 +1,4 @@
-//! Who is in a channel: what a client may ask, and what is said of it to others.
+//! Presence: what a client may ask about a channel's members, and the info of this client as a member.
 
 use tidegate_shared::{
     channel::Channel,
@@ -8,7 +8,7 @@ use tidegate_shared::{
 use super::{Connected, Effect, Effects, Phase, Session, refuse};
 use crate::policy::rules::{Access, Action};
 
-/// What a client wants to know of a channel.
+/// What a client asks about a channel's members.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PresenceQuery {
     /// The members, each with its user and info.
@@ -18,7 +18,7 @@ pub(crate) enum PresenceQuery {
 }
 
 impl Session {
-    /// What is said of this connection in a channel; nothing where it is not kept who is there.
+    /// This client's info as a member of a channel. `None` where the namespace keeps no members.
     pub(crate) fn member(&self, channel: &Channel) -> Option<Box<ClientInfo>> {
         let connected = match &self.phase {
             Phase::Connected(connected) => connected,
@@ -39,12 +39,12 @@ impl Session {
         }
     }
 
-    /// Whether the client is told who comes and leaves, with a subscription that is about to be joined.
+    /// Whether a subscription that is being prepared receives joins and leaves.
     pub(crate) fn join_leave(&self, ticket: u32) -> bool {
         matches!(&self.phase, Phase::Connected(connected) if connected.subscriptions.join_leave(ticket))
     }
 
-    /// The same for a channel that the connection begins with: it cannot ask.
+    /// Whether a server-side subscription receives joins and leaves. It cannot ask for them.
     pub(crate) fn join_leave_by_default(&self, channel: &Channel) -> bool {
         self.rules.join_leave(channel, false)
     }
@@ -65,7 +65,7 @@ impl Session {
         }
     }
 
-    /// The members of a channel have been read.
+    /// Replies with the members of a channel once they are read.
     pub(crate) fn members_read(
         &self,
         id: u32,
@@ -82,9 +82,12 @@ impl Session {
                 Reply { id, presence: Some(members.suited_to(self.encoding)), ..Reply::default() }
             }
         };
-        // More than this would end the connection as slow, again and again.
+        // A larger reply would overflow the outbox and end the connection as slow on every try.
         if protobuf::len(&reply) as u64 > self.rules.limits.outbox / 2 {
-            return refuse(id, codes::LIMIT_EXCEEDED.because("too many to be named: ask how many they are"));
+            return refuse(
+                id,
+                codes::LIMIT_EXCEEDED.because("too many members for one reply: ask for presence_stats"),
+            );
         }
         vec![Effect::Reply(reply)]
     }

@@ -1,4 +1,4 @@
-//! `rpc`, `send` and `publish`: what is stored, and under which id.
+//! `rpc`, `send` and `publish`: the request or publication to store, and its id.
 
 use std::collections::BTreeMap;
 
@@ -82,7 +82,7 @@ impl Session {
         }
         let Phase::Connected(connected) = &self.phase else { return Vec::new() };
         let info = Box::new(self.info(connected, &channel));
-        if let Some(route) = self.rules.decider(&channel) {
+        if let Some(route) = self.rules.deciding_route(&channel) {
             let text = |json: &Bytes| (!json.is_empty()).then(|| String::from_utf8_lossy(json).into_owned());
             let submitted = RequestId::plain(&self.rules.gateway);
             let submitted = Request {
@@ -112,7 +112,7 @@ impl Session {
 
     fn request(&self, id: RequestId, route: &Route, method: Option<&str>, data: Bytes, now: Now) -> Request {
         let (content_type, body) = match self.encoding {
-            // An absent payload is JSON too, so that no worker has to know two kinds of nothing.
+            // An absent payload becomes `null`, so that workers always get JSON from JSON clients.
             Encoding::Json if data.is_empty() => (envelope::JSON, Bytes::from_static(b"null")),
             Encoding::Json => (envelope::JSON, data),
             Encoding::Protobuf => (envelope::BYTES, data),

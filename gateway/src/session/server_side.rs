@@ -1,6 +1,6 @@
-//! Subscriptions the server makes: those a connection begins with, and those that are added or ended later.
+//! Server-side subscriptions: those a connection begins with, and those a service adds or ends later.
 //!
-//! The client never asked for them: it is told in the reply to `connect`, or by a push.
+//! The client does not ask for them. It learns of them in the reply to `connect` or from a push.
 
 use bytes::Bytes;
 use tidegate_shared::{
@@ -19,22 +19,22 @@ use crate::{
     policy::{rules::Tracking, tokens::Identity},
 };
 
-/// A channel that a connection begins with.
+/// A server-side subscription that a connection begins with.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ServerSubscription {
     pub(crate) channel: Channel,
-    /// Where the client left it, if it wants to go on from there.
+    /// The position the client wants to resume from.
     pub(crate) resume: Option<Resume>,
-    /// What is said about the connection in this channel.
+    /// The connection's info in this channel.
     pub(super) info: Bytes,
-    /// What the client is told about the subscription.
+    /// Data for the client about the subscription.
     data: Bytes,
 }
 
-/// Why a connection cannot begin with what its token names.
+/// Why a connection cannot begin with the channels its token names.
 #[derive(Debug, PartialEq)]
 pub(super) enum Unfit {
-    /// A name is no channel, or its namespace is not declared.
+    /// A channel name is invalid, or its namespace is not declared.
     Channel(tidegate_shared::protocol::Error),
     /// More channels than one connection may have.
     TooMany,
@@ -49,15 +49,16 @@ impl ServerSubscription {
 }
 
 impl Session {
-    /// What a connection begins with: its personal channels, what its namespaces say, and what its token names.
-    pub(super) fn choose(
+    /// The subscriptions a connection begins with: its personal channels, the automatic channels of namespaces, and the
+    /// channels its token names.
+    pub(super) fn server_subscriptions(
         &self,
         identity: &Identity,
         request: &ConnectRequest,
     ) -> Result<Vec<ServerSubscription>, Unfit> {
         let user = identity.user.as_deref();
         let mut chosen: Vec<ServerSubscription> = Vec::new();
-        let mut choose = |channel: Channel, info: Bytes, data: Bytes| {
+        let mut server_subscriptions = |channel: Channel, info: Bytes, data: Bytes| {
             if chosen.iter().all(|one| one.channel != channel) {
                 let asked = request.subs.get(channel.name()).and_then(resume_of);
                 let resume = asked.or_else(|| self.rules.brings_newest(&channel).then(Resume::from_nowhere));
@@ -65,7 +66,7 @@ impl Session {
             }
         };
         for channel in self.rules.automatic(user) {
-            choose(channel, Bytes::new(), Bytes::new());
+            server_subscriptions(channel, Bytes::new(), Bytes::new());
         }
         for grant in &identity.channels {
             let channel = Channel::parse(&grant.channel)
@@ -76,13 +77,13 @@ impl Session {
             if channel.personal_user().is_some_and(|of| user != Some(of)) {
                 return Err(Unfit::Channel(codes::PERMISSION_DENIED.error()));
             }
-            choose(channel, grant.info.clone(), grant.data.clone());
+            server_subscriptions(channel, grant.info.clone(), grant.data.clone());
         }
         if chosen.len() > self.rules.limits.channels { Err(Unfit::TooMany) } else { Ok(chosen) }
     }
 
-    /// Subscribes the client to a channel; a push tells it when that is done. Nothing if it has the channel already.
-    pub(super) fn place(&mut self, channel: Channel, info: Bytes, data: Bytes) -> Effects {
+    /// Subscribes the client to a channel. A push confirms it. Does nothing if the client has the channel already.
+    pub(super) fn add_subscription(&mut self, channel: Channel, info: Bytes, data: Bytes) -> Effects {
         let limit = self.rules.limits.channels;
         let Phase::Connected(connected) = &mut self.phase else { return Vec::new() };
         let own = channel.personal_user().is_some_and(|user| connected.user.as_deref() == Some(user));
@@ -98,8 +99,8 @@ impl Session {
         connected.subscriptions.admit(ticket, terms).into_iter().collect()
     }
 
-    /// Ends a subscription, whoever made it; a push tells the client why.
-    pub(super) fn displace(&mut self, channel: &Channel, why: Unsubscribe) -> Effects {
+    /// Ends a subscription, made by the client or by the server. A push tells the client why.
+    pub(super) fn end_subscription_by_order(&mut self, channel: &Channel, why: Unsubscribe) -> Effects {
         let encoding = self.encoding;
         let Phase::Connected(connected) = &mut self.phase else { return Vec::new() };
         let push = Push { channel: channel.name().to_owned(), unsubscribe: Some(why), ..Push::default() };
@@ -111,7 +112,7 @@ impl Session {
                 let error = codes::PERMISSION_DENIED.because("ended before it was decided");
                 vec![Effect::Reply(Reply::error(pending.command, error))]
             }
-            // The command is answered before what became of it is told.
+            // The command's reply goes before the push that ends the subscription.
             Removed::Pending(pending) => {
                 vec![Effect::Reply(granted(&pending, &Position::live(), encoding)), push]
             }

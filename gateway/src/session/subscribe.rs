@@ -1,4 +1,5 @@
-//! `subscribe` and `unsubscribe`: a channel's reply is on the wire before its first publication.
+//! `subscribe`, `unsubscribe` and `history`. The reply to `subscribe` is on the wire before the channel's first
+//! publication.
 
 use tidegate_shared::{
     channel::Channel,
@@ -9,7 +10,7 @@ use tidegate_shared::{
 
 use super::{
     Effect, Effects, Now, Phase, Session,
-    position::{Position, REFUSE_UNRECOVERABLE, granted, placed, resume_of},
+    position::{Position, REFUSE_UNRECOVERABLE, announced, granted, resume_of},
     refuse,
     subscriptions::{Removed, SubscribeOptions},
 };
@@ -75,7 +76,7 @@ impl Session {
         }
     }
 
-    /// Whether the client may do something in a channel; nothing if there is no such namespace.
+    /// Whether the client may do something in a channel. `None` if its namespace is not declared.
     pub(super) fn access(&self, action: Action, channel: &Channel, token: bool) -> Option<Access> {
         let Phase::Connected(connected) = &self.phase else { return None };
         self.access_as(action, channel, connected.subscriptions.has_admitted(channel), token)
@@ -85,13 +86,13 @@ impl Session {
         self.rules.access(action, channel, Claim { user: self.user(), subscribed, token })
     }
 
-    /// What the client asked for with a subscription that is about to be joined.
+    /// The patches or filter of a subscription that is being prepared.
     pub(crate) fn delivery(&self, ticket: u32) -> Option<Box<DeliveryOptions>> {
         let Phase::Connected(connected) = &self.phase else { return None };
         connected.subscriptions.delivery(ticket)
     }
 
-    /// The channel is joined at this position: the reply, unless the subscription has been given up meanwhile.
+    /// The channel is joined at this position. Returns the reply, or `None` if the client unsubscribed meanwhile.
     pub(crate) fn subscribed(
         &mut self,
         ticket: u32,
@@ -101,19 +102,19 @@ impl Session {
         let Phase::Connected(connected) = &mut self.phase else { return None };
         let pending = connected.subscriptions.complete(ticket)?;
         if pending.command == 0 {
-            return Some(placed(channel, granted(&pending, position, self.encoding)));
+            return Some(announced(channel, granted(&pending, position, self.encoding)));
         }
         Some(granted(&pending, position, self.encoding))
     }
 
-    /// The channel cannot be joined.
+    /// Refuses a subscription whose channel cannot be joined.
     pub(crate) fn not_subscribed(&mut self, ticket: u32, error: protocol::Error) -> Effects {
         let Phase::Connected(connected) = &mut self.phase else { return Vec::new() };
         let command = connected.subscriptions.fail(ticket);
         command.map(|id| refuse(id, error)).unwrap_or_default()
     }
 
-    /// Publications of a channel were missed and cannot be filled in: the client subscribes again from its position.
+    /// Ends the subscription to a channel with an unfilled gap. The client subscribes again from its position.
     pub(crate) fn lost(&mut self, channel: &Channel) -> Effects {
         let Phase::Connected(connected) = &mut self.phase else { return Vec::new() };
         if channel.personal_user().is_some() {
@@ -133,16 +134,16 @@ impl Session {
         let encoding = self.encoding;
         let Phase::Connected(connected) = &mut self.phase else { return Vec::new() };
         let done = Effect::Reply(Reply { id, unsubscribe: Some(Empty {}), ..Reply::default() });
-        // A name that is no channel cannot be subscribed to, and leaving what one does not have succeeds.
+        // Unsubscribing from a channel without a subscription succeeds, so an invalid name does too.
         let Ok(channel) = Channel::parse(&request.channel) else { return vec![done] };
         match connected.subscriptions.leave(&channel) {
             Removed::Nothing => vec![done],
             Removed::Pending(pending) if pending.command == 0 => vec![done],
             Removed::Pending(pending) if pending.asked => {
-                let error = codes::PERMISSION_DENIED.because("given up before it was decided");
+                let error = codes::PERMISSION_DENIED.because("unsubscribed before a back end decided");
                 vec![Effect::Reply(Reply::error(pending.command, error)), done]
             }
-            // Replies come in the order of the commands: the subscription was granted, and is over before it began.
+            // Replies come in the order of the commands, so the `subscribe` is answered before the `unsubscribe`.
             Removed::Pending(pending) => {
                 vec![Effect::Reply(granted(&pending, &Position::live(), encoding)), done]
             }
@@ -169,7 +170,7 @@ impl Session {
         }
     }
 
-    /// Backlog publications are read, or the position asked for is not of this stream.
+    /// Replies to `history`. `None` means that the requested position belongs to another stream.
     pub(crate) fn paged(&self, id: u32, page: Result<Option<HistoryResult>, protocol::Error>) -> Effects {
         match page {
             Ok(Some(mut page)) => {

@@ -1,4 +1,4 @@
-//! The channels one session has, or is about to have. Pure bookkeeping.
+//! The subscriptions of one session, complete or being prepared. Pure.
 
 use std::time::Instant;
 
@@ -8,69 +8,69 @@ use tidegate_shared::channel::Channel;
 use super::{Effect, token::Terms, validity::Validity};
 use crate::{channels::feed::Resume, policy::delivery::DeliveryOptions, policy::rules::Tracking};
 
-/// The channels of one session. Few per session, so a list is smaller and as fast as a map.
+/// The subscriptions of one session. There are few, so a list is smaller than a map and as fast.
 #[derive(Debug, Default)]
 pub(super) struct Subscriptions {
     entries: Vec<Entry>,
     next_ticket: u32,
-    /// The first of the entries' ends and renewals: what is asked for often.
+    /// The earliest end or renewal of all entries. Cached, since every wake-up of the connection asks for it.
     next_end: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct Entry {
     channel: Channel,
-    /// Tells it from a later one of the same channel.
+    /// Distinguishes it from a later subscription to the same channel.
     ticket: u32,
-    /// Whether the server made it, not the client.
+    /// True for a server-side subscription.
     by_server: bool,
-    /// What was said about the connection in this channel, by a token or a service.
+    /// The connection's info in this channel, from a token, a back end or a service.
     info: Bytes,
     pending: Option<Pending>,
-    /// When it ends, if what allowed it does.
+    /// When it ends, if it does.
     end: Option<Instant>,
-    /// When a back end is asked to prolong it.
+    /// When the session asks a back end to prolong it.
     renewal: Option<Instant>,
 }
 
 /// A subscription that is being prepared.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Pending {
-    /// The command that waits for its reply; 0 when the server made the subscription.
+    /// The command that waits for its reply; 0 for a server-side subscription.
     pub(super) command: u32,
-    /// What the client is told about the subscription.
+    /// Data for the client in the reply.
     pub(super) data: Bytes,
-    /// From where the client asked to resume.
+    /// The position the client wants to resume from.
     pub(super) resume: Option<Resume>,
-    /// What it asked for beyond plain publications.
+    /// Patches or a filter, if it asked for them.
     pub(super) delivery: Option<Box<DeliveryOptions>>,
-    /// What it is granted of the channel's history.
+    /// How it may use the channel's history.
     pub(super) tracking: Tracking,
-    /// After how many seconds the client is to bring a fresh token, if it has to.
+    /// Seconds until the client has to send a fresh token, if it has to.
     pub(super) ttl: Option<u32>,
-    /// Whether it is not allowed yet.
+    /// True until it is permitted.
     pub(super) asked: bool,
-    /// Whether the client is told who comes and leaves.
+    /// Whether it receives joins and leaves.
     join_leave: bool,
     or_refuse: bool,
 }
 
-/// What a subscription begins with.
+/// What a subscription asks for.
 #[derive(Debug)]
 pub(super) struct SubscribeOptions {
-    /// The command that asked for it; 0 when the server makes it.
+    /// The command that asked for it; 0 for a server-side subscription.
     pub(super) command: u32,
     pub(super) resume: Option<Resume>,
     pub(super) delivery: Option<Box<DeliveryOptions>>,
     pub(super) tracking: Tracking,
-    /// Whether the client is told who comes and leaves.
+    /// Whether it receives joins and leaves.
     pub(super) join_leave: bool,
     /// Whether the client wants an error instead of a failed recovery.
     pub(super) or_refuse: bool,
 }
 
 impl SubscribeOptions {
-    /// Of a subscription that the server makes.
+    /// The options of a server-side subscription.
     pub(super) fn by_server(join_leave: bool) -> Self {
         Self {
             command: 0,
@@ -83,16 +83,16 @@ impl SubscribeOptions {
     }
 }
 
-/// What a session had of a channel it leaves.
+/// The subscription that was removed, if there was one.
 #[derive(Debug, PartialEq)]
 pub(super) enum Removed {
-    /// Nothing.
+    /// The session had no subscription to the channel.
     Nothing,
-    /// A subscription whose command is not answered yet.
+    /// A subscription that was still being prepared.
     Pending(Pending),
-    /// A subscription.
+    /// A complete subscription.
     Active {
-        /// Whether the server made it.
+        /// True for a server-side subscription.
         by_server: bool,
     },
 }
@@ -106,13 +106,14 @@ impl Subscriptions {
         self.entries.iter().any(|entry| entry.channel == *channel)
     }
 
-    /// Whether the channel is subscribed to, or is about to be and allowed.
+    /// Whether the channel has a subscription that is complete or permitted.
     pub(super) fn has_admitted(&self, channel: &Channel) -> bool {
         let admitted = |entry: &Entry| entry.pending.as_ref().is_none_or(|pending| !pending.asked);
         self.entries.iter().any(|entry| entry.channel == *channel && admitted(entry))
     }
 
-    /// Begins a subscription that is not allowed yet; the ticket tells it from a later one of the same channel.
+    /// Adds a subscription that is not permitted yet. The returned ticket distinguishes it from a later one to the same
+    /// channel.
     pub(super) fn begin(&mut self, channel: Channel, options: SubscribeOptions) -> u32 {
         let SubscribeOptions { command, resume, delivery, tracking, join_leave, or_refuse } = options;
         let data = Bytes::new();
@@ -130,7 +131,7 @@ impl Subscriptions {
         self.push(channel, command == 0, Bytes::new(), Some(pending))
     }
 
-    /// Adds a subscription that the connection begins with.
+    /// Adds a complete server-side subscription.
     pub(super) fn add(&mut self, channel: Channel, info: Bytes) {
         self.push(channel, true, info, None);
     }
@@ -142,7 +143,7 @@ impl Subscriptions {
         ticket
     }
 
-    /// The subscription is allowed: it is to be prepared. Nothing if it has been given up meanwhile.
+    /// Permits a subscription and returns the effect that joins its channel. `None` if it was removed meanwhile.
     pub(super) fn admit(&mut self, ticket: u32, terms: Terms) -> Option<Effect> {
         let entry = self.entries.iter_mut().find(|entry| entry.is_pending(ticket))?;
         entry.info = terms.info;
@@ -154,31 +155,31 @@ impl Subscriptions {
         Some(Effect::Join { ticket, channel, resume, or_refuse })
     }
 
-    /// What was said about the connection in a channel.
+    /// The connection's info in a channel.
     pub(super) fn info(&self, channel: &Channel) -> Bytes {
         let entry = self.entries.iter().find(|entry| entry.channel == *channel);
         entry.map(|entry| entry.info.clone()).unwrap_or_default()
     }
 
-    /// What a subscription that is being prepared asked for.
+    /// The patches or filter of a subscription that is being prepared.
     pub(super) fn delivery(&self, ticket: u32) -> Option<Box<DeliveryOptions>> {
         self.entries.iter().find(|entry| entry.is_pending(ticket))?.pending.as_ref()?.delivery.clone()
     }
 
-    /// Whether the client is told who comes and leaves, with a subscription that is being prepared.
+    /// Whether a subscription that is being prepared receives joins and leaves.
     pub(super) fn join_leave(&self, ticket: u32) -> bool {
         let entry = self.entries.iter().find(|entry| entry.is_pending(ticket));
         entry.and_then(|entry| entry.pending.as_ref()).is_some_and(|pending| pending.join_leave)
     }
 
-    /// Completes a subscription; nothing if it has been given up meanwhile.
+    /// Completes a subscription. `None` if it was removed meanwhile.
     pub(super) fn complete(&mut self, ticket: u32) -> Option<Pending> {
         let pending = self.entries.iter_mut().find(|entry| entry.is_pending(ticket))?.pending.take();
         self.find_next_end();
         pending
     }
 
-    /// Gives a complete subscription another end; false if there is none.
+    /// Replaces the validity of a complete subscription. Returns false if there is none.
     pub(super) fn renew(&mut self, channel: &Channel, terms: Terms) -> bool {
         let complete = |entry: &&mut Entry| entry.channel == *channel && entry.pending.is_none();
         let Some(entry) = self.entries.iter_mut().find(complete) else { return false };
@@ -188,7 +189,7 @@ impl Subscriptions {
         true
     }
 
-    /// The complete subscription with this ticket goes on for longer, if it is still there.
+    /// Prolongs the complete subscription with this ticket, if it still exists.
     pub(super) fn prolong(&mut self, ticket: u32, validity: Validity, info: Bytes) {
         if let Some(entry) = self.complete_entry(ticket) {
             entry.set(validity);
@@ -199,7 +200,7 @@ impl Subscriptions {
         }
     }
 
-    /// Nobody decided on prolonging it: asked again then, unless it has ended before.
+    /// Sets the next time a back end is asked to prolong it.
     pub(super) fn ask_again(&mut self, ticket: u32, at: Instant) {
         if let Some(entry) = self.complete_entry(ticket) {
             entry.renewal = Some(at);
@@ -207,7 +208,7 @@ impl Subscriptions {
         }
     }
 
-    /// The complete subscription with this ticket ends now, if it is still there.
+    /// Removes the complete subscription with this ticket and returns its channel.
     pub(super) fn end(&mut self, ticket: u32) -> Option<Channel> {
         let is_it = |entry: &Entry| entry.ticket == ticket && entry.pending.is_none();
         let index = self.entries.iter().position(is_it)?;
@@ -216,7 +217,7 @@ impl Subscriptions {
         Some(channel)
     }
 
-    /// The subscriptions a back end is to be asked about now.
+    /// Takes the subscriptions whose renewal is due.
     pub(super) fn take_renewals(&mut self, now: Instant) -> Vec<(u32, Channel)> {
         if self.next_end.is_none_or(|at| at > now) {
             return Vec::new();
@@ -234,12 +235,12 @@ impl Subscriptions {
         self.entries.iter_mut().find(|entry| entry.ticket == ticket && entry.pending.is_none())
     }
 
-    /// When the next subscription ends, or is to be prolonged.
+    /// When the next subscription ends or has to be prolonged.
     pub(super) fn next_end(&self) -> Option<Instant> {
         self.next_end
     }
 
-    /// Gives up the subscriptions that have ended. One that is not complete ends when it is.
+    /// Removes the expired subscriptions. A pending one expires once it is complete.
     pub(super) fn take_expired(&mut self, now: Instant) -> Vec<Channel> {
         if self.next_end.is_none_or(|end| end > now) {
             return Vec::new();
@@ -255,7 +256,7 @@ impl Subscriptions {
         self.next_end = complete.flat_map(|entry| [entry.end, entry.renewal]).flatten().min();
     }
 
-    /// Gives a subscription up, begun or complete.
+    /// Removes a subscription, pending or complete.
     pub(super) fn leave(&mut self, channel: &Channel) -> Removed {
         let Some(index) = self.entries.iter().position(|entry| entry.channel == *channel) else {
             return Removed::Nothing;
@@ -270,7 +271,7 @@ impl Subscriptions {
         }
     }
 
-    /// Gives up a subscription whose preparation failed; returns the command that waits, if one does.
+    /// Removes a subscription whose preparation failed. Returns the command that waits for a reply.
     pub(super) fn fail(&mut self, ticket: u32) -> Option<u32> {
         let index = self.entries.iter().position(|entry| entry.is_pending(ticket))?;
         let command = self.entries.swap_remove(index).pending.map(|pending| pending.command);

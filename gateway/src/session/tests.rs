@@ -1,4 +1,4 @@
-//! Scripts: inputs in, effects compared; time is an argument.
+//! Scripts of inputs, whose effects are compared. Time is an argument.
 
 use proptest::prelude::*;
 use tidegate_shared::{
@@ -99,7 +99,7 @@ impl Script {
         script
     }
 
-    /// Connects, with the personal channel, if there is one, at once at hand.
+    /// Connects, and joins the personal channel at once if there is one.
     fn welcome(&mut self, token: &str) -> Reply {
         let effects = self.connect(token);
         let [Effect::Welcome { chosen }] = &effects[..] else { panic!("{effects:?}") };
@@ -208,7 +208,7 @@ fn a_session_connects_once() {
 }
 
 #[test]
-fn silence_before_connect_ends_the_session() {
+fn a_session_without_connect_ends_after_the_limit() {
     let mut script = Script::fresh(&[]);
     assert_eq!(script.after(9), []);
     assert_eq!(closed(&script.after(1)), 3502);
@@ -224,7 +224,7 @@ fn tokens_decide_who_connects() {
 }
 
 #[test]
-fn a_token_that_ends_asks_for_a_fresh_one_and_its_end_is_the_sessions() {
+fn an_expiring_token_has_to_be_refreshed_or_ends_the_session() {
     let mut script = Script::fresh(&[]);
     let first = token(&serde_json::json!({"sub": "42", "exp": 1_800_000_060}));
     let result = script.welcome(&first).connect.unwrap();
@@ -261,7 +261,7 @@ fn an_rpc_becomes_a_request_on_its_route() {
 }
 
 #[test]
-fn methods_nobody_takes_and_nonsense_are_told_apart() {
+fn unknown_methods_and_malformed_methods_have_different_errors() {
     let mut script = Script::connected(&[]);
     for method in ["nothing", "echo.more", "orders.place", "*", ">", "echo.*", "or ders", &"m".repeat(255)] {
         assert_eq!(error(&script.rpc(method)), 104, "{method:?}");
@@ -274,7 +274,7 @@ fn methods_nobody_takes_and_nonsense_are_told_apart() {
 }
 
 #[test]
-fn anonymous_clients_have_no_keys_and_no_later_answers() {
+fn anonymous_clients_have_no_idempotency_keys_and_no_later_answers() {
     let mut script = Script::anonymous();
     assert_eq!(error(&script.rpc("echo#k")), 107);
     assert_eq!(error(&script.rpc("orders.7.place")), 103);
@@ -320,7 +320,7 @@ fn ticket(effects: &Effects) -> u32 {
 }
 
 #[test]
-fn other_kinds_of_channels_than_streams_are_not_there() {
+fn subscription_kinds_other_than_streams_are_not_available() {
     let mut script = Script::connected(&[]);
     let subscribe = SubscribeRequest { channel: "chat:x".into(), kind: 1, ..SubscribeRequest::default() };
     let effects = script.say(Command { subscribe: Some(subscribe), ..Command::default() });
@@ -343,7 +343,7 @@ fn a_subscription_is_granted_once_it_is_joined() {
 }
 
 #[test]
-fn a_subscription_given_up_while_it_begins_answers_both_commands_in_order() {
+fn unsubscribing_during_a_join_answers_both_commands_in_order() {
     let mut script = Script::connected(&[]);
     let ticket = ticket(&script.subscribe("chat:x"));
     let effects = script.unsubscribe("chat:x");
@@ -355,7 +355,7 @@ fn a_subscription_given_up_while_it_begins_answers_both_commands_in_order() {
 }
 
 #[test]
-fn what_is_published_where_a_worker_decides_is_a_request_for_it() {
+fn a_publish_becomes_a_request_where_a_worker_decides() {
     let mut script = Script::with_toml(
         "[[namespace]]\nname = 'room'\nallow_publish = 'authenticated'\npublish = 'worker'\n\
          [[route]]\nname = 'rooms'\nmatch = 'pub.room'",
@@ -371,7 +371,7 @@ fn what_is_published_where_a_worker_decides_is_a_request_for_it() {
 }
 
 #[test]
-fn a_subscription_that_asks_for_nothing_is_a_resumed_one_where_the_newest_publication_comes_with_it() {
+fn every_subscription_recovers_in_a_channel_that_sends_its_newest_publication() {
     let mut script = Script::with_toml(
         "[[namespace]]\nname = 'board'\nhistory_size = 1\nrecovery = 'cache'\ncache_on_subscribe = true",
         &[],
@@ -385,7 +385,7 @@ fn a_subscription_that_asks_for_nothing_is_a_resumed_one_where_the_newest_public
 }
 
 #[test]
-fn who_resumes_is_told_whether_that_worked() {
+fn the_reply_says_whether_a_subscription_recovered() {
     let missed = vec![Arc::new(Publication { data: "1".into(), offset: 9, ..Publication::default() })];
     let newest = missed.first().cloned();
     for (joined, recovered, offset, count) in [
@@ -443,7 +443,7 @@ fn commands_behind_connect_wait_until_it_is_answered() {
 }
 
 #[test]
-fn past_publications_are_read_by_those_who_may() {
+fn history_is_read_by_clients_with_permission() {
     let history = |channel: &str| HistoryRequest {
         channel: channel.to_owned(),
         limit: 10,
@@ -474,7 +474,7 @@ fn channels_of_one_connection_are_bounded() {
 }
 
 #[test]
-fn what_is_switched_off_is_not_available() {
+fn a_feature_that_is_off_replies_not_available() {
     let mut script = Script::connected(&[]);
     assert_eq!(error(&script.say(Command { ping: Some(Empty {}), ..Command::default() })), 108);
     assert_eq!(error(&script.say(Command::default())), 108, "a verb of a later protocol");
@@ -483,13 +483,13 @@ fn what_is_switched_off_is_not_available() {
 }
 
 #[test]
-fn a_pong_nobody_asked_for_breaks_the_protocol() {
+fn an_unsolicited_pong_is_a_protocol_error() {
     let mut script = Script::connected(&[]);
     assert_eq!(closed(&script.session.handle(Command::default(), 0.0, script.now)), 3501);
 }
 
 #[test]
-fn a_pong_below_the_protocol_counts_and_unasked_is_no_offence() {
+fn a_websocket_pong_counts_and_an_unsolicited_one_is_allowed() {
     let mut script = Script::connected(&[]);
     script.session.ponged();
     let start = script.now.instant;
@@ -530,8 +530,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    /// Whatever a client does: no reply without its command, none twice, none out of nowhere, nothing after the end, and
-    /// a channel is joined and left in turn.
+    /// For any input: every reply belongs to one command, no command gets two, nothing follows the end, and joins and
+    /// leaves of a channel alternate.
     #[test]
     fn replies_answer_commands_once(steps in steps()) {
         let mut script = Script::connected(&[("auth.refresh_grace", "1s"), ("gateway.pong_timeout", "24s")]);

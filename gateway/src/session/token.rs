@@ -17,19 +17,20 @@ use crate::policy::{
     tokens::{Invalid, Permit},
 };
 
-/// On what terms a client receives a channel.
+/// What a token or a back end grants with a subscription.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Terms {
-    /// What is said about the connection in this channel.
+    /// The connection's info in this channel.
     pub(super) info: Bytes,
-    /// What the client is told about the subscription.
+    /// Data for the client in the reply to `subscribe`.
     pub(super) data: Bytes,
-    /// For how long.
+    /// How long the subscription is valid.
     pub(super) validity: Validity,
 }
 
 impl Session {
-    /// On what terms the client may receive `channel`; nothing if a back end has to be asked. Otherwise what to do instead.
+    /// Decides whether the client may receive `channel`. Returns `None` if a back end has to be asked, and the refusal
+    /// as an error.
     pub(super) fn admit(
         &mut self,
         id: u32,
@@ -58,7 +59,7 @@ impl Session {
 
     fn sub_refreshed(&mut self, id: u32, request: &SubRefreshRequest, now: Now) -> Result<Effects, Effects> {
         let permit = self.permit(id, &request.token, now)?;
-        // Some SDKs leave the channel out; the token has it too.
+        // Some SDKs leave the channel out; the token names it too.
         let name = if request.channel.is_empty() { permit.channel.clone() } else { request.channel.clone() };
         if name.is_empty() {
             return Err(self.close(codes::BAD_PROTOCOL));
@@ -83,7 +84,7 @@ impl Session {
         })
     }
 
-    /// A token for somebody or something else is no mistake to come back from.
+    /// A token for another user, client or channel is permanent, so it ends the connection.
     fn terms(&mut self, permit: Permit, channel: &str, now: Now) -> Result<Terms, Effects> {
         let Phase::Connected(connected) = &self.phase else { return Err(Vec::new()) };
         let fits = connected.user == permit.user
@@ -98,13 +99,13 @@ impl Session {
 }
 
 impl Connected {
-    /// Ends the subscriptions whose time is over.
+    /// Ends the expired subscriptions.
     pub(super) fn expire_subscriptions(&mut self, now: Instant) -> Effects {
         self.subscriptions.take_expired(now).into_iter().flat_map(expired).collect()
     }
 }
 
-/// Nothing of the channel follows the push that ends it.
+/// Leaves the channel first, so that no publication follows the push that ends the subscription.
 pub(super) fn expired(channel: Channel) -> [Effect; 2] {
     let push = codes::UNSUBSCRIBED_EXPIRED.push(channel.name());
     [Effect::Leave { channel }, Effect::Reply(push)]

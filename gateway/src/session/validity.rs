@@ -1,33 +1,33 @@
-//! How long something is allowed, and who prolongs it. Pure.
+//! How long a connection or a subscription is valid, and who prolongs it. Pure.
 
 use std::time::{Duration, Instant};
 
 use super::{Now, Session};
 
-/// How long a connection lives, or a subscription.
+/// How long a connection or a subscription is valid.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Validity {
-    /// When it is ended, the grace for prolonging it included.
+    /// When the session ends it, the grace period for prolonging it included.
     pub(super) end: Option<Instant>,
-    /// After how many seconds the client is to bring a fresh token, if it has to.
+    /// Seconds until the client has to send a fresh token, if it has to.
     pub(super) ttl: Option<u32>,
     /// When a back end is asked to prolong it.
     pub(super) renewal: Option<Instant>,
 }
 
-/// Who prolongs it.
+/// Who prolongs a connection or a subscription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Renewer {
     /// The client, with a fresh token.
     Client,
-    /// A back end, which is asked.
+    /// A back end, which the gateway asks.
     Hook,
-    /// Nobody: the client comes back, and is decided on anew.
+    /// Nobody: the client connects again and is authenticated again.
     Nobody,
 }
 
 impl Session {
-    /// The validity of what ends at `expires_at`, in seconds since 1970.
+    /// The validity of something that ends at `expires_at`, in seconds since 1970.
     pub(super) fn validity(&self, expires_at: Option<u64>, renewer: Renewer, now: Now) -> Validity {
         let Some(at) = expires_at else { return Validity::default() };
         let left = Duration::from_secs(at).saturating_sub(now.unix);

@@ -1,6 +1,6 @@
-//! The newest publication of a channel whose clients are brought that one alone.
+//! The newest publication of a channel in cache mode, where clients recover that one only.
 //!
-//! Known from what came live, or from the stream; never read here.
+//! It comes from live messages or from the stream. Never reads the stream itself.
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -8,17 +8,17 @@ use tidegate_shared::protocol::Publication;
 
 use super::{Feed, Joined, Start};
 
-/// What a channel knows of its newest publication.
+/// What a feed knows of its newest publication.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) enum Newest {
-    /// Nothing: the stream has to be asked.
+    /// The stream has to be read.
     #[default]
     Unknown,
-    /// This one; nothing if the stream keeps none.
+    /// This one; `None` if the stream keeps none.
     Known(Option<StoredPublication>),
 }
 
-/// A publication, and when the stream took it.
+/// A publication, and when the stream stored it.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct StoredPublication {
     pub(crate) publication: Arc<Publication>,
@@ -29,24 +29,24 @@ pub(crate) struct StoredPublication {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Loaded {
     Yes,
-    /// It is ahead of the channel's position: what is in between has to be filled in first.
+    /// It is ahead of the feed's position: the gap has to be filled first.
     Ahead,
 }
 
 impl Newest {
-    /// Whether the stream need not be asked. What it took before `oldest` it may not keep any more.
+    /// Whether the newest publication is known. One stored before `oldest` may have expired from the stream.
     pub(super) fn is_known(&self, oldest: SystemTime) -> bool {
         match self {
             Self::Unknown => false,
-            Self::Known(kept) => kept.as_ref().is_none_or(|kept| kept.stored_at >= oldest),
+            Self::Known(stored) => stored.as_ref().is_none_or(|stored| stored.stored_at >= oldest),
         }
     }
 
-    /// What a member is told whose newest publication is `seen`.
+    /// What a join returns for a client whose newest publication is `seen`.
     pub(super) fn joined(&self, seen: Option<u64>, position: u64) -> Joined {
         match self {
-            Self::Known(Some(kept)) => {
-                let newest = Some(&kept.publication).filter(|p| seen != Some(p.offset)).map(Arc::clone);
+            Self::Known(Some(stored)) => {
+                let newest = Some(&stored.publication).filter(|p| seen != Some(p.offset)).map(Arc::clone);
                 Joined::Newest { position, newest }
             }
             Self::Known(None) | Self::Unknown if seen == Some(position) => {
@@ -58,7 +58,7 @@ impl Newest {
 }
 
 impl Feed {
-    /// Whether the newest publication is known here, unless the stream may have let go of what it took before `oldest`.
+    /// Whether the newest publication is known. One stored before `oldest` may have expired, so it is forgotten.
     pub(crate) fn knows_newest(&self, oldest: SystemTime) -> bool {
         let mut state = self.state.lock();
         let Some(newest) = state.track.as_mut().and_then(|track| track.newest.as_mut()) else { return true };
@@ -69,20 +69,20 @@ impl Feed {
         known
     }
 
-    /// Takes the newest publication over from the stream, unless a newer one has come meanwhile.
-    pub(crate) fn load_newest(&self, kept: Option<StoredPublication>) -> Loaded {
+    /// Takes over the newest publication that was read from the stream, unless a newer one came live.
+    pub(crate) fn load_newest(&self, stored: Option<StoredPublication>) -> Loaded {
         let mut state = self.state.lock();
         let Some(track) = &mut state.track else { return Loaded::Yes };
-        if kept.as_ref().is_some_and(|kept| kept.publication.offset > track.position) {
+        if stored.as_ref().is_some_and(|stored| stored.publication.offset > track.position) {
             return Loaded::Ahead;
         }
         if let Some(newest @ Newest::Unknown) = &mut track.newest {
-            *newest = Newest::Known(kept);
+            *newest = Newest::Known(stored);
         }
         Loaded::Yes
     }
 
-    /// Whether a member that joined now would be brought the newest publication, or has it.
+    /// Whether a client that joined now would recover.
     pub(crate) fn has_newest(&self, seen: Option<u64>) -> bool {
         let state = self.state.lock();
         let track = state.track.as_ref();

@@ -1,7 +1,7 @@
-//! Publications for members that asked for patches: each against the one before it.
+//! Publications as patches, each against the one before it.
 //!
-//! JSON clients get texts, whole or patch, as a JSON string, and patch the very text they got: so the text is what is
-//! compared, not the bytes that were published. Pure.
+//! JSON clients receive whole texts and patches as JSON strings, and apply a patch to the text they received. So
+//! patches are computed on that text, not on the published bytes. Pure.
 
 use bytes::Bytes;
 use tidegate_shared::{
@@ -9,7 +9,7 @@ use tidegate_shared::{
     protocol::{Encoding, Publication},
 };
 
-/// The publication as a patch of `before`, or whole if there is nothing before it or a patch would not be shorter.
+/// The publication as a patch of `before`. Whole if there is no `before`, or if the patch would not be shorter.
 pub(super) fn patched(publication: &Publication, before: Option<&Bytes>, encoding: Encoding) -> Publication {
     let whole = publication.clone().suited_to(encoding);
     let patch = before.map(|before| {
@@ -22,7 +22,7 @@ pub(super) fn patched(publication: &Publication, before: Option<&Bytes>, encodin
     }
 }
 
-/// What a member missed: the first whole, each further one as a patch.
+/// Missed publications: the first whole, each further one as a patch.
 pub(crate) fn chain<'a>(
     missed: impl Iterator<Item = &'a Publication>,
     encoding: Encoding,
@@ -49,7 +49,7 @@ mod tests {
 
     use super::*;
 
-    /// What a client makes of it: its next text, from what it has and what it gets.
+    /// Applies a publication as a client does.
     fn received(has: &mut Vec<u8>, publication: &Publication, encoding: Encoding) {
         let data = match encoding {
             Encoding::Json => serde_json::from_slice::<String>(&publication.data).unwrap().into_bytes(),

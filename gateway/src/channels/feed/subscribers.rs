@@ -1,6 +1,6 @@
-//! Who a channel's members are, what each asked for, and delivering to them.
+//! A channel's subscribers, their delivery options, and delivery to them.
 //!
-//! In which order anything comes is decided elsewhere.
+//! Never decides in which order publications come: `track` does.
 
 use std::sync::Arc;
 
@@ -19,21 +19,21 @@ use crate::{
     presence::change::MembershipChange,
 };
 
-/// A member, and what it asked for.
+/// A subscriber of a channel.
 pub(super) struct Subscriber {
     pub(super) outbox: Arc<Outbox>,
     pub(super) delivery: Option<Box<DeliveryOptions>>,
-    /// Whether it has the newest publication whole, so that the next may be a patch.
+    /// Whether it has the newest publication, so that the next may be a patch of it.
     pub(super) has_newest: bool,
-    /// Whether it is told who comes and leaves.
+    /// Whether it receives joins and leaves.
     pub(super) join_leave: bool,
 }
 
-/// What somebody who joins asks for.
+/// What a subscription asks for when it joins.
 #[derive(Debug, Default)]
 pub(crate) struct JoinOptions {
     pub(crate) delivery: Option<Box<DeliveryOptions>>,
-    /// To be told who comes and leaves, beginning with itself, who is this.
+    /// Set to receive joins and leaves. The first one is its own join, with this info.
     pub(crate) join_leave_as: Option<Box<ClientInfo>>,
 }
 
@@ -44,7 +44,7 @@ impl From<Option<Box<DeliveryOptions>>> for JoinOptions {
 }
 
 impl Feed {
-    /// Removes a member.
+    /// Removes a subscriber.
     pub(crate) fn leave(&self, client: &ClientId) {
         let mut state = self.state.lock();
         match &state.first {
@@ -55,7 +55,8 @@ impl Feed {
         }
     }
 
-    /// Tells those who asked for it that somebody else came or left; returns how many.
+    /// Delivers a join or a leave to the subscribers that asked for them, except to the member itself. Returns how many
+    /// received it.
     pub(crate) fn deliver_change(&self, change: &MembershipChange) -> usize {
         let mut message = Encoded::new(|encoding, _| {
             let info = change.info.clone().suited_to(encoding);
@@ -69,13 +70,13 @@ impl Feed {
             .sum()
     }
 
-    /// How many members there are.
+    /// How many subscribers there are.
     pub(crate) fn len(&self) -> usize {
         let state = self.state.lock();
         usize::from(state.first.is_some()) + state.more.len()
     }
 
-    /// Every member.
+    /// All subscribers.
     pub(crate) fn subscribers(&self) -> Vec<(ClientId, Arc<Outbox>)> {
         let state = self.state.lock();
         let members = state.first.iter().map(|(client, member)| (client, member)).chain(&state.more);

@@ -1,4 +1,4 @@
-//! What a member sees of a channel whatever order things happen in.
+//! What subscribers receive of a channel, for any order of events.
 
 use std::time::SystemTime;
 
@@ -114,7 +114,7 @@ fn a_gap_is_filled_before_what_follows_it() {
 }
 
 #[test]
-fn a_gap_that_cannot_be_filled_lets_the_members_go() {
+fn an_unfillable_gap_removes_the_subscribers() {
     let (feed, member) = tracked(10);
     feed.live(live(15, 13));
     let lost = feed.heal(past(&[13, 15], false));
@@ -125,7 +125,7 @@ fn a_gap_that_cannot_be_filled_lets_the_members_go() {
 }
 
 #[test]
-fn who_resumes_gets_what_was_missed_and_then_the_rest() {
+fn a_resumed_subscriber_receives_the_missed_publications_and_then_the_live_ones() {
     let (feed, _first) = tracked(10);
     let back = Client::new();
     assert_eq!(offsets(back.join(&feed, Some(10))), Some(vec![]), "nothing was missed");
@@ -144,29 +144,29 @@ fn who_resumes_gets_what_was_missed_and_then_the_rest() {
 }
 
 #[test]
-fn what_comes_between_the_preparation_and_the_joining_is_not_missed() {
+fn a_publication_between_preparation_and_join_is_not_missed() {
     let (feed, _first) = tracked(10);
     let pin = feed.pin(10, 300).unwrap();
     feed.live(live(11, 10));
-    assert!(!feed.close_window(), "somebody is about to join with it");
+    assert!(!feed.close_window(), "a join with the window is being prepared");
     assert_eq!(offsets(Client::new().join(&feed, Some(pin.offset))), Some(vec![11]));
     drop(pin);
     assert!(feed.close_window() && !feed.has_window());
 }
 
 #[test]
-fn a_record_nobody_comes_back_for_stays_bounded() {
+fn an_abandoned_record_stays_bounded() {
     let (feed, _first) = tracked(0);
     feed.record();
     for seq in 1..=2000 {
         feed.live(live(seq, seq - 1));
     }
     feed.open_window(0, past(&[], true), 3000);
-    assert!(!feed.has_window(), "it was given up, and what it missed is not passed over");
+    assert!(!feed.has_window(), "the window was closed, and the missed publication is not skipped");
 }
 
 #[test]
-fn nobody_is_brought_more_than_the_limit_or_half_of_it() {
+fn a_backlog_over_the_limit_is_not_recovered_even_partly() {
     let (feed, _first) = tracked(10);
     feed.record();
     feed.open_window(5, past(&[7, 8, 9], true), 2);
@@ -196,7 +196,7 @@ fn named(id: &ClientId) -> ClientInfo {
 }
 
 #[test]
-fn who_asked_is_told_of_itself_behind_its_answer_and_then_of_others() {
+fn a_subscriber_receives_its_own_join_behind_its_reply_and_then_those_of_others() {
     let feed = feed();
     let (asked, silent, stranger) = (Client::new(), Client::new(), ClientId::random(&GatewayId::random()));
     let answer = |_| Some(encode_reply(Encoding::Json, &Reply::ping()).unwrap());
@@ -205,7 +205,7 @@ fn who_asked_is_told_of_itself_behind_its_answer_and_then_of_others() {
     feed.join(silent.id.clone(), &silent.outbox, JoinOptions::default(), &Start::Fresh, answer);
     for (id, joined) in [(&asked.id, true), (&stranger, true), (&stranger, false), (&asked.id, false)] {
         let reach = feed.deliver_change(&MembershipChange { info: named(id), joined });
-        assert_eq!(reach, usize::from(*id == stranger), "what happens to itself it knows");
+        assert_eq!(reach, usize::from(*id == stranger), "a member receives no change of its own");
     }
     let frames = |client: &Client| match poll_fn(|cx| client.outbox.poll_take(cx, usize::MAX)).now_or_never()
     {
@@ -232,13 +232,13 @@ fn timed(seq: u64, previous: u64) -> Live {
     Live { stored_at: Some(SystemTime::UNIX_EPOCH), ..live(seq, previous) }
 }
 
-/// What a member is brought that has seen this one; nothing if it is not recovered.
+/// What a client that has seen this offset recovers. `None` if it does not recover.
 fn cached(feed: &Feed, seen: Option<u64>) -> Option<Vec<u64>> {
     offsets(Client::new().start(feed, &Start::Newest { seen }))
 }
 
 #[test]
-fn a_cache_brings_its_newest_publication_to_whoever_has_not_got_it() {
+fn a_cache_channel_sends_its_newest_publication_to_clients_without_it() {
     let feed = feed();
     feed.track(10, Some(Newest::Known(Some(newest(10)))));
     assert_eq!(cached(&feed, None), Some(vec![10]));
@@ -253,7 +253,7 @@ fn a_cache_brings_its_newest_publication_to_whoever_has_not_got_it() {
 }
 
 #[test]
-fn an_empty_cache_recovers_nobody_but_who_is_at_its_end() {
+fn an_empty_cache_channel_recovers_only_clients_at_its_end() {
     let feed = feed();
     feed.track(10, Some(Newest::Known(None)));
     assert_eq!((cached(&feed, None), cached(&feed, Some(9))), (None, None));
@@ -262,17 +262,17 @@ fn an_empty_cache_recovers_nobody_but_who_is_at_its_end() {
 }
 
 #[test]
-fn a_cache_asks_its_stream_for_what_it_does_not_know() {
+fn a_cache_channel_reads_its_newest_publication_when_it_is_unknown() {
     let feed = feed();
     let always = SystemTime::UNIX_EPOCH;
     feed.track(10, Some(Newest::Unknown));
     assert!(!feed.knows_newest(always));
-    assert_eq!(feed.load_newest(Some(newest(12))), Loaded::Ahead, "nobody has been given it yet");
+    assert_eq!(feed.load_newest(Some(newest(12))), Loaded::Ahead, "no subscriber has received it yet");
     let after = feed.begin_heal().unwrap();
     assert!(after == 10 && feed.heal(past(&[12], true)).is_empty());
     assert_eq!(feed.load_newest(Some(newest(12))), Loaded::Yes);
     assert!(feed.knows_newest(always));
-    assert!(!feed.knows_newest(SystemTime::now()), "the stream may have let go of it");
+    assert!(!feed.knows_newest(SystemTime::now()), "it may have expired from the stream");
     assert_eq!(feed.load_newest(None), Loaded::Yes);
     assert_eq!(cached(&feed, None), None);
     feed.live(timed(15, 12));
@@ -282,10 +282,10 @@ fn a_cache_asks_its_stream_for_what_it_does_not_know() {
 }
 
 proptest! {
-    /// Publications of a stream reach a gateway with losses, repeats and reads in between; members come and resume at any
-    /// time. Each sees everything behind the position it was told, once and in order.
+    /// Publications reach a gateway with losses, repeats and reads in between, and subscribers join and resume at any
+    /// time. Each receives everything behind its position, once and in order.
     #[test]
-    fn every_member_sees_everything_behind_its_position(
+    fn every_subscriber_receives_everything_behind_its_position(
         seqs in proptest::collection::btree_set(1u64..200, 1..40),
         lost in proptest::collection::vec(any::<bool>(), 40),
         repeated in proptest::collection::vec(any::<bool>(), 40),
@@ -341,7 +341,7 @@ fn removal(seq: u64, previous: u64) -> Live {
 }
 
 #[test]
-fn what_was_removed_on_purpose_is_brought_to_nobody_and_the_channel_goes_on() {
+fn removed_publications_are_not_recovered_and_the_channel_goes_on() {
     let (feed, member) = tracked(10);
     feed.record();
     feed.open_window(5, past(&[7, 10], true), 300);
@@ -364,7 +364,7 @@ fn a_removal_behind_a_gap_is_not_a_gap_for_ever() {
     assert_eq!(feed.position(), Some(15));
     assert_eq!(feed.begin_heal(), Some(15));
     assert_eq!(feed.heal(Backlog { removed: Some(20), ..past(&[], false) }).len(), 1);
-    assert_eq!(feed.live(live(21, 20)), Applied::Delivered(0), "the members were told, and come back");
+    assert_eq!(feed.live(live(21, 20)), Applied::Delivered(0), "the subscribers were removed, and resume");
     assert_eq!(feed.begin_heal(), Some(21));
     feed.heal(Backlog { removed: Some(30), ..past(&[], true) });
     assert_eq!(feed.live(live(31, 30)), Applied::Delivered(0));

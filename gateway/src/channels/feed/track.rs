@@ -1,4 +1,4 @@
-//! How far along its stream a channel is: live publications in order, gaps found and filled.
+//! A channel's position in its stream: applies live publications in order, finds and fills gaps.
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -11,49 +11,48 @@ use super::{
 };
 use crate::outbox::Outbox;
 
-/// Live publications that wait while a gap is filled; more than that and the gap is not worth filling.
+/// Live publications that may wait while a gap is filled. With more, subscribers resume instead.
 const MAX_QUEUED: usize = 1024;
 
-/// How far along its stream a channel is.
+/// A channel's position in its stream, and the publications at hand behind it.
 pub(super) struct Track {
-    /// Nothing of this channel up to here is still to come.
+    /// All publications up to this sequence are applied.
     pub(super) position: u64,
-    /// Live publications behind a gap that is being filled.
+    /// Live publications that wait while a gap is filled.
     pub(super) healing: Option<Vec<Live>>,
     pub(super) window: Option<Window>,
-    /// What is delivered while a window is being read.
+    /// What is delivered while a window is read.
     pub(super) recording: Option<Vec<Arc<Publication>>>,
-    /// Where members are brought the newest publication alone: that one.
+    /// The newest publication, in a channel in cache mode.
     pub(super) newest: Option<Newest>,
 }
 
-/// A publication as the broker repeated it.
+/// A live message: the broker's copy of a stored publication.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Live {
     /// Its sequence in the stream.
     pub(crate) seq: u64,
-    /// The sequence of the channel's message before it; 0 if that is not stored any more.
+    /// The sequence of the message before it in the channel; 0 if that is not stored any more.
     pub(crate) previous: u64,
-    /// Nothing when everything before it has been removed on purpose.
+    /// `None` for a removal mark: everything before it was removed on purpose.
     pub(crate) publication: Option<Publication>,
-    /// When the stream took it, if that is known.
+    /// When the stream stored it, if known.
     pub(crate) stored_at: Option<SystemTime>,
 }
 
-/// What became of a live publication.
+/// The result of applying a live message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Applied {
-    /// Handed to this many members.
+    /// Delivered to this many subscribers.
     Delivered(usize),
-    /// The members have it, or it waits behind a gap.
+    /// Already applied, or waiting behind a gap.
     Known,
-    /// Publications behind this sequence are missing; the caller reads them and calls `heal`.
+    /// Publications behind this sequence are missing. The caller reads them and calls `heal`.
     Gap { after: u64 },
 }
 
 impl Feed {
-    /// Begins to follow the channel's stream from `position`, unless it is followed already. `newest` is what is known of
-    /// its newest publication, where members are brought that one alone.
+    /// Sets the position, unless there is one. `newest` is set for channels in cache mode.
     pub(crate) fn track(&self, position: u64, newest: Option<Newest>) {
         let mut state = self.state.lock();
         if state.track.is_none() {
@@ -61,12 +60,12 @@ impl Feed {
         }
     }
 
-    /// How far along the stream the channel is; nothing without history.
+    /// The channel's position. `None` without history.
     pub(crate) fn position(&self) -> Option<u64> {
         self.state.lock().track.as_ref().map(|track| track.position)
     }
 
-    /// Takes a live publication of a channel with history.
+    /// Applies a live message.
     pub(crate) fn live(&self, live: Live) -> Applied {
         let mut state = self.state.lock();
         let state = &mut *state;
@@ -91,7 +90,8 @@ impl Feed {
         Applied::Delivered(state.advance(self.name(), live))
     }
 
-    /// Begins to fill a gap that nothing live has shown: after the connection to the broker was away. Returns from where.
+    /// Begins to fill a gap that no live message has shown, after a lost connection to the broker. Returns the position
+    /// to read from, or `None` if a gap is being filled already.
     pub(crate) fn begin_heal(&self) -> Option<u64> {
         let mut state = self.state.lock();
         let track = state.track.as_mut().filter(|track| track.healing.is_none())?;
@@ -99,8 +99,9 @@ impl Feed {
         Some(track.position)
     }
 
-    /// Fills a gap with what the stream holds behind the position. If that is not everything, the members are taken out,
-    /// so that nothing behind the gap reaches them, and returned: they have to be told. The channel goes on either way.
+    /// Fills a gap with the backlog read from the stream. If the backlog is incomplete, removes all subscribers, so
+    /// that nothing behind the gap reaches them, and returns them: the caller tells them to resume. The channel goes on
+    /// in both cases.
     pub(crate) fn heal(&self, backlog: Backlog) -> Vec<Arc<Outbox>> {
         let mut state = self.state.lock();
         let Some(queue) = state.track.as_mut().and_then(|track| track.healing.take()) else {
@@ -130,12 +131,13 @@ impl Feed {
         Vec::new()
     }
 
-    /// The stream is another one, or ends before the position: goes on from `position`, and returns the members to tell.
+    /// Goes on from `position` in another stream, or in one that lost its end. Removes all subscribers and returns
+    /// them: the caller tells them to resume.
     pub(crate) fn restart(&self, position: u64) -> Vec<Arc<Outbox>> {
         self.state.lock().restart(position)
     }
 
-    /// Nothing of this channel is between its position and `position`, which somebody knows who has seen more.
+    /// Moves the position forward to `position`, once the caller knows that no publication is between them.
     pub(crate) fn advance_to(&self, position: u64) {
         if let Some(track) = self.state.lock().track.as_mut().filter(|track| track.healing.is_none()) {
             track.position = track.position.max(position);
@@ -173,7 +175,7 @@ impl State {
                         }))
                     });
                 }
-                // Whoever asked for the record may be gone; more than this could not be brought to anybody anyway.
+                // Whoever asked for the record may be gone. A longer one would exceed what a client may recover.
                 track.recording.take_if(|recording| recording.len() >= MAX_QUEUED);
                 if let Some(recording) = &mut track.recording {
                     recording.push(Arc::clone(&publication));
@@ -189,7 +191,7 @@ impl State {
 }
 
 impl Track {
-    /// Whether somebody is about to join with the window.
+    /// Whether a join that uses the window is being prepared.
     pub(super) fn is_pinned(&self) -> bool {
         self.window.as_ref().is_some_and(|window| Arc::strong_count(&window.pins) > 1)
     }
@@ -198,7 +200,7 @@ impl Track {
         Self { position, healing: None, window: None, recording: None, newest }
     }
 
-    /// Everything up to here has been removed on purpose: nobody is brought any of it any more.
+    /// Applies a removal mark: drops all publications at hand before it.
     fn forget(&mut self, position: u64) {
         self.position = position;
         self.recording = None;

@@ -1,4 +1,4 @@
-//! Publications at hand for members that resume: read once from the stream, then extended by what comes live.
+//! Publications at hand for clients that resume: read once from the stream, then extended by live ones.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -6,18 +6,18 @@ use tidegate_shared::protocol::Publication;
 
 use super::{Backlog, Feed};
 
-/// Publications at hand for members that resume.
+/// Publications at hand for clients that resume.
 pub(super) struct Window {
-    /// Complete from here on, exclusively.
+    /// It is complete behind this offset.
     pub(super) after: u64,
     pub(super) publications: VecDeque<Arc<Publication>>,
-    /// The most one member may be brought.
+    /// The most publications one client may recover.
     pub(super) limit: usize,
-    /// Shared with everybody who is about to join with it.
+    /// Counts the pins: joins being prepared that use the window.
     pub(super) pins: Arc<()>,
 }
 
-/// Keeps the publications behind an offset at hand for a member that is about to join.
+/// Keeps the publications behind an offset at hand until a join is done.
 #[derive(Debug)]
 pub(crate) struct Pin {
     pub(crate) offset: u64,
@@ -25,26 +25,26 @@ pub(crate) struct Pin {
 }
 
 impl Feed {
-    /// Keeps everything behind `offset` at hand until the pin is dropped, if that needs no reading of the stream.
+    /// Keeps everything behind `offset` at hand until the pin is dropped. `None` if the stream has to be read for that.
     pub(crate) fn pin(&self, offset: u64, limit: usize) -> Option<Pin> {
         let mut state = self.state.lock();
         let track = state.track.as_mut()?;
         if track.window.is_none() && track.position == offset {
-            // Nothing was missed yet; what comes before the member has joined it will have missed.
+            // Nothing is missed so far. A publication that comes before the join is kept in the window.
             track.window = Some(Window::new(offset, VecDeque::new(), limit));
         }
         let window = track.window.as_ref().filter(|window| window.after <= offset)?;
         Some(Pin { offset, _window: Arc::clone(&window.pins) })
     }
 
-    /// Begins to record what is delivered while the stream is read for a window.
+    /// Records what is delivered while a window is read.
     pub(crate) fn record(&self) {
         if let Some(track) = &mut self.state.lock().track {
             track.recording = Some(Vec::new());
         }
     }
 
-    /// Opens a window with what the stream holds behind `after`, if that is complete and not too much.
+    /// Opens a window with the backlog behind `after`, if it is complete and within `limit`.
     pub(crate) fn open_window(&self, after: u64, backlog: Backlog, limit: usize) {
         let mut state = self.state.lock();
         let Some(track) = &mut state.track else { return };
@@ -58,7 +58,7 @@ impl Feed {
         track.window = Some(Window::new(after, read.chain(recorded).collect(), limit));
     }
 
-    /// Gives the window's memory back, unless somebody is about to join with it; false if it has to stay.
+    /// Drops the window. Returns false while a `Pin` keeps it alive.
     pub(crate) fn close_window(&self) -> bool {
         let mut state = self.state.lock();
         let Some(track) = &mut state.track else { return true };
@@ -80,7 +80,7 @@ impl Window {
         Self { after, publications, limit, pins: Arc::default() }
     }
 
-    /// Nobody may be brought more than the limit, so nothing older is of use.
+    /// Drops publications beyond the limit: no client may recover more.
     pub(super) fn trim(&mut self) {
         while self.publications.len() > self.limit
             && let Some(oldest) = self.publications.pop_front()

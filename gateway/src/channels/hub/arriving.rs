@@ -1,5 +1,4 @@
-//! Connections whose user is known while the channels they begin with are still being prepared: an order for the user is
-//! for them too.
+//! Authenticated connections whose first channels are still being prepared. An order for a user is for them too.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -11,11 +10,11 @@ use tidegate_shared::id::ClientId;
 
 use crate::outbox::Outbox;
 
-/// The connections that are about to be welcomed, by their users.
+/// The arriving connections, by user.
 #[derive(Default)]
 pub(crate) struct Arriving(Mutex<HashMap<String, HashMap<ClientId, Arc<Outbox>>>>);
 
-/// One such connection. It has arrived, or gone, when this is dropped.
+/// An arriving connection. Dropped when it has joined its channels, or has ended.
 pub(crate) struct ArrivingGuard {
     all: Arc<Arriving>,
     user: String,
@@ -23,7 +22,7 @@ pub(crate) struct ArrivingGuard {
 }
 
 impl Arriving {
-    /// A connection of this user begins.
+    /// Adds an arriving connection of this user.
     pub(crate) fn begin(
         self: &Arc<Self>,
         user: &str,
@@ -34,7 +33,7 @@ impl Arriving {
         ArrivingGuard { all: Arc::clone(self), user: user.to_owned(), client }
     }
 
-    /// Those of one user.
+    /// The arriving connections of one user.
     pub(crate) fn of(&self, user: &str) -> Vec<(ClientId, Arc<Outbox>)> {
         let all = self.0.lock();
         let some = all.get(user).into_iter().flatten();
@@ -61,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_connection_arrives_once_and_leaves_nothing_behind() {
+    fn a_dropped_guard_removes_its_arriving_connection() {
         let (arriving, gateway) = (Arc::<Arriving>::default(), GatewayId::random());
         let begin = |user: &str| {
             let outbox = Arc::new(Outbox::new(Encoding::Json, 100));

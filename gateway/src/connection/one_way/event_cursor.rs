@@ -1,7 +1,7 @@
-//! Where a client that only listens is in its channels, written into the ids of its events, and read when it comes back.
+//! The positions of a one-way client in its channels, written into the ids of its events, and read when it comes back.
 //!
-//! A browser keeps the id of the last event and brings it back by itself when it has to connect again: so it resumes without
-//! a line of code. Follows what the client is view; never decides whether it can resume. Pure.
+//! A browser sends the id of the last event when it connects again, so it resumes without a line of code. The cursor
+//! follows the pushes to the client. Never decides whether the client can recover. Pure.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -12,18 +12,18 @@ use tidegate_shared::protocol::{ConnectRequest, SubscribeRequest, json};
 
 use super::event_id::{ChannelPlace, EventId, Wishes};
 
-/// An epoch that no stream has: who asks to resume from it is view that it cannot.
+/// An epoch that no stream has: a client that resumes from it learns that it has not recovered.
 const NO_EPOCH: &str = "_";
 
-/// The places of one client.
+/// The positions of one client.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct EventCursor {
-    /// The channels it wished for, in order.
+    /// The channels it asked for, in order.
     channels: Vec<Box<str>>,
     id: EventId,
 }
 
-/// A push, as far as it says where it leaves the client.
+/// The parts of a push that move the client's positions.
 #[derive(Deserialize)]
 struct PushView<'a> {
     #[serde(borrow)]
@@ -57,8 +57,8 @@ struct Publication {
 }
 
 impl EventCursor {
-    /// Opens a client's first message. Returns it with the places in it that `last` remembers, and the cursor to keep;
-    /// a message that cannot be read is left as it is.
+    /// Reads a client's first message. Returns the message with the positions of the event id `last` in it, and the
+    /// cursor. An invalid message is returned unchanged.
     pub(crate) fn open(first: Bytes, last: Option<&str>) -> (Bytes, Option<Self>) {
         let Ok(mut request) = serde_json::from_slice::<ConnectRequest>(&first) else { return (first, None) };
         let channels: Vec<Box<str>> = request.subs.keys().map(|channel| channel.as_str().into()).collect();
@@ -75,7 +75,7 @@ impl EventCursor {
         (first, Some(Self { channels, id }))
     }
 
-    /// Takes note of a push that the client is about to get.
+    /// Moves the positions by a push that is about to be sent.
     pub(crate) fn follow(&mut self, push: &[u8]) {
         let Ok(view) = serde_json::from_slice::<PushView<'_>>(push) else { return };
         for (channel, sub) in view.connect.into_iter().flat_map(|connect| connect.subs) {
@@ -90,13 +90,13 @@ impl EventCursor {
         }
     }
 
-    /// What the next event is called; nothing while there is nothing to remember.
+    /// The id of the next event. `None` without positions.
     pub(crate) fn id(&self) -> Option<String> {
         let any = !self.id.given.is_empty() || self.id.places.iter().any(Option::is_some);
         any.then(|| self.id.encode())
     }
 
-    /// A channel that is not granted keeps the place it had: the next time it may be.
+    /// A channel that is not granted keeps its position: the next time it may be granted.
     fn put(&mut self, channel: &str, place: Option<ChannelPlace>) {
         if let Some(slot) = self.index(channel).and_then(|index| self.id.places.get_mut(index)) {
             *slot = place;
@@ -119,8 +119,8 @@ impl EventCursor {
 }
 
 impl EventId {
-    /// Takes over the places of the id that a client brings. A channel it does not say anything of gets a place that cannot
-    /// be resumed from, so that the client is view.
+    /// Takes over the positions of a client's event id. A channel that is missing in it gets a position that cannot
+    /// recover, so that the client learns of it.
     fn recall(&mut self, last: Self) {
         let known = if last.wishes == self.wishes { last.places } else { Vec::new() };
         let unknown = Some(ChannelPlace { epoch: NO_EPOCH.into(), offset: 0 });
@@ -130,7 +130,7 @@ impl EventId {
     }
 }
 
-/// Puts the places of an id into the wishes of a client that comes back.
+/// Adds the positions of an event id to the subscriptions of a client that comes back.
 fn resume(subs: &mut BTreeMap<String, SubscribeRequest>, channels: &[Box<str>], id: &EventId) {
     for (channel, place) in channels.iter().zip(&id.places) {
         if let (Some(wish), Some(place)) = (subs.get_mut(channel.as_ref()), place) {
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_back_with_an_id_resumes_every_channel_behind_the_event() {
+    fn a_client_with_an_event_id_resumes_every_channel_behind_that_event() {
         let mut cursor = begun();
         let first = cursor.id().unwrap();
         cursor.follow(br#"{"channel":"kept:a","pub":{"data":{"offset":77},"offset":12}}"#);
@@ -193,7 +193,7 @@ mod tests {
         cursor.follow(br#"{"channel":"chat:a","pub":{"data":1}}"#);
         cursor.follow(b"{}");
         let chat = sub("chat:a", false, 0, "");
-        // The channel that was refused has no place; it may be wished for as before.
+        // The refused channel has no position and is requested as before.
         let b = sub("kept:b", false, 0, "");
         let places =
             |p, a| vec![sub("#42", true, p, "e1"), chat.clone(), sub("kept:a", true, a, "e2"), b.clone()];
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn who_wishes_for_other_channels_or_brings_nonsense_is_not_to_resume() {
+    fn a_client_with_other_channels_or_an_invalid_event_id_does_not_recover() {
         let id = begun().id().unwrap();
         let other = r#"{"token":"t","subs":{"kept:b":{}}}"#;
         assert_eq!(back(other, &id), [sub("#42", true, 3, "e1"), sub("kept:b", true, 0, "_")]);
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_channel_that_is_not_granted_this_time_keeps_its_place() {
+    fn a_channel_that_is_not_granted_this_time_keeps_its_position() {
         let (_, cursor) = EventCursor::open(FIRST.into(), Some(&begun().id().unwrap()));
         let mut cursor = cursor.unwrap();
         cursor.follow(br#"{"connect":{"subs":{"kept:b":{"recoverable":true,"epoch":"e2","offset":20}}}}"#);
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn channels_that_the_server_chose_are_resumed_too() {
+    fn server_side_subscriptions_are_resumed_too() {
         let mut cursor = begun();
         cursor.follow(br#"{"connect":{"subs":{"news:x":{"recoverable":true,"epoch":"e3","offset":8}}}}"#);
         cursor.follow(br#"{"channel":"news:x","pub":{"data":1,"offset":9}}"#);
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn channels_beyond_the_longest_id_are_not_to_resume() {
+    fn channels_beyond_the_longest_event_id_do_not_recover() {
         let names: Vec<String> = (0..1000).map(|n| format!("kept:{n:04}")).collect();
         let subs = |value: &str| {
             names.iter().map(|name| format!(r#""{name}":{value}"#)).collect::<Vec<_>>().join(",")

@@ -1,39 +1,40 @@
-//! What a cursor is written as: short, in characters that a header may have, never longer than `MAX_LEN`. Pure.
+//! The encoding of an event cursor: short, with characters that a header may have, at most `MAX_LEN` bytes. Pure.
 //!
-//! Bytes in base64url: the version, a digest of the channels wished for, how many channels nobody wished for, their names and
-//! places, then a place for each channel wished for. A place is a number and an offset; the number stands for an epoch: 0 for no place at all, 1 for
-//! a new epoch, which follows, 2 and more for those so far. Places that do not fit are left out, at the end.
+//! Bytes in base64url: the version, a digest of the requested channels, the number of server-side channels, their names
+//! and positions, then a position for each requested channel. A position is a number and an offset. The number stands
+//! for an epoch: 0 for no position, 1 for a new epoch, which follows, 2 and more for those so far. Positions that do
+//! not fit are left out at the end.
 
 use std::sync::Arc;
 
 use data_encoding::BASE64URL_NOPAD;
 
-/// The longest id: every event has one, and a browser brings it back in a header.
+/// The longest id in bytes: every event has one, and a browser sends it back in a header.
 pub(crate) const MAX_LEN: usize = 4096;
 const MAX_BYTES: usize = MAX_LEN / 4 * 3;
 const VERSION: u8 = 1;
-/// The numbers of one entry at their longest.
+/// The most bytes that the numbers of one entry take.
 const ENTRY: usize = 24;
-/// The bit of a byte of a number that says that more follow.
+/// The bit of a byte which says that more bytes of the number follow.
 const MORE: u8 = 0x80;
 const NO_PLACE: u64 = 0;
 const NEW_EPOCH: u64 = 1;
 
-/// A digest of the channels wished for, in their order.
+/// A digest of the requested channels, in their order.
 pub(super) type Wishes = [u8; 6];
 
-/// Where a client is in a channel.
+/// The position of a client in a channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ChannelPlace {
     pub(super) epoch: Arc<str>,
     pub(super) offset: u64,
 }
 
-/// An id, read or to be written.
+/// A decoded event id.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct EventId {
     pub(super) wishes: Wishes,
-    /// What the client has without having wished for it: its personal channel, and those the server chose.
+    /// The positions in server-side subscriptions, such as the personal channel.
     pub(super) given: Vec<(Box<str>, ChannelPlace)>,
     pub(super) places: Vec<Option<ChannelPlace>>,
 }
@@ -42,7 +43,7 @@ impl EventId {
     pub(super) fn encode(&self) -> String {
         let mut writer = Writer { bytes: vec![VERSION], epochs: Vec::new() };
         writer.bytes.extend_from_slice(&self.wishes);
-        // Names are long: they may have half of it.
+        // Names are long: they may take half of the id.
         let mut names = 0;
         let given = self.given.iter().take_while(|(name, place)| {
             names += name.len() + place.epoch.len() + ENTRY;
@@ -65,7 +66,7 @@ impl EventId {
         BASE64URL_NOPAD.encode(&writer.bytes)
     }
 
-    /// Reads what a client brings; nothing if no gateway has written it.
+    /// Reads a client's event id. `None` if no gateway has written it.
     pub(super) fn decode(text: &str) -> Option<Self> {
         if text.len() > MAX_LEN {
             return None;
@@ -98,7 +99,7 @@ impl Writer {
         self.bytes.extend_from_slice(text.as_bytes());
     }
 
-    /// Seven bits a byte, the lowest first; the eighth says that more follow.
+    /// Seven bits per byte, the lowest first; the eighth says that more follow.
     fn number(&mut self, mut number: u64) {
         loop {
             let [low, ..] = number.to_le_bytes();
@@ -117,7 +118,7 @@ struct Reader<'a> {
     epochs: Vec<Arc<str>>,
 }
 
-/// The bytes are not those of an id.
+/// The bytes are not an event id.
 struct Unreadable;
 
 impl<'a> Reader<'a> {
@@ -215,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_left_out_at_the_end() {
+    fn positions_that_do_not_fit_are_left_out_at_the_end() {
         let text = like(u64::MAX, 1000).encode();
         assert!(text.len() <= MAX_LEN && text.len() > MAX_LEN - 20, "{}", text.len());
         let read = EventId::decode(&text).unwrap();
@@ -225,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_gateway_has_written_is_nothing() {
+    fn an_id_that_no_gateway_has_written_is_refused() {
         let text = like(7, 3).encode();
         for bad in
             ["", "1", "AQ", "~~~~", "42", "abc:7", &text[..20], &format!("{text}="), &"A".repeat(MAX_LEN + 4)]
@@ -236,14 +237,14 @@ mod tests {
         let head = [1, 0, 0, 0, 0, 0, 0];
         assert!(bytes(&[&head[..], &[0]].concat()).is_some());
         for (tail, what) in [
-            (&[0, 2, 5][..], "an epoch nobody has named"),
+            (&[0, 2, 5][..], "an epoch that was not defined"),
             (&[0, 1, 200, 1], "an epoch longer than the id"),
             (&[0, 1, 1, 0xff, 5], "an epoch that is no text"),
             (
                 &[0, 1, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2],
                 "a number that is too large",
             ),
-            (&[1, 1, b'#', 0], "a channel nobody wished for, without a place"),
+            (&[1, 1, b'#', 0], "a server-side channel without a position"),
             (&[0xff, 0xff, 3, 0, 1, 0, 0], "fewer channels than it says"),
             (&[0xff], "half a number"),
         ] {
@@ -254,12 +255,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_id_says_what_was_put_in(id in id(40)) {
+        fn an_id_survives_encoding_and_decoding(id in id(40)) {
             prop_assert_eq!(EventId::decode(&id.encode()), Some(id));
         }
 
         #[test]
-        fn an_id_is_bounded_and_url_safe_and_begins_with_what_was_put_in(id in id(400)) {
+        fn an_id_is_bounded_and_url_safe_and_keeps_the_first_positions(id in id(400)) {
             let text = id.encode();
             prop_assert!(text.len() <= MAX_LEN);
             prop_assert!(text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_'));
@@ -269,7 +270,7 @@ mod tests {
         }
 
         #[test]
-        fn whatever_comes_is_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200), text in any::<String>()) {
+        fn any_input_is_read_or_refused_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), text in any::<String>()) {
             EventId::decode(&text);
             let mut bytes = bytes;
             EventId::decode(&BASE64URL_NOPAD.encode(&bytes));

@@ -1,8 +1,9 @@
-//! A response without end: frames out as chunks of its body. Commands, if the client may send any, come through an inbox.
+//! A streaming response: frames go out as chunks of its body. Commands, if the client may send any, come through an
+//! inbox.
 //!
-//! The body has room for one chunk, so a client that does not read is felt at once. When the client goes the body is
-//! dropped, which ends the connection; when the connection ends so does the socket. Never looks into a frame; where events
-//! have ids a cursor does.
+//! The body has room for one chunk, so a client that does not read blocks the next write. When the client goes, the
+//! body is dropped, which ends the connection; when the connection ends, the socket is closed. Only the event cursor
+//! looks into frames.
 
 use std::convert::Infallible;
 
@@ -18,13 +19,13 @@ use crate::{
     fleet::sessions::Inbox,
 };
 
-/// Chunks that wait for the socket.
+/// Chunks queued for the socket.
 const CHUNKS: usize = 1;
 
-/// When a browser is to come back, in milliseconds.
+/// The reconnect delay for browsers, in milliseconds.
 const RETRY: std::ops::Range<u32> = 500..2500;
 
-/// How frames are told apart in a body.
+/// How frames are separated in a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Framing {
     /// Each is followed by a newline.
@@ -35,7 +36,7 @@ pub(crate) enum Framing {
     Events,
 }
 
-/// The sending half of one response, and what the client said with its request.
+/// The sending half of one response, and the client's first message.
 pub(crate) struct Stream {
     framing: Framing,
     body: mpsc::Sender<Bytes>,
@@ -46,8 +47,8 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    /// A stream and the body it writes to. `first` is the client's first message; without an inbox it is the only one. With a
-    /// cursor every event has an id that says where it leaves the client.
+    /// Returns a stream and the body it writes to. `first` is the client's first message; without an inbox it is the
+    /// only one. With a cursor every event has an id with the client's positions.
     pub(crate) fn open(
         framing: Framing,
         first: Bytes,
@@ -57,8 +58,8 @@ impl Stream {
     ) -> (Self, Body) {
         let (body, chunks) = mpsc::channel::<Bytes>(CHUNKS);
         if framing == Framing::Events {
-            // Some browsers report the stream as open only when something has come. Those that connect again by themselves
-            // do it after a while of their own, so that not all come at once.
+            // Some browsers report the stream as open only when the first bytes arrive. Browsers that reconnect by
+            // themselves get random delays, so that they do not all come at once.
             let opening = match &cursor {
                 Some(_) => format!("retry: {}\n\n", rand::random_range(RETRY)).into(),
                 None => Bytes::from_static(b"\r\n"),
@@ -126,7 +127,7 @@ impl Drop for Stream {
     }
 }
 
-/// Joins encoded messages into one chunk.
+/// Joins encoded frames into one chunk.
 fn join(framing: Framing, frames: &[Bytes], mut cursor: Option<&mut EventCursor>) -> Bytes {
     let mut chunk = BytesMut::with_capacity(frames.iter().map(|frame| frame.len() + 8).sum());
     for frame in frames {
@@ -157,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_frame_can_be_told_from_the_next() {
+    fn frames_are_separated_in_every_framing() {
         let frames = [Bytes::from("{}"), Bytes::from("[]")];
         assert_eq!(join(Framing::Lines, &frames, None), "{}\n[]\n");
         assert_eq!(join(Framing::Delimited, &frames, None), "\x02{}\x02[]");
@@ -165,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn every_event_says_where_it_leaves_the_client() {
+    fn every_event_id_holds_the_clients_positions() {
         let (_, cursor) = EventCursor::open(r#"{"subs":{"kept:a":{}}}"#.into(), None);
         let mut cursor = cursor.unwrap();
         let frames = [
@@ -181,7 +182,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_first_message_comes_first_and_a_dropped_body_is_a_client_that_went() {
+    async fn the_first_message_comes_first_and_a_dropped_body_ends_the_stream() {
         let (mut stream, body) = Stream::open(Framing::Lines, "{}".into(), None, None, None);
         assert!(matches!(stream.next().await, Input::Frame(frame) if frame == "{}"));
         drop(body);

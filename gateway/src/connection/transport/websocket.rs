@@ -1,4 +1,4 @@
-//! One WebSocket: frames out, gathered and flushed once, and messages in. Never looks into a message.
+//! One WebSocket: joins frames into one message, flushes once, and reads messages. Never looks into a message.
 
 use std::{future::poll_fn, task::Poll};
 
@@ -21,9 +21,9 @@ use crate::outbox::dialect::Dialect;
 pub(crate) struct Socket {
     inner: WebSocket,
     dialect: Dialect,
-    /// Whether pings are frames of the WebSocket's own, for clients that know nothing of the protocol's.
+    /// Whether pings are WebSocket ping frames, for clients that do not know the protocol's pings.
     native_pings: bool,
-    /// What the client said with its handshake.
+    /// The client's first message, if the handshake carried it.
     first: Option<Box<Bytes>>,
 }
 
@@ -36,7 +36,7 @@ impl Socket {
         Self { native_pings, ..self }
     }
 
-    /// A socket that is only written to, apart from the client's first message, which the handshake may have brought.
+    /// A one-way socket. Only the client's first message is read; the handshake may have carried it.
     pub(crate) fn one_way(socket: WebSocket, first: Option<Bytes>) -> Self {
         Self { inner: socket, dialect: Dialect::OneWay, native_pings: false, first: first.map(Box::new) }
     }
@@ -60,7 +60,7 @@ impl Socket {
         self.inner.send(Message::Ping(Bytes::new())).await.map_err(|_| Gone)
     }
 
-    /// Writes frames as one message, or as one each where clients read one at a time, and flushes.
+    /// Writes frames and flushes: as one message, or as one message each for one-way clients.
     pub(super) fn send(&mut self, frames: Vec<Bytes>) -> impl Future<Output = Result<(), Gone>> {
         if self.is_one_way() {
             return Either::Left(Box::pin(self.send_each(frames)));
@@ -78,17 +78,17 @@ impl Socket {
         self.inner.flush().await.map_err(|_| Gone)
     }
 
-    /// Writes what is left and the close frame, then reads on until the client has closed its side.
+    /// Writes the queued frames and the close frame, then reads until the client has closed its side.
     pub(super) async fn close(&mut self, rest: Vec<Bytes>, disconnect: Disconnect) -> Result<(), Gone> {
         let reason = CloseFrame { code: disconnect.code, reason: disconnect.reason.into_owned().into() };
         self.send(rest).await?;
         self.inner.send(Message::Close(Some(reason))).await.map_err(|_| Gone)?;
-        // Closing with unread input would reset the connection and take the reason with it.
+        // Closing a socket with unread input would reset it and lose the close frame.
         self.read_to_the_end().await;
         Ok(())
     }
 
-    /// Reads on: the library answers a client's close frame by itself.
+    /// Reads until the socket ends. The library answers a client's close frame by itself.
     pub(super) async fn read_to_the_end(&mut self) {
         while let Some(Ok(_)) = self.inner.next().await {}
     }
@@ -138,7 +138,7 @@ fn join(dialect: Dialect, frames: Vec<Bytes>) -> Option<Message> {
     })
 }
 
-/// How a connection ends whose input cannot be read any further; nothing if the client is gone.
+/// The disconnect for invalid input. `None` if the client is gone.
 fn end_of(error: axum::Error) -> Option<Disconnect> {
     match error.into_inner().downcast_ref::<tungstenite::Error>()? {
         tungstenite::Error::Capacity(CapacityError::MessageTooLong { .. }) => Some(codes::MESSAGE_TOO_BIG),

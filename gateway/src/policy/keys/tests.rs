@@ -17,7 +17,7 @@ use super::*;
 use crate::{policy::tokens::Invalid, signer::Signer};
 
 const PATIENCE: Duration = Duration::from_secs(20);
-/// The issuer's place behind the short form's.
+/// The issuer's index, behind the short form's.
 const PLACE: usize = 1;
 
 /// How the server answers.
@@ -65,7 +65,7 @@ impl Server {
     }
 }
 
-/// Nothing if there was no answer.
+/// `None` if there was no answer.
 async fn serve(stream: &mut TcpStream, answer: Answer) -> Option<()> {
     let mut head = [0; 4096];
     let _ = stream.read(&mut head).await;
@@ -81,7 +81,7 @@ async fn serve(stream: &mut TcpStream, answer: Answer) -> Option<()> {
     Some(())
 }
 
-/// What a gateway has of it.
+/// A gateway's side of it.
 struct Setup {
     verifier: Verifier,
     keys: Keys,
@@ -135,7 +135,7 @@ fn token(signer: &Signer, kid: &str) -> String {
 
 const MISSING: Result<(), Invalid> = Err(Invalid::UnknownKey { issuer: PLACE });
 
-/// Nothing is fetched but what is asked for.
+/// No scheduled fetches: only requested ones.
 fn calm() -> FetchPace {
     FetchPace { cool_down: Duration::from_millis(100), ..FetchPace::every(Duration::from_hours(1)) }
 }
@@ -147,7 +147,7 @@ fn busy() -> FetchPace {
 }
 
 #[tokio::test]
-async fn a_new_key_is_there_after_one_fetch() {
+async fn a_new_key_is_usable_after_one_fetch() {
     let (old, new) = (Signer::es256(), Signer::es256());
     let server = Server::start(Answer::Keys(vec![old.jwk("1")])).await;
     let setup = Setup::start(&server, calm()).await;
@@ -196,7 +196,7 @@ async fn keys_serve_on_while_fetching_fails_but_not_for_ever() {
 }
 
 #[tokio::test]
-async fn without_keys_nobody_is_let_in_until_they_come() {
+async fn without_keys_tokens_are_refused_until_keys_are_fetched() {
     let signer = Signer::es256();
     let server = Server::start(Answer::Silence).await;
     let setup = Setup::start(&server, busy()).await;
@@ -207,7 +207,7 @@ async fn without_keys_nobody_is_let_in_until_they_come() {
 }
 
 #[tokio::test]
-async fn answers_that_are_no_key_set_are_not_taken() {
+async fn responses_that_are_no_key_set_are_refused() {
     let signer = Signer::es256();
     let keys = json!({"keys": [signer.jwk("1")]}).to_string();
     let elsewhere = Server::start(Answer::Keys(vec![signer.jwk("1")])).await;

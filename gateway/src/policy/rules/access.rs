@@ -1,11 +1,11 @@
-//! Who may do what in a channel: the one place that decides. Pure.
+//! The decision whether a client may do something in a channel. Pure.
 
 use tidegate_shared::{
     config::Audience,
     protocol::{Error, codes},
 };
 
-/// What somebody wants to do in a channel.
+/// What a client wants to do in a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Action {
     /// Receive it.
@@ -14,31 +14,31 @@ pub(crate) enum Action {
     Publish,
     /// Read its past publications.
     History,
-    /// See who is there.
+    /// Read its members.
     Presence,
 }
 
 impl Action {
-    /// Whether it only looks at what is there.
+    /// Whether it only reads.
     pub(super) fn is_reading(self) -> bool {
         matches!(self, Self::History | Self::Presence)
     }
 }
 
-/// What a client is to a channel.
+/// What a client has to show for a channel.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Standing {
-    /// It has a user.
+    /// It is authenticated.
     pub(crate) authenticated: bool,
     /// It is subscribed to it.
     pub(crate) subscribed: bool,
-    /// It brings a subscription token, which is still to be verified.
+    /// It sends a subscription token, which is verified later.
     pub(crate) token: bool,
-    /// Whether the channel's name lists its user, if it limits the channel to some users.
+    /// Whether the channel's name lists its user. `None` if the name lists no users.
     pub(crate) listed: Option<bool>,
 }
 
-/// What is decided.
+/// The decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Access {
     Granted,
@@ -47,14 +47,14 @@ pub(crate) enum Access {
     Denied(Denial),
 }
 
-/// Why not.
+/// Why access is denied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Denial {
-    /// The namespace's rule says no.
+    /// The namespace's rule denies it.
     Rule,
     /// The channel is for other users.
     NotListed,
-    /// There is no subscription token.
+    /// A subscription token is missing.
     NoToken,
 }
 
@@ -68,14 +68,14 @@ impl Denial {
     }
 }
 
-/// Decides. `audience` is the namespace's rule for the action, `private` whether the name asks for a token.
+/// Decides. `audience` is the namespace's rule for the action; `private` says that the channel's name requires a token.
 pub(super) fn decide(action: Action, audience: Audience, private: bool, standing: Standing) -> Access {
     if standing.listed == Some(false) {
         return Access::Denied(Denial::NotListed);
     }
     match action {
         Action::Subscribe => subscribe(audience, private, standing),
-        // What a private channel holds is for those who are in it.
+        // The content of a private channel is for its subscribers.
         _ if action.is_reading() && private && !standing.subscribed => Access::Denied(Denial::NoToken),
         Action::History | Action::Presence | Action::Publish => by_rule(audience, standing),
     }
@@ -121,7 +121,7 @@ mod tests {
     const WITH_TOKEN: Standing = Standing { token: true, ..NOTHING };
 
     #[test]
-    fn who_may_subscribe() {
+    fn subscribing_follows_the_audience_and_the_token() {
         for (audience, nothing, user, with_token) in [
             (Audience::Nobody, RULE, RULE, RULE),
             (Audience::Authenticated, RULE, GRANTED, GRANTED),
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn who_may_publish_and_read() {
+    fn publishing_and_reading_follow_the_audience() {
         for (audience, nothing, user, member) in [
             (Audience::Nobody, RULE, RULE, RULE),
             (Audience::Authenticated, RULE, GRANTED, RULE),
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn listed_users_need_nothing_else_to_subscribe_but_a_token_where_the_channel_is_private() {
+    fn listed_users_may_subscribe_except_to_a_private_channel_without_a_token() {
         let listed = Standing { listed: Some(true), ..USER };
         for audience in Audience::SUBSCRIBE {
             assert_eq!(decide(Action::Subscribe, *audience, false, listed), GRANTED, "{audience:?}");
@@ -183,7 +183,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nobody_does_anything_in_a_channel_for_other_users(
+        fn a_channel_that_lists_other_users_denies_everything(
             action in proptest::sample::select(
                 vec![Action::Subscribe, Action::Publish, Action::History, Action::Presence]
             ),

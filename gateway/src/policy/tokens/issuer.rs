@@ -1,4 +1,4 @@
-//! One issuer: the algorithms it may use, each with its own rule, and its keys. Pure.
+//! One issuer: its algorithms, each with its validation rule, and its keys. Pure.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use super::{
 /// A configured issuer.
 pub(super) struct Trusted {
     iss: String,
-    /// The algorithms it may use; a rule for several would need them to be of one family.
+    /// Its algorithms with one validation rule each: one rule for several would require one family.
     rules: Vec<(Algorithm, Validation)>,
     keys: Keys,
 }
@@ -24,10 +24,10 @@ enum Keys {
     Fetched(Arc<FetchedKeys>),
 }
 
-/// Why a token is not this issuer's.
+/// Why a token is not accepted.
 pub(super) enum NotAccepted {
     Forged,
-    /// The key it names is not here.
+    /// It names a missing key.
     UnknownKey,
 }
 
@@ -68,7 +68,7 @@ impl Trusted {
 
     /// Checks a token's signature, `iss` and `aud`, and reads its claims.
     pub(super) fn open<T: DeserializeOwned>(&self, token: &str, header: &Header) -> Result<T, NotAccepted> {
-        // No extension is understood here, and `crit` names those a reader has to understand.
+        // `crit` names extensions that a verifier has to understand, and none is supported.
         if header.crit.is_some() || !header.kid.as_deref().is_none_or(is_kid) {
             return Err(NotAccepted::Forged);
         }
@@ -77,7 +77,7 @@ impl Trusted {
         match &self.keys {
             Keys::One(key) => read(token, key, rule),
             Keys::Fetched(keys) => {
-                // Which of several keys it was may not be a guess.
+                // The key is never guessed: with several keys the token has to name one.
                 let kid = header.kid.as_deref().ok_or(NotAccepted::Forged)?;
                 let set = keys.current().ok_or(NotAccepted::UnknownKey)?;
                 match set.find(kid, *algorithm) {
@@ -97,7 +97,7 @@ fn read<T: DeserializeOwned>(token: &str, key: &DecodingKey, rule: &Validation) 
 fn rule(config: &Issuer, algorithm: Algorithm) -> Validation {
     let mut rule = Validation::new(algorithm);
     rule.required_spec_claims.clear();
-    // Time is checked by the caller, against the caller's clock.
+    // The caller checks the time.
     rule.validate_exp = false;
     rule.validate_nbf = false;
     if !config.issuer.is_empty() {

@@ -1,4 +1,4 @@
-//! A key set (JWKS): which key may check which algorithm. Pure: `keys` fetches the bytes.
+//! A key set (JWKS): the keys by `kid` and algorithm. Pure: `keys` fetches the bytes.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -9,36 +9,37 @@ use jsonwebtoken::{
 use parking_lot::RwLock;
 use serde::Deserialize;
 
-/// The longest `kid`.
+/// The longest `kid` in bytes.
 const MAX_KID_LEN: usize = 128;
 
-/// Keys of one set.
+/// The most keys in one set.
 const MAX_KEYS: usize = 50;
 
-/// The keys of one issuer, replaced as a whole. Each issuer has its own: the same `kid` elsewhere is another key.
+/// The keys of one issuer, replaced as a whole. Each issuer has its own set: the same `kid` in another set is another
+/// key.
 pub(crate) struct FetchedKeys {
     /// The issuer's name in the configuration.
     pub(crate) name: String,
-    /// Where they are fetched, from the configuration.
+    /// The address of the key set, from the configuration.
     pub(crate) url: String,
     algorithms: Vec<Algorithm>,
     current: RwLock<Option<Arc<KeySet>>>,
 }
 
-/// Keys by `kid`, each with the algorithms it may check.
+/// Keys by `kid`, each with the algorithms it may verify.
 pub(crate) struct KeySet {
     keys: HashMap<String, Vec<(Algorithm, DecodingKey)>>,
 }
 
-/// What a set has under a name.
+/// The result of looking up a `kid`.
 pub(super) enum Lookup<'a> {
     Key(&'a DecodingKey),
-    /// A key for other algorithms.
+    /// The key is for other algorithms.
     OtherAlgorithm,
     Unknown,
 }
 
-/// Why bytes are not a key set.
+/// Why a document is not a key set.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NotAKeySet {
     #[error("not a JSON key set: {0}")]
@@ -57,12 +58,12 @@ impl FetchedKeys {
         Self { name: name.to_owned(), url: url.to_owned(), algorithms, current: RwLock::default() }
     }
 
-    /// The keys as last fetched; nothing before the first time, and when they are too old.
+    /// The keys as last fetched. `None` before the first fetch, and when they are too old.
     pub(crate) fn current(&self) -> Option<Arc<KeySet>> {
         self.current.read().clone()
     }
 
-    /// Replaces the keys by what was fetched. A document that is no key set leaves them as they are.
+    /// Replaces the keys with a fetched document. An invalid document leaves them unchanged.
     pub(crate) fn replace(&self, document: &[u8]) -> Result<usize, NotAKeySet> {
         let set = KeySet::parse(document, &self.algorithms)?;
         let len = set.keys.len();
@@ -70,14 +71,14 @@ impl FetchedKeys {
         Ok(len)
     }
 
-    /// Forgets keys that have become too old.
+    /// Drops keys that have become too old.
     pub(crate) fn forget(&self) {
         *self.current.write() = None;
     }
 }
 
 impl KeySet {
-    /// Keys that cannot check any of the algorithms are passed over: a set may serve other purposes too.
+    /// Keys for other algorithms are skipped: a set may serve other purposes too.
     fn parse(document: &[u8], algorithms: &[Algorithm]) -> Result<Self, NotAKeySet> {
         let document: Document = serde_json::from_slice(document)?;
         if document.keys.len() > MAX_KEYS {
@@ -104,8 +105,8 @@ impl KeySet {
     }
 }
 
-/// The algorithms a key is made for, by its type and by what it says of itself. None for a shared secret: published, it
-/// would be none.
+/// The algorithms a key may verify, by its type and its own fields. None for a shared secret: a published one is no
+/// secret.
 fn usable(key: &Jwk) -> impl Iterator<Item = Algorithm> + use<> {
     let by_type: &[Algorithm] = match &key.algorithm {
         AlgorithmParameters::RSA(_) => &[Algorithm::RS256, Algorithm::RS384, Algorithm::RS512],
@@ -124,7 +125,7 @@ fn usable(key: &Jwk) -> impl Iterator<Item = Algorithm> + use<> {
         .filter(move |algorithm| signs && only.is_none_or(|only| only == KeyAlgorithm::from(*algorithm)))
 }
 
-/// A key's name is looked up and nothing else; what is no name is not looked up either.
+/// Whether a text can be a `kid`. It is only looked up, never used otherwise.
 pub(super) fn is_kid(kid: &str) -> bool {
     (1..=MAX_KID_LEN).contains(&kid.len())
         && kid.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~=+/:".contains(&byte))

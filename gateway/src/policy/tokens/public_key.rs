@@ -1,10 +1,10 @@
-//! A public key from a configuration, PEM. Pure; says what is wrong with it before anybody connects.
+//! Reads a configured public key in PEM. Pure. Errors are reported at the start.
 
 use aws_lc_rs::signature::{self, ParsedPublicKey, VerificationAlgorithm};
 use data_encoding::BASE64;
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
 
-/// Reads a key that is to check all of these algorithms.
+/// Reads a key that can verify all of these algorithms.
 pub(super) fn read(pem: &str, algorithms: &[Algorithm]) -> Result<DecodingKey, String> {
     let der = der(pem)?;
     for algorithm in algorithms {

@@ -1,4 +1,4 @@
-//! Tokens that are ours and tokens that are not.
+//! Valid and invalid tokens.
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::json;
@@ -27,7 +27,7 @@ fn verify(claims: &Value) -> Result<Identity, Invalid> {
 }
 
 #[test]
-fn a_token_says_who_connects() {
+fn a_token_yields_the_identity_of_the_connection() {
     let identity = verify(&json!({"sub": "42", "exp": NOW + 60, "info": {"name": "Ada"}})).unwrap();
     assert_eq!(identity.user.as_deref(), Some("42"));
     assert_eq!(identity.expires_at, Some(NOW + 60));
@@ -36,7 +36,7 @@ fn a_token_says_who_connects() {
 }
 
 #[test]
-fn a_token_can_name_channels_and_say_what_about_them() {
+fn a_token_names_channels_with_info_and_data() {
     let claims = json!({"sub": "42", "channels": ["a"], "b64info": "/wA=",
         "subs": {"b": {"info": [1], "data": "x"}, "c": {}}});
     let identity = verify(&claims).unwrap();
@@ -52,7 +52,7 @@ fn a_token_can_name_channels_and_say_what_about_them() {
 }
 
 #[test]
-fn what_a_token_allows_may_end_at_another_time_than_the_token() {
+fn expire_at_sets_the_end_independently_of_the_tokens_own_expiry() {
     let ends = |at: u64| verify(&json!({"exp": NOW + 60, "expire_at": at})).unwrap().expires_at;
     assert_eq!(ends(NOW + 3600), Some(NOW + 3600));
     assert_eq!(ends(0), None);

@@ -1,4 +1,4 @@
-//! What services order.
+//! Orders from services.
 
 use super::*;
 use crate::outbox::order::{Action, Order};
@@ -16,7 +16,7 @@ fn refresh(expire_at: Option<u64>, info: &'static str) -> Order {
 }
 
 #[test]
-fn a_connection_ends_with_the_code_and_the_reason_that_were_given() {
+fn a_disconnect_order_sends_its_code_and_reason() {
     for (code, reason) in [(3503, "force disconnect"), (4100, "moved")] {
         let mut script = Script::connected(&[]);
         let effects = script
@@ -29,7 +29,7 @@ fn a_connection_ends_with_the_code_and_the_reason_that_were_given() {
 }
 
 #[test]
-fn a_subscription_ends_with_a_push_and_one_that_is_not_there_without() {
+fn ending_a_subscription_sends_a_push_and_ending_none_sends_nothing() {
     let mut script = Script::connected(&[]);
     assert_eq!(script.session.ordered(&unsubscribe("chat:x"), script.now), []);
     let ticket = ticket(&script.subscribe("chat:x"));
@@ -45,7 +45,7 @@ fn a_subscription_ends_with_a_push_and_one_that_is_not_there_without() {
 }
 
 #[test]
-fn a_subscription_can_be_made_that_the_client_may_not_ask_for() {
+fn a_service_may_add_a_subscription_that_the_client_may_not_request() {
     let mut script = Script::connected(&[]);
     assert_eq!(error(&script.subscribe("closed:x")), 103);
     let subscribe = |channel: &str| {
@@ -58,7 +58,7 @@ fn a_subscription_can_be_made_that_the_client_may_not_ask_for() {
 }
 
 #[test]
-fn a_connections_time_can_be_shortened_and_lengthened() {
+fn a_refresh_order_shortens_and_lengthens_the_validity() {
     let mut script = Script::connected(&[("auth.refresh_grace", "5s")]);
     let end = |script: &Script, seconds| Some(script.now.unix.as_secs() + seconds);
     script.session.ordered(&refresh(end(&script, 100), ""), script.now);
@@ -69,7 +69,7 @@ fn a_connections_time_can_be_shortened_and_lengthened() {
 }
 
 #[test]
-fn what_is_said_about_a_connection_stands_in_its_publications() {
+fn a_clients_publications_carry_its_info() {
     let mut script = Script::connected(&[]);
     script.session.ordered(&refresh(None, r#"{"name":"Ann"}"#), script.now);
     let effects = script.publish("chat:x", "1");
@@ -78,7 +78,7 @@ fn what_is_said_about_a_connection_stands_in_its_publications() {
 }
 
 #[test]
-fn before_connect_nothing_but_an_end_can_be_ordered() {
+fn before_connect_only_a_disconnect_order_takes_effect() {
     let mut script = Script::fresh(&[]);
     assert_eq!(script.session.ordered(&unsubscribe("chat:x"), script.now), []);
     assert_eq!(script.session.ordered(&refresh(Some(1), ""), script.now), []);

@@ -1,4 +1,4 @@
-//! Decisions of back ends, channels for some users, and what is granted to whom.
+//! Decisions of back ends, and channels that list their users.
 #![expect(clippy::unnecessary_wraps, reason = "verdicts as the session gets them")]
 
 use std::borrow::Cow;
@@ -81,29 +81,29 @@ impl Script {
 }
 
 #[test]
-fn a_client_without_a_token_waits_for_the_decision_and_one_with_a_token_does_not() {
+fn only_a_client_without_a_token_waits_for_a_decision() {
     let mut script = Script::fresh(CONNECT);
     let ask = asked(script.connect(""), Event::Connect);
     assert!(script.session.is_connecting() && ask.question.user.is_none());
     assert_eq!(ask.question.client, script.session.client().as_str());
-    assert_eq!(closed(&script.after(10)), 3502, "it is not waited for without end");
+    assert_eq!(closed(&script.after(10)), 3502, "the wait for a decision has a limit");
     assert_eq!(script.decide(ask, allowed(0)), [], "too late");
     Script::connected(CONNECT);
 }
 
 #[test]
-fn a_decision_says_who_connects_and_for_how_long() {
+fn a_decision_sets_the_user_and_the_validity() {
     let (mut script, result) = Script::let_in(CONNECT, 60);
     assert!(!result.expires && &result.data[..] == b"{}", "no fresh token is asked for");
     assert!(
         matches!(&script.publish("chat:x", "1")[..], [Effect::Publish { info, .. }] if info.user == "42")
     );
     script.live(59);
-    assert_eq!(closed(&script.after(1)), 3005, "the client comes back, and is decided on anew");
+    assert_eq!(closed(&script.after(1)), 3005, "the client connects again and a back end decides again");
 }
 
 #[test]
-fn nobody_connects_by_a_refusal_or_by_silence() {
+fn a_refusal_or_a_missing_decision_connects_no_client() {
     for (verdict, code) in [(refused(), 1403), (silence(), 100)] {
         let mut script = Script::fresh(CONNECT);
         let ask = asked(script.connect(""), Event::Connect);
@@ -148,7 +148,7 @@ fn a_back_end_ends_connections() {
 }
 
 #[test]
-fn where_a_back_end_prolongs_connections_tokens_are_not_refreshed() {
+fn a_client_refresh_is_an_error_where_a_back_end_prolongs_connections() {
     let mut script = Script::fresh(REFRESH);
     let exp = script.now.unix.as_secs() + 60;
     let result = script.welcome(&token(&serde_json::json!({"sub": "42", "exp": exp}))).connect.unwrap();
@@ -161,7 +161,7 @@ fn where_a_back_end_prolongs_connections_tokens_are_not_refreshed() {
 }
 
 #[test]
-fn a_decision_opens_a_channel() {
+fn a_decision_permits_a_subscription() {
     let mut script = Script::connected(&[]);
     let result = script.let_subscribe(60);
     assert!(!result.expires && &result.data[..] == b"2");
@@ -176,12 +176,12 @@ fn a_decision_opens_a_channel() {
 }
 
 #[test]
-fn nobody_receives_a_channel_by_a_refusal_or_by_silence() {
+fn a_refusal_or_a_missing_decision_subscribes_no_client() {
     for (verdict, code) in [(refused(), 1403), (silence(), 100)] {
         let mut script = Script::connected(&[]);
         let ask = script.ask_to_subscribe();
         assert_eq!(error(&script.subscribe("asked:x")), 105, "asked once");
-        assert_eq!(error(&script.history("asked:x")), 103, "it is no subscriber before it is decided");
+        assert_eq!(error(&script.history("asked:x")), 103, "it is no subscriber before the decision");
         assert_eq!(error(&script.decide(ask, verdict)), code);
         script.ask_to_subscribe();
     }
@@ -191,7 +191,7 @@ fn nobody_receives_a_channel_by_a_refusal_or_by_silence() {
 }
 
 #[test]
-fn a_subscription_given_up_before_it_is_decided_is_refused_and_the_decision_is_nobodys() {
+fn unsubscribing_before_the_decision_refuses_the_subscription_and_drops_the_decision() {
     let mut script = Script::connected(&[]);
     let ask = script.ask_to_subscribe();
     let effects = script.unsubscribe("asked:x");
@@ -204,7 +204,7 @@ fn a_subscription_given_up_before_it_is_decided_is_refused_and_the_decision_is_n
 }
 
 #[test]
-fn a_back_end_prolongs_the_subscriptions_it_has_allowed() {
+fn a_back_end_prolongs_the_subscriptions_it_permitted() {
     let (mut script, _) = Script::let_in(REFRESH, 10_000);
     script.let_subscribe(10);
     script.live(9);
@@ -267,7 +267,7 @@ fn a_channel_for_some_users_is_theirs_alone() {
 }
 
 #[test]
-fn recovering_is_granted_to_who_asks_where_it_is_not_for_everybody() {
+fn recovery_is_granted_on_request_where_it_is_not_forced() {
     for (recoverable, positioned, granted) in
         [(false, false, (false, false)), (false, true, (false, true)), (true, false, (true, true))]
     {

@@ -1,4 +1,4 @@
-//! Who is in a channel: who may ask, who is told, what is answered.
+//! Presence: permissions, joins and leaves, replies.
 
 use super::*;
 use tidegate_shared::protocol::{PresenceRequest, PresenceResult, PresenceStatsRequest, PresenceStatsResult};
@@ -45,7 +45,7 @@ fn ask(script: &mut Script, query: PresenceQuery, channel: &str) -> Effects {
 }
 
 #[test]
-fn a_namespace_says_who_may_ask() {
+fn a_namespace_sets_who_may_read_presence() {
     for query in [PresenceQuery::Members, PresenceQuery::Count] {
         let mut script = connected("42");
         assert_eq!(error(&ask(&mut script, query, "nowhere:x")), 102);
@@ -64,16 +64,20 @@ fn a_namespace_says_who_may_ask() {
 }
 
 #[test]
-fn what_is_said_of_a_connection_is_what_its_token_says() {
+fn a_clients_info_comes_from_its_token() {
     let script = connected("42");
     let member = script.session.member(&Channel::parse("room:x").unwrap()).unwrap();
     assert_eq!((member.user.as_str(), member.client.as_str()), ("42", script.session.client().as_str()));
     assert_eq!(member.conn_info, r#"{"name": "A"}"#.replace(": ", ":"));
-    assert_eq!(script.session.member(&Channel::parse("chat:x").unwrap()), None, "nobody keeps it");
+    assert_eq!(
+        script.session.member(&Channel::parse("chat:x").unwrap()),
+        None,
+        "the namespace keeps no members"
+    );
 }
 
 #[test]
-fn who_asks_and_may_is_told_and_whoever_has_to_be() {
+fn joins_and_leaves_go_to_subscribers_that_ask_and_may_and_to_all_where_forced() {
     let join_leave = |script: &mut Script, channel: &str, join_leave: bool| {
         let channel = channel.to_owned();
         let subscribe = SubscribeRequest { channel, join_leave, ..SubscribeRequest::default() };
@@ -91,7 +95,7 @@ fn who_asks_and_may_is_told_and_whoever_has_to_be() {
 }
 
 #[test]
-fn members_are_named_or_counted_and_too_many_are_only_counted() {
+fn members_are_listed_or_counted_and_too_many_are_only_counted() {
     let info = |client: usize, user: &str| {
         let client = format!("g.{client}");
         (client.clone(), ClientInfo { user: user.to_owned(), client, ..ClientInfo::default() })

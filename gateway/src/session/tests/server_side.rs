@@ -1,4 +1,4 @@
-//! Subscriptions the server makes.
+//! Server-side subscriptions.
 
 use super::*;
 use tidegate_shared::protocol::{ConnectResult, Unsubscribe};
@@ -22,7 +22,7 @@ fn end(code: u32) -> Unsubscribe {
 }
 
 #[test]
-fn a_connection_begins_with_its_personal_channels_and_those_of_everybody() {
+fn a_connection_begins_with_its_personal_and_the_automatic_channels() {
     let mut script = Script::with_toml(NAMESPACES, &[("auth.anonymous", "true")]);
     let reply = script.welcome(&token(&serde_json::json!({"sub": "42"})));
     assert_eq!(begun(&reply.connect.unwrap()), ["#42", "inbox:#42", "news:all", "news:alerts"]);
@@ -33,7 +33,7 @@ fn a_connection_begins_with_its_personal_channels_and_those_of_everybody() {
 }
 
 #[test]
-fn a_token_names_channels_and_what_is_said_about_them() {
+fn a_connection_begins_with_the_channels_of_its_token_and_their_info() {
     let mut script = Script::fresh(&[]);
     let claims = serde_json::json!({"sub": "42", "channels": ["chat:x", "#42", "closed:y"],
         "subs": {"chat:x": {"data": {"role": "owner"}, "info": {"name": "Ada"}}}});
@@ -46,7 +46,7 @@ fn a_token_names_channels_and_what_is_said_about_them() {
 }
 
 #[test]
-fn a_token_cannot_name_what_is_not_there_or_belongs_to_somebody_else() {
+fn a_token_cannot_name_undeclared_or_foreign_personal_channels() {
     for (channels, code) in [(["nowhere:x"], 102), (["#43"], 103), (["default:x"], 107)] {
         let mut script = Script::fresh(&[]);
         let claims = serde_json::json!({"sub": "42", "channels": channels});
@@ -58,7 +58,7 @@ fn a_token_cannot_name_what_is_not_there_or_belongs_to_somebody_else() {
 }
 
 #[test]
-fn a_connection_resumes_what_it_begins_with() {
+fn a_connection_resumes_its_server_side_subscriptions() {
     let mut script = Script::fresh(&[]);
     let hint =
         SubscribeRequest { recover: true, offset: 3, epoch: "e".into(), ..SubscribeRequest::default() };
@@ -80,11 +80,14 @@ fn a_connection_resumes_what_it_begins_with() {
 }
 
 #[test]
-fn a_service_adds_a_subscription_and_the_client_is_told_by_a_push() {
+fn a_service_adds_a_subscription_and_a_push_tells_the_client() {
     let mut script = Script::connected(&[]);
-    let effects = script.session.place(chat_x(), Bytes::new(), "1".into());
+    let effects = script.session.add_subscription(chat_x(), Bytes::new(), "1".into());
     let ticket = ticket(&effects);
-    assert!(script.session.place(chat_x(), Bytes::new(), Bytes::new()).is_empty(), "it has it already");
+    assert!(
+        script.session.add_subscription(chat_x(), Bytes::new(), Bytes::new()).is_empty(),
+        "it has it already"
+    );
     let reply = script.session.subscribed(ticket, &chat_x(), &at(7)).unwrap();
     assert_eq!(reply.id, 0);
     let push = reply.push.unwrap();
@@ -95,11 +98,11 @@ fn a_service_adds_a_subscription_and_the_client_is_told_by_a_push() {
 }
 
 #[test]
-fn what_cannot_be_added_is_not_told_as_an_answer() {
+fn a_server_side_subscription_that_fails_sends_no_reply() {
     let mut script = Script::connected(&[]);
-    let effects = script.session.place(chat_x(), Bytes::new(), Bytes::new());
+    let effects = script.session.add_subscription(chat_x(), Bytes::new(), Bytes::new());
     assert!(script.session.not_subscribed(ticket(&effects), codes::INTERNAL.error()).is_empty());
-    assert!(script.session.place(Channel::personal("42"), Bytes::new(), Bytes::new()).is_empty());
+    assert!(script.session.add_subscription(Channel::personal("42"), Bytes::new(), Bytes::new()).is_empty());
 }
 
 #[test]
@@ -107,12 +110,12 @@ fn a_service_ends_any_subscription() {
     let mut script = Script::connected(&[]);
     let first = ticket(&script.subscribe("chat:x"));
     script.session.subscribed(first, &chat_x(), &at(7)).unwrap();
-    let effects = script.session.displace(&chat_x(), end(2000));
+    let effects = script.session.end_subscription_by_order(&chat_x(), end(2000));
     let [Effect::Leave { .. }, Effect::Reply(push)] = &effects[..] else { panic!("{effects:?}") };
     assert_eq!(push.push.as_ref().unwrap().unsubscribe, Some(end(2000)));
-    assert!(script.session.displace(&chat_x(), end(2000)).is_empty());
+    assert!(script.session.end_subscription_by_order(&chat_x(), end(2000)).is_empty());
     ticket(&script.subscribe("chat:x"));
-    let effects = script.session.displace(&chat_x(), end(2000));
+    let effects = script.session.end_subscription_by_order(&chat_x(), end(2000));
     assert!(
         matches!(&effects[..], [Effect::Reply(a), Effect::Reply(b)] if a.subscribe.is_some() && b.push.is_some())
     );

@@ -1,4 +1,4 @@
-//! Subscription tokens, and keys that are not here yet.
+//! Subscription tokens, and missing keys.
 
 use serde_json::{Value, json};
 
@@ -25,7 +25,7 @@ impl Script {
         self.say(Command { sub_refresh: Some(sub_refresh), ..Command::default() })
     }
 
-    /// Subscribes as above, and its preparation goes well.
+    /// Subscribes as above, and joins the channel.
     fn subscribed_for(&mut self, channel: &str, seconds: u64) -> protocol::SubscribeResult {
         let ticket = ticket(&self.subscribe_for(channel, seconds));
         let channel = Channel::parse(channel).unwrap();
@@ -46,7 +46,11 @@ fn a_subscription_token_opens_what_the_rule_does_not() {
     assert!(matches!(&script.subscribe_with("closed:x", &permit)[..], [Effect::Join { .. }]));
     assert_eq!(error(&script.subscribe_with("nowhere:x", &permit)), 102);
     let permit = token(&json!({"sub": "42", "channel": "shut:x"}));
-    assert_eq!(error(&script.subscribe_with("shut:x", &permit)), 103, "nobody is nobody");
+    assert_eq!(
+        error(&script.subscribe_with("shut:x", &permit)),
+        103,
+        "the rule `nobody` excludes token holders too"
+    );
     let mut anonymous = Script::anonymous();
     let permit = token(&json!({"channel": "chat:x"}));
     assert!(matches!(&anonymous.subscribe_with("chat:x", &permit)[..], [Effect::Join { .. }]));
@@ -63,13 +67,13 @@ fn private_channels_need_a_token_whatever_the_rule_says() {
 }
 
 #[test]
-fn nobody_receives_anothers_personal_channel_by_a_token() {
+fn no_token_subscribes_to_another_users_personal_channel() {
     let permit = token(&json!({"sub": "42", "channel": "#43"}));
     assert_eq!(error(&Script::connected(&[]).subscribe_with("#43", &permit)), 103);
 }
 
 #[test]
-fn a_token_for_somebody_or_something_else_ends_the_connection() {
+fn a_subscription_token_for_another_user_client_or_channel_ends_the_connection() {
     for claims in [
         json!({"sub": "43", "channel": "chat:x"}),
         json!({"channel": "chat:x"}),
@@ -87,7 +91,7 @@ fn a_token_for_somebody_or_something_else_ends_the_connection() {
 }
 
 #[test]
-fn tokens_that_are_none_and_tokens_that_have_ended_leave_the_connection_alone() {
+fn invalid_and_expired_subscription_tokens_leave_the_connection_open() {
     let mut script = Script::connected(&[]);
     let now = script.now.unix.as_secs();
     assert_eq!(error(&script.subscribe_with("chat:x", "forged")), 103);
@@ -112,7 +116,7 @@ fn a_subscription_ends_with_its_token_and_the_connection_goes_on() {
 }
 
 #[test]
-fn a_fresh_token_gives_a_subscription_another_end() {
+fn a_fresh_token_replaces_the_validity_of_a_subscription() {
     let mut script = Script::connected(&[]);
     script.subscribed_for("chat:x", 60);
     script.live(50);
@@ -166,7 +170,7 @@ fn an_unsubscribe_forgets_when_the_subscription_would_have_ended() {
 }
 
 #[test]
-fn a_key_that_is_not_here_is_fetched_and_the_client_comes_back() {
+fn a_missing_key_is_fetched_and_the_client_gets_a_temporary_error() {
     let issuer = "[[issuer]]\nname = 'ids'\nissuer = 'https://ids'\nalgorithms = ['ES256']\njwks_url = 'https://ids/keys'";
     let mut script = Script::with_toml(issuer, &[]);
     let unknown = unsigned(&json!({"iss": "https://ids", "sub": "42", "channel": "chat:x"}));
@@ -190,7 +194,7 @@ fn a_key_that_is_not_here_is_fetched_and_the_client_comes_back() {
     fetching(&script.say(Command { sub_refresh: Some(refresh), ..Command::default() }));
 }
 
-/// A token of an issuer whose keys nobody has: its signature is never looked at.
+/// A token of an issuer without fetched keys: its signature is never checked.
 fn unsigned(claims: &Value) -> String {
     let part = |value: &Value| data_encoding::BASE64URL_NOPAD.encode(value.to_string().as_bytes());
     format!("{}.{}.{}", part(&json!({"alg": "ES256", "kid": "k1"})), part(claims), "c2ln")

@@ -1,4 +1,4 @@
-//! Several issuers, each with its own keys and algorithms: what is one's is never another's.
+//! Several issuers, each with its own keys and algorithms: no issuer verifies the tokens of another.
 
 use data_encoding::BASE64URL_NOPAD;
 
@@ -32,7 +32,7 @@ fn config(toml: &str) -> Config {
     config
 }
 
-/// Hands a verifier the keys of its issuer at this place.
+/// Hands a verifier the keys of its issuer at this index.
 fn fetched(verifier: &Verifier, place: usize, keys: &[Value]) {
     let (_, set) = verifier.fetched_keys().find(|(issuer, _)| *issuer == place).unwrap();
     set.replace(json!({ "keys": keys }).to_string().as_bytes()).unwrap();
@@ -163,12 +163,12 @@ fn a_token_does_not_choose_its_algorithm() {
         unsigned(r#"{"alg":"none"}"#),
         unsigned(r#"{"alg":"None"}"#),
         unsigned(r#"{"alg":""}"#),
-        // What everybody has, the public key, as a shared secret.
+        // The public key, which is no secret, used as a shared secret.
         Signer::hmac(rsa.pem()).token(&hmac, claims),
         Signer::hmac(rsa.pem().trim()).token(&hmac, claims),
         Signer::hmac(rsa.pem()).token(header, claims),
         Signer::hmac("").token(&hmac, claims),
-        // The short form's secret, for somebody else's token.
+        // The short form's secret, used for another issuer's token.
         Signer::hmac(secret()).token(&hmac, claims),
         forger.under("alg", json!("RS512")),
         forger.under("alg", json!("PS256")),
@@ -215,7 +215,7 @@ fn claims_and_headers_are_exact() {
 }
 
 #[test]
-fn what_a_header_offers_is_not_taken() {
+fn keys_and_addresses_in_a_token_header_are_ignored() {
     let (rsa, other) = (Signer::rsa(), Signer::rsa());
     let verifier = trusting(&issuer("a", ISS, "'RS256'", &public(&rsa)));
     let header =
@@ -261,7 +261,7 @@ fn the_same_kid_in_two_issuers_never_crosses() {
 }
 
 #[test]
-fn the_issuer_that_takes_every_other_never_takes_a_named_ones_tokens() {
+fn the_default_issuer_never_accepts_tokens_of_a_named_issuer() {
     let verifier = trusting(&issuer("a", ISS, "'HS256'", "hmac_secret = 'shared'"));
     let short = Signer::hmac(secret());
     let header = json!({"alg": "HS256"});
@@ -280,7 +280,7 @@ fn the_issuer_that_takes_every_other_never_takes_a_named_ones_tokens() {
 }
 
 #[test]
-fn a_key_is_used_for_what_it_is_made_for() {
+fn a_key_verifies_only_its_own_algorithms() {
     let (rsa, ec) = (Signer::rsa(), Signer::es256());
     let verifier = trusting(&issuer("a", ISS, "'RS256', 'RS384', 'ES256'", "jwks_url = 'https://ids/keys'"));
     let token = |alg: &str| rsa.token(&json!({"alg": alg, "kid": "k"}), &claims());
@@ -312,7 +312,7 @@ fn a_key_is_used_for_what_it_is_made_for() {
     fetched(&verifier, 1, &[ec.jwk("k"), rsa.jwk("k")]);
     assert!(verifier.verify(&token("RS256"), NOW).is_ok(), "a name may stand for keys of several kinds");
     let nameless = rsa.token(&json!({"alg": "RS256"}), &claims());
-    assert_eq!(verifier.verify(&nameless, NOW), Err(Invalid::Forged), "which key it was is no guess");
+    assert_eq!(verifier.verify(&nameless, NOW), Err(Invalid::Forged), "a key is never guessed");
 }
 
 #[test]
@@ -350,7 +350,7 @@ fn a_configured_key_that_cannot_check_its_algorithms_is_named_at_the_start() {
 }
 
 #[test]
-fn a_subscription_token_says_what_for() {
+fn a_subscription_token_carries_user_channel_client_and_end() {
     let verifier = trusting("");
     let short = Signer::hmac(secret());
     let permit =
