@@ -40,16 +40,16 @@ mod handler;
 mod job;
 mod router;
 
+mod attempt;
 mod backoff;
-mod decide;
 mod delivery;
-mod run;
+mod hook;
+mod pull;
 mod runner;
 mod settle;
-mod source;
 mod store;
 
-mod internal;
+mod health;
 mod metrics;
 mod program;
 mod worker;

@@ -13,7 +13,7 @@ use tidegate_shared::{
 use tokio::net::TcpListener;
 
 use crate::{
-    internal::{self, Status},
+    health::{self, Status},
     router::Router,
     worker::{Misconfigured, StartFailure, Worker},
 };
@@ -85,7 +85,7 @@ where
     let status = Arc::new(Status::new(lifecycle.clone()));
     tracing::info!(worker.name = name, internal = %listener.local_addr()?, "worker starting");
     tokio::select! {
-        served = internal::serve(listener, Arc::clone(&status)) => served.context("the internal listener ended"),
+        served = health::serve(listener, Arc::clone(&status)) => served.context("the internal listener ended"),
         worked = work(config, name, router, &lifecycle, &status) => worked,
     }
 }

@@ -18,7 +18,7 @@ use crate::{
     delivery::Delivery,
     handler::BoxedHandler,
     metrics::{Metrics, Outcome},
-    source::{Interrupted, Source},
+    pull::{Interrupted, Source},
 };
 
 /// A message needs a sign of life this often per `ack_wait`, so that two may be lost.

@@ -17,17 +17,17 @@ use tidegate_shared::{
 
 use crate::{
     answer::Reply,
+    attempt::{Ended, run},
     backoff,
     delivery::Delivery,
     failure::Failure,
     job::Job,
     metrics::Outcome,
-    run::{Ended, run},
     runner::Runner,
     store::{self, Kept, Rejected},
 };
 
-mod parcel;
+mod messages;
 
 /// When even a dead letter is refused the request comes again after this long.
 const HOPELESS_DELAY: Duration = Duration::from_secs(30);

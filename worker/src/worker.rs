@@ -13,8 +13,8 @@ use tokio::{task::JoinSet, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    decide::Decider,
     handler::BoxedHandler,
+    hook::Decider,
     metrics::Metrics,
     router::Router,
     runner::{Engine, Runner},

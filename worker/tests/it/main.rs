@@ -5,9 +5,9 @@
 
 mod answer;
 mod crash;
-mod decide;
 mod drain;
 mod fail;
+mod hook;
 mod pace;
 mod stock;
 mod support;

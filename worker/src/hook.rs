@@ -18,11 +18,11 @@ use tidegate_shared::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
+    attempt::{Ended, run},
     failure::Failure,
     handler::BoxedHandler,
     job::Job,
     metrics::Outcome,
-    run::{Ended, run},
     runner::Engine,
 };
 
