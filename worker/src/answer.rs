@@ -12,7 +12,7 @@ use crate::{
 
 /// A handler's answer, ready to be stored.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Reply {
+pub struct Answer {
     /// The payload of the answer.
     pub body: Bytes,
     /// What is published before the answer is stored.
@@ -41,9 +41,9 @@ pub struct Publications(pub Vec<Publication>);
     message = "a handler cannot answer with `{Self}`",
     note = "answer with `()`, `Json<T>`, `Bytes`, `(answer, Publications)` or `Result<answer, Failure>`"
 )]
-pub trait IntoReply {
+pub trait IntoAnswer {
     /// Makes the answer.
-    fn into_reply(self) -> Result<Reply, Failure>;
+    fn into_answer(self) -> Result<Answer, Failure>;
 }
 
 impl Publication {
@@ -72,40 +72,40 @@ impl Publication {
     }
 }
 
-impl IntoReply for Reply {
-    fn into_reply(self) -> Result<Reply, Failure> {
+impl IntoAnswer for Answer {
+    fn into_answer(self) -> Result<Answer, Failure> {
         Ok(self)
     }
 }
 
-impl IntoReply for () {
-    fn into_reply(self) -> Result<Reply, Failure> {
-        Ok(Reply::default())
+impl IntoAnswer for () {
+    fn into_answer(self) -> Result<Answer, Failure> {
+        Ok(Answer::default())
     }
 }
 
-impl IntoReply for Bytes {
-    fn into_reply(self) -> Result<Reply, Failure> {
-        Ok(Reply { body: self, publications: Vec::new() })
+impl IntoAnswer for Bytes {
+    fn into_answer(self) -> Result<Answer, Failure> {
+        Ok(Answer { body: self, publications: Vec::new() })
     }
 }
 
-impl<T: Serialize> IntoReply for Json<T> {
-    fn into_reply(self) -> Result<Reply, Failure> {
-        Bytes::from(serde_json::to_vec(&self.0)?).into_reply()
+impl<T: Serialize> IntoAnswer for Json<T> {
+    fn into_answer(self) -> Result<Answer, Failure> {
+        Bytes::from(serde_json::to_vec(&self.0)?).into_answer()
     }
 }
 
-impl<R: IntoReply> IntoReply for (R, Publications) {
-    fn into_reply(self) -> Result<Reply, Failure> {
-        let mut reply = self.0.into_reply()?;
-        reply.publications.extend(self.1.0);
-        Ok(reply)
+impl<R: IntoAnswer> IntoAnswer for (R, Publications) {
+    fn into_answer(self) -> Result<Answer, Failure> {
+        let mut answer = self.0.into_answer()?;
+        answer.publications.extend(self.1.0);
+        Ok(answer)
     }
 }
 
-impl<R: IntoReply> IntoReply for Result<R, Failure> {
-    fn into_reply(self) -> Result<Reply, Failure> {
-        self?.into_reply()
+impl<R: IntoAnswer> IntoAnswer for Result<R, Failure> {
+    fn into_answer(self) -> Result<Answer, Failure> {
+        self?.into_answer()
     }
 }

@@ -5,12 +5,12 @@ use std::{any::Any, time::Duration};
 use tokio::{task::JoinSet, time::timeout};
 use tower::ServiceExt;
 
-use crate::{answer::Reply, failure::Failure, handler::BoxedHandler, job::Job};
+use crate::{answer::Answer, failure::Failure, handler::BoxedHandler, job::Job};
 
 /// How a run ended.
 #[derive(Debug)]
-pub(crate) enum Ended {
-    Replied(Reply),
+pub(crate) enum AttemptResult {
+    Answered(Answer),
     Failed(Failure),
     TimedOut,
     /// With this message.
@@ -18,19 +18,19 @@ pub(crate) enum Ended {
 }
 
 /// Runs a handler. Its task is ended when the time is over, and when this future is dropped.
-pub(crate) async fn run(handler: BoxedHandler, job: Job, limit: Duration) -> Ended {
+pub(crate) async fn run(handler: BoxedHandler, job: Job, limit: Duration) -> AttemptResult {
     // A task of its own: a handler that blocks must not keep its request's signs of life from being sent.
     let mut task = JoinSet::new();
     task.spawn(handler.oneshot(job));
     match timeout(limit, task.join_next()).await {
-        Ok(Some(Ok(Ok(reply)))) => Ended::Replied(reply),
-        Ok(Some(Ok(Err(failure)))) => Ended::Failed(failure),
+        Ok(Some(Ok(Ok(answer)))) => AttemptResult::Answered(answer),
+        Ok(Some(Ok(Err(failure)))) => AttemptResult::Failed(failure),
         Ok(Some(Err(error))) => match error.try_into_panic() {
-            Ok(panic) => Ended::Panicked(message(&*panic)),
-            Err(error) => Ended::Panicked(error.to_string()),
+            Ok(panic) => AttemptResult::Panicked(message(&*panic)),
+            Err(error) => AttemptResult::Panicked(error.to_string()),
         },
-        Ok(None) => Ended::Panicked("the task is gone".to_owned()),
-        Err(_) => Ended::TimedOut,
+        Ok(None) => AttemptResult::Panicked("the task is gone".to_owned()),
+        Err(_) => AttemptResult::TimedOut,
     }
 }
 
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
     use crate::{handler::on, job::tests::job};
 
-    async fn ended<M: 'static>(handler: impl crate::Handler<M, ()>) -> Ended {
+    async fn ended<M: 'static>(handler: impl crate::Handler<M, ()>) -> AttemptResult {
         run(on(handler).with_state(()), job(None, b"1"), Duration::from_secs(5)).await
     }
 
@@ -53,7 +53,7 @@ mod tests {
         async fn handler() {
             panic!("no {}", "luck");
         }
-        assert!(matches!(ended(handler).await, Ended::Panicked(text) if text == "no luck"));
+        assert!(matches!(ended(handler).await, AttemptResult::Panicked(text) if text == "no luck"));
     }
 
     #[tokio::test(start_paused = true)]
@@ -61,6 +61,6 @@ mod tests {
         async fn handler() {
             std::future::pending::<()>().await;
         }
-        assert!(matches!(ended(handler).await, Ended::TimedOut));
+        assert!(matches!(ended(handler).await, AttemptResult::TimedOut));
     }
 }

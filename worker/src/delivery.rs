@@ -45,7 +45,7 @@ impl Delivery {
     }
 
     /// Deliveries before this one. Nobody settled them: their worker ended or was cut off.
-    pub(crate) fn lost(&self) -> u32 {
+    pub(crate) fn earlier_deliveries(&self) -> u32 {
         self.delivered.saturating_sub(1)
     }
 

@@ -1,15 +1,14 @@
-//! A route that decides: questions of gateways in, decisions out. No stream has them, so nothing is parked or kept.
+//! Routes that answer hook questions: a gateway asks whether a client may connect, subscribe or publish, and a handler decides.
 //!
-//! A question that is not answered in time is allowed nothing; whoever needs a decision asks again. Every question goes to one
-//! worker of the service.
+//! Questions are core NATS requests, in no stream: nothing is parked, retried or stored. Each question goes to one worker of
+//! the service. A question without a decision in time allows nothing; the gateway's client has to ask again.
 
 use std::{sync::Arc, time::SystemTime};
 
-use async_nats::{Message, Subscriber};
+use async_nats::{Message, Subject, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use tidegate_shared::{
-    config::{Match, Route},
     envelope::{JSON, Request},
     hook::{self, Event},
     id::{GatewayId, RequestId},
@@ -18,30 +17,32 @@ use tidegate_shared::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
-    attempt::{Ended, run},
+    answer::Answer,
+    attempt::{self, AttemptResult},
+    engine::{BoundRoute, Engine},
     failure::Failure,
-    handler::BoxedHandler,
     job::Job,
-    metrics::Outcome,
-    runner::Engine,
+    metrics::Ending,
 };
 
-/// One such route of one worker.
+/// Runs one route whose requests are hook questions.
 #[derive(Debug)]
-pub(crate) struct Decider {
+pub(crate) struct HookRunner {
     engine: Arc<Engine>,
-    route: Route,
+    route: BoundRoute,
     event: Event,
-    handler: BoxedHandler,
     permits: Arc<Semaphore>,
-    /// What the ids of its jobs begin with.
-    asker: GatewayId,
+    /// Questions have no id of their own; their jobs get ids with this prefix.
+    id_prefix: GatewayId,
 }
 
-impl Decider {
-    pub(crate) fn new(engine: Arc<Engine>, route: Route, event: Event, handler: BoxedHandler) -> Self {
-        let permits = Arc::new(Semaphore::new(route.concurrency));
-        Self { engine, route, event, handler, permits, asker: GatewayId::random() }
+/// What a question gets: the payload for the gateway, or the reason why there is no decision.
+type Decision = Result<(Bytes, Ending), (String, Ending)>;
+
+impl HookRunner {
+    pub(crate) fn new(engine: Arc<Engine>, route: BoundRoute, event: Event) -> Self {
+        let permits = Arc::new(Semaphore::new(route.config.concurrency));
+        Self { engine, route, event, permits, id_prefix: GatewayId::random() }
     }
 
     /// Answers questions until the worker drains.
@@ -51,7 +52,7 @@ impl Decider {
         let mut questions = match self.engine.broker.client().queue_subscribe(subject, group).await {
             Ok(questions) => questions,
             Err(error) => {
-                tracing::error!(route = self.route.name, %error, "questions cannot be received");
+                tracing::error!(route = self.route.name(), %error, "cannot subscribe to hook questions");
                 return;
             }
         };
@@ -59,80 +60,89 @@ impl Decider {
             let (permit, question) = tokio::select! {
                 biased;
                 () = lifecycle.draining() => break,
-                Some(next) = self.next(&mut questions) => next,
-                else => return,
+                next = self.next(&mut questions) => match next {
+                    Some(next) => next,
+                    None => return,
+                },
             };
             let this = Arc::clone(&self);
             self.engine.deliveries.spawn(async move {
-                let outcome = tokio::select! {
+                let _permit = permit;
+                let ending = tokio::select! {
                     biased;
-                    () = this.engine.cut_off.cancelled() => Outcome::Returned,
-                    outcome = this.decide(question) => outcome,
+                    () = this.engine.cut_off.cancelled() => Ending::Returned,
+                    ending = this.answer(question) => ending,
                 };
-                this.engine.metrics.ended(&this.route.name, outcome);
-                drop(permit);
+                this.engine.metrics.ended(this.route.name(), ending);
             });
         }
-        // The broker gives the next question to another worker.
+        // From here on the broker gives questions to other workers.
         let _ = questions.unsubscribe().await;
     }
 
-    /// No question is taken out before it has a permit.
+    /// The next question. It stays in the subscription until it has a permit. `None` when the subscription has ended.
     async fn next(&self, questions: &mut Subscriber) -> Option<(OwnedSemaphorePermit, Message)> {
         let permit = Arc::clone(&self.permits).acquire_owned().await.ok()?;
         Some((permit, questions.next().await?))
     }
 
-    async fn decide(&self, question: Message) -> Outcome {
-        let Some(reply) = question.reply else { return Outcome::Returned };
+    async fn answer(&self, question: Message) -> Ending {
+        let Some(reply) = question.reply else { return Ending::Returned };
         let job = match self.job(question.payload) {
             Ok(job) => job,
             Err(error) => {
-                tracing::error!(route = self.route.name, %error, "a question that cannot be read");
-                return Outcome::Reject;
+                tracing::error!(route = self.route.name(), %error, "a hook question cannot be read");
+                return Ending::Reject;
             }
         };
-        let handling = self.engine.metrics.handling(&self.route.name);
-        let ended = run(self.handler.clone(), job, self.route.timeout).await;
-        drop(handling);
-        let (answer, outcome) = match ended {
-            Ended::Replied(said) if said.publications.is_empty() => match hook::allowed(&said.body) {
-                Ok(answer) => (answer, Outcome::Ok),
-                Err(error) => {
-                    return self.undecided(&format!("the result is no JSON: {error}"), Outcome::Retry);
-                }
-            },
-            Ended::Replied(_) => return self.undecided("a decision publishes nothing", Outcome::Retry),
-            Ended::Failed(Failure::Reject { code, message }) => {
-                (hook::refused(code, &message), Outcome::Reject)
+        match self.decide(job).await {
+            Ok((decision, ending)) => {
+                self.send(reply, decision).await;
+                ending
             }
-            Ended::Failed(Failure::Retry { why, .. }) => {
-                return self.undecided(&format!("{why:#}"), Outcome::Retry);
+            Err((reason, ending)) => {
+                tracing::warn!(route = self.route.name(), reason, "a hook question gets no decision");
+                ending
             }
-            Ended::Failed(Failure::Snooze(_)) => return self.undecided("snoozed", Outcome::Snooze),
-            Ended::Failed(Failure::Dead(why)) => return self.undecided(&why, Outcome::Retry),
-            Ended::TimedOut => return self.undecided("no decision in time", Outcome::Timeout),
-            Ended::Panicked(why) => return self.undecided(&format!("panic: {why}"), Outcome::Panic),
-        };
-        if let Err(error) = self.engine.broker.client().publish(reply, answer).await {
-            tracing::warn!(route = self.route.name, %error, "a decision cannot be sent");
         }
-        outcome
     }
 
-    fn undecided(&self, why: &str, outcome: Outcome) -> Outcome {
-        tracing::warn!(route = self.route.name, reason = why, "a question is not decided");
-        outcome
+    async fn decide(&self, job: Job) -> Decision {
+        let result = {
+            let _handling = self.engine.metrics.handling(self.route.name());
+            attempt::run(self.route.handler.clone(), job, self.route.config.timeout).await
+        };
+        match result {
+            AttemptResult::Answered(answer) => allowed(&answer),
+            AttemptResult::Failed(Failure::Reject { code, message }) => {
+                Ok((hook::refused(code, &message), Ending::Reject))
+            }
+            AttemptResult::Failed(Failure::Retry { why, .. }) => Err((format!("{why:#}"), Ending::Retry)),
+            AttemptResult::Failed(Failure::Snooze(_)) => {
+                Err(("the handler snoozed the question".to_owned(), Ending::Snooze))
+            }
+            AttemptResult::Failed(Failure::Dead(reason)) => Err((reason, Ending::Retry)),
+            AttemptResult::TimedOut => {
+                Err(("the handler took longer than the route's `timeout`".to_owned(), Ending::Timeout))
+            }
+            AttemptResult::Panicked(message) => Err((format!("panic: {message}"), Ending::Panic)),
+        }
+    }
+
+    async fn send(&self, reply: Subject, decision: Bytes) {
+        if let Err(error) = self.engine.broker.client().publish(reply, decision).await {
+            tracing::warn!(route = self.route.name(), %error, "cannot send the decision on a hook question");
+        }
     }
 
     fn job(&self, question: Bytes) -> Result<Job, serde_json::Error> {
         let about = hook::subject(&question)?;
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let request = Request {
-            id: RequestId::plain(&self.asker),
+            id: RequestId::plain(&self.id_prefix),
             user: about.user.filter(|user| !user.is_empty()),
             client: about.client,
-            route: self.route.name.clone(),
+            route: self.route.name().to_owned(),
             method: None,
             channel: None,
             info: None,
@@ -143,6 +153,16 @@ impl Decider {
             content_type: JSON.to_owned(),
             body: question,
         };
-        Ok(Job::new(Arc::new(request), 0, Arc::new(Match::Hook(self.event))))
+        Ok(Job::new(Arc::new(request), 0, Arc::clone(&self.route.matches)))
     }
+}
+
+fn allowed(answer: &Answer) -> Decision {
+    if !answer.publications.is_empty() {
+        return Err(("a decision cannot have publications".to_owned(), Ending::Retry));
+    }
+    let decision = hook::allowed(&answer.body);
+    decision
+        .map(|decision| (decision, Ending::Ok))
+        .map_err(|error| (format!("the handler's result is not JSON: {error}"), Ending::Retry))
 }

@@ -20,12 +20,12 @@
 //! publishes is stored before the answer, once for one run's worth of publications.
 
 pub use self::{
-    answer::{IntoReply, Publication, Publications, Reply},
+    answer::{Answer, IntoAnswer, Publication, Publications},
     extract::{
         Attempt, Channel, FromJob, FromJobParts, Json, Method, Params, RequestId, Sender, State, User,
     },
     failure::Failure,
-    handler::{Handler, Route, on},
+    handler::{Handler, RouteHandler, on},
     job::Job,
     metrics::Metrics,
     program::program,
@@ -43,6 +43,7 @@ mod router;
 mod attempt;
 mod backoff;
 mod delivery;
+mod engine;
 mod hook;
 mod pull;
 mod runner;

@@ -14,7 +14,7 @@ const BUCKETS: [f64; 13] =
 
 /// How one delivery of a request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub(crate) enum Ending {
     /// Answered.
     Ok,
     /// Answered with the application's error.
@@ -35,7 +35,7 @@ pub(crate) enum Outcome {
     Returned,
 }
 
-impl Outcome {
+impl Ending {
     fn label(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -57,7 +57,7 @@ struct ByRoute {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByOutcome {
+struct ByEnding {
     route: String,
     outcome: &'static str,
 }
@@ -66,7 +66,7 @@ struct ByOutcome {
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    requests: Family<ByOutcome, Counter>,
+    requests: Family<ByEnding, Counter>,
     in_flight: Family<ByRoute, Gauge>,
     handling: Family<ByRoute, Histogram>,
     waiting: Family<ByRoute, Histogram>,
@@ -96,8 +96,8 @@ impl Metrics {
         Ok(text)
     }
 
-    pub(crate) fn ended(&self, route: &str, outcome: Outcome) {
-        let labels = ByOutcome { route: route.to_owned(), outcome: outcome.label() };
+    pub(crate) fn ended(&self, route: &str, outcome: Ending) {
+        let labels = ByEnding { route: route.to_owned(), outcome: outcome.label() };
         self.requests.get_or_create(&labels).inc();
     }
 
@@ -141,7 +141,7 @@ mod tests {
     #[tokio::test]
     async fn the_page_names_routes_and_outcomes() {
         let metrics = Metrics::new();
-        metrics.ended("orders", Outcome::AlreadyAnswered);
+        metrics.ended("orders", Ending::AlreadyAnswered);
         let guard = metrics.handling("orders");
         metrics.waited("orders", Duration::from_millis(3));
         let page = metrics.render().unwrap();

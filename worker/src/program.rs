@@ -13,7 +13,7 @@ use tidegate_shared::{
 use tokio::net::TcpListener;
 
 use crate::{
-    health::{self, Status},
+    health::{self, Health},
     router::Router,
     worker::{Misconfigured, StartFailure, Worker},
 };
@@ -82,11 +82,11 @@ where
     let listener = TcpListener::bind(address).await.with_context(|| {
         format!("cannot listen on worker.internal = {address}: choose another with --internal")
     })?;
-    let status = Arc::new(Status::new(lifecycle.clone()));
+    let health = Arc::new(Health::new(lifecycle.clone()));
     tracing::info!(worker.name = name, internal = %listener.local_addr()?, "worker starting");
     tokio::select! {
-        served = health::serve(listener, Arc::clone(&status)) => served.context("the internal listener ended"),
-        worked = work(config, name, router, &lifecycle, &status) => worked,
+        served = health::serve(listener, Arc::clone(&health)) => served.context("the internal listener ended"),
+        worked = work(config, name, router, &lifecycle, &health) => worked,
     }
 }
 
@@ -95,7 +95,7 @@ async fn work<S>(
     name: &str,
     router: Router<S>,
     lifecycle: &Lifecycle,
-    status: &Status,
+    health: &Health,
 ) -> anyhow::Result<()>
 where
     S: Clone + Send + Sync + 'static,
@@ -110,7 +110,7 @@ where
         () = lifecycle.draining() => return Ok(()),
         worker = started => worker?,
     };
-    status.started(worker.broker().clone(), worker.metrics());
+    health.started(worker.broker().clone(), worker.metrics());
     worker.run(lifecycle).await;
     Ok(())
 }

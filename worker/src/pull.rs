@@ -20,7 +20,7 @@ const CLOSING: Duration = Duration::from_secs(2);
 
 /// The messages of one consumer.
 #[derive(Debug)]
-pub(crate) struct Source {
+pub(crate) struct Puller {
     broker: Broker,
     connection: watch::Receiver<bool>,
     next_subject: String,
@@ -33,7 +33,7 @@ pub(crate) struct Source {
 
 /// Why a pull ended early. All of it is tried again.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Interrupted {
+pub(crate) enum PullError {
     #[error("the connection to NATS was interrupted")]
     Disconnected,
     #[error("no heartbeat for {} s", (HEARTBEAT * 2).as_secs())]
@@ -42,7 +42,7 @@ pub(crate) enum Interrupted {
     Refused(String),
 }
 
-impl Source {
+impl Puller {
     pub(crate) fn new(broker: Broker, stream: &str, consumer: &str) -> Self {
         Self {
             connection: broker.connection(),
@@ -56,15 +56,15 @@ impl Source {
     }
 
     /// Asks for up to `wanted` messages, once the broker is there.
-    pub(crate) async fn ask(&mut self, wanted: usize) -> Result<(), Interrupted> {
+    pub(crate) async fn ask(&mut self, wanted: usize) -> Result<(), PullError> {
         let up = self.connection.wait_for(|up| *up).await.is_ok();
         if !up {
-            return Err(Interrupted::Disconnected);
+            return Err(PullError::Disconnected);
         }
         let client = self.broker.client();
         if self.subscriber.is_none() {
             let subscriber = client.subscribe(format!("{}.*", self.inbox)).await;
-            self.subscriber = Some(subscriber.map_err(|error| Interrupted::Refused(error.to_string()))?);
+            self.subscriber = Some(subscriber.map_err(|error| PullError::Refused(error.to_string()))?);
         }
         self.pull += 1;
         self.outstanding = wanted;
@@ -72,22 +72,22 @@ impl Source {
         let pull = json!({ "batch": wanted, "expires": expires, "idle_heartbeat": heartbeat }).to_string();
         let inbox = format!("{}.{}", self.inbox, self.pull);
         let sent = client.publish_with_reply(self.next_subject.clone(), inbox, pull.into()).await;
-        sent.map_err(|error| Interrupted::Refused(error.to_string()))
+        sent.map_err(|error| PullError::Refused(error.to_string()))
     }
 
     /// The next message of the pull; none when the pull is over. May be dropped while it waits without losing a message.
-    pub(crate) async fn next(&mut self) -> Result<Option<jetstream::Message>, Interrupted> {
+    pub(crate) async fn next(&mut self) -> Result<Option<jetstream::Message>, PullError> {
         while self.outstanding > 0 {
-            let Some(subscriber) = &mut self.subscriber else { return Err(Interrupted::Disconnected) };
+            let Some(subscriber) = &mut self.subscriber else { return Err(PullError::Disconnected) };
             let message = tokio::select! {
                 biased;
-                message = timeout(HEARTBEAT * 2, subscriber.next()) => message.map_err(|_| Interrupted::Silent)?,
+                message = timeout(HEARTBEAT * 2, subscriber.next()) => message.map_err(|_| PullError::Silent)?,
                 // Down or up again: either way the broker no longer knows of this pull.
-                _ = self.connection.changed() => return Err(Interrupted::Disconnected),
+                _ = self.connection.changed() => return Err(PullError::Disconnected),
             };
             let Some(message) = message else {
                 self.subscriber = None;
-                return Err(Interrupted::Disconnected);
+                return Err(PullError::Disconnected);
             };
             match message.status {
                 None | Some(StatusCode::OK) => {
@@ -98,11 +98,11 @@ impl Source {
                 Some(_) if !self.is_current(&message) => {}
                 Some(StatusCode::TIMEOUT | StatusCode::NOT_FOUND) => break,
                 Some(StatusCode::NO_RESPONDERS) => {
-                    return Err(Interrupted::Refused("no such consumer, or no leader for it".to_owned()));
+                    return Err(PullError::Refused("no such consumer, or no leader for it".to_owned()));
                 }
                 Some(status) => {
                     let description = message.description.unwrap_or_default();
-                    return Err(Interrupted::Refused(format!("{status} {description}")));
+                    return Err(PullError::Refused(format!("{status} {description}")));
                 }
             }
         }

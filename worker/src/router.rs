@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use crate::handler::{BoxedHandler, Route};
+use crate::handler::{BoxedHandler, RouteHandler};
 
 /// Handlers bound to the names of the `[[route]]` table.
 pub struct Router<S = ()> {
@@ -33,7 +33,7 @@ impl<S: Clone + Send + Sync + 'static> Router<S> {
 
     /// Binds a handler to the route of this name. Said twice, the later one counts.
     #[must_use]
-    pub fn route(mut self, name: impl Into<String>, route: Route<S>) -> Self {
+    pub fn route(mut self, name: impl Into<String>, route: RouteHandler<S>) -> Self {
         let name = name.into();
         self.routes.retain(|(bound, _)| *bound != name);
         self.routes.push((name, route.with_state(self.state.clone())));

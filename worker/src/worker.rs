@@ -13,11 +13,12 @@ use tokio::{task::JoinSet, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    engine::{BoundRoute, Engine},
     handler::BoxedHandler,
-    hook::Decider,
+    hook::HookRunner,
     metrics::Metrics,
     router::Router,
-    runner::{Engine, Runner},
+    runner::Runner,
 };
 
 /// Unacknowledged publishes of one worker; a further one waits.
@@ -67,7 +68,7 @@ pub enum StartFailure {
 pub struct Worker {
     engine: Arc<Engine>,
     runners: Vec<Arc<Runner>>,
-    deciders: Vec<Arc<Decider>>,
+    hook_runners: Vec<Arc<HookRunner>>,
 }
 
 impl Worker {
@@ -91,17 +92,17 @@ impl Worker {
             deliveries: TaskTracker::new(),
             cut_off: CancellationToken::new(),
         });
-        let (mut runners, mut deciders) = (Vec::new(), Vec::new());
-        for (route, handler) in bound {
+        let (mut runners, mut hook_runners) = (Vec::new(), Vec::new());
+        for route in bound {
             let engine = Arc::clone(&engine);
-            match route.matches {
-                Match::Hook(event) => deciders.push(Arc::new(Decider::new(engine, route, event, handler))),
+            match route.config.matches {
+                Match::Hook(event) => hook_runners.push(Arc::new(HookRunner::new(engine, route, event))),
                 Match::Rpc(_) | Match::Send | Match::Publish(_) => {
-                    runners.push(Arc::new(Runner::new(engine, route, handler)));
+                    runners.push(Arc::new(Runner::new(engine, route)));
                 }
             }
         }
-        Ok(Self { engine, runners, deciders })
+        Ok(Self { engine, runners, hook_runners })
     }
 
     /// Waits until every route of a stream has its consumers, which `tidegate apply` makes.
@@ -109,7 +110,7 @@ impl Worker {
         let deadline = Instant::now() + CONSUMERS_LIMIT;
         for runner in &self.runners {
             for stream in [IN, PARK] {
-                self.find_consumer(&runner.route, stream, deadline).await?;
+                self.find_consumer(&runner.route().config, stream, deadline).await?;
             }
         }
         Ok(())
@@ -133,10 +134,10 @@ impl Worker {
                 consuming.spawn(Arc::clone(runner).consume(stream, lifecycle.clone()));
             }
         }
-        for decider in &self.deciders {
-            consuming.spawn(Arc::clone(decider).consume(lifecycle.clone()));
+        for runner in &self.hook_runners {
+            consuming.spawn(Arc::clone(runner).consume(lifecycle.clone()));
         }
-        let routes = self.runners.len() + self.deciders.len();
+        let routes = self.runners.len() + self.hook_runners.len();
         tracing::info!(worker.name = self.engine.name, routes, "consuming");
         lifecycle.draining().await;
         let deadline = Instant::now() + self.engine.config.worker.drain;
@@ -165,7 +166,7 @@ impl Worker {
         deadline: Instant,
     ) -> Result<(), StartFailure> {
         let jetstream = self.engine.broker.jetstream();
-        let mut told = false;
+        let mut warned = false;
         loop {
             let found: Result<PullConsumer, _> =
                 jetstream.get_consumer_from_stream(consumer_name(route), stream).await;
@@ -174,23 +175,23 @@ impl Worker {
                 let (route, reason) = (route.name.clone(), error.to_string());
                 return Err(StartFailure::NoConsumer { route, stream, reason });
             }
-            if !told {
+            if !warned {
                 tracing::warn!(route = route.name, stream, %error, "waiting for the route's consumer: run `tidegate apply`");
-                told = true;
+                warned = true;
             }
             tokio::time::sleep(CONSUMERS_PAUSE).await;
         }
     }
 }
 
-fn bind<S>(config: &Config, router: Router<S>) -> Result<Vec<(Route, BoxedHandler)>, Misconfigured>
+fn bind<S>(config: &Config, router: Router<S>) -> Result<Vec<BoundRoute>, Misconfigured>
 where
     S: Clone + Send + Sync + 'static,
 {
     let find = |(name, handler): (String, BoxedHandler)| {
         let route = config.routes.iter().find(|route| route.name == name).cloned();
         let names = || config.routes.iter().map(|route| route.name.as_str()).collect::<Vec<_>>().join(", ");
-        route.map(|route| (route, handler)).ok_or_else(|| {
+        route.map(|route| BoundRoute::new(route, handler)).ok_or_else(|| {
             Misconfigured::new(format!(
                 "there is a handler for the route {name:?}, but no such [[route]]; there are: {}",
                 names()

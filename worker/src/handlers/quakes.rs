@@ -6,10 +6,10 @@ use bytes::Bytes;
 use serde::Serialize;
 use tidegate_worker::{Failure, Json, Publication, Publications, RequestId};
 
-use self::event::Event;
+use self::quake::Quake;
 pub(crate) use self::store::Store;
 
-mod event;
+mod quake;
 mod store;
 
 /// The code of a report that is not an earthquake.
@@ -33,14 +33,14 @@ pub(crate) async fn report(
     RequestId(request): RequestId,
     body: Bytes,
 ) -> Result<(Json<Reported>, Publications), Failure> {
-    let event = Event::read(&body).map_err(|invalid| Failure::reject(INVALID, invalid.to_string()))?;
+    let event = Quake::read(&body).map_err(|invalid| Failure::reject(INVALID, invalid.to_string()))?;
     let stored = store.store(&event, request.as_str()).await?;
     let channels = if stored { channels(&event) } else { Vec::new() };
     let publications = channels.iter().map(|channel| Publication::bytes(channel, body.clone())).collect();
     Ok((Json(Reported { id: event.id, stored, channels }), Publications(publications)))
 }
 
-fn channels(event: &Event) -> Vec<String> {
+fn channels(event: &Quake) -> Vec<String> {
     let mut channels = vec![format!("quakes:{}", event.net)];
     if event.mag.is_some_and(|mag| mag >= ALERT_MAGNITUDE) {
         channels.push("quakes:alerts".to_owned());

@@ -1,67 +1,56 @@
-//! What settling publishes: subjects, headers and bodies.
-//!
-//! Builds them, never sends them, except publications, whose errors have to be told apart from the broker's absence.
+//! The messages that a settlement stores: their headers, and the checks on a handler's publications.
 
 use std::time::{Duration, SystemTime};
 
 use async_nats::HeaderMap;
 use tidegate_shared::{
     channel::Channel,
-    envelope::{Answer, Outcome as Said, one_line},
+    envelope::{self, one_line},
     header,
 };
 
-use super::Task;
-use crate::{answer::Publication, runner::Runner, store};
+use super::Settlement;
+use crate::{answer::Publication, store};
 
-impl Runner {
-    pub(super) fn answer_of(&self, task: &Task<'_>, said: Said) -> Answer {
-        Answer::to(&task.request, task.attempts, &self.engine.name, said)
-    }
-
-    /// Nobody can ask again for the answer to a plain request, so it does not stay as long as the stream would keep it.
-    pub(super) fn answer_headers(&self, task: &Task<'_>, answer: &Answer) -> HeaderMap {
-        let plain = !task.request.id.is_keyed() && !task.request.later;
+impl Settlement {
+    /// An answer to a plain request expires early: no client can ask for it again.
+    pub(super) fn answer_headers(&self, answer: &envelope::Answer) -> HeaderMap {
+        let plain = !self.request.id.is_keyed() && !self.request.later;
         answer.headers(plain.then_some(self.engine.config.streams.plain_result_ttl))
     }
 
-    /// The headers of a request that waits: all it had, when it comes back, and where to.
-    pub(super) fn park_headers(
-        &self,
-        task: &Task<'_>,
-        delay: Duration,
-        attempt: u32,
-        mark: &str,
-    ) -> Option<HeaderMap> {
-        let target = self.engine.subjects.due(task.delivery.subject())?;
+    /// The headers of a parked request: its own, the time of its next delivery and the subject of that delivery. `None` when
+    /// the request was delivered on a subject that is not a request's.
+    pub(super) fn park_headers(&self, delay: Duration, attempt: u32, mark: &str) -> Option<HeaderMap> {
+        let target = self.engine.subjects.due(self.delivery.subject())?;
         let at = humantime::format_rfc3339_millis(SystemTime::now() + delay);
-        let mut headers = task.delivery.headers();
+        let mut headers = self.delivery.headers();
         headers.insert(header::ATTEMPT, attempt.to_string());
-        headers.insert(header::MSG_ID, format!("{}.{mark}", task.request.id));
+        headers.insert(header::MSG_ID, format!("{}.{mark}", self.request.id));
         headers.insert(header::SCHEDULE, format!("@at {at}"));
         headers.insert(header::SCHEDULE_TARGET, target);
         Some(headers)
     }
 
-    /// Stores one publication. The error says what is wrong with it.
-    pub(super) async fn publish(
-        &self,
-        task: &Task<'_>,
-        index: usize,
-        publication: Publication,
-    ) -> Result<(), String> {
-        let channel = Channel::parse(&publication.channel)
-            .map_err(|error| format!("cannot publish to {:?}: {error}", publication.channel))?;
-        // No stream would take it, which looks like a broker that is away.
+    /// The headers of the request's dead letter.
+    pub(super) fn dead_headers(&self, attempts: u32, reason: &str) -> HeaderMap {
+        let mut headers = self.delivery.headers();
+        headers.insert(header::DEAD_REASON, one_line(reason));
+        headers.insert(header::ATTEMPT, attempts.to_string());
+        headers.insert(header::MSG_ID, format!("{}.dead", self.request.id));
+        headers
+    }
+
+    /// Stores the answer's publication number `index`. The error is the reason why this attempt fails.
+    pub(super) async fn publish(&self, index: usize, publication: Publication) -> Result<(), String> {
+        let cannot = |reason: &str| format!("cannot publish to {:?}: {reason}", publication.channel);
+        let channel = Channel::parse(&publication.channel).map_err(|error| cannot(&error.to_string()))?;
+        // No stream takes a channel of an unknown namespace, and the broker reports that as if it were unavailable.
         if !self.engine.namespaces.iter().any(|namespace| namespace == channel.namespace()) {
-            return Err(format!(
-                "cannot publish to {:?}: there is no [[namespace]] {:?}",
-                publication.channel,
-                channel.namespace()
-            ));
+            return Err(cannot(&format!("there is no [[namespace]] {:?}", channel.namespace())));
         }
         let mut headers = HeaderMap::new();
-        headers.insert(header::MSG_ID, format!("{}.p{index}", task.request.id));
+        headers.insert(header::MSG_ID, format!("{}.p{index}", self.request.id));
         if let Some(sender) = &publication.sender {
             headers.insert(header::CLIENT, one_line(&sender.client));
             for (name, value) in [
@@ -75,11 +64,11 @@ impl Runner {
             }
         }
         for (name, value) in &publication.tags {
-            let name = header::tag(name).map_err(|bad| bad.to_string())?;
+            let name = header::tag(name).map_err(|error| error.to_string())?;
             headers.insert(name, one_line(value));
         }
         let subject = self.engine.subjects.channel(&channel);
-        let stored = store::store(&self.engine.broker, subject, headers, publication.data).await;
-        stored.map(drop).map_err(|error| format!("cannot publish to {:?}: {error}", publication.channel))
+        let stored = store::store(&self.engine.broker, subject, headers, publication.data.clone()).await;
+        stored.map(drop).map_err(|error| cannot(&error.to_string()))
     }
 }

@@ -9,7 +9,7 @@ use sqlx::{
 };
 use tokio::time::{Instant, sleep};
 
-use super::event::Event;
+use super::quake::Quake;
 
 /// How long a write waits for those of other workers: SQLite has one writer at a time.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -58,7 +58,7 @@ impl Store {
     }
 
     /// Stores an event unless it is there. Returns whether this request stored it, now or in an earlier run.
-    pub(crate) async fn store(&self, event: &Event, request_id: &str) -> sqlx::Result<bool> {
+    pub(crate) async fn store(&self, event: &Quake, request_id: &str) -> sqlx::Result<bool> {
         let inserted = sqlx::query(
             "INSERT INTO quakes (id, time_ms, mag, place, net, lon, lat, depth_km, request_id)
              VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
