@@ -26,7 +26,7 @@ pub(crate) async fn run(handler: BoxedHandler, job: Job, limit: Duration) -> Att
         Ok(Some(Ok(Ok(answer)))) => AttemptResult::Answered(answer),
         Ok(Some(Ok(Err(failure)))) => AttemptResult::Failed(failure),
         Ok(Some(Err(error))) => match error.try_into_panic() {
-            Ok(panic) => AttemptResult::Panicked(message(&*panic)),
+            Ok(panic) => AttemptResult::Panicked(panic_message(&*panic)),
             Err(error) => AttemptResult::Panicked(error.to_string()),
         },
         Ok(None) => AttemptResult::Panicked("the task is gone".to_owned()),
@@ -34,7 +34,8 @@ pub(crate) async fn run(handler: BoxedHandler, job: Job, limit: Duration) -> Att
     }
 }
 
-fn message(panic: &(dyn Any + Send)) -> String {
+/// Returns the message of a panic.
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a message".to_owned())
 }

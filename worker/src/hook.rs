@@ -45,6 +45,10 @@ impl HookRunner {
         Self { engine, route, event, permits, id_prefix: GatewayId::random() }
     }
 
+    pub(crate) fn route(&self) -> &BoundRoute {
+        &self.route
+    }
+
     /// Answers questions until the worker drains.
     pub(crate) async fn consume(self: Arc<Self>, lifecycle: Lifecycle) {
         let subject = self.engine.subjects.hook(self.event);

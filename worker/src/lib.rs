@@ -42,6 +42,7 @@ mod router;
 
 mod attempt;
 mod backoff;
+mod consume;
 mod delivery;
 mod engine;
 mod hook;

@@ -20,6 +20,8 @@ use crate::{
 
 /// The exit code for a configuration that cannot be used.
 const BAD_CONFIGURATION: u8 = 64;
+/// The exit code for every other failure, an early end of a route's consume task included.
+const FAILED: u8 = 1;
 /// The configuration file that is read when it is there and no other is named.
 const USUAL_FILE: &str = "tidegate.toml";
 
@@ -49,8 +51,8 @@ where
     match start(arguments, make) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            complain(&error);
-            ExitCode::from(if is_configuration(&error) { BAD_CONFIGURATION } else { 1 })
+            print_error(&error);
+            ExitCode::from(exit_code(&error))
         }
     }
 }
@@ -111,8 +113,11 @@ where
         worker = started => worker?,
     };
     health.started(worker.broker().clone(), worker.metrics());
-    worker.run(lifecycle).await;
-    Ok(())
+    Ok(worker.run(lifecycle).await?)
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    if is_configuration(error) { BAD_CONFIGURATION } else { FAILED }
 }
 
 fn is_configuration(error: &anyhow::Error) -> bool {
@@ -122,6 +127,21 @@ fn is_configuration(error: &anyhow::Error) -> bool {
 }
 
 #[expect(clippy::print_stderr, reason = "logging may not be set up yet, and a person waits for the reason")]
-fn complain(error: &anyhow::Error) {
+fn print_error(error: &anyhow::Error) {
     eprintln!("error: {error:#}");
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_shared::lifecycle::TaskEnded;
+
+    use super::*;
+
+    #[test]
+    fn a_failed_task_exits_with_1_and_a_bad_configuration_with_64() {
+        let ended = TaskEnded { task: "consume", reason: "it returned".to_owned() };
+        assert_eq!(exit_code(&ended.into()), 1);
+        assert_eq!(exit_code(&Misconfigured::new("no such route").into()), 64);
+        assert_eq!(exit_code(&StartFailure::from(Misconfigured::new("no such route")).into()), 64);
+    }
 }

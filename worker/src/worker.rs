@@ -6,13 +6,14 @@ use async_nats::jetstream::consumer::PullConsumer;
 use tidegate_shared::{
     broker::{Broker, ConnectFailure},
     config::{Config, Match, Route},
-    lifecycle::Lifecycle,
+    lifecycle::{Lifecycle, TaskEnded},
     topology::{IN, PARK, consumer_name},
 };
-use tokio::{task::JoinSet, time::Instant};
+use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    consume::ConsumeTasks,
     engine::{BoundRoute, Engine},
     handler::BoxedHandler,
     hook::HookRunner,
@@ -126,22 +127,35 @@ impl Worker {
         &self.engine.broker
     }
 
-    /// Consumes until the process is asked to finish; then finishes what was begun, within `worker.drain`, and returns.
-    pub async fn run(self, lifecycle: &Lifecycle) {
-        let mut consuming = JoinSet::new();
+    /// Consumes until the process drains, then finishes the requests under way within `worker.drain` and returns. Requests that
+    /// are not settled by then go back to the broker, which delivers them to other workers.
+    ///
+    /// # Errors
+    ///
+    /// A route that can no longer consume drains the whole worker, and the error names it. The program should then exit with a
+    /// code other than 0, so that its supervisor starts it again. The same holds for another essential task that failed
+    /// `lifecycle`.
+    pub async fn run(self, lifecycle: &Lifecycle) -> Result<(), TaskEnded> {
+        let mut consuming = ConsumeTasks::default();
         for runner in &self.runners {
             for stream in [IN, PARK] {
-                consuming.spawn(Arc::clone(runner).consume(stream, lifecycle.clone()));
+                let consume = Arc::clone(runner).consume(stream, lifecycle.clone());
+                consuming.spawn(runner.route().name(), consume);
             }
         }
         for runner in &self.hook_runners {
-            consuming.spawn(Arc::clone(runner).consume(lifecycle.clone()));
+            consuming.spawn(runner.route().name(), Arc::clone(runner).consume(lifecycle.clone()));
         }
         let routes = self.runners.len() + self.hook_runners.len();
         tracing::info!(worker.name = self.engine.name, routes, "consuming");
-        lifecycle.draining().await;
+        consuming.watch(lifecycle).await;
         let deadline = Instant::now() + self.engine.config.worker.drain;
-        while consuming.join_next().await.is_some() {}
+        consuming.finish(lifecycle).await;
+        self.finish_deliveries(deadline, lifecycle).await;
+        lifecycle.failure().cloned().map_or(Ok(()), Err)
+    }
+
+    async fn finish_deliveries(&self, deadline: Instant, lifecycle: &Lifecycle) {
         let deliveries = &self.engine.deliveries;
         deliveries.close();
         tracing::info!(unsettled = deliveries.len(), "draining");
@@ -151,11 +165,11 @@ impl Worker {
             () = lifecycle.stopping() => false,
         };
         if !finished {
-            tracing::warn!(unsettled = deliveries.len(), "giving back what is not settled");
+            tracing::warn!(unsettled = deliveries.len(), "giving unsettled requests back to the broker");
             self.engine.cut_off.cancel();
             let _ = tokio::time::timeout(CUT_OFF_LIMIT, deliveries.wait()).await;
         }
-        // Signs to the broker may still be in the client's buffer.
+        // Acknowledgements may still be in the client's buffer.
         let _ = tokio::time::timeout(CUT_OFF_LIMIT, self.engine.broker.client().flush()).await;
     }
 

@@ -6,6 +6,7 @@
 mod answer;
 mod crash;
 mod drain;
+mod essential;
 mod fail;
 mod hook;
 mod pace;

@@ -16,7 +16,7 @@ use tidegate_shared::{
     config::Config,
     envelope::{Answer, JSON, Outcome, Request},
     id::{GatewayId, RequestId},
-    lifecycle::Lifecycle,
+    lifecycle::{Lifecycle, TaskEnded},
     subject::Subjects,
     topology::{DEAD, IN, PARK, REPLY},
 };
@@ -183,6 +183,12 @@ impl Tide {
         .await;
     }
 
+    /// Deletes one of a route's consumers.
+    pub(crate) async fn delete_consumer(&self, route: &str, stream: &str) {
+        let stream = self.setup.jetstream().get_stream(stream).await.unwrap();
+        stream.delete_consumer(route).await.unwrap();
+    }
+
     /// Listens as a gateway does.
     pub(crate) async fn listen(&self, subject: &str) -> Subscriber {
         let subscriber = self.gateway.client().subscribe(subject.to_owned()).await.unwrap();
@@ -199,24 +205,31 @@ impl Tide {
         let worker = Worker::connect(self.config(), name, router).await.unwrap();
         worker.find_consumers().await.unwrap();
         let (lifecycle, metrics) = (Lifecycle::new(), worker.metrics());
+        let broker = worker.broker().clone();
         let mut task = JoinSet::new();
         let inner = lifecycle.clone();
         task.spawn(async move { worker.run(&inner).await });
-        Running { lifecycle, metrics, task }
+        Running { lifecycle, broker, metrics, task }
     }
 }
 
 /// A worker in this process.
 pub(crate) struct Running {
     pub(crate) lifecycle: Lifecycle,
+    pub(crate) broker: Broker,
     metrics: Arc<Metrics>,
-    task: JoinSet<()>,
+    task: JoinSet<Result<(), TaskEnded>>,
 }
 
 impl Running {
-    /// Waits until the worker has ended by itself.
-    pub(crate) async fn ended(mut self) {
-        timeout(DEADLINE, self.task.join_next()).await.unwrap().unwrap().unwrap();
+    /// Waits until the worker has ended by itself, without an error.
+    pub(crate) async fn ended(self) {
+        assert_eq!(self.result().await, Ok(()));
+    }
+
+    /// Waits until the worker has ended by itself, and returns its result.
+    pub(crate) async fn result(mut self) -> Result<(), TaskEnded> {
+        timeout(DEADLINE, self.task.join_next()).await.unwrap().unwrap().unwrap()
     }
 
     /// How many deliveries ended in this way.
