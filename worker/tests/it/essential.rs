@@ -1,14 +1,16 @@
 //! A worker whose route can no longer consume requests drains and ends with an error.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tidegate_shared::topology::IN;
 use tidegate_worker::{Router, State, on};
 use tokio::{sync::Semaphore, time::timeout};
-use tracing::{Event, Metadata, Subscriber, field, span};
 
-use crate::support::{DEADLINE, Notes, Running, Tide, eventually};
+use crate::{
+    planted::PanicsAt,
+    support::{DEADLINE, Notes, Running, Tide, eventually},
+};
 
 const ROUTES: &str = "[[route]]\nname = \"echo\"\nmatch = \"rpc.echo\"\n\
                       [[route]]\nname = \"job\"\nmatch = \"rpc.job\"\n";
@@ -31,7 +33,7 @@ async fn a_panic_in_a_consume_task_drains_the_worker_and_names_the_route() {
     let tide = Tide::start(ROUTES).await;
     let gate = Gate(Arc::new(Semaphore::new(0)), Notes::default());
     let router = Router::with_state(gate.clone()).route("echo", on(echo)).route("job", on(waits));
-    let _planted = tracing::subscriber::set_default(PanicsAt("a pull failed"));
+    let _planted = PanicsAt::log_message("a pull failed");
     let worker = tide.work("w1", router).await;
     let request = tide.ask("job", "7").await;
     eventually("the request runs", async || (gate.1.all().len() == 1).then_some(())).await;
@@ -55,32 +57,4 @@ async fn the_early_end_of_a_hook_routes_consume_task_drains_the_worker_and_names
 
 async fn drains(worker: &Running) {
     timeout(DEADLINE, worker.lifecycle.draining()).await.expect("the worker drains");
-}
-
-/// A log subscriber that panics in the task that logs this message: a panic in the middle of that task.
-struct PanicsAt(&'static str);
-
-impl Subscriber for PanicsAt {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.is_event() && metadata.target().starts_with("tidegate_worker")
-    }
-
-    fn event(&self, event: &Event<'_>) {
-        event.record(&mut |field: &field::Field, value: &dyn fmt::Debug| {
-            let planted = field.name() == "message" && format!("{value:?}").starts_with(self.0);
-            assert!(!planted, "planted");
-        });
-    }
-
-    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
-        span::Id::from_u64(1)
-    }
-
-    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
-
-    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
-
-    fn enter(&self, _: &span::Id) {}
-
-    fn exit(&self, _: &span::Id) {}
 }

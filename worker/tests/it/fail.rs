@@ -5,7 +5,10 @@ use serde_json::{Value, json};
 use tidegate_shared::topology::DEAD;
 use tidegate_worker::{Attempt, Failure, Job, Json, Router, State, on};
 
-use crate::support::{Notes, Tide, header};
+use crate::{
+    planted::PanicsAt,
+    support::{Notes, Tide, header},
+};
 
 const ROUTE: &str = "[[route]]\nname = \"job\"\nmatch = \"rpc.job\"\nmax_attempts = 3\ntimeout = \"5s\"\n\
                      backoff = { base = \"50ms\", cap = \"1s\" }\n";
@@ -75,6 +78,21 @@ async fn a_panic_is_an_attempt_failure_and_the_neighbours_go_on() {
     assert_eq!(tide.body(&bad).await, "1");
     tide.settled().await;
     assert_eq!((worker.outcomes("job", "panic"), worker.outcomes("job", "ok")), (1, 2));
+}
+
+#[tokio::test]
+async fn a_panic_while_a_request_is_settled_frees_its_permit_and_the_broker_delivers_it_again() {
+    async fn fails_once(Attempt(attempt): Attempt) -> Result<Json<u32>, Failure> {
+        if attempt == 0 { Err(anyhow::anyhow!("again").into()) } else { Ok(Json(attempt)) }
+    }
+    let tide = Tide::start(&format!("{ROUTE}concurrency = 1\n")).await;
+    let _planted = PanicsAt::log_message("an attempt failed");
+    let worker = tide.work("w1", Router::new().route("job", on(fails_once))).await;
+    let request = tide.ask("job", "").await;
+    assert_eq!(tide.body(&request).await, "1");
+    tide.settled().await;
+    assert_eq!((worker.outcomes("job", "retry"), worker.outcomes("job", "ok")), (0, 1));
+    assert_eq!(worker.in_flight("job"), 0);
 }
 
 #[tokio::test]

@@ -10,5 +10,6 @@ mod essential;
 mod fail;
 mod hook;
 mod pace;
+mod planted;
 mod stock;
 mod support;

@@ -236,12 +236,22 @@ impl Running {
     pub(crate) fn outcomes(&self, route: &str, outcome: &str) -> u64 {
         outcomes(&self.metrics.render().unwrap(), route, outcome)
     }
+
+    /// How many handlers of a route run now.
+    pub(crate) fn in_flight(&self, route: &str) -> u64 {
+        number(&self.metrics.render().unwrap(), &format!("tidegate_worker_in_flight{{route=\"{route}\"}}"))
+    }
 }
 
-/// Reads a number of a metrics page.
+/// Reads how many deliveries of a route ended in this way.
 pub(crate) fn outcomes(page: &str, route: &str, outcome: &str) -> u64 {
-    let name = format!("tidegate_worker_requests_total{{route=\"{route}\",outcome=\"{outcome}\"}} ");
-    page.lines().find_map(|line| line.strip_prefix(&name)).map_or(0, |value| value.parse().unwrap())
+    number(page, &format!("tidegate_worker_requests_total{{route=\"{route}\",outcome=\"{outcome}\"}}"))
+}
+
+/// Reads a number of a metrics page; 0 when the page does not have it.
+fn number(page: &str, name: &str) -> u64 {
+    let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.map_or(0, |value| value.parse().unwrap())
 }
 
 /// Tries until there is something.
