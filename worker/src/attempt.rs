@@ -1,4 +1,4 @@
-//! One run of a handler: bounded in time, and nothing it does ends more than itself.
+//! One attempt at a request: runs its handler with a time limit and catches its panics.
 
 use std::{any::Any, time::Duration};
 
@@ -7,19 +7,19 @@ use tower::ServiceExt;
 
 use crate::{answer::Answer, failure::Failure, handler::BoxedHandler, job::Job};
 
-/// How a run ended.
+/// How an attempt ended.
 #[derive(Debug)]
 pub(crate) enum AttemptResult {
     Answered(Answer),
     Failed(Failure),
     TimedOut,
-    /// With this message.
+    /// The handler panicked with this message.
     Panicked(String),
 }
 
-/// Runs a handler. Its task is ended when the time is over, and when this future is dropped.
+/// Runs a handler for at most `limit`. Its task is aborted after that, and when this future is dropped.
 pub(crate) async fn run(handler: BoxedHandler, job: Job, limit: Duration) -> AttemptResult {
-    // A task of its own: a handler that blocks must not keep its request's signs of life from being sent.
+    // The handler runs in a task of its own: one that blocks its thread must not delay the in-progress acknowledgements.
     let mut task = JoinSet::new();
     task.spawn(handler.oneshot(job));
     match timeout(limit, task.join_next()).await {
@@ -29,7 +29,7 @@ pub(crate) async fn run(handler: BoxedHandler, job: Job, limit: Duration) -> Att
             Ok(panic) => AttemptResult::Panicked(panic_message(&*panic)),
             Err(error) => AttemptResult::Panicked(error.to_string()),
         },
-        Ok(None) => AttemptResult::Panicked("the task is gone".to_owned()),
+        Ok(None) => AttemptResult::Panicked("the handler's task is gone".to_owned()),
         Err(_) => AttemptResult::TimedOut,
     }
 }
@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_run_that_takes_too_long_is_ended() {
+    async fn an_attempt_that_takes_too_long_is_ended() {
         async fn handler() {
             std::future::pending::<()>().await;
         }

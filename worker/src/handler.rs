@@ -1,7 +1,7 @@
-//! Handlers: async functions of up to six extractors, and the route that one of them becomes.
+//! Handlers: async functions of up to six extractors, and the tower layers around them.
 //!
-//! Layers wrap what an application adds. Acknowledging, permits, timeouts, panics and deduplication are the engine's and stay
-//! outside of them: there a wrong order would lose requests.
+//! Layers are for what an application adds. Acknowledgements, permits, timeouts, panics and deduplication belong to the engine
+//! and stay outside of the layers: a wrong order of these would lose requests.
 
 use std::fmt;
 
@@ -16,7 +16,8 @@ use crate::{
 
 pub(crate) type BoxedHandler = BoxCloneSyncService<Job, Answer, Failure>;
 
-/// An async function that answers jobs. `M` is the list of its arguments.
+/// An async function that answers jobs. Implemented for functions of up to six extractors whose result is
+/// [`IntoAnswer`]; `M` is the list of their arguments.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a handler",
     note = "a handler is an async function of at most six extractors, the body last, that returns an answer"
@@ -68,10 +69,20 @@ handlers! {
     [A, B, C, D, E] G;
 }
 
-/// A handler, and the layers around it, that still lack the router's state.
+/// A handler with the layers around it, before the router gives it its state.
 pub struct RouteHandler<S>(Box<dyn FnOnce(S) -> BoxedHandler + Send>);
 
-/// Makes a route of a handler.
+/// Prepares a handler for [`Router::route`](crate::Router::route).
+///
+/// ```
+/// use tidegate_worker::{Json, Router, User, on};
+///
+/// async fn greet(User(user): User, Json(greeting): Json<String>) -> Json<String> {
+///     Json(format!("{greeting}, {user}!"))
+/// }
+///
+/// let router = Router::new().route("greet", on(greet));
+/// ```
 pub fn on<H, M, S>(handler: H) -> RouteHandler<S>
 where
     H: Handler<M, S>,
@@ -87,7 +98,7 @@ where
 }
 
 impl<S: 'static> RouteHandler<S> {
-    /// Wraps the handler in a tower layer; the last one added is the outermost.
+    /// Wraps the handler in a tower layer. The layer added last is the outermost.
     #[must_use]
     pub fn layer<L>(self, layer: L) -> Self
     where

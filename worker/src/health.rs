@@ -1,4 +1,4 @@
-//! The internal listener: health and metrics, nothing else.
+//! The internal listener. It serves health and metrics only.
 
 use std::sync::{Arc, OnceLock};
 
@@ -14,10 +14,10 @@ use tokio::net::TcpListener;
 
 use crate::metrics::Metrics;
 
-/// How far the worker is, as far as others may know.
+/// The worker's state as its health endpoints report it.
 #[derive(Debug, Default)]
 pub(crate) struct Health {
-    /// Set once the worker is connected and its consumers are found.
+    /// Set when the worker is connected and its consumers are found.
     started: OnceLock<(Broker, Arc<Metrics>)>,
     lifecycle: Lifecycle,
 }
@@ -31,7 +31,7 @@ impl Health {
         let _ = self.started.set((broker, metrics));
     }
 
-    /// Why no request would be worked on now.
+    /// Why the worker takes no requests now. `None` when it does.
     fn unready(&self) -> Option<&'static str> {
         if self.lifecycle.is_draining() {
             return Some("draining: finishing what was begun");
@@ -44,7 +44,7 @@ impl Health {
     }
 }
 
-/// Serves until everything has ended.
+/// Serves the health endpoints and the metrics. Returns only when the listener fails.
 pub(crate) async fn serve(listener: TcpListener, health: Arc<Health>) -> std::io::Result<()> {
     let router = Router::new()
         .route("/healthz", get("alive\n"))

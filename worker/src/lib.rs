@@ -1,8 +1,9 @@
-//! Workers for Tidegate: handlers on one side, JetStream on the other, and everything that can go wrong in between.
+//! Workers for Tidegate: the library takes requests from JetStream, runs handlers and stores their answers.
 //!
 //! A handler is an async function whose arguments are extractors and whose result is the answer. A [`Router`] binds handlers
-//! to the names of the `[[route]]` table, which alone says what a route takes, how many at a time and how often. A [`Worker`]
-//! pulls, runs and settles; [`program`] is the whole process around it.
+//! to the names of the `[[route]]` table. That table alone says which requests a route takes, how many at a time and how many
+//! attempts they have. A [`Worker`] pulls requests, runs their handlers and settles them. [`program`] is the whole process
+//! around a worker.
 //!
 //! ```no_run
 //! use tidegate_worker::{Json, Router, User, on, program};
@@ -16,8 +17,9 @@
 //! }
 //! ```
 //!
-//! What a handler may rely on: it runs at least once for every request; of all its runs one answer is stored; what it
-//! publishes is stored before the answer, once for one run's worth of publications.
+//! The guarantees: a handler runs at least once for every request. One answer is stored, whatever the number of attempts. The
+//! publications of an attempt are stored before the answer. A repeated attempt gives them the same ids, made of the request's
+//! id and their position, so that each is stored once.
 
 pub use self::{
     answer::{Answer, IntoAnswer, Publication, Publications},

@@ -1,4 +1,4 @@
-//! The whole process around a worker: arguments, configuration, logging, signals, health, exit code.
+//! The whole process around a worker: arguments, configuration, logging, signals, health endpoints and exit code.
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc};
 
@@ -22,16 +22,16 @@ use crate::{
 const BAD_CONFIGURATION: u8 = 64;
 /// The exit code for every other failure, an early end of a route's consume task included.
 const FAILED: u8 = 1;
-/// The configuration file that is read when it is there and no other is named.
+/// The configuration file that is read if it exists and no other is named.
 const USUAL_FILE: &str = "tidegate.toml";
 
-/// Works on requests of Tidegate.
+/// Handles requests of Tidegate.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// The configuration file [default: tidegate.toml, if it is there]
+    /// The configuration file [default: tidegate.toml, if it exists]
     #[arg(long, value_name = "PATH", env = FILE_VARIABLE)]
     config: Option<PathBuf>,
-    /// Where health and metrics are served, instead of `worker.internal`
+    /// The address of health and metrics, instead of `worker.internal`
     #[arg(long, value_name = "ADDR")]
     internal: Option<SocketAddr>,
     /// The worker's name in its answers [default: a random one]
@@ -39,8 +39,22 @@ struct Arguments {
     name: Option<String>,
 }
 
-/// Runs a worker program: the arguments of `tidegate-worker`, and the handlers of the router that `make` builds from the
-/// configuration. Returns when the process was asked to stop and has finished what it had begun.
+/// Runs a worker program with the arguments of `tidegate-worker` and the handlers of the router that `make` builds from the
+/// configuration. `version` is what `--version` prints.
+///
+/// Returns after the first SIGTERM or SIGINT, when the requests under way are finished or `worker.drain` is over. A second
+/// signal ends the worker now. The exit code is 0 after a regular end, 64 for a configuration that cannot be used, and 1 for
+/// every other failure; the reason is on stderr.
+///
+/// ```no_run
+/// use tidegate_worker::{Router, on, program};
+///
+/// async fn ping() {}
+///
+/// fn main() -> std::process::ExitCode {
+///     program(env!("CARGO_PKG_VERSION"), async |_config| Ok(Router::new().route("ping", on(ping))))
+/// }
+/// ```
 pub fn program<S, M>(version: &'static str, make: M) -> ExitCode
 where
     S: Clone + Send + Sync + 'static,
@@ -107,7 +121,7 @@ where
         worker.find_consumers().await?;
         Ok::<_, StartFailure>(worker)
     };
-    // Asked to stop before it has begun, a worker has nothing to finish.
+    // A worker that is asked to stop while it starts has no requests to finish.
     let worker = tokio::select! {
         () = lifecycle.draining() => return Ok(()),
         worker = started => worker?,
@@ -126,7 +140,10 @@ fn is_configuration(error: &anyhow::Error) -> bool {
         || matches!(error.downcast_ref(), Some(StartFailure::Misconfigured(_)))
 }
 
-#[expect(clippy::print_stderr, reason = "logging may not be set up yet, and a person waits for the reason")]
+#[expect(
+    clippy::print_stderr,
+    reason = "logging may not be set up yet, and the reason has to reach the terminal"
+)]
 fn print_error(error: &anyhow::Error) {
     eprintln!("error: {error:#}");
 }

@@ -1,4 +1,4 @@
-//! A worker: connected, sure that its consumers exist, and then consuming until it is asked to stop.
+//! A worker: it connects, waits for its consumers, and consumes until the process drains.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,22 +22,22 @@ use crate::{
     runner::Runner,
 };
 
-/// Unacknowledged publishes of one worker; a further one waits.
+/// The most unacknowledged publishes of one worker. Further ones wait.
 const IN_FLIGHT: usize = 4096;
-/// How long consumers may take to appear: `tidegate apply` often runs at the same time.
+/// How long the worker waits for its consumers: `tidegate apply`, which creates them, often runs at the same time.
 const CONSUMERS_LIMIT: Duration = Duration::from_secs(30);
-/// How often they are looked for.
+/// How often the worker looks for its consumers.
 const CONSUMERS_PAUSE: Duration = Duration::from_millis(500);
-/// How long what was cut off may take to be given back.
+/// How long giving unsettled requests back to the broker may take.
 const CUT_OFF_LIMIT: Duration = Duration::from_secs(2);
 
-/// A configuration that the program cannot use, in a sentence that names the key and the way out.
+/// A configuration that the program cannot use. The text names the key and what to do; the program exits with code 64.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Misconfigured(String);
 
 impl Misconfigured {
-    /// Says what is wrong.
+    /// An error with this text.
     pub fn new(problem: impl Into<String>) -> Self {
         Self(problem.into())
     }
@@ -49,22 +49,39 @@ pub enum StartFailure {
     /// The router does not fit the route table.
     #[error(transparent)]
     Misconfigured(#[from] Misconfigured),
-    /// NATS cannot be used.
+    /// The connection to NATS cannot be made.
     #[error(transparent)]
     Connect(#[from] ConnectFailure),
-    /// A route has no consumer.
+    /// A route has no consumer. `tidegate apply` creates it.
     #[error("route {route} has no consumer on {stream}: run `tidegate apply` ({reason})")]
     NoConsumer {
-        /// The route.
+        /// The route's name.
         route: String,
-        /// The stream.
+        /// The stream that lacks the consumer.
         stream: &'static str,
-        /// What the broker said.
+        /// The broker's error.
         reason: String,
     },
 }
 
-/// Handlers connected to their routes.
+/// Handlers connected to their routes. [`program`](crate::program) does all of this; use a worker directly to run it inside a
+/// process of your own:
+///
+/// ```no_run
+/// use tidegate_shared::{config::Config, lifecycle::Lifecycle};
+/// use tidegate_worker::{Router, Worker, on};
+///
+/// async fn ping() {}
+///
+/// # async fn run(config: &Config) -> anyhow::Result<()> {
+/// let lifecycle = Lifecycle::new();
+/// lifecycle.listen_for_signals()?;
+/// let worker = Worker::connect(config, "worker-1", Router::new().route("ping", on(ping))).await?;
+/// worker.find_consumers().await?;
+/// worker.run(&lifecycle).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Worker {
     engine: Arc<Engine>,
@@ -73,8 +90,8 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Connects, waiting for NATS if need be, and binds the router to the route table. `name` is the worker's name in its
-    /// answers.
+    /// Binds the router to the route table and connects, waiting until NATS is available. `name` is the worker's name in its
+    /// answers. Fails when the router has a name that is not in the route table, or NATS refuses the connection.
     pub async fn connect<S>(config: &Config, name: &str, router: Router<S>) -> Result<Self, StartFailure>
     where
         S: Clone + Send + Sync + 'static,
@@ -106,7 +123,7 @@ impl Worker {
         Ok(Self { engine, runners, hook_runners })
     }
 
-    /// Waits until every route of a stream has its consumers, which `tidegate apply` makes.
+    /// Waits up to 30 seconds until every route that consumes from streams has its consumers, which `tidegate apply` creates.
     pub async fn find_consumers(&self) -> Result<(), StartFailure> {
         let deadline = Instant::now() + CONSUMERS_LIMIT;
         for runner in &self.runners {
@@ -117,12 +134,12 @@ impl Worker {
         Ok(())
     }
 
-    /// The worker's numbers.
+    /// The worker's metrics.
     pub fn metrics(&self) -> Arc<Metrics> {
         Arc::clone(&self.engine.metrics)
     }
 
-    /// The worker's connection.
+    /// The worker's connection to NATS.
     pub fn broker(&self) -> &Broker {
         &self.engine.broker
     }

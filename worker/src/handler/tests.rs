@@ -46,7 +46,7 @@ async fn arguments_are_read_from_the_job_and_the_state() {
 }
 
 #[tokio::test]
-async fn a_publication_has_a_channel_and_a_sender_and_an_rpc_no_channel() {
+async fn a_publication_has_a_channel_and_a_sender_but_an_rpc_has_no_channel() {
     async fn room(Channel(channel): Channel, sender: Sender, body: Bytes) -> ((), Publications) {
         ((), Publications(vec![Publication::bytes(channel, body).sent_by(sender)]))
     }
@@ -68,7 +68,7 @@ async fn a_publication_has_a_channel_and_a_sender_and_an_rpc_no_channel() {
 }
 
 #[tokio::test]
-async fn any_number_of_arguments_down_to_none_makes_a_handler() {
+async fn a_handler_has_any_number_of_arguments_and_may_have_none() {
     async fn none() {}
     async fn one(RequestId(id): RequestId) -> Bytes {
         id.as_str().to_owned().into()
@@ -103,7 +103,7 @@ async fn a_body_that_is_not_the_expected_json_is_rejected() {
 }
 
 #[tokio::test]
-async fn an_answer_takes_publications_along() {
+async fn an_answer_can_have_publications() {
     async fn announce() -> Result<(Json<u32>, Publications), Failure> {
         let publication = Publication::json("chat:lobby", &1)?.tag("kind", "first");
         Ok((Json(7), Publications(vec![publication])))

@@ -1,6 +1,6 @@
-//! One earthquake event as it is reported.
+//! One earthquake as it is reported.
 //!
-//! Read field by field, so that what is wrong can be named. Unknown fields are ignored: seismic feeds grow.
+//! It is read field by field, so that an error can name the field. Unknown fields are ignored: seismic feeds add fields.
 
 use std::ops::RangeInclusive;
 
@@ -14,18 +14,18 @@ const MAX_TEXT_LEN: usize = 255;
 pub(crate) struct Quake {
     pub(crate) id: String,
     pub(crate) time_ms: i64,
-    /// Not always known, and below zero for the faintest.
+    /// Not always known, and negative for the weakest.
     pub(crate) mag: Option<f64>,
     pub(crate) place: Option<String>,
     /// The seismic network that reported it.
     pub(crate) net: String,
     pub(crate) lon: f64,
     pub(crate) lat: f64,
-    /// Below zero above sea level.
+    /// Negative above sea level.
     pub(crate) depth_km: Option<f64>,
 }
 
-/// What is wrong with a report.
+/// Why a report is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum InvalidReport {
     #[error("not a JSON object")]
@@ -74,7 +74,7 @@ fn text(fields: &Map<String, Value>, name: &'static str) -> Result<String, Inval
     Ok(text.to_owned())
 }
 
-/// A text that is part of a key or of a channel's name.
+/// A text that can be part of a key or of a channel's name.
 fn plain(fields: &Map<String, Value>, name: &'static str) -> Result<String, InvalidReport> {
     let text = text(fields, name)?;
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn an_error_names_the_field_and_the_problem() {
         for (name, value, message) in [
             ("id", json!(""), "id: use letters, digits, `_` and `-`"),
             ("id", json!(7), "id: not a text"),
