@@ -1,4 +1,5 @@
-//! Routes that answer hook questions: a gateway asks whether a client may connect, subscribe or publish, and a handler decides.
+//! Routes that answer hook questions: a gateway asks whether a client may connect, stay, subscribe or
+//! publish, and a handler decides.
 //!
 //! Questions are core NATS requests, in no stream: nothing is parked, retried or stored. Each question goes to one worker of
 //! the service. A question without a decision in time allows nothing; the gateway's client has to ask again.

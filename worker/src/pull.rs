@@ -38,7 +38,7 @@ pub(crate) enum PullError {
     #[error("the connection to NATS was interrupted")]
     Disconnected,
     #[error("no heartbeat for {} s", (HEARTBEAT * 2).as_secs())]
-    Silent,
+    NoHeartbeat,
     #[error("{0}")]
     Refused(String),
 }
@@ -82,7 +82,7 @@ impl Puller {
             let Some(subscriber) = &mut self.subscriber else { return Err(PullError::Disconnected) };
             let message = tokio::select! {
                 biased;
-                message = timeout(HEARTBEAT * 2, subscriber.next()) => message.map_err(|_| PullError::Silent)?,
+                message = timeout(HEARTBEAT * 2, subscriber.next()) => message.map_err(|_| PullError::NoHeartbeat)?,
                 // The connection went down or up: the broker has forgotten this pull either way.
                 _ = self.connection.changed() => return Err(PullError::Disconnected),
             };

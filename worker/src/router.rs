@@ -7,8 +7,10 @@ use std::fmt;
 
 use crate::handler::{BoxedHandler, RouteHandler};
 
-/// Handlers bound to the names of the `[[route]]` table. A name that is not in the table fails [`Worker::connect`](crate::Worker::connect);
-/// routes without a handler are left to other workers.
+/// Handlers bound to the names of the `[[route]]` table.
+///
+/// A name that is not in the table fails [`Worker::connect`](crate::Worker::connect). Routes without a handler are left to other
+/// workers.
 ///
 /// ```
 /// use tidegate_worker::{Json, Router, State, on};

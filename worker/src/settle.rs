@@ -128,7 +128,7 @@ impl Settlement {
         self.conclude(Outcome::Ok(answer.body), Ending::Ok).await
     }
 
-    /// Stores the answer, publishes it for a user who was promised that, and acknowledges the request.
+    /// Stores the answer, publishes it if the request was sent as `later`, and acknowledges the request.
     async fn conclude(&self, outcome: Outcome, ending: Ending) -> Ending {
         match self.answer(outcome).await {
             Ok(()) => {

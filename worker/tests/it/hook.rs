@@ -3,7 +3,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tidegate_worker::{Failure, Json, Router, State, on};
 
-use crate::support::{DEADLINE, Notes, Tide};
+use crate::{
+    planted::PanicsAt,
+    support::{DEADLINE, Notes, Tide},
+};
 
 const ROUTE: &str = "[[route]]\nname = \"entry\"\nmatch = \"hook.subscribe\"\n";
 
@@ -45,6 +48,18 @@ async fn a_hook_route_answers_questions_of_gateways() {
     assert_eq!(ask(&tide, "chat:shut").await, Some(json!({"error": {"code": 1403, "message": "not you"}})));
     assert_eq!(ask(&tide, "chat:broken").await, None, "a failed handler sends no decision");
     assert_eq!(worker.outcomes("entry", "reject"), 1);
+}
+
+#[tokio::test]
+async fn a_panic_while_a_question_is_answered_frees_its_permit() {
+    let tide = Tide::start(&format!("{ROUTE}concurrency = 1\n")).await;
+    let worker = tide.work("w1", entries(&Notes::default())).await;
+    ready(&tide).await;
+    let planted = PanicsAt::log_message("a hook question gets no decision");
+    assert_eq!(ask(&tide, "chat:broken").await, None);
+    drop(planted);
+    assert!(ask(&tide, "chat:shut").await.is_some());
+    assert_eq!((worker.outcomes("entry", "retry"), worker.in_flight("entry")), (0, 0));
 }
 
 #[tokio::test]

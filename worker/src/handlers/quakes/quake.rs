@@ -105,9 +105,9 @@ mod tests {
     use super::*;
 
     fn with(name: &str, value: Value) -> Result<Quake, InvalidReport> {
-        let mut event = json!({"id": "a-1", "time_ms": 1, "mag": -0.3, "net": "us", "lon": 1.5, "lat": 2, "depth_km": -2.1});
-        event[name] = value;
-        Quake::read(event.to_string().as_bytes())
+        let mut report = json!({"id": "a-1", "time_ms": 1, "mag": -0.3, "net": "us", "lon": 1.5, "lat": 2, "depth_km": -2.1});
+        report[name] = value;
+        Quake::read(report.to_string().as_bytes())
     }
 
     #[test]
