@@ -1,4 +1,4 @@
-//! A worker of one's own: answers `rpc("greet", "Good morning")` of tidegate.toml's route `greet`.
+//! A worker with a handler of its own: it answers `rpc("greet", "Good morning")` of tidegate.toml's route `greet`.
 //!
 //! Start it beside `make up` with `cargo run --example greet -- --internal 127.0.0.1:9109`.
 

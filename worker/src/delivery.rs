@@ -1,6 +1,6 @@
-//! One message that was pulled: what it says, and the signs a worker gives the broker about it.
+//! One pulled message: its contents, and the acknowledgements that a worker sends about it.
 //!
-//! Never decides which sign to give.
+//! Never decides which acknowledgement to send.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -13,9 +13,10 @@ use tidegate_shared::{
     topology::IN,
 };
 
-/// A confirmed acknowledgement is tried this often; then the redelivery will find the stored answer and try again.
+/// How often an acknowledgement is sent until the broker confirms it. After that, the redelivery finds the stored answer and
+/// acknowledges again.
 const ACK_TRIES: u32 = 5;
-/// Between two tries.
+/// The pause between two of these.
 const ACK_PAUSE: Duration = Duration::from_millis(300);
 
 /// A pulled message, until it is settled.
@@ -38,14 +39,14 @@ impl Delivery {
         Self { message, delivered, place }
     }
 
-    /// The request it carries.
+    /// Reads the request in the message.
     pub(crate) fn read(&self) -> Result<Request, Unreadable> {
         let empty = HeaderMap::new();
         Request::read(self.message.headers.as_ref().unwrap_or(&empty), self.message.payload.clone())
     }
 
-    /// Deliveries before this one. Nobody settled them: their worker ended or was cut off.
-    pub(crate) fn lost(&self) -> u32 {
+    /// The number of deliveries before this one. None of them was settled: their worker ended or was cut off.
+    pub(crate) fn earlier_deliveries(&self) -> u32 {
         self.delivered.saturating_sub(1)
     }
 
@@ -54,7 +55,7 @@ impl Delivery {
         &self.message.subject
     }
 
-    /// Its place in its stream, as part of an id: different for every copy of a request.
+    /// The message's stream and sequence, as part of an id: different for every copy of a request.
     pub(crate) fn place(&self) -> &str {
         &self.place
     }
@@ -63,24 +64,24 @@ impl Delivery {
         self.message.payload.clone()
     }
 
-    /// The headers it came with, unknown ones included, but none that speak to the broker.
+    /// The message's headers, unknown ones included, without those that the broker interprets.
     pub(crate) fn headers(&self) -> HeaderMap {
         let all = self.message.headers.iter().flat_map(HeaderMap::iter);
-        let ours = all.filter(|(name, _)| !is_brokers(name.as_ref()));
+        let ours = all.filter(|(name, _)| !is_for_broker(name.as_ref()));
         ours.flat_map(|(name, values)| values.iter().map(|value| (name.clone(), value.clone()))).collect()
     }
 
-    /// Tells the broker every `interval` that this message is being worked on, for as long as it is polled.
+    /// Sends an in-progress acknowledgement every `interval`, for as long as the future is polled.
     pub(crate) async fn keep_alive(&self, interval: Duration) -> Infallible {
         loop {
             tokio::time::sleep(interval).await;
             if let Err(error) = self.message.ack_with(AckKind::Progress).await {
-                tracing::debug!(%error, "no sign of life could be sent");
+                tracing::debug!(%error, "an in-progress acknowledgement could not be sent");
             }
         }
     }
 
-    /// Takes the message out of its stream, and waits until the broker says that it is.
+    /// Removes the message from its stream, and waits until the broker confirms it.
     pub(crate) async fn ack(&self) {
         let Some(reply) = self.message.reply.clone() else { return };
         for attempt in 0..ACK_TRIES {
@@ -92,26 +93,27 @@ impl Delivery {
                 Err(error) => tracing::debug!(%error, "the acknowledgement is not confirmed"),
             }
         }
-        tracing::warn!("an acknowledgement was never confirmed; the request may be delivered again");
+        tracing::warn!("an acknowledgement was not confirmed: the request may be delivered again");
     }
 
-    /// Asks for another delivery after `delay`. This is a delivery more, which counts as an attempt.
+    /// Asks for a redelivery after `delay`. The redelivery counts as an attempt.
     pub(crate) async fn nak(&self, delay: Duration) {
         if let Err(error) = self.message.ack_with(AckKind::Nak(Some(delay))).await {
-            tracing::debug!(%error, "a request could not be given back; it returns after ack_wait");
+            tracing::debug!(%error, "a request could not be given back: it is delivered again after ack_wait");
         }
     }
 
-    /// Ends the message for good, with the reason in the broker's advisory. The library has no reason to give.
+    /// Removes the message from its stream as failed, with the reason in the broker's advisory. Written by hand because
+    /// async-nats sends no reason.
     pub(crate) async fn term(&self, reason: &str) {
         let Some(reply) = self.message.reply.clone() else { return };
-        let sign = format!("+TERM {}", one_line(reason));
-        if let Err(error) = self.message.context.client().request(reply, sign.into()).await {
-            tracing::debug!(%error, "a termination is not confirmed; the message returns after ack_wait");
+        let term = format!("+TERM {}", one_line(reason));
+        if let Err(error) = self.message.context.client().request(reply, term.into()).await {
+            tracing::debug!(%error, "a termination is not confirmed: the message is delivered again after ack_wait");
         }
     }
 }
 
-fn is_brokers(name: &str) -> bool {
+fn is_for_broker(name: &str) -> bool {
     name.get(..5).is_some_and(|head| head.eq_ignore_ascii_case("nats-"))
 }

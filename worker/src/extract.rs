@@ -1,6 +1,7 @@
-//! Extractors: what a handler's arguments can be.
+//! Extractors: the types that a handler's arguments can have.
 //!
-//! All but the last argument read parts of the job; the last may also take the body. `M` only tells the two apart.
+//! Every argument but the last reads a part of the job. The last one may take the body. The type parameter `M` only keeps the
+//! implementations for the two apart.
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
@@ -8,31 +9,44 @@ use tidegate_shared::{id, protocol::codes};
 
 use crate::{failure::Failure, job::Job};
 
-/// Marks arguments that read parts of a job.
+/// Marks last arguments that read a part of a job.
 #[derive(Debug)]
 pub enum ViaParts {}
 
-/// Marks arguments that take a job's body.
+/// Marks last arguments that take a job's body.
 #[derive(Debug)]
 pub enum ViaBody {}
 
-/// An argument that reads part of a job.
+/// An argument that reads a part of a job. Implement it for extractors of your own:
+///
+/// ```
+/// use tidegate_worker::{Failure, FromJobParts, Job};
+///
+/// /// The request's content type.
+/// struct ContentType(String);
+///
+/// impl<S: Sync> FromJobParts<S> for ContentType {
+///     async fn from_job_parts(job: &Job, _: &S) -> Result<Self, Failure> {
+///         Ok(Self(job.request().content_type.clone()))
+///     }
+/// }
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be an argument of a handler here",
     note = "arguments are extractors such as `State`, `User` or `RequestId`; one that takes the body comes last"
 )]
 pub trait FromJobParts<S>: Sized {
-    /// Reads the part.
+    /// Reads the part. A failure ends the attempt before the handler is called.
     fn from_job_parts(job: &Job, state: &S) -> impl Future<Output = Result<Self, Failure>> + Send;
 }
 
-/// The last argument of a handler: the body, or one part more.
+/// The last argument of a handler: the body, or another part of the job.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the last argument of a handler",
     note = "the last argument is an extractor such as `Json<T>` or `Bytes`"
 )]
 pub trait FromJob<S, M = ViaBody>: Sized {
-    /// Reads the job.
+    /// Reads the job. A failure ends the attempt before the handler is called.
     fn from_job(job: Job, state: &S) -> impl Future<Output = Result<Self, Failure>> + Send;
 }
 
@@ -42,7 +56,7 @@ impl<S: Sync, T: FromJobParts<S>> FromJob<S, ViaParts> for T {
     }
 }
 
-/// The state the router was made with.
+/// The state that the router was made with.
 #[derive(Debug, Clone)]
 pub struct State<S>(pub S);
 
@@ -52,7 +66,7 @@ impl<S: Clone + Send + Sync> FromJobParts<S> for State<S> {
     }
 }
 
-/// The authenticated user; anonymous requests are rejected. `Option<User>` takes both.
+/// The authenticated user's id. Rejects anonymous requests with error 103; `Option<User>` accepts them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User(pub String);
 
@@ -69,7 +83,7 @@ impl<S: Sync> FromJobParts<S> for Option<User> {
     }
 }
 
-/// The request's id, the same on every attempt: what makes an effect elsewhere happen once.
+/// The request's id, the same on every attempt: an idempotency key for effects in other systems.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestId(pub id::RequestId);
 
@@ -79,7 +93,7 @@ impl<S: Sync> FromJobParts<S> for RequestId {
     }
 }
 
-/// How many attempts were begun before this one.
+/// The number of attempts that were begun before this one: 0 on the first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attempt(pub u32);
 
@@ -89,7 +103,7 @@ impl<S: Sync> FromJobParts<S> for Attempt {
     }
 }
 
-/// The method as the client wrote it, without its key; nothing for a message without a reply.
+/// The method as the client wrote it, without its key. `None` for a publication or a message without a reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Method(pub Option<String>);
 
@@ -99,7 +113,7 @@ impl<S: Sync> FromJobParts<S> for Method {
     }
 }
 
-/// The channel a client published into, as the client wrote it; rpcs and messages without a reply are rejected.
+/// The channel that a client published to, as the client wrote it. Rejects every other request with error 107.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Channel(pub String);
 
@@ -110,16 +124,16 @@ impl<S: Sync> FromJobParts<S> for Channel {
     }
 }
 
-/// The client that a request came from.
+/// The client that sent a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sender {
-    /// The authenticated user, if there is one.
+    /// The authenticated user's id. `None` for an anonymous client.
     pub user: Option<String>,
-    /// The connection.
+    /// The id of the connection.
     pub client: String,
-    /// What the token says about a connection that published: JSON. Other requests do not carry it.
+    /// The `info` of the connection token, as JSON. Only a publication has it.
     pub info: Option<String>,
-    /// What the subscription token says about it in the channel: JSON.
+    /// The `info` of the subscription token, as JSON. Only a publication has it.
     pub channel_info: Option<String>,
 }
 
@@ -135,12 +149,14 @@ impl<S: Sync> FromJobParts<S> for Sender {
     }
 }
 
-/// What stands for the `{name}`s of the route's pattern.
+/// The words of the method that match the `{name}`s of the route's pattern.
 #[derive(Debug, Clone)]
 pub struct Params(Job);
 
 impl Params {
-    /// The word that stands for `{name}`, if the pattern has such a word.
+    /// The word that matches `{name}`. `None` when the pattern has no such name.
+    ///
+    /// With `match = "rpc.orders.{order}.place"`, the method `orders.7.place` has `7` for `order`.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.param(name)
     }
@@ -152,7 +168,7 @@ impl<S: Sync> FromJobParts<S> for Params {
     }
 }
 
-/// A JSON body, or a JSON answer. A body that is not such JSON is rejected.
+/// A JSON body, or a JSON answer. Rejects a body that is not JSON of this type with error 107.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Json<T>(pub T);
 

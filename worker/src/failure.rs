@@ -1,41 +1,51 @@
-//! How a handler says that it did not answer.
+//! The failures that a handler can return.
 
 use std::time::Duration;
 
 use tidegate_shared::protocol::codes::ErrorCode;
 
-/// Why there is no answer, and what has to happen instead. `?` on any error makes a [`Failure::Retry`].
+/// Why a handler has no answer, and what happens to the request instead. `?` on any error makes a [`Failure::Retry`].
 ///
-/// Not itself a `std::error::Error`, since that would forbid the conversion from every other error.
+/// ```
+/// use tidegate_worker::{Failure, Json};
+///
+/// async fn square(Json(text): Json<String>) -> Result<Json<i64>, Failure> {
+///     let number: i64 = text.parse().map_err(|_| Failure::reject(400, "not a whole number"))?;
+///     Ok(Json(number.checked_mul(number).ok_or_else(|| Failure::reject(422, "too large"))?))
+/// }
+/// ```
+///
+/// Not a `std::error::Error` itself: that would rule out the conversion from every other error.
 #[derive(Debug)]
 pub enum Failure {
-    /// It may work later: the request waits for its next attempt, or is a dead letter after its last.
+    /// A later attempt may succeed. The request waits for it, or becomes a dead letter after its last attempt.
     Retry {
-        /// What went wrong; in the log and in the dead letter, never shown to the client.
+        /// The error. It is in the log and in the dead letter; the client never gets it.
         why: anyhow::Error,
-        /// How long to wait instead of the route's backoff.
+        /// How long to wait for the next attempt, instead of the route's backoff.
         after: Option<Duration>,
     },
-    /// It is not time yet: the request comes again after this long, and no attempt is used.
+    /// It is too early. The request is delivered again after this duration, without using an attempt.
     Snooze(Duration),
-    /// The request is wrong and would be next time: the client gets this error, and nothing is tried again.
+    /// The request is wrong, and would be wrong on the next attempt. The client gets this error; there is no retry.
     Reject {
-        /// The number the client sees; applications have 400 to 999 and 1100 to 1999.
+        /// The error code that the client gets. Applications use 400 to 999 and 1100 to 1999.
         code: u32,
-        /// The sentence the client sees.
+        /// The error message that the client gets.
         message: String,
     },
-    /// No attempt can succeed, and somebody has to look at it: a dead letter at once.
+    /// No attempt can succeed, and an operator has to look at the request. It becomes a dead letter at once, with this reason;
+    /// the client gets error 1004.
     Dead(String),
 }
 
 impl Failure {
-    /// The client gets this error, and nothing is tried again.
+    /// A [`Failure::Reject`]: the client gets this error, and there is no retry.
     pub fn reject(code: u32, message: impl Into<String>) -> Self {
         Self::Reject { code, message: message.into() }
     }
 
-    /// The request comes again after `delay`, which uses an attempt.
+    /// A [`Failure::Retry`] after `delay`. It uses an attempt.
     pub fn retry_after(delay: Duration, why: impl Into<anyhow::Error>) -> Self {
         Self::Retry { why: why.into(), after: Some(delay) }
     }

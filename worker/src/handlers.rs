@@ -1,4 +1,4 @@
-//! The stock handlers, and which routes have which.
+//! The stock handlers, and how routes get them.
 
 use bytes::Bytes;
 use tidegate_shared::config::Config;
@@ -6,10 +6,10 @@ use tidegate_worker::{Channel, Misconfigured, Publication, Publications, Router,
 
 mod quakes;
 
-/// The handlers a route can name.
+/// The handlers that a route can name.
 const KNOWN: [&str; 3] = ["echo", "quakes", "room"];
 
-/// Gives every route the handler it names. Routes without one are for other workers.
+/// Binds every route to the handler it names. Routes without one are left to other workers.
 pub(crate) async fn router(config: &Config) -> anyhow::Result<Router> {
     let mut router = Router::new();
     let mut store = None;
@@ -32,12 +32,12 @@ pub(crate) async fn router(config: &Config) -> anyhow::Result<Router> {
     Ok(router)
 }
 
-/// Answers with what it got.
+/// Answers with the request's body.
 async fn echo(body: Bytes) -> Bytes {
     body
 }
 
-/// Publishes what a client has published, in the channel it was meant for and in that client's name.
+/// Publishes a client's publication in its channel, with that client as the publisher.
 async fn room(Channel(channel): Channel, sender: Sender, body: Bytes) -> ((), Publications) {
     ((), Publications(vec![Publication::bytes(channel, body).sent_by(sender)]))
 }

@@ -1,12 +1,12 @@
-//! One request as a handler sees it.
+//! One request as its handler gets it.
 //!
-//! Knows nothing of how it was delivered or how it will be settled.
+//! A job has no access to its delivery or its settlement.
 
 use bytes::Bytes;
 use std::sync::Arc;
 use tidegate_shared::{config::Match, envelope::Request};
 
-/// A request on its way through layers and extractors to a handler.
+/// A request on its way through layers and extractors to a handler. Clones share the request.
 #[derive(Debug, Clone)]
 pub struct Job {
     request: Arc<Request>,
@@ -19,7 +19,7 @@ impl Job {
         Self { request, attempt, matches }
     }
 
-    /// The request.
+    /// The request with all its fields.
     pub fn request(&self) -> &Request {
         &self.request
     }
@@ -29,12 +29,13 @@ impl Job {
         self.request.body.clone()
     }
 
-    /// How many attempts were begun before this one.
+    /// The number of attempts that were begun before this one: 0 on the first.
     pub fn attempt(&self) -> u32 {
         self.attempt
     }
 
-    /// What stands for `{name}` of the route's pattern in this request's method.
+    /// The word of the request's method that matches `{name}` of the route's pattern. `None` when the pattern has no such name,
+    /// or the request has no method.
     pub fn param(&self, name: &str) -> Option<&str> {
         let Match::Rpc(pattern) = &*self.matches else { return None };
         pattern.capture(self.request.method.as_deref()?, name)

@@ -1,8 +1,9 @@
-//! Workers for Tidegate: handlers on one side, JetStream on the other, and everything that can go wrong in between.
+//! Workers for Tidegate: the library takes requests from JetStream, runs handlers and stores their answers.
 //!
 //! A handler is an async function whose arguments are extractors and whose result is the answer. A [`Router`] binds handlers
-//! to the names of the `[[route]]` table, which alone says what a route takes, how many at a time and how often. A [`Worker`]
-//! pulls, runs and settles; [`program`] is the whole process around it.
+//! to the names of the `[[route]]` table. That table alone says which requests a route takes, how many at a time and how many
+//! attempts they have. A [`Worker`] pulls requests, runs their handlers and settles them. [`program`] is the whole process
+//! around a worker.
 //!
 //! ```no_run
 //! use tidegate_worker::{Json, Router, User, on, program};
@@ -16,16 +17,17 @@
 //! }
 //! ```
 //!
-//! What a handler may rely on: it runs at least once for every request; of all its runs one answer is stored; what it
-//! publishes is stored before the answer, once for one run's worth of publications.
+//! The guarantees: a handler runs at least once for every request. One answer is stored, whatever the number of attempts. The
+//! publications of an attempt are stored before the answer. A repeated attempt gives them the same ids, made of the request's
+//! id and their position, so that each is stored once.
 
 pub use self::{
-    answer::{IntoReply, Publication, Publications, Reply},
+    answer::{Answer, IntoAnswer, Publication, Publications},
     extract::{
         Attempt, Channel, FromJob, FromJobParts, Json, Method, Params, RequestId, Sender, State, User,
     },
     failure::Failure,
-    handler::{Handler, Route, on},
+    handler::{Handler, RouteHandler, on},
     job::Job,
     metrics::Metrics,
     program::program,
@@ -40,16 +42,18 @@ mod handler;
 mod job;
 mod router;
 
+mod attempt;
 mod backoff;
-mod decide;
+mod consume;
 mod delivery;
-mod run;
+mod engine;
+mod hook;
+mod pull;
 mod runner;
 mod settle;
-mod source;
 mod store;
 
-mod internal;
+mod health;
 mod metrics;
 mod program;
 mod worker;

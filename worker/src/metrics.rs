@@ -1,4 +1,4 @@
-//! What a worker counts and times.
+//! The worker's metrics.
 
 use std::time::Duration;
 
@@ -8,34 +8,34 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-/// Upper ends of the buckets, in seconds: from a handler that only echoes to one that waits for a slow service.
+/// Upper bounds of the histogram buckets, in seconds: from a handler that echoes to one that waits for a slow service.
 const BUCKETS: [f64; 13] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0, 60.0, 600.0];
 
-/// How one delivery of a request ended.
+/// How one delivery of a request ended: the label `outcome`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub(crate) enum Ending {
     /// Answered.
     Ok,
     /// Answered with the application's error.
     Reject,
-    /// Failed; waits for its next attempt.
+    /// The handler failed; the request waits for its next attempt.
     Retry,
-    /// The same, after a panic.
+    /// The handler panicked; the request waits for its next attempt.
     Panic,
-    /// The same, after the route's timeout.
+    /// The handler took longer than the route's timeout; the request waits for its next attempt.
     Timeout,
-    /// Waits without having used an attempt.
+    /// The request waits and has used no attempt.
     Snooze,
-    /// A dead letter.
+    /// The request became a dead letter.
     Dead,
-    /// An earlier delivery had answered it.
+    /// An earlier delivery had stored the answer.
     AlreadyAnswered,
-    /// Given back when the worker ended.
+    /// The worker drained or ended first; another worker gets the request.
     Returned,
 }
 
-impl Outcome {
+impl Ending {
     fn label(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -57,16 +57,16 @@ struct ByRoute {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByOutcome {
+struct ByEnding {
     route: String,
     outcome: &'static str,
 }
 
-/// The numbers of one worker.
+/// The metrics of one worker, by route.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    requests: Family<ByOutcome, Counter>,
+    requests: Family<ByEnding, Counter>,
     in_flight: Family<ByRoute, Gauge>,
     handling: Family<ByRoute, Histogram>,
     waiting: Family<ByRoute, Histogram>,
@@ -89,15 +89,15 @@ impl Metrics {
         Self { registry, requests, in_flight, handling, waiting }
     }
 
-    /// All of it in the text format of Prometheus.
+    /// Writes all metrics in the text format of Prometheus.
     pub fn render(&self) -> Result<String, std::fmt::Error> {
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)
     }
 
-    pub(crate) fn ended(&self, route: &str, outcome: Outcome) {
-        let labels = ByOutcome { route: route.to_owned(), outcome: outcome.label() };
+    pub(crate) fn ended(&self, route: &str, outcome: Ending) {
+        let labels = ByEnding { route: route.to_owned(), outcome: outcome.label() };
         self.requests.get_or_create(&labels).inc();
     }
 
@@ -105,7 +105,7 @@ impl Metrics {
         self.waiting.get_or_create(&by(route)).observe(wait.as_secs_f64());
     }
 
-    /// Counts a run from now until the guard is dropped.
+    /// Counts a handler as running, and times it, until the returned value is dropped.
     pub(crate) fn handling(&self, route: &str) -> Handling {
         let labels = by(route);
         let in_flight = self.in_flight.get_or_create(&labels).clone();
@@ -119,7 +119,7 @@ fn by(route: &str) -> ByRoute {
     ByRoute { route: route.to_owned() }
 }
 
-/// One run that is counted.
+/// A handler that is running.
 #[derive(Debug)]
 pub(crate) struct Handling {
     in_flight: Gauge,
@@ -139,9 +139,9 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_page_names_routes_and_outcomes() {
+    async fn the_page_has_a_line_per_route_and_outcome() {
         let metrics = Metrics::new();
-        metrics.ended("orders", Outcome::AlreadyAnswered);
+        metrics.ended("orders", Ending::AlreadyAnswered);
         let guard = metrics.handling("orders");
         metrics.waited("orders", Duration::from_millis(3));
         let page = metrics.render().unwrap();

@@ -1,4 +1,4 @@
-//! The whole process around a worker: arguments, configuration, logging, signals, health, exit code.
+//! The whole process around a worker: arguments, configuration, logging, signals, health endpoints and exit code.
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc};
 
@@ -13,23 +13,25 @@ use tidegate_shared::{
 use tokio::net::TcpListener;
 
 use crate::{
-    internal::{self, Status},
+    health::{self, Health},
     router::Router,
     worker::{Misconfigured, StartFailure, Worker},
 };
 
 /// The exit code for a configuration that cannot be used.
 const BAD_CONFIGURATION: u8 = 64;
-/// The configuration file that is read when it is there and no other is named.
+/// The exit code for every other failure, an early end of a route's consume task included.
+const FAILED: u8 = 1;
+/// The configuration file that is read if it exists and no other is named.
 const USUAL_FILE: &str = "tidegate.toml";
 
-/// Works on requests of Tidegate.
+/// Handles requests of Tidegate.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// The configuration file [default: tidegate.toml, if it is there]
+    /// The configuration file [default: tidegate.toml, if it exists]
     #[arg(long, value_name = "PATH", env = FILE_VARIABLE)]
     config: Option<PathBuf>,
-    /// Where health and metrics are served, instead of `worker.internal`
+    /// The address of health and metrics, instead of `worker.internal`
     #[arg(long, value_name = "ADDR")]
     internal: Option<SocketAddr>,
     /// The worker's name in its answers [default: a random one]
@@ -37,8 +39,22 @@ struct Arguments {
     name: Option<String>,
 }
 
-/// Runs a worker program: the arguments of `tidegate-worker`, and the handlers of the router that `make` builds from the
-/// configuration. Returns when the process was asked to stop and has finished what it had begun.
+/// Runs a worker program with the arguments of `tidegate-worker` and the handlers of the router that `make` builds from the
+/// configuration. `version` is what `--version` prints.
+///
+/// Returns after the first SIGTERM or SIGINT, when the requests under way are finished or `worker.drain` is over. A second
+/// signal ends the worker now. The exit code is 0 after a regular end, 64 for a configuration that cannot be used, and 1 for
+/// every other failure; the reason is on stderr.
+///
+/// ```no_run
+/// use tidegate_worker::{Router, on, program};
+///
+/// async fn ping() {}
+///
+/// fn main() -> std::process::ExitCode {
+///     program(env!("CARGO_PKG_VERSION"), async |_config| Ok(Router::new().route("ping", on(ping))))
+/// }
+/// ```
 pub fn program<S, M>(version: &'static str, make: M) -> ExitCode
 where
     S: Clone + Send + Sync + 'static,
@@ -49,8 +65,8 @@ where
     match start(arguments, make) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            complain(&error);
-            ExitCode::from(if is_configuration(&error) { BAD_CONFIGURATION } else { 1 })
+            print_error(&error);
+            ExitCode::from(exit_code(&error))
         }
     }
 }
@@ -82,11 +98,11 @@ where
     let listener = TcpListener::bind(address).await.with_context(|| {
         format!("cannot listen on worker.internal = {address}: choose another with --internal")
     })?;
-    let status = Arc::new(Status::new(lifecycle.clone()));
+    let health = Arc::new(Health::new(lifecycle.clone()));
     tracing::info!(worker.name = name, internal = %listener.local_addr()?, "worker starting");
     tokio::select! {
-        served = internal::serve(listener, Arc::clone(&status)) => served.context("the internal listener ended"),
-        worked = work(config, name, router, &lifecycle, &status) => worked,
+        served = health::serve(listener, Arc::clone(&health)) => served.context("the internal listener ended"),
+        worked = work(config, name, router, &lifecycle, &health) => worked,
     }
 }
 
@@ -95,7 +111,7 @@ async fn work<S>(
     name: &str,
     router: Router<S>,
     lifecycle: &Lifecycle,
-    status: &Status,
+    health: &Health,
 ) -> anyhow::Result<()>
 where
     S: Clone + Send + Sync + 'static,
@@ -105,14 +121,17 @@ where
         worker.find_consumers().await?;
         Ok::<_, StartFailure>(worker)
     };
-    // Asked to stop before it has begun, a worker has nothing to finish.
+    // A worker that is asked to stop while it starts has no requests to finish.
     let worker = tokio::select! {
         () = lifecycle.draining() => return Ok(()),
         worker = started => worker?,
     };
-    status.started(worker.broker().clone(), worker.metrics());
-    worker.run(lifecycle).await;
-    Ok(())
+    health.started(worker.broker().clone(), worker.metrics());
+    Ok(worker.run(lifecycle).await?)
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    if is_configuration(error) { BAD_CONFIGURATION } else { FAILED }
 }
 
 fn is_configuration(error: &anyhow::Error) -> bool {
@@ -121,7 +140,25 @@ fn is_configuration(error: &anyhow::Error) -> bool {
         || matches!(error.downcast_ref(), Some(StartFailure::Misconfigured(_)))
 }
 
-#[expect(clippy::print_stderr, reason = "logging may not be set up yet, and a person waits for the reason")]
-fn complain(error: &anyhow::Error) {
+#[expect(
+    clippy::print_stderr,
+    reason = "logging may not be set up yet, and the reason has to reach the terminal"
+)]
+fn print_error(error: &anyhow::Error) {
     eprintln!("error: {error:#}");
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_shared::lifecycle::TaskEnded;
+
+    use super::*;
+
+    #[test]
+    fn a_failed_task_exits_with_1_and_a_bad_configuration_with_64() {
+        let ended = TaskEnded { task: "consume", reason: "it returned".to_owned() };
+        assert_eq!(exit_code(&ended.into()), 1);
+        assert_eq!(exit_code(&Misconfigured::new("no such route").into()), 64);
+        assert_eq!(exit_code(&StartFailure::from(Misconfigured::new("no such route")).into()), 64);
+    }
 }

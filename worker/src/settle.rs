@@ -1,7 +1,7 @@
-//! How one delivery ends: answered, parked for its next attempt, or a dead letter.
+//! How one delivered request ends: with an answer, parked for its next attempt, or as a dead letter.
 //!
-//! The order of the steps is the worker's promise. Whatever is stored is stored before the acknowledgement; whatever is
-//! stored has an id made of the request's, so that a step repeated after a crash stores nothing twice.
+//! The order of the steps is what a worker promises. Everything is stored before the acknowledgement, and everything stored
+//! has an id derived from the request's, so a step that is repeated after a crash stores nothing twice.
 
 use std::{
     sync::Arc,
@@ -10,240 +10,245 @@ use std::{
 
 use tidegate_shared::{
     channel::Channel,
-    envelope::{Answer, Outcome as Said, Request, one_line},
+    envelope::{self, Outcome, Request, Unreadable, one_line},
     header,
     protocol::codes,
 };
 
 use crate::{
-    answer::Reply,
+    answer::Answer,
+    attempt::{self, AttemptResult},
     backoff,
     delivery::Delivery,
+    engine::{BoundRoute, Engine},
     failure::Failure,
     job::Job,
-    metrics::Outcome,
-    run::{Ended, run},
-    runner::Runner,
-    store::{self, Kept, Rejected},
+    metrics::Ending,
+    store::{self, Rejected, Stored},
 };
 
-mod parcel;
+mod messages;
 
-/// When even a dead letter is refused the request comes again after this long.
-const HOPELESS_DELAY: Duration = Duration::from_secs(30);
+/// How long a request waits before its redelivery when even its dead letter is refused.
+const REFUSED_DELAY: Duration = Duration::from_secs(30);
 
-/// One request under way, and how many attempts were begun before.
+/// One delivered request that is being settled.
 #[derive(Debug)]
-struct Task<'a> {
-    delivery: &'a Delivery,
+pub(crate) struct Settlement {
+    engine: Arc<Engine>,
+    route: Arc<BoundRoute>,
+    delivery: Arc<Delivery>,
     request: Arc<Request>,
+    /// Attempts that were begun before this delivery.
     attempts: u32,
 }
 
-impl Runner {
-    /// Does everything that a delivered request needs.
-    pub(crate) async fn settle(&self, delivery: &Delivery) -> Outcome {
-        let request = match delivery.read() {
-            Ok(request) => Arc::new(request),
-            Err(unreadable) => return self.bury_unreadable(delivery, &unreadable.to_string()).await,
-        };
-        let attempts = request.attempt.saturating_add(delivery.lost());
-        let task = Task { delivery, request, attempts };
-        // A first delivery of a plain request cannot have an answer yet. This comes before the attempts are counted: a
+impl Settlement {
+    /// Reads the delivered request. [`bury_unreadable`] is for a message that is not a request.
+    pub(crate) fn new(
+        engine: &Arc<Engine>,
+        route: &Arc<BoundRoute>,
+        delivery: &Arc<Delivery>,
+    ) -> Result<Self, Unreadable> {
+        let request = Arc::new(delivery.read()?);
+        let attempts = request.attempt.saturating_add(delivery.earlier_deliveries());
+        Ok(Self {
+            engine: Arc::clone(engine),
+            route: Arc::clone(route),
+            delivery: Arc::clone(delivery),
+            request,
+            attempts,
+        })
+    }
+
+    /// Does everything that the request needs: the answer of an earlier delivery, an attempt, or a dead letter.
+    pub(crate) async fn settle(&self) -> Ending {
+        // A first delivery of a plain request cannot have an answer yet. This check comes before the attempts are counted: a
         // worker that ended between its answer and the acknowledgement has not failed.
-        if task.request.id.is_keyed() || attempts > 0 {
-            let stored = store::answer(&self.engine.broker, &self.engine.subjects, &task.request.id).await;
+        if self.request.id.is_keyed() || self.attempts > 0 {
+            let stored = store::answer(&self.engine.broker, &self.engine.subjects, &self.request.id).await;
             if let Some(answer) = stored {
-                self.tell_later(&task, &answer).await;
-                delivery.ack().await;
-                return Outcome::AlreadyAnswered;
+                self.publish_later_answer(&answer).await;
+                self.delivery.ack().await;
+                return Ending::AlreadyAnswered;
             }
         }
-        // Counted before the run, which also stops a request that ends its workers.
-        if attempts >= self.route.max_attempts {
-            return self.bury(&task, "the worker ended during every attempt").await;
+        // Attempts are counted before the handler runs, which also stops a request that crashes its workers.
+        if self.attempts >= self.route.config.max_attempts {
+            return self.bury("the worker ended during every attempt").await;
         }
-        if attempts == 0 {
-            self.engine.metrics.waited(&self.route.name, since(task.request.accepted_at));
+        if self.attempts == 0 {
+            self.engine.metrics.waited(self.route.name(), since(self.request.accepted_at));
         }
-        self.attempt(&task).await
+        self.attempt().await
     }
 
-    /// Puts a request that was not begun where another worker takes it, without using an attempt.
-    pub(crate) async fn hand_on(&self, delivery: &Delivery) -> Outcome {
-        let Ok(request) = delivery.read() else {
-            delivery.nak(Duration::ZERO).await;
-            return Outcome::Returned;
+    /// Parks a request that was not begun, so that another worker takes it. Uses no attempt.
+    pub(crate) async fn hand_on(&self) -> Ending {
+        self.snooze(Duration::ZERO).await;
+        Ending::Returned
+    }
+
+    async fn attempt(&self) -> Ending {
+        let job = Job::new(Arc::clone(&self.request), self.attempts, Arc::clone(&self.route.matches));
+        let limit = self.route.config.timeout;
+        let result = {
+            let _handling = self.engine.metrics.handling(self.route.name());
+            attempt::run(self.route.handler.clone(), job, limit).await
         };
-        let attempts = request.attempt.saturating_add(delivery.lost());
-        let task = Task { delivery, request: Arc::new(request), attempts };
-        self.snooze(&task, Duration::ZERO).await;
-        Outcome::Returned
-    }
-
-    async fn attempt(&self, task: &Task<'_>) -> Outcome {
-        let job = Job::new(Arc::clone(&task.request), task.attempts, Arc::clone(&self.matches));
-        let handling = self.engine.metrics.handling(&self.route.name);
-        let ended = run(self.handler.clone(), job, self.route.timeout).await;
-        drop(handling);
-        match ended {
-            Ended::Replied(reply) => self.commit(task, reply).await,
-            Ended::TimedOut => {
-                let why = format!("no answer within {}", humantime::format_duration(self.route.timeout));
-                self.retry(task, &why, None, Outcome::Timeout).await
+        match result {
+            AttemptResult::Answered(answer) => self.commit(answer).await,
+            AttemptResult::TimedOut => {
+                let reason = format!("no answer within {}", humantime::format_duration(limit));
+                self.retry(&reason, None, Ending::Timeout).await
             }
-            Ended::Panicked(message) => {
-                self.retry(task, &format!("panic: {message}"), None, Outcome::Panic).await
+            AttemptResult::Panicked(message) => {
+                self.retry(&format!("panic: {message}"), None, Ending::Panic).await
             }
-            Ended::Failed(Failure::Retry { why, after }) => {
-                self.retry(task, &format!("{why:#}"), after, Outcome::Retry).await
+            AttemptResult::Failed(Failure::Retry { why, after }) => {
+                self.retry(&format!("{why:#}"), after, Ending::Retry).await
             }
-            Ended::Failed(Failure::Snooze(delay)) => self.snooze(task, delay).await,
-            Ended::Failed(Failure::Dead(why)) => self.bury(task, &why).await,
-            Ended::Failed(Failure::Reject { code, message }) => {
+            AttemptResult::Failed(Failure::Snooze(delay)) => self.snooze(delay).await,
+            AttemptResult::Failed(Failure::Dead(reason)) => self.bury(&reason).await,
+            AttemptResult::Failed(Failure::Reject { code, message }) => {
                 let message = one_line(&message);
-                self.conclude(task, Said::Error { code, message }, Outcome::Reject).await
+                self.conclude(Outcome::Error { code, message }, Ending::Reject).await
             }
         }
     }
 
-    /// Publications before the answer, on purpose: they are not stored with the answer, so after a crash in between only
-    /// another run can repeat them, and a stored answer would prevent that run.
-    async fn commit(&self, task: &Task<'_>, reply: Reply) -> Outcome {
-        for (index, publication) in reply.publications.into_iter().enumerate() {
-            if let Err(why) = self.publish(task, index, publication).await {
-                return self.retry(task, &why, None, Outcome::Retry).await;
+    /// Stores the publications, then the answer. Publications come first because they are not stored with the answer: after a
+    /// crash in between only another attempt can repeat them, and a stored answer would prevent that attempt.
+    async fn commit(&self, answer: Answer) -> Ending {
+        for (index, publication) in answer.publications.into_iter().enumerate() {
+            if let Err(reason) = self.publish(index, publication).await {
+                return self.retry(&reason, None, Ending::Retry).await;
             }
         }
-        self.conclude(task, Said::Ok(reply.body), Outcome::Ok).await
+        self.conclude(Outcome::Ok(answer.body), Ending::Ok).await
     }
 
-    /// Stores the answer, tells a later request's user, acknowledges.
-    async fn conclude(&self, task: &Task<'_>, said: Said, outcome: Outcome) -> Outcome {
-        match self.answer(task, said).await {
+    /// Stores the answer, publishes it if the request was sent as `later`, and acknowledges the request.
+    async fn conclude(&self, outcome: Outcome, ending: Ending) -> Ending {
+        match self.answer(outcome).await {
             Ok(()) => {
-                task.delivery.ack().await;
-                outcome
+                self.delivery.ack().await;
+                ending
             }
-            Err(Rejected(why)) => self.bury(task, &format!("the answer cannot be stored: {why}")).await,
+            Err(Rejected(reason)) => self.bury(&format!("the answer cannot be stored: {reason}")).await,
         }
     }
 
-    /// Stores an answer, unless there is one: of all answers the first stands, and it is the one that is told.
-    async fn answer(&self, task: &Task<'_>, said: Said) -> Result<(), Rejected> {
+    /// Stores an answer unless the request has one. The first stored answer counts and is the one that is published later.
+    async fn answer(&self, outcome: Outcome) -> Result<(), Rejected> {
         let (broker, subjects) = (&self.engine.broker, &self.engine.subjects);
-        let answer = self.answer_of(task, said);
-        let kept = store::store(
-            broker,
-            subjects.reply(&answer.re),
-            self.answer_headers(task, &answer),
-            answer.body(),
-        )
-        .await?;
-        let stored = match kept {
-            Kept::Before if task.request.later => store::answer(broker, subjects, &answer.re).await,
-            Kept::Before | Kept::Now => Some(answer),
+        let answer = envelope::Answer::to(&self.request, self.attempts, &self.engine.name, outcome);
+        let headers = self.answer_headers(&answer);
+        let stored = store::store(broker, subjects.reply(&answer.re), headers, answer.body()).await?;
+        let first = match stored {
+            Stored::Already if self.request.later => store::answer(broker, subjects, &answer.re).await,
+            Stored::Already | Stored::New => Some(answer),
         };
-        if let Some(answer) = stored {
-            self.tell_later(task, &answer).await;
+        if let Some(answer) = first {
+            self.publish_later_answer(&answer).await;
         }
         Ok(())
     }
 
-    /// Publishes the answer on the personal channel of a user who was promised that.
-    async fn tell_later(&self, task: &Task<'_>, answer: &Answer) {
-        let Some(user) = task.request.user.as_deref().filter(|_| task.request.later) else { return };
+    /// Publishes the answer to a `later` request on its user's personal channel.
+    async fn publish_later_answer(&self, answer: &envelope::Answer) {
+        let Some(user) = self.request.user.as_deref().filter(|_| self.request.later) else { return };
         let subject = self.engine.subjects.channel(&Channel::personal(user));
         let (headers, body) = (answer.later_headers(), answer.later_body());
         if let Err(error) = store::store(&self.engine.broker, subject, headers, body).await {
-            tracing::error!(request.id = %answer.re, %error, "an answer cannot be published on a personal channel");
+            tracing::error!(request.id = %answer.re, %error, "the answer cannot be published on the user's personal channel");
         }
     }
 
-    async fn retry(&self, task: &Task<'_>, why: &str, after: Option<Duration>, outcome: Outcome) -> Outcome {
-        let failed = task.attempts.saturating_add(1);
+    async fn retry(&self, reason: &str, after: Option<Duration>, ending: Ending) -> Ending {
+        let failed = self.attempts.saturating_add(1);
+        let route = &self.route.config;
         tracing::warn!(
-            request.id = %task.request.id, route = self.route.name, attempt = task.attempts, reason = why, "an attempt failed"
+            request.id = %self.request.id, route = route.name, attempt = self.attempts, reason, "an attempt failed"
         );
-        if failed >= self.route.max_attempts {
-            return self.bury(task, why).await;
+        if failed >= route.max_attempts {
+            return self.bury(reason).await;
         }
-        let delay =
-            after.unwrap_or_else(|| backoff::delay(self.route.backoff, task.attempts, rand::random()));
-        self.park(task, delay, failed, &format!("a{failed}"), outcome).await
+        let delay = after.unwrap_or_else(|| backoff::delay(route.backoff, self.attempts, rand::random()));
+        self.park(delay, failed, &format!("a{failed}"), ending).await
     }
 
-    /// Every copy of a request has another place, so a request may be snoozed any number of times.
-    async fn snooze(&self, task: &Task<'_>, delay: Duration) -> Outcome {
-        self.park(task, delay, task.attempts, &format!("s{}", task.delivery.place()), Outcome::Snooze).await
+    /// Every copy of a request has another place in its stream, and thus another id when it is parked: a request may be
+    /// snoozed any number of times.
+    async fn snooze(&self, delay: Duration) -> Ending {
+        self.park(delay, self.attempts, &format!("s{}", self.delivery.place()), Ending::Snooze).await
     }
 
-    async fn park(
-        &self,
-        task: &Task<'_>,
-        delay: Duration,
-        attempt: u32,
-        mark: &str,
-        outcome: Outcome,
-    ) -> Outcome {
-        let Some(headers) = self.park_headers(task, delay, attempt, mark) else {
-            return self.bury(task, "the request came on a subject that is no request's").await;
+    /// Stores the request where it waits for its next delivery. `mark` tells its copies apart.
+    async fn park(&self, delay: Duration, attempt: u32, mark: &str, ending: Ending) -> Ending {
+        let Some(headers) = self.park_headers(delay, attempt, mark) else {
+            return self.bury("the request came on a subject that is not a request's").await;
         };
-        let subject = self.engine.subjects.park(&task.request.id);
-        match store::store(&self.engine.broker, subject, headers, task.request.body.clone()).await {
+        let subject = self.engine.subjects.park(&self.request.id);
+        match store::store(&self.engine.broker, subject, headers, self.request.body.clone()).await {
             Ok(_) => {
-                task.delivery.ack().await;
-                outcome
+                self.delivery.ack().await;
+                ending
             }
-            Err(Rejected(why)) => {
-                self.bury(task, &format!("the next attempt cannot be scheduled: {why}")).await
+            Err(Rejected(reason)) => {
+                self.bury(&format!("the next attempt cannot be scheduled: {reason}")).await
             }
         }
     }
 
-    /// Keeps the request as a dead letter, then tells the client.
-    async fn bury(&self, task: &Task<'_>, reason: &str) -> Outcome {
-        let attempts = task.attempts.saturating_add(1).min(self.route.max_attempts);
-        tracing::error!(request.id = %task.request.id, route = self.route.name, attempts, reason, "dead letter");
-        let mut headers = task.delivery.headers();
-        headers.insert(header::DEAD_REASON, one_line(reason));
-        headers.insert(header::ATTEMPT, attempts.to_string());
-        headers.insert(header::MSG_ID, format!("{}.dead", task.request.id));
-        let subject = self.engine.subjects.dead(&self.engine.config.worker.service, &self.route.name);
-        // The reason may carry what is not the client's to know.
+    /// Stores the request as a dead letter, then answers the client with an error.
+    async fn bury(&self, reason: &str) -> Ending {
+        let route = self.route.name();
+        let attempts = self.attempts.saturating_add(1).min(self.route.config.max_attempts);
+        tracing::error!(request.id = %self.request.id, route, attempts, reason, "dead letter");
+        let headers = self.dead_headers(attempts, reason);
+        let subject = self.engine.subjects.dead(&self.engine.config.worker.service, route);
+        // The client does not get the reason: it may contain internal details.
         let error = codes::DEAD_LETTER.because(format_args!("{attempts} attempts"));
-        let said = Said::Error { code: error.code, message: error.message };
-        let kept = store::store(&self.engine.broker, subject, headers, task.request.body.clone()).await;
-        let told = match kept {
-            Ok(_) => self.answer(task, said).await,
+        let outcome = Outcome::Error { code: error.code, message: error.message };
+        let stored = store::store(&self.engine.broker, subject, headers, self.request.body.clone()).await;
+        let answered = match stored {
+            Ok(_) => self.answer(outcome).await,
             Err(rejected) => Err(rejected),
         };
-        match told {
-            Ok(()) => task.delivery.ack().await,
+        match answered {
+            Ok(()) => self.delivery.ack().await,
             Err(error) => {
-                tracing::error!(request.id = %task.request.id, %error, "a dead letter cannot be stored");
-                task.delivery.nak(HOPELESS_DELAY).await;
+                tracing::error!(request.id = %self.request.id, route, %error, "the dead letter or its answer cannot be stored");
+                self.delivery.nak(REFUSED_DELAY).await;
             }
         }
-        Outcome::Dead
+        Ending::Dead
     }
+}
 
-    /// Nobody can be told: what would say whom is what cannot be read.
-    async fn bury_unreadable(&self, delivery: &Delivery, reason: &str) -> Outcome {
-        tracing::error!(route = self.route.name, nats.subject = delivery.subject(), reason, "dead letter");
-        let mut headers = delivery.headers();
-        headers.insert(header::DEAD_REASON, one_line(reason));
-        headers.insert(header::MSG_ID, format!("{}.{}.dead", self.route.name, delivery.place()));
-        let subject = self.engine.subjects.dead(&self.engine.config.worker.service, &self.route.name);
-        match store::store(&self.engine.broker, subject, headers, delivery.body()).await {
-            Ok(_) => delivery.term(reason).await,
-            Err(error) => {
-                tracing::error!(route = self.route.name, %error, "a dead letter cannot be stored");
-                delivery.nak(HOPELESS_DELAY).await;
-            }
+/// Stores a message that is not a request as a dead letter. There is no answer: the header that would name the request cannot
+/// be read.
+pub(crate) async fn bury_unreadable(
+    engine: &Engine,
+    route: &str,
+    delivery: &Delivery,
+    unreadable: &Unreadable,
+) -> Ending {
+    let reason = unreadable.to_string();
+    tracing::error!(route, nats.subject = delivery.subject(), reason, "dead letter");
+    let mut headers = delivery.headers();
+    headers.insert(header::DEAD_REASON, one_line(&reason));
+    headers.insert(header::MSG_ID, format!("{route}.{}.dead", delivery.place()));
+    let subject = engine.subjects.dead(&engine.config.worker.service, route);
+    match store::store(&engine.broker, subject, headers, delivery.body()).await {
+        Ok(_) => delivery.term(&reason).await,
+        Err(error) => {
+            tracing::error!(route, %error, "the dead letter cannot be stored");
+            delivery.nak(REFUSED_DELAY).await;
         }
-        Outcome::Dead
     }
+    Ending::Dead
 }
 
 fn since(accepted_at_ms: u64) -> Duration {

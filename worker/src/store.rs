@@ -1,7 +1,8 @@
-//! Storing things in JetStream until they are stored.
+//! Storing messages in JetStream, and waiting until the broker takes them.
 //!
-//! A broker that is away, or a stream that is full, is waited for: meanwhile the request keeps its permit and its lease, so
-//! that a worker takes no more than it can settle. What waits is cut off only by the end of the worker, which gives it back.
+//! While the broker is unavailable or a stream is full, a call here waits. The request keeps its permit and its in-progress
+//! acknowledgements meanwhile, so that a worker takes no more requests than it can settle. Only the end of the worker cuts the
+//! wait off; the request then goes back to the broker.
 
 use std::time::Duration;
 
@@ -15,15 +16,20 @@ use tidegate_shared::{
     topology::REPLY,
 };
 
-/// The longest pause between two tries.
-const PAUSE_CAP: Duration = Duration::from_secs(1);
+use crate::backoff::Pauses;
 
-/// Whether this try stored the message.
+/// The pause after the first failed call.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// Every this many failed calls there is a warning.
+const FAILURES_PER_WARNING: u32 = 10;
+
+/// Which call stored the message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kept {
-    Now,
-    /// An earlier one did, of this worker or another.
-    Before,
+pub(crate) enum Stored {
+    /// This one.
+    New,
+    /// An earlier one, of this worker or another.
+    Already,
 }
 
 /// The broker will never take this message.
@@ -31,62 +37,47 @@ pub(crate) enum Kept {
 #[error("{0}")]
 pub(crate) struct Rejected(pub(crate) String);
 
-/// Stores a message. Repeating it is safe: it has an id, or its subject takes one message only.
+/// Stores a message. Repeating the call is safe: the message has an id, or its subject takes one message only.
 pub(crate) async fn store(
     broker: &Broker,
     subject: String,
     headers: HeaderMap,
     body: Bytes,
-) -> Result<Kept, Rejected> {
-    let mut patience = Patience::new("storing");
+) -> Result<Stored, Rejected> {
+    let mut pauses = Pauses::new(FIRST_PAUSE);
     loop {
         match broker.store(subject.clone(), headers.clone(), body.clone()).await {
-            Ok(stored) if stored.duplicate => return Ok(Kept::Before),
-            Ok(_) => return Ok(Kept::Now),
-            Err(Refusal::Taken) => return Ok(Kept::Before),
-            Err(Refusal::Rejected(why)) => return Err(Rejected(why)),
-            Err(refusal) => patience.wait(&refusal, &subject).await,
+            Ok(stored) if stored.duplicate => return Ok(Stored::Already),
+            Ok(_) => return Ok(Stored::New),
+            Err(Refusal::Taken) => return Ok(Stored::Already),
+            Err(Refusal::Rejected(reason)) => return Err(Rejected(reason)),
+            Err(refusal) => pause(&mut pauses, "store", &refusal, &subject).await,
         }
     }
 }
 
-/// Returns the stored answer to a request, if there is one.
+/// Returns the stored answer to a request. `None` when there is none or it cannot be read.
 pub(crate) async fn answer(broker: &Broker, subjects: &Subjects, id: &RequestId) -> Option<Answer> {
     let subject = subjects.reply(id);
-    let mut patience = Patience::new("looking up");
+    let mut pauses = Pauses::new(FIRST_PAUSE);
     let message = loop {
-        match broker.last(REPLY, &subject).await {
+        let refusal = match broker.last(REPLY, &subject).await {
             Ok(Some(message)) if message.status.is_none() => break message,
             Ok(None) => return None,
-            Ok(Some(_)) => {
-                patience.wait(&Refusal::Unavailable("no readable answer".to_owned()), &subject).await;
-            }
-            Err(refusal) => patience.wait(&refusal, &subject).await,
-        }
+            Ok(Some(_)) => Refusal::Unavailable("the broker sent a status instead of the answer".to_owned()),
+            Err(refusal) => refusal,
+        };
+        pause(&mut pauses, "look up", &refusal, &subject).await;
     };
     let headers = message.headers.unwrap_or_default();
     Answer::read(&headers, message.payload)
-        .inspect_err(|error| tracing::error!(request.id = %id, %error, "a stored answer is unreadable"))
+        .inspect_err(|error| tracing::error!(request.id = %id, %error, "a stored answer cannot be read"))
         .ok()
 }
 
-/// Growing pauses, and a line in the log about every tenth of them.
-struct Patience {
-    doing: &'static str,
-    tries: u32,
-}
-
-impl Patience {
-    fn new(doing: &'static str) -> Self {
-        Self { doing, tries: 0 }
+async fn pause(pauses: &mut Pauses, operation: &'static str, refusal: &Refusal, subject: &str) {
+    if pauses.failures().is_multiple_of(FAILURES_PER_WARNING) {
+        tracing::warn!(operation, %refusal, nats.subject = subject, "the broker refused a call: trying again until it succeeds");
     }
-
-    async fn wait(&mut self, refusal: &Refusal, subject: &str) {
-        if self.tries.is_multiple_of(10) {
-            tracing::warn!(%refusal, nats.subject = subject, "waiting for the broker: {}", self.doing);
-        }
-        let pause = Duration::from_millis(50).saturating_mul(2_u32.saturating_pow(self.tries)).min(PAUSE_CAP);
-        self.tries += 1;
-        tokio::time::sleep(pause).await;
-    }
+    tokio::time::sleep(pauses.failed()).await;
 }

@@ -1,4 +1,4 @@
-//! A worker: connected, sure that its consumers exist, and then consuming until it is asked to stop.
+//! A worker: it connects, waits for its consumers, and consumes until the process drains.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,36 +6,38 @@ use async_nats::jetstream::consumer::PullConsumer;
 use tidegate_shared::{
     broker::{Broker, ConnectFailure},
     config::{Config, Match, Route},
-    lifecycle::Lifecycle,
+    lifecycle::{Lifecycle, TaskEnded},
     topology::{IN, PARK, consumer_name},
 };
-use tokio::{task::JoinSet, time::Instant};
+use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    decide::Decider,
+    consume::ConsumeTasks,
+    engine::{BoundRoute, Engine},
     handler::BoxedHandler,
+    hook::HookRunner,
     metrics::Metrics,
     router::Router,
-    runner::{Engine, Runner},
+    runner::Runner,
 };
 
-/// Unacknowledged publishes of one worker; a further one waits.
+/// The most unacknowledged publishes of one worker. Further ones wait.
 const IN_FLIGHT: usize = 4096;
-/// How long consumers may take to appear: `tidegate apply` often runs at the same time.
+/// How long the worker waits for its consumers: `tidegate apply`, which creates them, often runs at the same time.
 const CONSUMERS_LIMIT: Duration = Duration::from_secs(30);
-/// How often they are looked for.
+/// How often the worker looks for its consumers.
 const CONSUMERS_PAUSE: Duration = Duration::from_millis(500);
-/// How long what was cut off may take to be given back.
+/// How long giving unsettled requests back to the broker may take.
 const CUT_OFF_LIMIT: Duration = Duration::from_secs(2);
 
-/// A configuration that the program cannot use, in a sentence that names the key and the way out.
+/// A configuration that the program cannot use. The text names the key and what to do; the program exits with code 64.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Misconfigured(String);
 
 impl Misconfigured {
-    /// Says what is wrong.
+    /// An error with this text.
     pub fn new(problem: impl Into<String>) -> Self {
         Self(problem.into())
     }
@@ -47,32 +49,49 @@ pub enum StartFailure {
     /// The router does not fit the route table.
     #[error(transparent)]
     Misconfigured(#[from] Misconfigured),
-    /// NATS cannot be used.
+    /// The connection to NATS cannot be made.
     #[error(transparent)]
     Connect(#[from] ConnectFailure),
-    /// A route has no consumer.
+    /// A route has no consumer. `tidegate apply` creates it.
     #[error("route {route} has no consumer on {stream}: run `tidegate apply` ({reason})")]
     NoConsumer {
-        /// The route.
+        /// The route's name.
         route: String,
-        /// The stream.
+        /// The stream that lacks the consumer.
         stream: &'static str,
-        /// What the broker said.
+        /// The broker's error.
         reason: String,
     },
 }
 
-/// Handlers connected to their routes.
+/// Handlers connected to their routes. [`program`](crate::program) does all of this; use a worker directly to run it inside a
+/// process of your own:
+///
+/// ```no_run
+/// use tidegate_shared::{config::Config, lifecycle::Lifecycle};
+/// use tidegate_worker::{Router, Worker, on};
+///
+/// async fn ping() {}
+///
+/// # async fn run(config: &Config) -> anyhow::Result<()> {
+/// let lifecycle = Lifecycle::new();
+/// lifecycle.listen_for_signals()?;
+/// let worker = Worker::connect(config, "worker-1", Router::new().route("ping", on(ping))).await?;
+/// worker.find_consumers().await?;
+/// worker.run(&lifecycle).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Worker {
     engine: Arc<Engine>,
     runners: Vec<Arc<Runner>>,
-    deciders: Vec<Arc<Decider>>,
+    hook_runners: Vec<Arc<HookRunner>>,
 }
 
 impl Worker {
-    /// Connects, waiting for NATS if need be, and binds the router to the route table. `name` is the worker's name in its
-    /// answers.
+    /// Binds the router to the route table and connects, waiting until NATS is available. `name` is the worker's name in its
+    /// answers. Fails when the router has a name that is not in the route table, or NATS refuses the connection.
     pub async fn connect<S>(config: &Config, name: &str, router: Router<S>) -> Result<Self, StartFailure>
     where
         S: Clone + Send + Sync + 'static,
@@ -91,56 +110,69 @@ impl Worker {
             deliveries: TaskTracker::new(),
             cut_off: CancellationToken::new(),
         });
-        let (mut runners, mut deciders) = (Vec::new(), Vec::new());
-        for (route, handler) in bound {
+        let (mut runners, mut hook_runners) = (Vec::new(), Vec::new());
+        for route in bound {
             let engine = Arc::clone(&engine);
-            match route.matches {
-                Match::Hook(event) => deciders.push(Arc::new(Decider::new(engine, route, event, handler))),
+            match route.config.matches {
+                Match::Hook(event) => hook_runners.push(Arc::new(HookRunner::new(engine, route, event))),
                 Match::Rpc(_) | Match::Send | Match::Publish(_) => {
-                    runners.push(Arc::new(Runner::new(engine, route, handler)));
+                    runners.push(Arc::new(Runner::new(engine, route)));
                 }
             }
         }
-        Ok(Self { engine, runners, deciders })
+        Ok(Self { engine, runners, hook_runners })
     }
 
-    /// Waits until every route of a stream has its consumers, which `tidegate apply` makes.
+    /// Waits up to 30 seconds until every route that consumes from streams has its consumers, which `tidegate apply` creates.
     pub async fn find_consumers(&self) -> Result<(), StartFailure> {
         let deadline = Instant::now() + CONSUMERS_LIMIT;
         for runner in &self.runners {
             for stream in [IN, PARK] {
-                self.find_consumer(&runner.route, stream, deadline).await?;
+                self.find_consumer(&runner.route().config, stream, deadline).await?;
             }
         }
         Ok(())
     }
 
-    /// The worker's numbers.
+    /// The worker's metrics.
     pub fn metrics(&self) -> Arc<Metrics> {
         Arc::clone(&self.engine.metrics)
     }
 
-    /// The worker's connection.
+    /// The worker's connection to NATS.
     pub fn broker(&self) -> &Broker {
         &self.engine.broker
     }
 
-    /// Consumes until the process is asked to finish; then finishes what was begun, within `worker.drain`, and returns.
-    pub async fn run(self, lifecycle: &Lifecycle) {
-        let mut consuming = JoinSet::new();
+    /// Consumes until the process drains, then finishes the requests under way within `worker.drain` and returns. Requests that
+    /// are not settled by then go back to the broker, which delivers them to other workers.
+    ///
+    /// # Errors
+    ///
+    /// A route that can no longer consume drains the whole worker, and the error names it. The program should then exit with a
+    /// code other than 0, so that its supervisor starts it again. The same holds for another essential task that failed
+    /// `lifecycle`.
+    pub async fn run(self, lifecycle: &Lifecycle) -> Result<(), TaskEnded> {
+        let mut consuming = ConsumeTasks::default();
         for runner in &self.runners {
             for stream in [IN, PARK] {
-                consuming.spawn(Arc::clone(runner).consume(stream, lifecycle.clone()));
+                let consume = Arc::clone(runner).consume(stream, lifecycle.clone());
+                consuming.spawn(runner.route().name(), consume);
             }
         }
-        for decider in &self.deciders {
-            consuming.spawn(Arc::clone(decider).consume(lifecycle.clone()));
+        for runner in &self.hook_runners {
+            consuming.spawn(runner.route().name(), Arc::clone(runner).consume(lifecycle.clone()));
         }
-        let routes = self.runners.len() + self.deciders.len();
+        let routes = self.runners.len() + self.hook_runners.len();
         tracing::info!(worker.name = self.engine.name, routes, "consuming");
-        lifecycle.draining().await;
+        consuming.watch(lifecycle).await;
         let deadline = Instant::now() + self.engine.config.worker.drain;
-        while consuming.join_next().await.is_some() {}
+        consuming.finish(lifecycle).await;
+        self.finish_deliveries(deadline, lifecycle).await;
+        lifecycle.failure().cloned().map_or(Ok(()), Err)
+    }
+
+    async fn finish_deliveries(&self, deadline: Instant, lifecycle: &Lifecycle) {
         let deliveries = &self.engine.deliveries;
         deliveries.close();
         tracing::info!(unsettled = deliveries.len(), "draining");
@@ -150,11 +182,11 @@ impl Worker {
             () = lifecycle.stopping() => false,
         };
         if !finished {
-            tracing::warn!(unsettled = deliveries.len(), "giving back what is not settled");
+            tracing::warn!(unsettled = deliveries.len(), "giving unsettled requests back to the broker");
             self.engine.cut_off.cancel();
             let _ = tokio::time::timeout(CUT_OFF_LIMIT, deliveries.wait()).await;
         }
-        // Signs to the broker may still be in the client's buffer.
+        // Acknowledgements may still be in the client's buffer.
         let _ = tokio::time::timeout(CUT_OFF_LIMIT, self.engine.broker.client().flush()).await;
     }
 
@@ -165,7 +197,7 @@ impl Worker {
         deadline: Instant,
     ) -> Result<(), StartFailure> {
         let jetstream = self.engine.broker.jetstream();
-        let mut told = false;
+        let mut warned = false;
         loop {
             let found: Result<PullConsumer, _> =
                 jetstream.get_consumer_from_stream(consumer_name(route), stream).await;
@@ -174,23 +206,23 @@ impl Worker {
                 let (route, reason) = (route.name.clone(), error.to_string());
                 return Err(StartFailure::NoConsumer { route, stream, reason });
             }
-            if !told {
+            if !warned {
                 tracing::warn!(route = route.name, stream, %error, "waiting for the route's consumer: run `tidegate apply`");
-                told = true;
+                warned = true;
             }
             tokio::time::sleep(CONSUMERS_PAUSE).await;
         }
     }
 }
 
-fn bind<S>(config: &Config, router: Router<S>) -> Result<Vec<(Route, BoxedHandler)>, Misconfigured>
+fn bind<S>(config: &Config, router: Router<S>) -> Result<Vec<BoundRoute>, Misconfigured>
 where
     S: Clone + Send + Sync + 'static,
 {
     let find = |(name, handler): (String, BoxedHandler)| {
         let route = config.routes.iter().find(|route| route.name == name).cloned();
         let names = || config.routes.iter().map(|route| route.name.as_str()).collect::<Vec<_>>().join(", ");
-        route.map(|route| (route, handler)).ok_or_else(|| {
+        route.map(|route| BoundRoute::new(route, handler)).ok_or_else(|| {
             Misconfigured::new(format!(
                 "there is a handler for the route {name:?}, but no such [[route]]; there are: {}",
                 names()

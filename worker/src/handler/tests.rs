@@ -15,11 +15,11 @@ use crate::{
 
 type Calls = Arc<AtomicU32>;
 
-async fn call<S: 'static>(route: Route<S>, state: S, job: Job) -> Result<Reply, Failure> {
+async fn call<S: 'static>(route: RouteHandler<S>, state: S, job: Job) -> Result<Answer, Failure> {
     route.with_state(state).oneshot(job).await
 }
 
-fn rejection(result: Result<Reply, Failure>) -> (u32, String) {
+fn rejection(result: Result<Answer, Failure>) -> (u32, String) {
     match result {
         Err(Failure::Reject { code, message }) => (code, message),
         other => panic!("{other:?}"),
@@ -40,13 +40,13 @@ async fn arguments_are_read_from_the_job_and_the_state() {
         assert_eq!(params.get("other"), None);
         Json(json!([greeting, user, attempt, method, order, body]))
     }
-    let reply = call(on(place), "hi", job(Some("42"), b"{\"a\":1}")).await.unwrap();
+    let answer = call(on(place), "hi", job(Some("42"), b"{\"a\":1}")).await.unwrap();
     let expected = json!(["hi", "42", 2, "orders.7.place", "7", {"a": 1}]);
-    assert_eq!(serde_json::from_slice::<Value>(&reply.body).unwrap(), expected);
+    assert_eq!(serde_json::from_slice::<Value>(&answer.body).unwrap(), expected);
 }
 
 #[tokio::test]
-async fn a_publication_has_a_channel_and_a_sender_and_an_rpc_no_channel() {
+async fn a_publication_has_a_channel_and_a_sender_but_an_rpc_has_no_channel() {
     async fn room(Channel(channel): Channel, sender: Sender, body: Bytes) -> ((), Publications) {
         ((), Publications(vec![Publication::bytes(channel, body).sent_by(sender)]))
     }
@@ -59,8 +59,8 @@ async fn a_publication_has_a_channel_and_a_sender_and_an_rpc_no_channel() {
         ..rpc.request().clone()
     };
     let matches = Arc::new(tidegate_shared::config::Match::Publish("room".to_owned()));
-    let reply = call(on(room), (), Job::new(Arc::new(request), 0, matches)).await.unwrap();
-    let [publication] = &reply.publications[..] else { panic!("{reply:?}") };
+    let answer = call(on(room), (), Job::new(Arc::new(request), 0, matches)).await.unwrap();
+    let [publication] = &answer.publications[..] else { panic!("{answer:?}") };
     assert_eq!((publication.channel.as_str(), &*publication.data), ("room:a", b"1".as_slice()));
     let sender = publication.sender.as_ref().unwrap();
     assert_eq!((sender.user.as_deref(), sender.client.as_str()), (Some("42"), "gw.c"));
@@ -68,7 +68,7 @@ async fn a_publication_has_a_channel_and_a_sender_and_an_rpc_no_channel() {
 }
 
 #[tokio::test]
-async fn any_number_of_arguments_down_to_none_makes_a_handler() {
+async fn a_handler_has_any_number_of_arguments_and_may_have_none() {
     async fn none() {}
     async fn one(RequestId(id): RequestId) -> Bytes {
         id.as_str().to_owned().into()
@@ -76,7 +76,7 @@ async fn any_number_of_arguments_down_to_none_makes_a_handler() {
     async fn whole(job: Job) -> Bytes {
         job.body()
     }
-    assert_eq!(call(on(none), (), job(None, b"x")).await.unwrap(), Reply::default());
+    assert_eq!(call(on(none), (), job(None, b"x")).await.unwrap(), Answer::default());
     let job = job(None, b"x");
     let id = job.request().id.to_string();
     assert_eq!(call(on(one), (), job.clone()).await.unwrap().body, id);
@@ -103,15 +103,15 @@ async fn a_body_that_is_not_the_expected_json_is_rejected() {
 }
 
 #[tokio::test]
-async fn an_answer_takes_publications_along() {
+async fn an_answer_can_have_publications() {
     async fn announce() -> Result<(Json<u32>, Publications), Failure> {
         let publication = Publication::json("chat:lobby", &1)?.tag("kind", "first");
         Ok((Json(7), Publications(vec![publication])))
     }
-    let reply = call(on(announce), (), job(None, b"")).await.unwrap();
-    assert_eq!(reply.body, "7");
-    assert_eq!(reply.publications[0].data, "1");
-    assert_eq!(reply.publications[0].tags["kind"], "first");
+    let answer = call(on(announce), (), job(None, b"")).await.unwrap();
+    assert_eq!(answer.body, "7");
+    assert_eq!(answer.publications[0].data, "1");
+    assert_eq!(answer.publications[0].tags["kind"], "first");
 }
 
 #[tokio::test]

@@ -1,29 +1,29 @@
-//! `quakes`: stores one earthquake and tells those who listen.
+//! `quakes`: stores one earthquake and publishes it.
 //!
-//! An event is one row, however often it is reported, and only the report that stored it publishes it.
+//! An earthquake is one row, however often it is reported. Only the report that stored it publishes it.
 
 use bytes::Bytes;
 use serde::Serialize;
 use tidegate_worker::{Failure, Json, Publication, Publications, RequestId};
 
-use self::event::Event;
+use self::quake::Quake;
 pub(crate) use self::store::Store;
 
-mod event;
+mod quake;
 mod store;
 
-/// The code of a report that is not an earthquake.
+/// The error code for a report that is not an earthquake.
 const INVALID: u32 = 422;
-/// From this magnitude on an earthquake does damage, and is announced to everybody.
+/// From this magnitude on an earthquake does damage, and is also published to `quakes:alerts`.
 const ALERT_MAGNITUDE: f64 = 4.5;
 
-/// What the reporter gets.
+/// The answer to a report.
 #[derive(Debug, Serialize)]
 pub(crate) struct Reported {
     id: String,
-    /// Whether this report stored the event; `false` when an earlier one had.
+    /// Whether this report stored the earthquake. `false` when an earlier one had.
     stored: bool,
-    /// Where it was published.
+    /// The channels it was published to.
     channels: Vec<String>,
 }
 
@@ -33,16 +33,16 @@ pub(crate) async fn report(
     RequestId(request): RequestId,
     body: Bytes,
 ) -> Result<(Json<Reported>, Publications), Failure> {
-    let event = Event::read(&body).map_err(|invalid| Failure::reject(INVALID, invalid.to_string()))?;
-    let stored = store.store(&event, request.as_str()).await?;
-    let channels = if stored { channels(&event) } else { Vec::new() };
+    let quake = Quake::read(&body).map_err(|invalid| Failure::reject(INVALID, invalid.to_string()))?;
+    let stored = store.store(&quake, request.as_str()).await?;
+    let channels = if stored { channels(&quake) } else { Vec::new() };
     let publications = channels.iter().map(|channel| Publication::bytes(channel, body.clone())).collect();
-    Ok((Json(Reported { id: event.id, stored, channels }), Publications(publications)))
+    Ok((Json(Reported { id: quake.id, stored, channels }), Publications(publications)))
 }
 
-fn channels(event: &Event) -> Vec<String> {
-    let mut channels = vec![format!("quakes:{}", event.net)];
-    if event.mag.is_some_and(|mag| mag >= ALERT_MAGNITUDE) {
+fn channels(quake: &Quake) -> Vec<String> {
+    let mut channels = vec![format!("quakes:{}", quake.net)];
+    if quake.mag.is_some_and(|mag| mag >= ALERT_MAGNITUDE) {
         channels.push("quakes:alerts".to_owned());
     }
     channels
@@ -65,19 +65,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_event_is_one_row_and_is_published_by_the_report_that_stored_it() {
+    async fn an_earthquake_is_one_row_and_is_published_by_the_report_that_stored_it() {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(&directory.path().join("new/quakes.db")).await.unwrap();
         let both = vec!["quakes:us".to_owned(), "quakes:alerts".to_owned()];
         assert_eq!(reported(&store, "1", STRONG).await.unwrap(), (true, both.clone()));
-        // The same request again, after a crash before its answer was stored, says the same.
+        // The same request after a crash before its answer was stored: it gets the same answer.
         assert_eq!(reported(&store, "1", STRONG).await.unwrap(), (true, both));
         assert_eq!(reported(&store, "2", STRONG).await.unwrap(), (false, Vec::new()));
         assert_eq!(store.count().await.unwrap(), 1);
     }
 
     #[tokio::test]
-    async fn a_report_that_is_no_earthquake_is_rejected_with_the_fields_name() {
+    async fn a_malformed_report_is_rejected_and_its_bad_field_is_named() {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(&directory.path().join("quakes.db")).await.unwrap();
         let failure = reported(&store, "1", br#"{"id":"us1"}"#).await.unwrap_err();

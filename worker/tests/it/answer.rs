@@ -22,7 +22,7 @@ fn echoing(notes: &Notes) -> Router<Notes> {
 }
 
 #[tokio::test]
-async fn a_request_is_answered_once_and_taken_out_of_the_queue() {
+async fn a_request_is_answered_once_and_removed_from_the_queue() {
     let tide = Tide::start(ROUTE).await;
     let notes = Notes::default();
     let worker = tide.work("w1", echoing(&notes)).await;
@@ -37,7 +37,7 @@ async fn a_request_is_answered_once_and_taken_out_of_the_queue() {
 }
 
 #[tokio::test]
-async fn a_request_that_was_answered_before_does_not_run_again() {
+async fn a_request_that_has_an_answer_does_not_run_again() {
     let tide = Tide::start(ROUTE).await;
     let config = tide.config();
     let request = tidegate_shared::envelope::Request {
@@ -45,7 +45,7 @@ async fn a_request_that_was_answered_before_does_not_run_again() {
         later: true,
         ..tide.request("echo", "2")
     };
-    // Another worker stored this answer, and ended before it told the user and acknowledged the request.
+    // Another worker stored this answer, and ended before it published the answer and acknowledged the request.
     let other = Broker::connect(&config.nats, &config.nats.worker, "other", 1, true).await.unwrap();
     let first = Answer {
         re: request.id.clone(),
@@ -60,16 +60,16 @@ async fn a_request_that_was_answered_before_does_not_run_again() {
     tide.send(&request).await;
     let notes = Notes::default();
     let worker = tide.work("w1", echoing(&notes)).await;
-    let told = next(&mut personal).await;
+    let pushed = next(&mut personal).await;
     tide.settled().await;
-    assert_eq!((told.payload.as_ref(), header(&told, "Tide-Tag-re")), (&b"1"[..], request.id.as_str()));
+    assert_eq!((pushed.payload.as_ref(), header(&pushed, "Tide-Tag-re")), (&b"1"[..], request.id.as_str()));
     assert_eq!(notes.all(), Vec::<Value>::new());
     assert_eq!(tide.stored(&request).await, Some(first));
     assert_eq!(worker.outcomes("echo", "already_answered"), 1);
 }
 
 #[tokio::test]
-async fn a_later_answer_comes_on_the_personal_channel() {
+async fn the_answer_to_a_later_request_is_published_on_the_personal_channel() {
     async fn reject() -> Result<(), Failure> {
         Err(Failure::reject(409, "sold out"))
     }
@@ -82,16 +82,16 @@ async fn a_later_answer_comes_on_the_personal_channel() {
     {
         let request = tidegate_shared::envelope::Request { later: true, ..tide.request(method, "{\"a\":1}") };
         tide.send(&request).await;
-        let told = next(&mut personal).await;
-        assert_eq!(header(&told, "Tide-Tag-re"), request.id.as_str());
-        assert_eq!(header(&told, "Tide-Tag-status"), status);
-        assert_eq!(serde_json::from_slice::<Value>(&told.payload).unwrap(), data);
+        let pushed = next(&mut personal).await;
+        assert_eq!(header(&pushed, "Tide-Tag-re"), request.id.as_str());
+        assert_eq!(header(&pushed, "Tide-Tag-status"), status);
+        assert_eq!(serde_json::from_slice::<Value>(&pushed.payload).unwrap(), data);
     }
     tide.settled().await;
 }
 
 #[tokio::test]
-async fn an_answer_brings_its_publications() {
+async fn the_publications_of_an_answer_reach_their_channels() {
     async fn announce(Json(text): Json<String>) -> (Json<u32>, Publications) {
         let publication = Publication::bytes("chat:lobby", text).tag("kind", "greeting\r\n");
         (Json(1), Publications(vec![publication]))
@@ -109,7 +109,7 @@ async fn an_answer_brings_its_publications() {
 }
 
 #[tokio::test]
-async fn a_publication_to_a_channel_that_cannot_be_is_an_attempt_failure() {
+async fn a_publication_to_an_impossible_channel_fails_the_attempt() {
     async fn announce(Json(channel): Json<String>) -> (Json<u32>, Publications) {
         let lobby = Publication::bytes("chat:lobby", "1");
         (Json(1), Publications(vec![lobby, Publication::bytes(channel, "2")]))

@@ -22,7 +22,7 @@ use crate::support::{Tide, eventually, header, next};
 const QUAKE: &str = r#"{"id":"us1","time_ms":1517364031800,"mag":3.1,"net":"us","lon":118.7,"lat":-7.8}"#;
 
 #[tokio::test]
-async fn a_worker_killed_between_answer_and_acknowledgement_has_worked_once() {
+async fn a_request_whose_worker_is_killed_before_the_acknowledgement_takes_effect_once() {
     let route =
         "[[route]]\nname = \"quakes\"\nmatch = \"rpc.quakes\"\nhandler = \"quakes\"\nmax_attempts = 1\n";
     let tide = Tide::start(route).await;
@@ -40,7 +40,7 @@ async fn a_worker_killed_between_answer_and_acknowledgement_has_worked_once() {
     assert_eq!(tide.stored(&request).await, Some(answer));
     assert_eq!(tide.count(REPLY).await, 1);
     assert_eq!(rows(&tide).await, 1);
-    // The next thing on the channel is the next event: the first was published once.
+    // The channel's next message is the second earthquake: the first one was published once.
     assert_eq!(next(&mut live).await.payload, QUAKE);
     let other = QUAKE.replace("us1", "us2");
     tide.ask("quakes", other.clone()).await;
@@ -48,17 +48,17 @@ async fn a_worker_killed_between_answer_and_acknowledgement_has_worked_once() {
 }
 
 #[tokio::test]
-async fn what_a_client_published_is_published_once_wherever_its_worker_ends() {
+async fn a_clients_publication_is_published_once_wherever_its_worker_is_killed() {
     let toml = "[[namespace]]\nname = \"room\"\npublish = \"worker\"\n\
                 [[route]]\nname = \"rooms\"\nmatch = \"pub.room\"\nhandler = \"room\"\n";
-    // Before it says that the publication is out, and before it says that the request is done.
-    for sign in ["PUB tide.reply.", "+ACK"] {
+    // The worker is killed before it stores the answer, then before it acknowledges the request.
+    for trigger in ["PUB tide.reply.", "+ACK"] {
         let tide = Tide::start(toml).await;
         let mut live = tide.listen("tide.live.room.>").await;
-        let proxy = Proxy::start(tide.stack.nats_url(), sign).await;
+        let proxy = Proxy::start(tide.stack.nats_url(), trigger).await;
         let mut first = worker(&tide, "first", &proxy.url);
         let request = tide.publish("rooms", "room:a b", "\"hi\"").await;
-        eventually("the worker cannot go on", async || proxy.frozen().then_some(())).await;
+        eventually("the proxy holds the worker back", async || proxy.frozen().then_some(())).await;
         let message = next(&mut live).await;
         assert_eq!(message.subject.as_str(), "tide.live.room.a=20b");
         assert_eq!(message.payload, "\"hi\"");
@@ -78,7 +78,7 @@ async fn what_a_client_published_is_published_once_wherever_its_worker_ends() {
 }
 
 #[tokio::test]
-async fn consumption_goes_on_after_the_broker_was_killed() {
+async fn workers_consume_again_after_the_broker_was_killed() {
     async fn echo(body: Bytes) -> Bytes {
         body
     }
@@ -116,7 +116,7 @@ async fn rows(tide: &Tide) -> i64 {
     sqlx::query_scalar("SELECT count(*) FROM quakes").fetch_one(&pool).await.unwrap()
 }
 
-/// Stands between a worker and the broker, and lets nothing more through to the broker from the first sign on.
+/// A proxy between a worker and the broker. It forwards nothing more to the broker once the worker has sent `trigger`.
 struct Proxy {
     url: String,
     frozen: Arc<AtomicBool>,
@@ -124,7 +124,7 @@ struct Proxy {
 }
 
 impl Proxy {
-    async fn start(nats_url: &str, sign: &'static str) -> Self {
+    async fn start(nats_url: &str, trigger: &'static str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("nats://{}", listener.local_addr().unwrap());
         let frozen = Arc::new(AtomicBool::new(false));
@@ -135,7 +135,7 @@ impl Proxy {
             let mut connections = JoinSet::new();
             while let Ok((worker, _)) = listener.accept().await {
                 let broker = TcpStream::connect(&upstream).await.unwrap();
-                connections.spawn(pass(worker, broker, sign.as_bytes(), Arc::clone(&froze)));
+                connections.spawn(pass(worker, broker, trigger.as_bytes(), Arc::clone(&froze)));
             }
         });
         Self { url, frozen, _task: task }
@@ -146,7 +146,7 @@ impl Proxy {
     }
 }
 
-async fn pass(worker: TcpStream, broker: TcpStream, sign: &[u8], frozen: Arc<AtomicBool>) {
+async fn pass(worker: TcpStream, broker: TcpStream, trigger: &[u8], frozen: Arc<AtomicBool>) {
     let (mut from_worker, mut to_worker) = worker.into_split();
     let (mut from_broker, mut to_broker) = broker.into_split();
     let mut back = JoinSet::new();
@@ -155,15 +155,15 @@ async fn pass(worker: TcpStream, broker: TcpStream, sign: &[u8], frozen: Arc<Ato
     let mut seen = Vec::new();
     while let Ok(length) = from_worker.read(&mut chunk).await {
         seen.extend_from_slice(&chunk[..length]);
-        if seen.windows(sign.len()).any(|window| window == sign) {
+        if seen.windows(trigger.len()).any(|window| window == trigger) {
             frozen.store(true, Ordering::SeqCst);
-            // Until the worker is gone: then the broker sees that, too.
+            // The connection to the broker stays open until the worker is killed.
             while from_worker.read(&mut chunk).await.is_ok_and(|length| length > 0) {}
             return;
         }
         if length == 0 || to_broker.write_all(&chunk[..length]).await.is_err() {
             return;
         }
-        seen.drain(..seen.len().saturating_sub(sign.len()));
+        seen.drain(..seen.len().saturating_sub(trigger.len()));
     }
 }

@@ -14,11 +14,11 @@ async fn waits(State(gate): State<Gate>, Attempt(attempt): Attempt) -> Json<u32>
     Json(attempt)
 }
 
-/// A request counts as begun only when its handler was called: with a single attempt, one more would end it.
+/// One attempt: a request that was handed on but counted as begun would become a dead letter.
 const ROUTE: &str = "[[route]]\nname = \"job\"\nmatch = \"rpc.job\"\nconcurrency = 1\nmax_attempts = 1\n";
 
 #[tokio::test]
-async fn a_draining_worker_finishes_what_runs_and_hands_on_the_rest() {
+async fn a_draining_worker_finishes_running_requests_and_hands_on_the_rest() {
     let tide = Tide::start(ROUTE).await;
     let (gate, notes) = (Arc::new(Semaphore::new(0)), Notes::default());
     let router = || {
@@ -31,11 +31,13 @@ async fn a_draining_worker_finishes_what_runs_and_hands_on_the_rest() {
     let first = tide.work("w1", router()).await;
     tide.delivered("job", 2).await;
     tide.send(&requests[2]).await;
-    eventually("one runs", async || (notes.all().len() == 1).then_some(())).await;
+    eventually("one request runs", async || (notes.all().len() == 1).then_some(())).await;
 
     first.lifecycle.drain();
-    eventually("the rest is handed on", async || (first.outcomes("job", "returned") == 1).then_some(()))
-        .await;
+    eventually("the other request is handed on", async || {
+        (first.outcomes("job", "returned") == 1).then_some(())
+    })
+    .await;
     gate.add_permits(1);
     first.ended().await;
     assert_eq!(notes.all().len(), 1);
@@ -49,7 +51,7 @@ async fn a_draining_worker_finishes_what_runs_and_hands_on_the_rest() {
 }
 
 #[tokio::test]
-async fn a_worker_that_has_to_end_now_gives_back_what_runs() {
+async fn a_worker_that_stops_at_once_gives_running_requests_back() {
     let tide = Tide::start(&ROUTE.replace("max_attempts = 1", "max_attempts = 2")).await;
     let (gate, notes) = (Arc::new(Semaphore::new(0)), Notes::default());
     let router = || {
@@ -58,7 +60,7 @@ async fn a_worker_that_has_to_end_now_gives_back_what_runs() {
     };
     let first = tide.work("w1", router()).await;
     let request = tide.ask("job", "").await;
-    eventually("it runs", async || (notes.all().len() == 1).then_some(())).await;
+    eventually("the request runs", async || (notes.all().len() == 1).then_some(())).await;
     first.lifecycle.stop();
     first.ended().await;
     gate.add_permits(1);
@@ -76,7 +78,7 @@ async fn a_request_whose_worker_ends_during_every_attempt_is_a_dead_letter_witho
     };
     let first = tide.work("w1", router()).await;
     let request = tide.ask("job", "").await;
-    eventually("it runs", async || (notes.all().len() == 1).then_some(())).await;
+    eventually("the request runs", async || (notes.all().len() == 1).then_some(())).await;
     first.lifecycle.stop();
     first.ended().await;
     let _second = tide.work("w2", router()).await;

@@ -5,13 +5,16 @@ use serde_json::{Value, json};
 use tidegate_shared::topology::DEAD;
 use tidegate_worker::{Attempt, Failure, Job, Json, Router, State, on};
 
-use crate::support::{Notes, Tide, header};
+use crate::{
+    planted::PanicsAt,
+    support::{Notes, Tide, header},
+};
 
 const ROUTE: &str = "[[route]]\nname = \"job\"\nmatch = \"rpc.job\"\nmax_attempts = 3\ntimeout = \"5s\"\n\
                      backoff = { base = \"50ms\", cap = \"1s\" }\n";
 
 #[tokio::test]
-async fn a_failing_request_is_tried_again_and_ends_as_a_dead_letter() {
+async fn a_failing_request_is_retried_and_becomes_a_dead_letter() {
     async fn fails(State(notes): State<Notes>, Attempt(attempt): Attempt) -> Result<(), Failure> {
         notes.note(attempt);
         Err(anyhow::anyhow!("line one\nline two").context("no luck").into())
@@ -40,7 +43,7 @@ async fn a_failing_request_is_tried_again_and_ends_as_a_dead_letter() {
 }
 
 #[tokio::test]
-async fn a_rejected_request_is_answered_at_once_and_never_tried_again() {
+async fn a_rejected_request_is_answered_at_once_and_not_retried() {
     async fn rejects(State(notes): State<Notes>) -> Result<(), Failure> {
         notes.note(1);
         Err(Failure::reject(422, "qty:\nmust be above 0"))
@@ -56,7 +59,7 @@ async fn a_rejected_request_is_answered_at_once_and_never_tried_again() {
 }
 
 #[tokio::test]
-async fn a_panic_is_an_attempt_failure_and_the_neighbours_go_on() {
+async fn a_panic_of_a_handler_fails_its_attempt_and_no_other_request() {
     async fn panics(
         State(notes): State<Notes>,
         Attempt(attempt): Attempt,
@@ -78,7 +81,22 @@ async fn a_panic_is_an_attempt_failure_and_the_neighbours_go_on() {
 }
 
 #[tokio::test]
-async fn a_run_that_takes_too_long_is_an_attempt_failure() {
+async fn a_panic_while_a_request_is_settled_frees_its_permit_and_the_broker_delivers_it_again() {
+    async fn fails_once(Attempt(attempt): Attempt) -> Result<Json<u32>, Failure> {
+        if attempt == 0 { Err(anyhow::anyhow!("again").into()) } else { Ok(Json(attempt)) }
+    }
+    let tide = Tide::start(&format!("{ROUTE}concurrency = 1\n")).await;
+    let _planted = PanicsAt::log_message("an attempt failed");
+    let worker = tide.work("w1", Router::new().route("job", on(fails_once))).await;
+    let request = tide.ask("job", "").await;
+    assert_eq!(tide.body(&request).await, "1");
+    tide.settled().await;
+    assert_eq!((worker.outcomes("job", "retry"), worker.outcomes("job", "ok")), (0, 1));
+    assert_eq!(worker.in_flight("job"), 0);
+}
+
+#[tokio::test]
+async fn a_handler_that_exceeds_the_timeout_fails_its_attempt() {
     async fn stalls(Attempt(attempt): Attempt) -> Json<u32> {
         if attempt == 0 {
             std::future::pending::<()>().await;
@@ -94,7 +112,7 @@ async fn a_run_that_takes_too_long_is_an_attempt_failure() {
 }
 
 #[tokio::test]
-async fn a_snoozed_request_comes_again_without_using_an_attempt() {
+async fn a_snoozed_request_is_delivered_again_without_using_an_attempt() {
     async fn snoozes(State(notes): State<Notes>, job: Job) -> Result<Bytes, Failure> {
         notes.note(job.attempt());
         if notes.all().len() < 4 { Err(Failure::Snooze(Duration::from_millis(20))) } else { Ok(job.body()) }
@@ -109,10 +127,10 @@ async fn a_snoozed_request_comes_again_without_using_an_attempt() {
 }
 
 #[tokio::test]
-async fn a_request_can_ask_to_be_a_dead_letter_at_once() {
+async fn a_handler_can_make_its_request_a_dead_letter_at_once() {
     async fn dies(State(notes): State<Notes>) -> Result<(), Failure> {
         notes.note(1);
-        Err(Failure::Dead("nobody knows this customer".to_owned()))
+        Err(Failure::Dead("there is no such customer".to_owned()))
     }
     let tide = Tide::start(ROUTE).await;
     let notes = Notes::default();
@@ -120,12 +138,12 @@ async fn a_request_can_ask_to_be_a_dead_letter_at_once() {
     let request = tide.ask("job", "{}").await;
     assert_eq!(tide.error(&request).await.0, 1004);
     let letter = tide.dead_letter("job").await;
-    assert_eq!(header(&letter, "Tide-Dead-Reason"), "nobody knows this customer");
+    assert_eq!(header(&letter, "Tide-Dead-Reason"), "there is no such customer");
     assert_eq!((header(&letter, "Tide-Attempt"), notes.all().len()), ("1", 1));
 }
 
 #[tokio::test]
-async fn what_is_not_a_request_is_a_dead_letter_and_does_not_stay() {
+async fn a_message_that_is_not_a_request_becomes_a_dead_letter_and_leaves_its_stream() {
     async fn never(State(notes): State<Notes>) {
         notes.note(1);
     }

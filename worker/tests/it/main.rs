@@ -1,13 +1,15 @@
-//! Workers against a real broker: every promise of delivery, and the faults it has to survive.
-#![expect(clippy::unwrap_used, reason = "what is unexpected ends a test")]
-#![expect(clippy::indexing_slicing, reason = "what is unexpected ends a test")]
-#![expect(clippy::panic, reason = "what is unexpected ends a test")]
+//! Workers against a real broker: the delivery guarantees, and the faults that they have to survive.
+#![expect(clippy::unwrap_used, reason = "an unexpected value fails the test")]
+#![expect(clippy::indexing_slicing, reason = "an unexpected value fails the test")]
+#![expect(clippy::panic, reason = "an unexpected value fails the test")]
 
 mod answer;
 mod crash;
-mod decide;
 mod drain;
+mod essential;
 mod fail;
+mod hook;
 mod pace;
+mod planted;
 mod stock;
 mod support;

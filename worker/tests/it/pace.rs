@@ -12,33 +12,33 @@ use tokio::{sync::Semaphore, time::sleep};
 
 use crate::support::{Notes, Tide};
 
-/// A room that counts who is in it.
+/// Counts the handlers that run at the same time.
 #[derive(Clone, Default)]
-struct Room {
+struct Running {
     now: Arc<AtomicUsize>,
     most: Arc<AtomicUsize>,
 }
 
 #[tokio::test]
-async fn a_route_with_one_permit_runs_one_at_a_time_whichever_stream_requests_come_from() {
-    async fn enters(State(room): State<Room>, Attempt(attempt): Attempt) -> Result<(), Failure> {
-        let now = room.now.fetch_add(1, Ordering::SeqCst) + 1;
-        room.most.fetch_max(now, Ordering::SeqCst);
+async fn a_route_with_one_permit_runs_one_request_at_a_time_from_both_streams() {
+    async fn counts(State(running): State<Running>, Attempt(attempt): Attempt) -> Result<(), Failure> {
+        let now = running.now.fetch_add(1, Ordering::SeqCst) + 1;
+        running.most.fetch_max(now, Ordering::SeqCst);
         sleep(Duration::from_millis(20)).await;
-        room.now.fetch_sub(1, Ordering::SeqCst);
-        // Everything comes back through the other stream while the first ones are still coming.
+        running.now.fetch_sub(1, Ordering::SeqCst);
+        // Every request comes again from the other stream while first deliveries still arrive.
         if attempt == 0 { Err(anyhow::anyhow!("again").into()) } else { Ok(()) }
     }
     let route = "[[route]]\nname = \"job\"\nmatch = \"rpc.job\"\nconcurrency = 1\n\
                  backoff = { base = \"10ms\", cap = \"1s\" }\n";
     let tide = Tide::start(route).await;
-    let room = Room::default();
-    let worker = tide.work("w1", Router::with_state(room.clone()).route("job", on(enters))).await;
+    let running = Running::default();
+    let worker = tide.work("w1", Router::with_state(running.clone()).route("job", on(counts))).await;
     for _ in 0..15 {
         tide.ask("job", "").await;
     }
     tide.settled().await;
-    assert_eq!(room.most.load(Ordering::SeqCst), 1);
+    assert_eq!(running.most.load(Ordering::SeqCst), 1);
     assert_eq!(tide.count(REPLY).await, 15);
     assert_eq!((worker.outcomes("job", "retry"), worker.outcomes("job", "ok")), (15, 15));
 }
@@ -52,7 +52,7 @@ async fn a_request_that_takes_several_ack_waits_runs_once() {
     let tide = Tide::start("[[route]]\nname = \"job\"\nmatch = \"rpc.job\"\n").await;
     let notes = Notes::default();
     let router = || Router::with_state(notes.clone()).route("job", on(takes_long));
-    // A second worker stands by to take what the first one seems to have lost.
+    // A second worker would get the request if its lease at the first one ran out.
     let (_first, _second) = (tide.work("w1", router()).await, tide.work("w2", router()).await);
     let request = tide.ask("job", "").await;
     assert_eq!(tide.answer(&request).await.attempt, 0);

@@ -14,7 +14,7 @@ const ROUTES: &str = "[[route]]\nname = \"echo\"\nmatch = \"rpc.echo\"\nhandler 
 const QUAKE: &str = r#"{"id":"us1","time_ms":1517364031800,"mag":5.3,"net":"us","lon":118.7,"lat":-7.8}"#;
 
 #[tokio::test]
-async fn the_stock_worker_echoes_and_reports_how_it_is() {
+async fn the_stock_worker_echoes_and_reports_its_health() {
     let tide = Tide::start_with(ROUTES, 1).await;
     let request = tide.ask("echo", " {\"as\" : \"it stands\"} ").await;
     assert_eq!(tide.body(&request).await, " {\"as\" : \"it stands\"} ");
@@ -43,11 +43,11 @@ async fn an_earthquake_reported_twice_is_stored_and_published_once() {
         (tide.listen("tide.live.quakes.us").await, tide.listen("tide.live.quakes.alerts").await);
     let first = tide.ask("quakes", QUAKE).await;
     let channels = json!(["quakes:us", "quakes:alerts"]);
-    let said: Value = serde_json::from_slice(&tide.body(&first).await).unwrap();
-    assert_eq!(said, json!({"id": "us1", "stored": true, "channels": channels}));
+    let answer: Value = serde_json::from_slice(&tide.body(&first).await).unwrap();
+    assert_eq!(answer, json!({"id": "us1", "stored": true, "channels": channels}));
     let second = tide.ask("quakes", QUAKE).await;
-    let said: Value = serde_json::from_slice(&tide.body(&second).await).unwrap();
-    assert_eq!(said, json!({"id": "us1", "stored": false, "channels": []}));
+    let answer: Value = serde_json::from_slice(&tide.body(&second).await).unwrap();
+    assert_eq!(answer, json!({"id": "us1", "stored": false, "channels": []}));
     let weak = QUAKE.replace("us1", "us2").replace("5.3", "-0.3");
     let third = tide.ask("quakes", weak.clone()).await;
     tide.answer(&third).await;
@@ -56,7 +56,7 @@ async fn an_earthquake_reported_twice_is_stored_and_published_once() {
 }
 
 #[tokio::test]
-async fn a_report_that_is_no_earthquake_is_rejected_with_the_fields_name() {
+async fn a_malformed_report_is_rejected_and_its_bad_field_is_named() {
     let tide = Tide::start_with(ROUTES, 1).await;
     let request = tide.ask("quakes", QUAKE.replace("118.7", "181")).await;
     assert_eq!(tide.error(&request).await, (422, "lon: out of range".to_owned()));

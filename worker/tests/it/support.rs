@@ -1,4 +1,4 @@
-//! A broker of one's own, requests as a gateway makes them, and waiting for what has to happen.
+//! Test support: a broker per test, requests as a gateway makes them, and waiting for conditions.
 
 use std::{
     sync::{Arc, Mutex},
@@ -16,7 +16,7 @@ use tidegate_shared::{
     config::Config,
     envelope::{Answer, JSON, Outcome, Request},
     id::{GatewayId, RequestId},
-    lifecycle::Lifecycle,
+    lifecycle::{Lifecycle, TaskEnded},
     subject::Subjects,
     topology::{DEAD, IN, PARK, REPLY},
 };
@@ -26,10 +26,10 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-/// Everything a test waits for happens long before this, or never.
+/// The limit of every wait: generous, because waits end as soon as their condition holds.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
-/// A broker with the streams of one configuration, and its users' connections.
+/// A broker with the streams of one configuration, and connections of its users.
 pub(crate) struct Tide {
     pub(crate) stack: Stack,
     pub(crate) subjects: Subjects,
@@ -39,12 +39,12 @@ pub(crate) struct Tide {
 }
 
 impl Tide {
-    /// Starts a broker for these `[[route]]`s; unsettled requests come back after a second.
+    /// Starts a broker for these `[[route]]`s. Unsettled requests are delivered again after a second.
     pub(crate) async fn start(routes: &str) -> Self {
         Self::start_with(routes, 0).await
     }
 
-    /// The same with stock workers.
+    /// As [`Tide::start`], with this many stock workers.
     pub(crate) async fn start_with(routes: &str, workers: usize) -> Self {
         let config = format!(
             "[worker]\nack_wait = \"1s\"\ndrain = \"10s\"\n\
@@ -80,7 +80,7 @@ impl Tide {
         }
     }
 
-    /// What user 42 publishes where a worker decides.
+    /// Stores a publication of user 42 to a channel with `publish = "worker"`.
     pub(crate) async fn publish(&self, route: &str, channel: &str, body: impl Into<Bytes>) -> Request {
         let request = Request {
             route: route.to_owned(),
@@ -113,18 +113,18 @@ impl Tide {
         request
     }
 
-    /// The stored answer, if there is one now.
+    /// The stored answer. `None` while there is none.
     pub(crate) async fn stored(&self, request: &Request) -> Option<Answer> {
         let message = self.gateway.last(REPLY, &self.subjects.reply(&request.id)).await.ok()??;
         Some(Answer::read(&message.headers?, message.payload).unwrap())
     }
 
-    /// The answer, when it is there.
+    /// Waits for the answer.
     pub(crate) async fn answer(&self, request: &Request) -> Answer {
         eventually("an answer is stored", async || self.stored(request).await).await
     }
 
-    /// The body of the answer, which has to be one.
+    /// Waits for the answer, which must not be an error, and returns its body.
     pub(crate) async fn body(&self, request: &Request) -> Bytes {
         match self.answer(request).await.outcome {
             Outcome::Ok(body) => body,
@@ -132,7 +132,7 @@ impl Tide {
         }
     }
 
-    /// Code and message of the answer, which has to be an error.
+    /// Waits for the answer, which must be an error, and returns its code and message.
     pub(crate) async fn error(&self, request: &Request) -> (u32, String) {
         match self.answer(request).await.outcome {
             Outcome::Error { code, message } => (code, message),
@@ -140,13 +140,13 @@ impl Tide {
         }
     }
 
-    /// The last dead letter of a route, when there is one.
+    /// Waits for a dead letter of a route, and returns the last one.
     pub(crate) async fn dead_letter(&self, route: &str) -> Message {
         let subject = self.subjects.dead("default", route);
         eventually("a dead letter is stored", async || self.setup.last(DEAD, &subject).await.ok()?).await
     }
 
-    /// How many messages a stream has.
+    /// The number of messages in a stream.
     pub(crate) async fn count(&self, stream: &str) -> u64 {
         self.setup.jetstream().get_stream(stream).await.unwrap().cached_info().state.messages
     }
@@ -159,7 +159,7 @@ impl Tide {
         .await;
     }
 
-    /// Stores a request where its next attempt is due now.
+    /// Parks a request whose next attempt is due now.
     pub(crate) async fn park(&self, request: &Request) {
         let nats = &self.config().nats;
         let worker = Broker::connect(nats, &nats.worker, "parking", 1, true).await.unwrap();
@@ -183,14 +183,20 @@ impl Tide {
         .await;
     }
 
-    /// Listens as a gateway does.
+    /// Deletes one of a route's consumers.
+    pub(crate) async fn delete_consumer(&self, route: &str, stream: &str) {
+        let stream = self.setup.jetstream().get_stream(stream).await.unwrap();
+        stream.delete_consumer(route).await.unwrap();
+    }
+
+    /// Subscribes as a gateway does.
     pub(crate) async fn listen(&self, subject: &str) -> Subscriber {
         let subscriber = self.gateway.client().subscribe(subject.to_owned()).await.unwrap();
         self.gateway.barrier(self.subjects.barrier()).await.unwrap();
         subscriber
     }
 
-    /// Starts a worker with handlers of the test's own.
+    /// Starts a worker in this process with these handlers.
     pub(crate) async fn work<S: Clone + Send + Sync + 'static>(
         &self,
         name: &str,
@@ -199,39 +205,56 @@ impl Tide {
         let worker = Worker::connect(self.config(), name, router).await.unwrap();
         worker.find_consumers().await.unwrap();
         let (lifecycle, metrics) = (Lifecycle::new(), worker.metrics());
+        let broker = worker.broker().clone();
         let mut task = JoinSet::new();
         let inner = lifecycle.clone();
         task.spawn(async move { worker.run(&inner).await });
-        Running { lifecycle, metrics, task }
+        Running { lifecycle, broker, metrics, task }
     }
 }
 
 /// A worker in this process.
 pub(crate) struct Running {
     pub(crate) lifecycle: Lifecycle,
+    pub(crate) broker: Broker,
     metrics: Arc<Metrics>,
-    task: JoinSet<()>,
+    task: JoinSet<Result<(), TaskEnded>>,
 }
 
 impl Running {
-    /// Waits until the worker has ended by itself.
-    pub(crate) async fn ended(mut self) {
-        timeout(DEADLINE, self.task.join_next()).await.unwrap().unwrap().unwrap();
+    /// Waits until the worker has ended by itself, without an error.
+    pub(crate) async fn ended(self) {
+        assert_eq!(self.result().await, Ok(()));
+    }
+
+    /// Waits until the worker has ended by itself, and returns its result.
+    pub(crate) async fn result(mut self) -> Result<(), TaskEnded> {
+        timeout(DEADLINE, self.task.join_next()).await.unwrap().unwrap().unwrap()
     }
 
     /// How many deliveries ended in this way.
     pub(crate) fn outcomes(&self, route: &str, outcome: &str) -> u64 {
         outcomes(&self.metrics.render().unwrap(), route, outcome)
     }
+
+    /// How many handlers of a route run now.
+    pub(crate) fn in_flight(&self, route: &str) -> u64 {
+        number(&self.metrics.render().unwrap(), &format!("tidegate_worker_in_flight{{route=\"{route}\"}}"))
+    }
 }
 
-/// Reads a number of a metrics page.
+/// Reads how many deliveries of a route ended in this way.
 pub(crate) fn outcomes(page: &str, route: &str, outcome: &str) -> u64 {
-    let name = format!("tidegate_worker_requests_total{{route=\"{route}\",outcome=\"{outcome}\"}} ");
-    page.lines().find_map(|line| line.strip_prefix(&name)).map_or(0, |value| value.parse().unwrap())
+    number(page, &format!("tidegate_worker_requests_total{{route=\"{route}\",outcome=\"{outcome}\"}}"))
 }
 
-/// Tries until there is something.
+/// Reads a number of a metrics page; 0 when the page does not have it.
+fn number(page: &str, name: &str) -> u64 {
+    let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.map_or(0, |value| value.parse().unwrap())
+}
+
+/// Repeats `try_once` until it returns `Some`.
 pub(crate) async fn eventually<T>(what: &str, mut try_once: impl AsyncFnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + DEADLINE;
     loop {
@@ -248,12 +271,12 @@ pub(crate) async fn next(subscriber: &mut Subscriber) -> Message {
     timeout(DEADLINE, subscriber.next()).await.expect("a message comes").unwrap()
 }
 
-/// A header of a message.
+/// A header of a message; empty when the message does not have it.
 pub(crate) fn header<'a>(message: &'a Message, name: &str) -> &'a str {
     message.headers.as_ref().and_then(|headers| headers.get(name)).map_or("", |value| value.as_str())
 }
 
-/// What handlers have noted, in order.
+/// Values that handlers have noted, in order.
 #[derive(Clone, Default)]
 pub(crate) struct Notes(Arc<Mutex<Vec<Value>>>);
 

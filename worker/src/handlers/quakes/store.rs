@@ -9,13 +9,13 @@ use sqlx::{
 };
 use tokio::time::{Instant, sleep};
 
-use super::event::Event;
+use super::quake::Quake;
 
-/// How long a write waits for those of other workers: SQLite has one writer at a time.
+/// How long a write waits for writes of other workers: SQLite has one writer at a time.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
-/// More would only wait for each other.
+/// Connections per worker. More would only wait for each other.
 const CONNECTIONS: u32 = 4;
-/// Between two tries to open a file that others are opening.
+/// The pause between two attempts to open a file that other workers are opening.
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
 /// The table of earthquakes.
@@ -23,7 +23,7 @@ const BUSY_PAUSE: Duration = Duration::from_millis(20);
 pub(crate) struct Store(SqlitePool);
 
 impl Store {
-    /// Opens the file, and makes it if it is not there.
+    /// Opens the file, and creates it if it does not exist.
     pub(crate) async fn open(path: &Path) -> anyhow::Result<Self> {
         let unusable = || format!("cannot use quakes.database = {}", path.display());
         if let Some(directory) = path.parent() {
@@ -32,7 +32,7 @@ impl Store {
         let started = Instant::now();
         loop {
             match Self::try_open(path).await {
-                // The switch to WAL does not honour the busy timeout: workers that start together have to take turns.
+                // The switch to WAL does not honour the busy timeout: workers that start together have to try in turn.
                 Err(error) if is_busy(&error) && started.elapsed() < BUSY_TIMEOUT => sleep(BUSY_PAUSE).await,
                 opened => return opened.with_context(unusable),
             }
@@ -57,20 +57,20 @@ impl Store {
         Ok(Self(pool))
     }
 
-    /// Stores an event unless it is there. Returns whether this request stored it, now or in an earlier run.
-    pub(crate) async fn store(&self, event: &Event, request_id: &str) -> sqlx::Result<bool> {
+    /// Stores an earthquake unless it is stored already. Returns whether this request stored it, now or in an earlier attempt.
+    pub(crate) async fn store(&self, quake: &Quake, request_id: &str) -> sqlx::Result<bool> {
         let inserted = sqlx::query(
             "INSERT INTO quakes (id, time_ms, mag, place, net, lon, lat, depth_km, request_id)
              VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
         )
-        .bind(&event.id)
-        .bind(event.time_ms)
-        .bind(event.mag)
-        .bind(&event.place)
-        .bind(&event.net)
-        .bind(event.lon)
-        .bind(event.lat)
-        .bind(event.depth_km)
+        .bind(&quake.id)
+        .bind(quake.time_ms)
+        .bind(quake.mag)
+        .bind(&quake.place)
+        .bind(&quake.net)
+        .bind(quake.lon)
+        .bind(quake.lat)
+        .bind(quake.depth_km)
         .bind(request_id)
         .execute(&self.0)
         .await?;
@@ -78,7 +78,7 @@ impl Store {
             return Ok(true);
         }
         let by: String = sqlx::query_scalar("SELECT request_id FROM quakes WHERE id = ?")
-            .bind(&event.id)
+            .bind(&quake.id)
             .fetch_one(&self.0)
             .await?;
         Ok(by == request_id)
@@ -90,7 +90,7 @@ impl Store {
     }
 }
 
-/// Whether the file is another process' for the moment: `SQLITE_BUSY`, or one of its extended codes.
+/// Whether another process has locked the file: `SQLITE_BUSY`, or one of its extended codes.
 fn is_busy(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(|error| error.code()?.parse::<u32>().ok());
     code.is_some_and(|code| code & 0xff == 5)

@@ -1,6 +1,6 @@
-//! One earthquake event as it is reported.
+//! One earthquake as it is reported.
 //!
-//! Read field by field, so that what is wrong can be named. Unknown fields are ignored: seismic feeds grow.
+//! It is read field by field, so that an error can name the field. Unknown fields are ignored: seismic feeds add fields.
 
 use std::ops::RangeInclusive;
 
@@ -11,23 +11,23 @@ const MAX_TEXT_LEN: usize = 255;
 
 /// An earthquake.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Event {
+pub(crate) struct Quake {
     pub(crate) id: String,
     pub(crate) time_ms: i64,
-    /// Not always known, and below zero for the faintest.
+    /// Not always known, and negative for the weakest.
     pub(crate) mag: Option<f64>,
     pub(crate) place: Option<String>,
     /// The seismic network that reported it.
     pub(crate) net: String,
     pub(crate) lon: f64,
     pub(crate) lat: f64,
-    /// Below zero above sea level.
+    /// Negative above sea level.
     pub(crate) depth_km: Option<f64>,
 }
 
-/// What is wrong with a report.
+/// Why a report is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Invalid {
+pub(crate) enum InvalidReport {
     #[error("not a JSON object")]
     NotAnObject,
     #[error("{0}: missing")]
@@ -36,10 +36,10 @@ pub(crate) enum Invalid {
     Wrong(&'static str, &'static str),
 }
 
-impl Event {
-    pub(crate) fn read(body: &[u8]) -> Result<Self, Invalid> {
+impl Quake {
+    pub(crate) fn read(body: &[u8]) -> Result<Self, InvalidReport> {
         let Ok(Value::Object(fields)) = serde_json::from_slice(body) else {
-            return Err(Invalid::NotAnObject);
+            return Err(InvalidReport::NotAnObject);
         };
         Ok(Self {
             id: plain(&fields, "id")?,
@@ -54,32 +54,32 @@ impl Event {
     }
 }
 
-fn field<'a>(fields: &'a Map<String, Value>, name: &'static str) -> Result<&'a Value, Invalid> {
-    fields.get(name).filter(|value| !value.is_null()).ok_or(Invalid::Missing(name))
+fn field<'a>(fields: &'a Map<String, Value>, name: &'static str) -> Result<&'a Value, InvalidReport> {
+    fields.get(name).filter(|value| !value.is_null()).ok_or(InvalidReport::Missing(name))
 }
 
 fn optional<T>(
     fields: &Map<String, Value>,
     name: &'static str,
-    read: impl FnOnce(&'static str) -> Result<T, Invalid>,
-) -> Result<Option<T>, Invalid> {
+    read: impl FnOnce(&'static str) -> Result<T, InvalidReport>,
+) -> Result<Option<T>, InvalidReport> {
     if field(fields, name).is_err() { Ok(None) } else { read(name).map(Some) }
 }
 
-fn text(fields: &Map<String, Value>, name: &'static str) -> Result<String, Invalid> {
-    let text = field(fields, name)?.as_str().ok_or(Invalid::Wrong(name, "not a text"))?;
+fn text(fields: &Map<String, Value>, name: &'static str) -> Result<String, InvalidReport> {
+    let text = field(fields, name)?.as_str().ok_or(InvalidReport::Wrong(name, "not a text"))?;
     if text.len() > MAX_TEXT_LEN {
-        return Err(Invalid::Wrong(name, "longer than 255 bytes"));
+        return Err(InvalidReport::Wrong(name, "longer than 255 bytes"));
     }
     Ok(text.to_owned())
 }
 
-/// A text that is part of a key or of a channel's name.
-fn plain(fields: &Map<String, Value>, name: &'static str) -> Result<String, Invalid> {
+/// A text that can be part of a key or of a channel's name.
+fn plain(fields: &Map<String, Value>, name: &'static str) -> Result<String, InvalidReport> {
     let text = text(fields, name)?;
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
     if text.is_empty() || !text.bytes().all(plain) {
-        return Err(Invalid::Wrong(name, "use letters, digits, `_` and `-`"));
+        return Err(InvalidReport::Wrong(name, "use letters, digits, `_` and `-`"));
     }
     Ok(text)
 }
@@ -88,14 +88,14 @@ fn number(
     fields: &Map<String, Value>,
     name: &'static str,
     range: RangeInclusive<f64>,
-) -> Result<f64, Invalid> {
-    let number = field(fields, name)?.as_f64().ok_or(Invalid::Wrong(name, "not a number"))?;
-    if range.contains(&number) { Ok(number) } else { Err(Invalid::Wrong(name, "out of range")) }
+) -> Result<f64, InvalidReport> {
+    let number = field(fields, name)?.as_f64().ok_or(InvalidReport::Wrong(name, "not a number"))?;
+    if range.contains(&number) { Ok(number) } else { Err(InvalidReport::Wrong(name, "out of range")) }
 }
 
-fn time(fields: &Map<String, Value>, name: &'static str) -> Result<i64, Invalid> {
-    let time = field(fields, name)?.as_i64().ok_or(Invalid::Wrong(name, "not a whole number"))?;
-    if time > 0 { Ok(time) } else { Err(Invalid::Wrong(name, "not after 1970")) }
+fn time(fields: &Map<String, Value>, name: &'static str) -> Result<i64, InvalidReport> {
+    let time = field(fields, name)?.as_i64().ok_or(InvalidReport::Wrong(name, "not a whole number"))?;
+    if time > 0 { Ok(time) } else { Err(InvalidReport::Wrong(name, "not after 1970")) }
 }
 
 #[cfg(test)]
@@ -104,17 +104,17 @@ mod tests {
 
     use super::*;
 
-    fn with(name: &str, value: Value) -> Result<Event, Invalid> {
-        let mut event = json!({"id": "a-1", "time_ms": 1, "mag": -0.3, "net": "us", "lon": 1.5, "lat": 2, "depth_km": -2.1});
-        event[name] = value;
-        Event::read(event.to_string().as_bytes())
+    fn with(name: &str, value: Value) -> Result<Quake, InvalidReport> {
+        let mut report = json!({"id": "a-1", "time_ms": 1, "mag": -0.3, "net": "us", "lon": 1.5, "lat": 2, "depth_km": -2.1});
+        report[name] = value;
+        Quake::read(report.to_string().as_bytes())
     }
 
     #[test]
     fn every_earthquake_of_the_example_is_read() {
         let file = include_str!("../../../../examples/quakes/earthquakes.ndjson");
         for line in file.lines() {
-            assert!(Event::read(line.as_bytes()).is_ok(), "{line}: {:?}", Event::read(line.as_bytes()));
+            assert!(Quake::read(line.as_bytes()).is_ok(), "{line}: {:?}", Quake::read(line.as_bytes()));
         }
         assert_eq!(file.lines().count(), 1707);
     }
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn an_error_names_the_field_and_the_problem() {
         for (name, value, message) in [
             ("id", json!(""), "id: use letters, digits, `_` and `-`"),
             ("id", json!(7), "id: not a text"),
@@ -140,6 +140,6 @@ mod tests {
         ] {
             assert_eq!(with(name, value).unwrap_err().to_string(), message);
         }
-        assert_eq!(Event::read(b"[]"), Err(Invalid::NotAnObject));
+        assert_eq!(Quake::read(b"[]"), Err(InvalidReport::NotAnObject));
     }
 }

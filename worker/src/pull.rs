@@ -1,7 +1,7 @@
-//! One consumer, pulled by hand: ask for some messages, take them as they come, ask again.
+//! Pulling messages from one consumer: ask for a number of messages, take them as they arrive, ask again.
 //!
-//! Not the library's streams: those ask ahead of what is free, and a batch of theirs stalls at a heartbeat. Here a message
-//! that was sent is never lost in a buffer either: closing drains the subscription.
+//! The message streams of async-nats are not used: they ask for more messages than there are free permits, and one of their
+//! batches stalls at a heartbeat. Closing drains the subscription, so that no message that was sent is lost in a buffer.
 
 use std::time::Duration;
 
@@ -11,38 +11,39 @@ use serde_json::json;
 use tidegate_shared::broker::Broker;
 use tokio::{sync::watch, time::timeout};
 
-/// How long one pull stays open when nothing comes.
+/// How long a pull stays open when no message arrives.
 const EXPIRES: Duration = Duration::from_secs(30);
-/// How often the broker says that a pull is still open.
+/// How often the broker confirms that a pull is still open.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// How long draining the subscription may take.
 const CLOSING: Duration = Duration::from_secs(2);
 
-/// The messages of one consumer.
+/// Pulls the messages of one consumer.
 #[derive(Debug)]
-pub(crate) struct Source {
+pub(crate) struct Puller {
     broker: Broker,
     connection: watch::Receiver<bool>,
     next_subject: String,
     inbox: String,
     subscriber: Option<Subscriber>,
-    /// Pulls are numbered in their inbox, so that a late word about an old one is not taken for the current one's.
+    /// The number of the current pull. It is part of the pull's inbox, so that a late status of an earlier pull is ignored.
     pull: u64,
+    /// Messages of the current pull that have not arrived.
     outstanding: usize,
 }
 
-/// Why a pull ended early. All of it is tried again.
+/// Why a pull ended early. The caller may pull again after any of these.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Interrupted {
+pub(crate) enum PullError {
     #[error("the connection to NATS was interrupted")]
     Disconnected,
     #[error("no heartbeat for {} s", (HEARTBEAT * 2).as_secs())]
-    Silent,
+    NoHeartbeat,
     #[error("{0}")]
     Refused(String),
 }
 
-impl Source {
+impl Puller {
     pub(crate) fn new(broker: Broker, stream: &str, consumer: &str) -> Self {
         Self {
             connection: broker.connection(),
@@ -55,16 +56,16 @@ impl Source {
         }
     }
 
-    /// Asks for up to `wanted` messages, once the broker is there.
-    pub(crate) async fn ask(&mut self, wanted: usize) -> Result<(), Interrupted> {
+    /// Begins a pull of up to `wanted` messages. Waits while NATS is disconnected.
+    pub(crate) async fn ask(&mut self, wanted: usize) -> Result<(), PullError> {
         let up = self.connection.wait_for(|up| *up).await.is_ok();
         if !up {
-            return Err(Interrupted::Disconnected);
+            return Err(PullError::Disconnected);
         }
         let client = self.broker.client();
         if self.subscriber.is_none() {
             let subscriber = client.subscribe(format!("{}.*", self.inbox)).await;
-            self.subscriber = Some(subscriber.map_err(|error| Interrupted::Refused(error.to_string()))?);
+            self.subscriber = Some(subscriber.map_err(|error| PullError::Refused(error.to_string()))?);
         }
         self.pull += 1;
         self.outstanding = wanted;
@@ -72,22 +73,22 @@ impl Source {
         let pull = json!({ "batch": wanted, "expires": expires, "idle_heartbeat": heartbeat }).to_string();
         let inbox = format!("{}.{}", self.inbox, self.pull);
         let sent = client.publish_with_reply(self.next_subject.clone(), inbox, pull.into()).await;
-        sent.map_err(|error| Interrupted::Refused(error.to_string()))
+        sent.map_err(|error| PullError::Refused(error.to_string()))
     }
 
-    /// The next message of the pull; none when the pull is over. May be dropped while it waits without losing a message.
-    pub(crate) async fn next(&mut self) -> Result<Option<jetstream::Message>, Interrupted> {
+    /// The next message of the pull. `None` when the pull is over. Cancel safe: a dropped call loses no message.
+    pub(crate) async fn next(&mut self) -> Result<Option<jetstream::Message>, PullError> {
         while self.outstanding > 0 {
-            let Some(subscriber) = &mut self.subscriber else { return Err(Interrupted::Disconnected) };
+            let Some(subscriber) = &mut self.subscriber else { return Err(PullError::Disconnected) };
             let message = tokio::select! {
                 biased;
-                message = timeout(HEARTBEAT * 2, subscriber.next()) => message.map_err(|_| Interrupted::Silent)?,
-                // Down or up again: either way the broker no longer knows of this pull.
-                _ = self.connection.changed() => return Err(Interrupted::Disconnected),
+                message = timeout(HEARTBEAT * 2, subscriber.next()) => message.map_err(|_| PullError::NoHeartbeat)?,
+                // The connection went down or up: the broker has forgotten this pull either way.
+                _ = self.connection.changed() => return Err(PullError::Disconnected),
             };
             let Some(message) = message else {
                 self.subscriber = None;
-                return Err(Interrupted::Disconnected);
+                return Err(PullError::Disconnected);
             };
             match message.status {
                 None | Some(StatusCode::OK) => {
@@ -98,18 +99,20 @@ impl Source {
                 Some(_) if !self.is_current(&message) => {}
                 Some(StatusCode::TIMEOUT | StatusCode::NOT_FOUND) => break,
                 Some(StatusCode::NO_RESPONDERS) => {
-                    return Err(Interrupted::Refused("no such consumer, or no leader for it".to_owned()));
+                    return Err(PullError::Refused(
+                        "the consumer does not exist or has no leader".to_owned(),
+                    ));
                 }
                 Some(status) => {
                     let description = message.description.unwrap_or_default();
-                    return Err(Interrupted::Refused(format!("{status} {description}")));
+                    return Err(PullError::Refused(format!("{status} {description}")));
                 }
             }
         }
         Ok(None)
     }
 
-    /// Ends the subscription and returns what the broker had sent already.
+    /// Ends the subscription and returns the messages that the broker had sent already.
     pub(crate) async fn close(mut self) -> Vec<jetstream::Message> {
         let mut rest = Vec::new();
         let Some(mut subscriber) = self.subscriber.take() else { return rest };

@@ -3,7 +3,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tidegate_worker::{Failure, Json, Router, State, on};
 
-use crate::support::{DEADLINE, Notes, Tide};
+use crate::{
+    planted::PanicsAt,
+    support::{DEADLINE, Notes, Tide},
+};
 
 const ROUTE: &str = "[[route]]\nname = \"entry\"\nmatch = \"hook.subscribe\"\n";
 
@@ -20,7 +23,7 @@ fn entries(notes: &Notes) -> Router<Notes> {
     Router::with_state(notes.clone()).route("entry", on(entry))
 }
 
-/// Asks as a gateway does; nothing is no answer.
+/// Asks as a gateway does. `None` when there is no decision in time.
 async fn ask(tide: &Tide, channel: &str) -> Option<Value> {
     let question = json!({"client": "g.1", "user": "42", "channel": channel}).to_string();
     let request =
@@ -29,26 +32,38 @@ async fn ask(tide: &Tide, channel: &str) -> Option<Value> {
     Some(serde_json::from_slice(&answer.payload).unwrap())
 }
 
-/// Waits until somebody decides.
+/// Waits until a worker decides.
 async fn ready(tide: &Tide) {
     let decided = async { while ask(tide, "chat:open").await.is_none() {} };
     tokio::time::timeout(DEADLINE, decided).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_route_decides_what_gateways_ask() {
+async fn a_hook_route_answers_questions_of_gateways() {
     let tide = Tide::start(ROUTE).await;
     let notes = Notes::default();
     let worker = tide.work("w1", entries(&notes)).await;
     ready(&tide).await;
     assert_eq!(ask(&tide, "chat:open").await, Some(json!({"result": {"data": {"topic": "x"}}})));
     assert_eq!(ask(&tide, "chat:shut").await, Some(json!({"error": {"code": 1403, "message": "not you"}})));
-    assert_eq!(ask(&tide, "chat:broken").await, None, "what failed is not decided");
+    assert_eq!(ask(&tide, "chat:broken").await, None, "a failed handler sends no decision");
     assert_eq!(worker.outcomes("entry", "reject"), 1);
 }
 
 #[tokio::test]
-async fn each_question_is_one_workers() {
+async fn a_panic_while_a_question_is_answered_frees_its_permit() {
+    let tide = Tide::start(&format!("{ROUTE}concurrency = 1\n")).await;
+    let worker = tide.work("w1", entries(&Notes::default())).await;
+    ready(&tide).await;
+    let planted = PanicsAt::log_message("a hook question gets no decision");
+    assert_eq!(ask(&tide, "chat:broken").await, None);
+    drop(planted);
+    assert!(ask(&tide, "chat:shut").await.is_some());
+    assert_eq!((worker.outcomes("entry", "retry"), worker.in_flight("entry")), (0, 0));
+}
+
+#[tokio::test]
+async fn each_question_goes_to_one_worker() {
     let tide = Tide::start(ROUTE).await;
     let notes = Notes::default();
     let _first = tide.work("w1", entries(&notes)).await;

@@ -1,4 +1,4 @@
-//! The internal listener: health and metrics, nothing else.
+//! The internal listener. It serves health and metrics only.
 
 use std::sync::{Arc, OnceLock};
 
@@ -14,15 +14,15 @@ use tokio::net::TcpListener;
 
 use crate::metrics::Metrics;
 
-/// How far the worker is, as far as others may know.
+/// The worker's state as its health endpoints report it.
 #[derive(Debug, Default)]
-pub(crate) struct Status {
-    /// Set once the worker is connected and its consumers are found.
+pub(crate) struct Health {
+    /// Set when the worker is connected and its consumers are found.
     started: OnceLock<(Broker, Arc<Metrics>)>,
     lifecycle: Lifecycle,
 }
 
-impl Status {
+impl Health {
     pub(crate) fn new(lifecycle: Lifecycle) -> Self {
         Self { started: OnceLock::new(), lifecycle }
     }
@@ -31,7 +31,7 @@ impl Status {
         let _ = self.started.set((broker, metrics));
     }
 
-    /// Why no request would be worked on now.
+    /// Why the worker takes no requests now. `None` when it does.
     fn unready(&self) -> Option<&'static str> {
         if self.lifecycle.is_draining() {
             return Some("draining: finishing what was begun");
@@ -44,25 +44,25 @@ impl Status {
     }
 }
 
-/// Serves until everything has ended.
-pub(crate) async fn serve(listener: TcpListener, status: Arc<Status>) -> std::io::Result<()> {
+/// Serves the health endpoints and the metrics. Returns only when the listener fails.
+pub(crate) async fn serve(listener: TcpListener, health: Arc<Health>) -> std::io::Result<()> {
     let router = Router::new()
         .route("/healthz", get("alive\n"))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
-        .with_state(status);
+        .with_state(health);
     axum::serve(listener, router).await
 }
 
-async fn ready(State(status): State<Arc<Status>>) -> Response {
-    match status.unready() {
+async fn ready(State(health): State<Arc<Health>>) -> Response {
+    match health.unready() {
         None => "ready\n".into_response(),
         Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
     }
 }
 
-async fn metrics(State(status): State<Arc<Status>>) -> Response {
-    let page = status.started.get().map(|(_, metrics)| metrics.render());
+async fn metrics(State(health): State<Arc<Health>>) -> Response {
+    let page = health.started.get().map(|(_, metrics)| metrics.render());
     match page.unwrap_or_else(|| Metrics::new().render()) {
         Ok(page) => {
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";

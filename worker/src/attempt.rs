@@ -1,0 +1,67 @@
+//! One attempt at a request: runs its handler with a time limit and catches its panics.
+
+use std::{any::Any, time::Duration};
+
+use tokio::{task::JoinSet, time::timeout};
+use tower::ServiceExt;
+
+use crate::{answer::Answer, failure::Failure, handler::BoxedHandler, job::Job};
+
+/// How an attempt ended.
+#[derive(Debug)]
+pub(crate) enum AttemptResult {
+    Answered(Answer),
+    Failed(Failure),
+    TimedOut,
+    /// The handler panicked with this message.
+    Panicked(String),
+}
+
+/// Runs a handler for at most `limit`. Its task is aborted after that, and when this future is dropped.
+pub(crate) async fn run(handler: BoxedHandler, job: Job, limit: Duration) -> AttemptResult {
+    // The handler runs in a task of its own: one that blocks its thread must not delay the in-progress acknowledgements.
+    let mut task = JoinSet::new();
+    task.spawn(handler.oneshot(job));
+    match timeout(limit, task.join_next()).await {
+        Ok(Some(Ok(Ok(answer)))) => AttemptResult::Answered(answer),
+        Ok(Some(Ok(Err(failure)))) => AttemptResult::Failed(failure),
+        Ok(Some(Err(error))) => match error.try_into_panic() {
+            Ok(panic) => AttemptResult::Panicked(panic_message(&*panic)),
+            Err(error) => AttemptResult::Panicked(error.to_string()),
+        },
+        Ok(None) => AttemptResult::Panicked("the handler's task is gone".to_owned()),
+        Err(_) => AttemptResult::TimedOut,
+    }
+}
+
+/// Returns the message of a panic.
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a message".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{handler::on, job::tests::job};
+
+    async fn ended<M: 'static>(handler: impl crate::Handler<M, ()>) -> AttemptResult {
+        run(on(handler).with_state(()), job(None, b"1"), Duration::from_secs(5)).await
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_caught_with_its_message() {
+        async fn handler() {
+            panic!("no {}", "luck");
+        }
+        assert!(matches!(ended(handler).await, AttemptResult::Panicked(text) if text == "no luck"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_that_takes_too_long_is_ended() {
+        async fn handler() {
+            std::future::pending::<()>().await;
+        }
+        assert!(matches!(ended(handler).await, AttemptResult::TimedOut));
+    }
+}

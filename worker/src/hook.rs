@@ -1,0 +1,173 @@
+//! Routes that answer hook questions: a gateway asks whether a client may connect, stay, subscribe or
+//! publish, and a handler decides.
+//!
+//! Questions are core NATS requests, in no stream: nothing is parked, retried or stored. Each question goes to one worker of
+//! the service. A question without a decision in time allows nothing; the gateway's client has to ask again.
+
+use std::{sync::Arc, time::SystemTime};
+
+use async_nats::{Message, Subject, Subscriber};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use tidegate_shared::{
+    envelope::{JSON, Request},
+    hook::{self, Event},
+    id::{GatewayId, RequestId},
+    lifecycle::Lifecycle,
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::{
+    answer::Answer,
+    attempt::{self, AttemptResult},
+    engine::{BoundRoute, Engine},
+    failure::Failure,
+    job::Job,
+    metrics::Ending,
+};
+
+/// Runs one route whose requests are hook questions.
+#[derive(Debug)]
+pub(crate) struct HookRunner {
+    engine: Arc<Engine>,
+    route: BoundRoute,
+    event: Event,
+    permits: Arc<Semaphore>,
+    /// Questions have no id of their own; their jobs get ids with this prefix.
+    id_prefix: GatewayId,
+}
+
+/// What a question gets: the payload for the gateway, or the reason why there is no decision.
+type Decision = Result<(Bytes, Ending), (String, Ending)>;
+
+impl HookRunner {
+    pub(crate) fn new(engine: Arc<Engine>, route: BoundRoute, event: Event) -> Self {
+        let permits = Arc::new(Semaphore::new(route.config.concurrency));
+        Self { engine, route, event, permits, id_prefix: GatewayId::random() }
+    }
+
+    pub(crate) fn route(&self) -> &BoundRoute {
+        &self.route
+    }
+
+    /// Answers questions until the worker drains.
+    pub(crate) async fn consume(self: Arc<Self>, lifecycle: Lifecycle) {
+        let subject = self.engine.subjects.hook(self.event);
+        let group = self.engine.config.worker.service.clone();
+        let mut questions = match self.engine.broker.client().queue_subscribe(subject, group).await {
+            Ok(questions) => questions,
+            Err(error) => {
+                tracing::error!(route = self.route.name(), %error, "cannot subscribe to hook questions");
+                return;
+            }
+        };
+        loop {
+            let (permit, question) = tokio::select! {
+                biased;
+                () = lifecycle.draining() => break,
+                next = self.next(&mut questions) => match next {
+                    Some(next) => next,
+                    None => return,
+                },
+            };
+            let this = Arc::clone(&self);
+            self.engine.deliveries.spawn(async move {
+                let _permit = permit;
+                let ending = tokio::select! {
+                    biased;
+                    () = this.engine.cut_off.cancelled() => Ending::Returned,
+                    ending = this.answer(question) => ending,
+                };
+                this.engine.metrics.ended(this.route.name(), ending);
+            });
+        }
+        // From here on the broker gives questions to other workers.
+        let _ = questions.unsubscribe().await;
+    }
+
+    /// The next question. It stays in the subscription until it has a permit. `None` when the subscription has ended.
+    async fn next(&self, questions: &mut Subscriber) -> Option<(OwnedSemaphorePermit, Message)> {
+        let permit = Arc::clone(&self.permits).acquire_owned().await.ok()?;
+        Some((permit, questions.next().await?))
+    }
+
+    async fn answer(&self, question: Message) -> Ending {
+        let Some(reply) = question.reply else { return Ending::Returned };
+        let job = match self.job(question.payload) {
+            Ok(job) => job,
+            Err(error) => {
+                tracing::error!(route = self.route.name(), %error, "a hook question cannot be read");
+                return Ending::Reject;
+            }
+        };
+        match self.decide(job).await {
+            Ok((decision, ending)) => {
+                self.send(reply, decision).await;
+                ending
+            }
+            Err((reason, ending)) => {
+                tracing::warn!(route = self.route.name(), reason, "a hook question gets no decision");
+                ending
+            }
+        }
+    }
+
+    async fn decide(&self, job: Job) -> Decision {
+        let result = {
+            let _handling = self.engine.metrics.handling(self.route.name());
+            attempt::run(self.route.handler.clone(), job, self.route.config.timeout).await
+        };
+        match result {
+            AttemptResult::Answered(answer) => allowed(&answer),
+            AttemptResult::Failed(Failure::Reject { code, message }) => {
+                Ok((hook::refused(code, &message), Ending::Reject))
+            }
+            AttemptResult::Failed(Failure::Retry { why, .. }) => Err((format!("{why:#}"), Ending::Retry)),
+            AttemptResult::Failed(Failure::Snooze(_)) => {
+                Err(("the handler snoozed the question".to_owned(), Ending::Snooze))
+            }
+            AttemptResult::Failed(Failure::Dead(reason)) => Err((reason, Ending::Retry)),
+            AttemptResult::TimedOut => {
+                Err(("the handler took longer than the route's `timeout`".to_owned(), Ending::Timeout))
+            }
+            AttemptResult::Panicked(message) => Err((format!("panic: {message}"), Ending::Panic)),
+        }
+    }
+
+    async fn send(&self, reply: Subject, decision: Bytes) {
+        if let Err(error) = self.engine.broker.client().publish(reply, decision).await {
+            tracing::warn!(route = self.route.name(), %error, "cannot send the decision on a hook question");
+        }
+    }
+
+    fn job(&self, question: Bytes) -> Result<Job, serde_json::Error> {
+        let about = hook::subject(&question)?;
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let request = Request {
+            id: RequestId::plain(&self.id_prefix),
+            user: about.user.filter(|user| !user.is_empty()),
+            client: about.client,
+            route: self.route.name().to_owned(),
+            method: None,
+            channel: None,
+            info: None,
+            channel_info: None,
+            later: false,
+            attempt: 0,
+            accepted_at: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
+            content_type: JSON.to_owned(),
+            body: question,
+        };
+        Ok(Job::new(Arc::new(request), 0, Arc::clone(&self.route.matches)))
+    }
+}
+
+fn allowed(answer: &Answer) -> Decision {
+    if !answer.publications.is_empty() {
+        return Err(("a decision cannot have publications".to_owned(), Ending::Retry));
+    }
+    let decision = hook::allowed(&answer.body);
+    decision
+        .map(|decision| (decision, Ending::Ok))
+        .map_err(|error| (format!("the handler's result is not JSON: {error}"), Ending::Retry))
+}

@@ -1,0 +1,44 @@
+//! Planted panics.
+
+use std::fmt;
+
+use tracing::{
+    Event, Metadata, Subscriber, field, span,
+    subscriber::{DefaultGuard, set_default},
+};
+
+/// A log subscriber that panics in the task whose log message starts like this: a way to plant a panic in the middle of
+/// the library's own tasks.
+pub(crate) struct PanicsAt(&'static str);
+
+impl PanicsAt {
+    /// Plants the panic in all tasks of this test's runtime, which has one thread, until the guard is dropped.
+    pub(crate) fn log_message(start: &'static str) -> DefaultGuard {
+        set_default(Self(start))
+    }
+}
+
+impl Subscriber for PanicsAt {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.is_event() && metadata.target().starts_with("tidegate_worker")
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        event.record(&mut |field: &field::Field, value: &dyn fmt::Debug| {
+            let planted = field.name() == "message" && format!("{value:?}").starts_with(self.0);
+            assert!(!planted, "planted");
+        });
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+    fn enter(&self, _: &span::Id) {}
+
+    fn exit(&self, _: &span::Id) {}
+}
