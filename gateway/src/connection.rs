@@ -26,14 +26,15 @@ use self::{
     in_flight::{InFlight, next_done},
     one_way::{OneWay, Reaction},
     permit::SocketPermit,
+    registration::Registration,
     transport::{Failure, Input, Transport},
 };
 use crate::{
-    channels::{Channels, hub::ChannelRef},
+    channels::Channels,
     metrics::Metrics,
     outbox::{Drain, Outbox, OutboxItem, dialect::Dialect},
     policy::{hooks::Hooks, keys::Keys, rules::Rules},
-    presence::{Membership, Presence},
+    presence::Presence,
     requests::store::Store,
     session::{Now, Session},
 };
@@ -44,6 +45,7 @@ mod join;
 pub(crate) mod one_way;
 pub(crate) mod permit;
 mod prepare;
+mod registration;
 pub(crate) mod transport;
 
 /// Messages read before the replies to them are written.
@@ -71,8 +73,7 @@ pub(crate) struct Connection {
     transport: Transport,
     one_way: Option<Box<OneWay>>,
     in_flight: Option<Box<InFlight>>,
-    /// Its channels, each with its membership where the namespace keeps members.
-    held: Vec<(ChannelRef, Option<Box<Membership>>)>,
+    registration: Registration,
     /// Commands that wait until `connect` is answered.
     stash: Vec<Command>,
     drain: Option<Drain>,
@@ -111,6 +112,12 @@ impl Connection {
         let limit = usize::try_from(shared.rules.limits.outbox).unwrap_or(usize::MAX);
         let outbox = Arc::new(Outbox::new(dialect, limit));
         let session = Session::new(Arc::clone(&shared.rules), client, dialect.encoding(), now().instant);
+        let registration = Registration::new(
+            Arc::clone(&shared.channels.hub),
+            shared.metrics.clone(),
+            session.client().clone(),
+            Arc::clone(&outbox),
+        );
         let one_way = (dialect == Dialect::OneWay).then(Box::default);
         Self {
             shared,
@@ -119,7 +126,7 @@ impl Connection {
             transport,
             one_way,
             in_flight: None,
-            held: Vec::new(),
+            registration,
             stash: Vec::new(),
             drain: None,
             ping_due: false,
@@ -131,10 +138,8 @@ impl Connection {
     ///
     /// By reference, and with the ends boxed: the future of a connection that is doing nothing stays small.
     pub(crate) async fn run(&mut self) {
-        self.shared.metrics.opened();
-        self.shared.channels.hub.register(self.session.client().clone(), Arc::clone(&self.outbox));
         let end = self.serve().await;
-        self.leave_all();
+        self.registration.leave_all();
         match end {
             End::Gone => {}
             End::Left => Box::pin(self.transport.finish_close()).await,
@@ -149,7 +154,6 @@ impl Connection {
                 Box::pin(self.transport.close(rest, disconnect)).await;
             }
         }
-        self.shared.metrics.closed();
     }
 
     /// The loop. Branches in order of priority: finished operations, the outbox, time, the client.

@@ -61,16 +61,7 @@ impl Connection {
                 }));
             }
             Effect::FetchKeys { issuer } => self.shared.keys.want(issuer),
-            Effect::Leave { channel } => {
-                let client = self.session.client();
-                self.held.retain(|(held, _)| {
-                    let left = *held.feed.channel() == channel;
-                    if left {
-                        held.feed.leave(client);
-                    }
-                    !left
-                });
-            }
+            Effect::Leave { channel } => self.registration.leave(&channel),
             Effect::Close(disconnect) => return Err(End::Close(disconnect)),
         }
         Ok(())

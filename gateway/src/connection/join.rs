@@ -19,7 +19,7 @@ impl Connection {
     pub(super) fn subscribe(&mut self, ticket: u32, ready: Ready) -> Result<(), End> {
         let Ready { held, start, membership, member } = ready;
         let channel = held.feed.channel();
-        let Self { shared, session, outbox, one_way, .. } = self;
+        let Self { shared, session, outbox, one_way, registration, .. } = self;
         let epoch = shared.channels.history.epoch(channel);
         let (client, dialect) = (session.client().clone(), outbox.dialect());
         let mut told = Ok(false);
@@ -44,7 +44,7 @@ impl Connection {
         });
         // If the client unsubscribed meanwhile, the reference is dropped.
         if told? {
-            self.held.push((held, membership));
+            registration.add(held, membership);
         }
         reaction.map_or(Ok(()), |reaction| self.perform_reaction(reaction))
     }
@@ -79,11 +79,11 @@ impl Connection {
     /// Joins the channels that the connection begins with, replies to `connect` with their positions, then handles the
     /// commands that waited.
     pub(super) fn welcome(&mut self, chosen: &[ServerSubscription], ready: Vec<Ready>) -> Result<(), End> {
-        let Self { shared, session, outbox, one_way, transport, .. } = self;
+        let Self { shared, session, outbox, one_way, transport, registration, .. } = self;
         outbox.open();
         let mut positions = Vec::new();
         // Most connections never join another channel.
-        self.held.reserve_exact(ready.len());
+        registration.reserve(ready.len());
         for (one, Ready { held, start, membership, member }) in chosen.iter().zip(ready) {
             let client = session.client().clone();
             let epoch = shared.channels.history.epoch(&one.channel);
@@ -92,7 +92,7 @@ impl Connection {
                 positions.push(Position { joined, epoch });
                 FirstFrame::Nothing
             });
-            self.held.push((held, membership));
+            registration.add(held, membership);
         }
         let Some(mut reply) = session.welcomed(&positions) else { return Ok(()) };
         if let Some(connected) = &mut reply.connect {
@@ -115,13 +115,5 @@ impl Connection {
             self.command(command, at)?;
         }
         Ok(())
-    }
-
-    pub(super) fn leave_all(&mut self) {
-        let client = self.session.client();
-        for (held, _) in self.held.drain(..) {
-            held.feed.leave(client);
-        }
-        self.shared.channels.hub.unregister(client);
     }
 }
