@@ -64,6 +64,11 @@ struct Fetch {
     outcome: &'static str,
 }
 
+/// A histogram of durations from 0.25 ms to 4 s in seconds.
+fn seconds() -> Histogram {
+    Histogram::new(exponential_buckets(0.000_25, 2.0, 15))
+}
+
 impl Metrics {
     pub(crate) fn new() -> Self {
         let mut registry = Registry::with_prefix("tidegate_gateway");
@@ -71,7 +76,7 @@ impl Metrics {
         let commands = Counter::default();
         let errors = Family::default();
         let requests = Family::default();
-        let accept = Histogram::new(exponential_buckets(0.000_25, 2.0, 15));
+        let accept = seconds();
         let publications = Counter::default();
         let deliveries = Counter::default();
         let late_answers = Counter::default();

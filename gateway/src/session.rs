@@ -296,6 +296,14 @@ impl Session {
         self.close(codes::TOO_MANY_REQUESTS)
     }
 
+    /// Reads the channel of a command. An invalid name is refused; a missing one breaks the protocol.
+    fn channel(&mut self, id: u32, name: &str) -> Result<Channel, Effects> {
+        if name.is_empty() {
+            return Err(self.close(codes::BAD_PROTOCOL));
+        }
+        Channel::parse(name).map_err(|error| refuse(id, codes::BAD_REQUEST.because(error)))
+    }
+
     fn close(&mut self, disconnect: Disconnect) -> Effects {
         self.phase = Phase::Closed;
         vec![Effect::Close(disconnect)]

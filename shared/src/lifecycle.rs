@@ -90,6 +90,12 @@ impl Lifecycle {
         self.soft.cancelled().await;
     }
 
+    /// Whether tasks are asked to end: all work is done, or the process has to end now.
+    #[must_use]
+    pub fn is_finishing(&self) -> bool {
+        self.last.is_cancelled() || self.hard.is_cancelled()
+    }
+
     /// Completes when all work is done. Tasks that serve other tasks end at this moment.
     pub async fn finishing(&self) {
         self.last.cancelled().await;

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use tidegate_shared::{
     channel::Channel,
     config::{Fanout, Namespace},
+    lifecycle::Lifecycle,
 };
 use tokio::{
     sync::{OnceCell, Semaphore},
@@ -38,7 +39,7 @@ pub(crate) struct Interests {
     /// The namespaces with `fanout = "wildcard"`.
     whole: HashSet<String>,
     /// The channels with a NATS subscription of their own.
-    channels: Mutex<HashMap<Channel, Interest>>,
+    channels: Arc<Mutex<HashMap<Channel, Interest>>>,
     turns: Semaphore,
 }
 
@@ -54,6 +55,15 @@ struct Interest {
 struct Subscription {
     ready: OnceCell<()>,
     stop: CancellationToken,
+}
+
+/// The receiving task of one channel, as its undo value. If the task ends while the channel is received, by a panic or by
+/// the end of its NATS subscription, the subscribers are removed and their clients resume, which subscribes again.
+struct Receiving {
+    feed: Arc<Feed>,
+    stop: CancellationToken,
+    channels: Arc<Mutex<HashMap<Channel, Interest>>>,
+    lifecycle: Lifecycle,
 }
 
 /// The channel is not received: the broker did not accept its subscription.
@@ -73,7 +83,7 @@ impl Interests {
             receiver,
             presence,
             whole,
-            channels: Mutex::default(),
+            channels: Arc::default(),
             turns: Semaphore::new(AT_A_TIME),
         });
         let sweeper = Arc::clone(&this);
@@ -114,7 +124,7 @@ impl Interests {
         (hold(), Arc::clone(&interest.subscription))
     }
 
-    async fn subscribe(&self, feed: &Feed, subscription: &Subscription) -> Result<(), NotReceived> {
+    async fn subscribe(&self, feed: &Arc<Feed>, subscription: &Subscription) -> Result<(), NotReceived> {
         let failed = |error: &dyn std::error::Error| NotReceived(error.to_string());
         let turn = timeout(TURN_LIMIT, self.turns.acquire()).await;
         let _turn =
@@ -130,10 +140,24 @@ impl Interests {
         // Flushing would only empty our own buffer: the barrier's answer shows that the server has read the SUB.
         broker.barrier(self.receiver.subjects.barrier()).await.map_err(|e| failed(&e))?;
         if let Some(start) = self.receiver.history.start_of(channel).await.map_err(|e| failed(&e))? {
-            feed.track(start.position, start.newest);
+            let position = start.position;
+            feed.track(position, start.newest);
+            // A feed from before an earlier receiving task failed.
+            if feed.position() < Some(position)
+                && let Some(after) = feed.begin_heal()
+            {
+                self.receiver.recovery.heal(feed, after).await;
+            }
         }
         let (receiver, stop) = (Arc::clone(&self.receiver), subscription.stop.clone());
+        let receiving = Receiving {
+            feed: Arc::clone(feed),
+            stop: stop.clone(),
+            channels: Arc::clone(&self.channels),
+            lifecycle: self.receiver.lifecycle.clone(),
+        };
         self.receiver.lifecycle.spawn(async move {
+            let _receiving = receiving;
             loop {
                 tokio::select! {
                     message = messages.next() => match message {
@@ -185,6 +209,25 @@ impl Interest {
     }
 }
 
+impl Drop for Receiving {
+    fn drop(&mut self) {
+        if self.stop.is_cancelled() || self.lifecycle.is_finishing() {
+            return;
+        }
+        tracing::error!(
+            channel = self.feed.name(),
+            "the receiving task of a channel ended: its clients resume"
+        );
+        let removed = self.channels.lock().remove(self.feed.channel());
+        // Dropped after the lock is released: the last reference takes the hub's lock.
+        drop(removed);
+        let position = self.feed.position().unwrap_or_default();
+        for outbox in self.feed.restart(position) {
+            outbox.lose(self.feed.name());
+        }
+    }
+}
+
 /// The next join or leave. Pending forever where the namespace has none.
 async fn next_change(changes: &mut Option<Subscriber>) -> Option<Message> {
     match changes {
@@ -195,8 +238,61 @@ async fn next_change(changes: &mut Option<Subscriber>) -> Option<Message> {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::{FutureExt, future::poll_fn};
+    use tidegate_shared::{
+        id::{ClientId, GatewayId},
+        protocol::Encoding,
+    };
+    use tokio::task::JoinSet;
+
     use super::*;
-    use crate::channels::hub::Hub;
+    use crate::{
+        channels::{feed::Start, hub::Hub},
+        outbox::{Outbox, OutboxItem},
+    };
+
+    fn receiving(hub: &Arc<Hub>) -> (Receiving, Arc<Outbox>) {
+        let channel = Channel::parse("chat:lobby").unwrap();
+        let held = hub.hold(&channel, |feed| feed.track(5, None));
+        let feed = Arc::clone(&held.feed);
+        let outbox = Arc::new(Outbox::new(Encoding::Json, 1000));
+        outbox.open();
+        feed.join(ClientId::random(&GatewayId::random()), &outbox, None, &Start::Fresh, |_| {
+            Some(bytes::Bytes::new())
+        });
+        let interest = Interest::new(held);
+        let stop = interest.subscription.stop.clone();
+        let channels = Arc::new(Mutex::new(HashMap::from([(channel, interest)])));
+        (Receiving { feed, stop, channels, lifecycle: Lifecycle::new() }, outbox)
+    }
+
+    fn lost(outbox: &Outbox) -> bool {
+        matches!(poll_fn(|cx| outbox.poll_take(cx, 100)).now_or_never(), Some(OutboxItem::Lost(_)))
+    }
+
+    #[tokio::test]
+    async fn a_panic_in_a_channels_receiving_task_makes_its_clients_resume() {
+        let hub = Arc::new(Hub::new());
+        let (receiving, outbox) = receiving(&hub);
+        let (feed, channels) = (Arc::clone(&receiving.feed), Arc::clone(&receiving.channels));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let _receiving = receiving;
+            panic!("planted");
+        });
+        assert!(tasks.join_next().await.unwrap().unwrap_err().is_panic());
+        assert!(lost(&outbox) && feed.len() == 0);
+        assert!(channels.lock().is_empty(), "the next subscriber subscribes again");
+    }
+
+    #[test]
+    fn a_receiving_task_that_was_stopped_tells_its_clients_nothing() {
+        let hub = Arc::new(Hub::new());
+        let (receiving, outbox) = receiving(&hub);
+        receiving.stop.cancel();
+        drop(receiving);
+        assert!(!lost(&outbox));
+    }
 
     #[test]
     fn a_subscription_ends_when_its_channel_had_no_subscriber_for_a_while() {

@@ -76,6 +76,7 @@ impl Drop for Registration {
 #[cfg(test)]
 mod tests {
     use tidegate_shared::{id::GatewayId, protocol::Encoding};
+    use tokio::task::JoinSet;
 
     use super::*;
     use crate::channels::feed::{FirstFrame, Start};
@@ -97,11 +98,12 @@ mod tests {
         let (client, registration) = joined(&hub, &metrics);
         assert_eq!((hub.len(), hub.feed("chat.lobby").unwrap().len()), (1, 1));
         assert!(metrics.page().contains("tidegate_gateway_connections 1"));
-        let task = tokio::spawn(async move {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
             let _registration = registration;
             panic!("planted");
         });
-        assert!(task.await.unwrap_err().is_panic());
+        assert!(tasks.join_next().await.unwrap().unwrap_err().is_panic());
         assert!(hub.client(&client).is_none() && hub.feed("chat.lobby").is_none());
         assert_eq!(hub.len(), 0, "the drain does not wait for it");
         assert!(metrics.page().contains("tidegate_gateway_connections 0"));

@@ -4,15 +4,11 @@ use std::time::Duration;
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
-    metrics::{
-        counter::Counter,
-        family::Family,
-        histogram::{Histogram, exponential_buckets},
-    },
+    metrics::{counter::Counter, family::Family, histogram::Histogram},
     registry::{Registry, Unit},
 };
 
-use super::Metrics;
+use super::{Metrics, seconds};
 
 /// The instruments of the server API.
 #[derive(Clone)]
@@ -34,8 +30,7 @@ struct ApiMethod {
 
 impl ApiMetrics {
     pub(super) fn register(registry: &mut Registry) -> Self {
-        let histogram: fn() -> Histogram = || Histogram::new(exponential_buckets(0.000_25, 2.0, 15));
-        let this = Self { commands: Family::default(), duration: Family::new_with_constructor(histogram) };
+        let this = Self { commands: Family::default(), duration: Family::new_with_constructor(seconds) };
         registry.register(
             "api_commands",
             "Methods of the server API, by error code; 0 for success",

@@ -4,15 +4,11 @@ use std::time::Duration;
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
-    metrics::{
-        counter::Counter,
-        family::Family,
-        histogram::{Histogram, exponential_buckets},
-    },
+    metrics::{counter::Counter, family::Family, histogram::Histogram},
     registry::{Registry, Unit},
 };
 
-use super::Metrics;
+use super::{Metrics, seconds};
 
 /// The instruments of hooks.
 #[derive(Clone)]
@@ -30,7 +26,7 @@ struct Hook {
 impl HookMetrics {
     pub(super) fn register(registry: &mut Registry) -> Self {
         let outcomes = Family::default();
-        let answer = Histogram::new(exponential_buckets(0.000_25, 2.0, 15));
+        let answer = seconds();
         registry.register("hooks", "Decisions asked from back ends, by event and outcome", outcomes.clone());
         registry.register_with_unit(
             "hook_answer",

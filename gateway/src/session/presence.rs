@@ -50,12 +50,9 @@ impl Session {
     }
 
     pub(super) fn presence(&mut self, id: u32, name: &str, query: PresenceQuery) -> Effects {
-        if name.is_empty() {
-            return self.close(codes::BAD_PROTOCOL);
-        }
-        let channel = match Channel::parse(name) {
+        let channel = match self.channel(id, name) {
             Ok(channel) => channel,
-            Err(error) => return refuse(id, codes::BAD_REQUEST.because(error)),
+            Err(refusal) => return refusal,
         };
         match self.access(Action::Presence, &channel, false) {
             None => refuse(id, codes::UNKNOWN_CHANNEL),

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use tidegate_shared::{
-    channel::Channel,
     config::{AnswerMode, Route},
     envelope::{self, Request},
     id::RequestId,
@@ -62,12 +61,9 @@ impl Session {
     }
 
     pub(super) fn publish(&mut self, id: u32, request: PublishRequest, now: Now) -> Effects {
-        if request.channel.is_empty() {
-            return self.close(codes::BAD_PROTOCOL);
-        }
-        let channel = match Channel::parse(&request.channel) {
+        let channel = match self.channel(id, &request.channel) {
             Ok(channel) => channel,
-            Err(error) => return refuse(id, codes::BAD_REQUEST.because(error)),
+            Err(refusal) => return refusal,
         };
         if request.kind != 0 {
             return refuse(id, codes::NOT_AVAILABLE.because("only streams can be published into"));

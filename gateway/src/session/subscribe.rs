@@ -24,12 +24,9 @@ use crate::{
 
 impl Session {
     pub(super) fn subscribe(&mut self, id: u32, request: &SubscribeRequest, now: Now) -> Effects {
-        if request.channel.is_empty() {
-            return self.close(codes::BAD_PROTOCOL);
-        }
-        let channel = match Channel::parse(&request.channel) {
+        let channel = match self.channel(id, &request.channel) {
             Ok(channel) => channel,
-            Err(error) => return refuse(id, codes::BAD_REQUEST.because(error)),
+            Err(refusal) => return refusal,
         };
         if request.kind != 0 {
             return refuse(
@@ -152,12 +149,9 @@ impl Session {
     }
 
     pub(super) fn history(&mut self, id: u32, ask: HistoryRequest) -> Effects {
-        if ask.channel.is_empty() {
-            return self.close(codes::BAD_PROTOCOL);
-        }
-        let channel = match Channel::parse(&ask.channel) {
+        let channel = match self.channel(id, &ask.channel) {
             Ok(channel) => channel,
-            Err(error) => return refuse(id, codes::BAD_REQUEST.because(error)),
+            Err(refusal) => return refusal,
         };
         match self.access(Action::History, &channel, false) {
             None => refuse(id, codes::UNKNOWN_CHANNEL),
