@@ -1,4 +1,4 @@
-//! What types cannot say about a configuration. Each check names the key it is about.
+//! The checks of a configuration that its types cannot express. Each error names the key it is about.
 
 use std::time::Duration;
 
