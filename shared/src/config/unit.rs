@@ -50,7 +50,7 @@ impl Secret {
         Self(value.into())
     }
 
-    /// Returns the value. For the code that passes it on only.
+    /// Returns the value.
     pub fn expose(&self) -> &str {
         &self.0
     }
