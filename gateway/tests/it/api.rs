@@ -87,7 +87,7 @@ async fn ask(client: &Client, request: SubscribeRequest) -> SubscribeResult {
 }
 
 #[tokio::test]
-async fn who_has_no_key_gets_nowhere() {
+async fn http_calls_without_the_key_are_refused() {
     let stack = start(quick(KEPT).gateways(1)).await;
     let address = stack.gateways()[0].internal;
     for key in [None, Some(""), Some("dev-api-ke"), Some("dev-api-key0")] {
@@ -110,7 +110,7 @@ async fn who_has_no_key_gets_nowhere() {
 }
 
 #[tokio::test]
-async fn without_a_key_in_the_configuration_only_nats_leads_in() {
+async fn without_a_configured_key_the_api_is_served_over_nats_only() {
     let stack = start(quick(&format!("[api]\nkey = ''\n{KEPT}")).gateways(1)).await;
     assert_eq!(post(stack.gateways()[0].internal, "info", Some(""), "{}").await.0, 404);
     let doors = Doors::of(&stack).await;
@@ -118,7 +118,7 @@ async fn without_a_key_in_the_configuration_only_nats_leads_in() {
 }
 
 #[tokio::test]
-async fn what_is_published_is_stored_once_for_a_key_and_reaches_subscribers() {
+async fn a_publication_reaches_subscribers_and_is_stored_once_for_each_key() {
     let stack = start(quick(KEPT).gateways(2)).await;
     let doors = Doors::of(&stack).await;
     let (client, mut events) = connect(&stack, 0, "42").await;
@@ -169,7 +169,7 @@ async fn what_is_published_is_stored_once_for_a_key_and_reaches_subscribers() {
 }
 
 #[tokio::test]
-async fn what_all_gateways_hold_is_added_up() {
+async fn figures_of_all_gateways_are_added_up() {
     let stack = start(quick(KEPT).gateways(3)).await;
     let doors = Doors::of(&stack).await;
     eventually("the gateways know each other", || async {
@@ -205,7 +205,7 @@ async fn what_all_gateways_hold_is_added_up() {
 }
 
 #[tokio::test]
-async fn who_is_in_a_channel_is_told_through_both_doors() {
+async fn presence_is_served_over_http_and_nats() {
     let toml = "[[namespace]]\nname = 'room'\nallow_subscribe = 'authenticated'\npresence = true\n";
     let stack = start(quick(toml).gateways(2)).await;
     let doors = Doors::of(&stack).await;
@@ -245,7 +245,7 @@ async fn a_service_asks_a_worker_like_a_client_does() {
 }
 
 #[tokio::test]
-async fn a_batch_is_answered_one_by_one() {
+async fn each_command_of_a_batch_has_its_own_answer() {
     let stack = start(quick(KEPT).gateways(1)).await;
     let doors = Doors::of(&stack).await;
     for parallel in [false, true] {
@@ -280,7 +280,7 @@ async fn a_batch_is_answered_one_by_one() {
 }
 
 #[tokio::test]
-async fn who_asks_again_with_a_key_misses_nothing_while_a_gateway_leaves() {
+async fn retries_with_a_key_lose_no_publication_while_a_gateway_leaves() {
     let stack = start(quick(KEPT).gateways(2)).await;
     let doors = Doors::of(&stack).await;
     let stream = jetstream::new(setup(&stack).await).get_stream("TIDE_CH_kept").await.unwrap();

@@ -34,7 +34,7 @@ async fn subscribe(client: &Client, request: SubscribeRequest) -> SubscribeResul
 }
 
 #[tokio::test]
-async fn a_channel_for_some_users_is_theirs_alone() {
+async fn a_channel_that_lists_users_is_open_to_those_users_only() {
     let stack = start(quick(TOML).gateways(2)).await;
     let (ada, _events) = connect(&stack, 0, "41").await;
     let (ben, mut heard) = connect(&stack, 1, "42").await;
@@ -59,7 +59,7 @@ async fn a_channel_for_some_users_is_theirs_alone() {
 }
 
 #[tokio::test]
-async fn recovery_is_for_those_who_ask_where_it_is_not_for_everybody() {
+async fn without_force_recovery_only_clients_that_ask_can_recover() {
     let stack = start(quick(TOML).gateways(1)).await;
     let (client, _events) = connect(&stack, 0, "42").await;
     let plain = SubscribeRequest { channel: "plain:x".to_owned(), ..SubscribeRequest::default() };

@@ -82,7 +82,7 @@ async fn every_accepted_request_is_answered_though_the_broker_is_killed_under_lo
 }
 
 #[tokio::test]
-async fn channels_go_on_after_the_broker_was_killed() {
+async fn publications_arrive_again_after_the_broker_was_killed() {
     let stack = start(quick("").gateways(1)).await;
     let (client, mut events) = connect(&stack, 0, "42").await;
     client.subscribe("chat:lobby").await.unwrap();

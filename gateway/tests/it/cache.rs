@@ -46,11 +46,11 @@ cache_on_subscribe = true
 "#;
 
 in_both_fanouts!(
-    whoever_comes_back_gets_the_newest_publication_and_what_follows,
-    a_subscriber_who_asks_for_nothing_gets_the_newest_publication_where_the_namespace_says_so,
-    an_empty_channel_recovers_nobody_and_who_insists_is_refused,
-    what_has_expired_is_not_brought_though_the_gateway_has_seen_it,
-    clients_that_join_while_others_publish_miss_nothing_behind_what_they_were_brought,
+    a_recovering_client_gets_the_newest_publication_and_the_live_ones,
+    a_new_subscriber_gets_the_newest_publication_with_cache_on_subscribe,
+    an_empty_channel_is_not_recovered_and_insisting_clients_get_error_112,
+    an_expired_publication_is_not_recovered_although_the_gateway_has_seen_it,
+    clients_that_subscribe_during_publishing_miss_nothing_after_the_newest_publication,
 );
 
 async fn stack(fanout: &str, gateways: usize) -> Stack {
@@ -83,7 +83,7 @@ async fn next(events: &mut Events) -> (String, u64) {
     .await
 }
 
-async fn whoever_comes_back_gets_the_newest_publication_and_what_follows(fanout: &str) {
+async fn a_recovering_client_gets_the_newest_publication_and_the_live_ones(fanout: &str) {
     let stack = stack(fanout, 2).await;
     for encoding in [Encoding::Json, Encoding::Protobuf] {
         let channel = format!("score:{encoding:?}");
@@ -127,9 +127,7 @@ async fn whoever_comes_back_gets_the_newest_publication_and_what_follows(fanout:
     }
 }
 
-async fn a_subscriber_who_asks_for_nothing_gets_the_newest_publication_where_the_namespace_says_so(
-    fanout: &str,
-) {
+async fn a_new_subscriber_gets_the_newest_publication_with_cache_on_subscribe(fanout: &str) {
     let stack = stack(fanout, 1).await;
     let (client, _events) = connect(&stack, 0, "42").await;
     let fresh =
@@ -145,7 +143,7 @@ async fn a_subscriber_who_asks_for_nothing_gets_the_newest_publication_where_the
     assert!(!plain.was_recovering && plain.publications.is_empty(), "{plain:?}");
 }
 
-async fn an_empty_channel_recovers_nobody_and_who_insists_is_refused(fanout: &str) {
+async fn an_empty_channel_is_not_recovered_and_insisting_clients_get_error_112(fanout: &str) {
     let stack = stack(fanout, 1).await;
     let (client, _events) = connect(&stack, 0, "42").await;
     let insisting = SubscribeRequest { flag: 2, ..from_nowhere("score:a") };
@@ -157,7 +155,7 @@ async fn an_empty_channel_recovers_nobody_and_who_insists_is_refused(fanout: &st
     .await;
 }
 
-async fn what_has_expired_is_not_brought_though_the_gateway_has_seen_it(fanout: &str) {
+async fn an_expired_publication_is_not_recovered_although_the_gateway_has_seen_it(fanout: &str) {
     let stack = stack(fanout, 1).await;
     let (client, mut events) = connect(&stack, 0, "42").await;
     let (back, _events) = connect(&stack, 0, "43").await;
@@ -174,7 +172,7 @@ async fn what_has_expired_is_not_brought_though_the_gateway_has_seen_it(fanout: 
 }
 
 #[tokio::test]
-async fn patches_and_filters_go_with_the_newest_publication() {
+async fn deltas_and_tag_filters_apply_to_the_newest_publication() {
     let stack = stack("channel", 1).await;
     let nats = async_nats::jetstream::new(service(&stack).await);
     let publish = |league: &'static str, text: String| {
@@ -243,7 +241,7 @@ async fn a_personal_channel_can_be_a_cache_too() {
 }
 
 /// Nothing lies between what the reply brings and the first publication, whenever a client joins.
-async fn clients_that_join_while_others_publish_miss_nothing_behind_what_they_were_brought(fanout: &str) {
+async fn clients_that_subscribe_during_publishing_miss_nothing_after_the_newest_publication(fanout: &str) {
     let stack = stack(fanout, 2).await;
     let (publisher, _e) = connect(&stack, 1, "publisher").await;
     publisher.publish("board:a", "0").await.unwrap();

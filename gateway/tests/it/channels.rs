@@ -70,7 +70,7 @@ async fn a_service_reaches_a_channel_with_one_nats_publish() {
 }
 
 #[tokio::test]
-async fn a_user_is_reached_on_every_connection_and_nobody_else_is() {
+async fn a_personal_publication_reaches_every_connection_of_its_user_and_no_other() {
     let stack = start(quick("").gateways(2)).await;
     let (_a, mut phone) = connect(&stack, 0, "ada@example.com").await;
     let (_b, mut browser) = connect(&stack, 1, "ada@example.com").await;
@@ -103,7 +103,7 @@ async fn a_message_reaches_one_connection_or_all() {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_read_is_ended_and_the_others_are_not() {
+async fn a_client_that_does_not_read_is_disconnected_and_the_others_stay() {
     let stack = start(quick("").gateways(1)).await;
     let (reader, mut events) = connect(&stack, 0, "reader").await;
     reader.subscribe("chat:flood").await.unwrap();

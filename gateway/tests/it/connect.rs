@@ -11,7 +11,7 @@ use tidegate_shared::protocol::Encoding;
 use crate::support::{connect, event, get, quick, raw_connected, start, token, url};
 
 #[tokio::test]
-async fn a_client_learns_who_it_is_and_what_it_receives() {
+async fn a_connect_reply_has_the_client_id_and_the_subscriptions() {
     let stack = start(quick("").gateways(1)).await;
     for encoding in [Encoding::Json, Encoding::Protobuf] {
         let options = Options::new(url(&stack, 0)).token(token(&stack, "42")).encoding(encoding);
@@ -98,7 +98,7 @@ async fn a_full_gateway_turns_connections_away() {
 }
 
 #[tokio::test]
-async fn a_clients_goodbye_is_answered() {
+async fn a_clients_close_frame_is_answered() {
     use futures_util::{SinkExt, StreamExt};
     use tokio_tungstenite::tungstenite::{Message, protocol::frame::coding::CloseCode};
     let stack = start(quick("").gateways(1)).await;

@@ -5,7 +5,7 @@ use tidegate_cli::client::Event;
 use crate::support::{connect, event, get, quick, start};
 
 #[tokio::test]
-async fn a_gateway_that_is_asked_to_stop_answers_what_waits_and_sends_its_clients_away() {
+async fn a_draining_gateway_answers_waiting_requests_and_disconnects_its_clients() {
     let stack = start(quick("").gateways(2).workers(1)).await;
     let (client, mut events) = connect(&stack, 0, "42").await;
     let (idle, mut idle_events) = connect(&stack, 0, "43").await;

@@ -18,7 +18,7 @@ async fn open(stack: &Stack, gateway: usize, request: &Value, last: Option<&str>
 }
 
 #[tokio::test]
-async fn who_brings_the_id_of_its_last_event_to_another_gateway_resumes_every_channel_behind_it() {
+async fn the_id_of_the_last_event_recovers_every_channel_on_another_gateway() {
     let stack = kept(2).await;
     let (publisher, _events) = connect(&stack, 0, "43").await;
     let nats = async_nats::jetstream::new(service(&stack).await);
@@ -73,7 +73,7 @@ async fn who_brings_the_id_of_its_last_event_to_another_gateway_resumes_every_ch
 }
 
 #[tokio::test]
-async fn an_id_that_says_nothing_of_a_channel_or_too_old_a_place_is_told_as_not_recovered() {
+async fn an_event_id_without_the_channel_or_with_too_old_an_offset_is_not_recovered() {
     let stack = start(quick(&KEPT.replace("20", "2")).gateways(1)).await;
     let (publisher, _events) = connect(&stack, 0, "43").await;
     let request = |subs: Value| json!({"token": token(&stack, "42"), "subs": subs});
@@ -104,7 +104,7 @@ async fn an_id_that_says_nothing_of_a_channel_or_too_old_a_place_is_told_as_not_
 }
 
 #[tokio::test]
-async fn an_id_opens_no_channel_its_bearer_may_not_have() {
+async fn an_event_id_opens_no_channel_that_the_client_may_not_subscribe_to() {
     let stack = kept(1).await;
     let request = |user: &str, subs: Value| json!({"token": token(&stack, user), "subs": subs});
     let mut first = open(&stack, 0, &request("42", json!({"kept:a": {}})), None).await;

@@ -95,7 +95,7 @@ fn refused(error: CallError) -> (u32, bool) {
 }
 
 #[tokio::test]
-async fn a_back_end_says_who_connects_and_what_the_connection_begins_with() {
+async fn a_back_end_decides_about_connections_and_their_subscriptions() {
     let stack = start(quick(ASKED).gateways(1)).await;
     let back_end = BackEnd::start(&stack, "connect", |_| {
         allow(&json!({"user": "42", "info": {"name": "Ada"}, "data": {"plan": "free"},
@@ -124,7 +124,7 @@ async fn a_back_end_says_who_connects_and_what_the_connection_begins_with() {
 }
 
 #[tokio::test]
-async fn nobody_connects_without_a_decision_that_allows_it() {
+async fn without_a_decision_that_allows_it_no_client_connects() {
     let stack = start(quick(ASKED).gateways(1)).await;
     assert_eq!(refused(without_token(&stack).await.unwrap_err()), (100, true), "nobody decides");
     for (answer, code, temporary) in [
@@ -188,7 +188,7 @@ async fn commands_behind_connect_wait_for_the_decision_and_are_answered_in_order
 }
 
 #[tokio::test]
-async fn a_back_end_says_who_subscribes_and_who_publishes_what() {
+async fn a_back_end_decides_about_subscriptions_and_publications() {
     let stack = start(quick(ASKED).gateways(1)).await;
     let subscribe = BackEnd::start(&stack, "subscribe", |question| {
         let refusal = r#"{"error":{"code":1403,"message":"not you"}}"#.to_owned();
@@ -237,7 +237,7 @@ async fn a_back_end_says_who_subscribes_and_who_publishes_what() {
 }
 
 #[tokio::test]
-async fn what_one_client_publishes_keeps_its_order_whatever_is_asked_in_between() {
+async fn publications_of_one_client_keep_their_order_across_hook_decisions() {
     let stack = start(quick(ASKED).gateways(1)).await;
     let _subscribe = BackEnd::start(&stack, "subscribe", |_| allow(&json!({}))).await;
     let publish = BackEnd::start(&stack, "publish", |_| allow(&json!({}))).await;
@@ -254,7 +254,7 @@ async fn what_one_client_publishes_keeps_its_order_whatever_is_asked_in_between(
 }
 
 #[tokio::test]
-async fn a_decision_about_a_subscription_can_be_kept_and_is_never_anothers() {
+async fn a_cached_decision_applies_to_its_own_subscription_only() {
     let stack = start(quick(&ASKED.replace("deadline", "cache = '1h'\ndeadline")).gateways(1)).await;
     let back_end = BackEnd::start(&stack, "subscribe", |question| {
         let refusal = r#"{"error":{"code":1403,"message":"not you"}}"#.to_owned();
@@ -274,7 +274,7 @@ async fn a_decision_about_a_subscription_can_be_kept_and_is_never_anothers() {
 }
 
 #[tokio::test]
-async fn silence_is_not_kept() {
+async fn a_missing_decision_is_not_cached() {
     let stack = start(quick(&ASKED.replace("deadline", "cache = '1h'\ndeadline")).gateways(1)).await;
     let (client, _events) = connect(&stack, 0, "42").await;
     assert_eq!(refused(client.subscribe("asked:x").await.unwrap_err()), (100, true));
@@ -314,7 +314,7 @@ async fn a_back_end_prolongs_connections_and_subscriptions_and_ends_them() {
 }
 
 #[tokio::test]
-async fn a_connection_nobody_prolongs_ends_with_its_grace() {
+async fn a_connection_that_is_not_prolonged_ends_after_its_grace() {
     let toml = format!(
         "{}\n[auth]\nrefresh_grace = '1s'\n",
         ASKED.replace("connect = true", "refresh = true\nconnect = true")
@@ -330,7 +330,7 @@ async fn a_connection_nobody_prolongs_ends_with_its_grace() {
 }
 
 #[tokio::test]
-async fn one_way_clients_are_decided_on_too() {
+async fn a_back_end_decides_about_one_way_clients_too() {
     let stack = start(quick(ASKED).gateways(1)).await;
     let back_end = BackEnd::start(&stack, "connect", |_| allow(&json!({"user": "42"}))).await;
     let address =

@@ -173,7 +173,7 @@ async fn try_everything(bob: &mut Voice) {
 }
 
 #[tokio::test]
-async fn nothing_of_one_user_reaches_another_whatever_it_says() {
+async fn no_command_of_one_user_reaches_the_data_of_another() {
     let stack = start(quick(TOML).gateways(2).workers(1)).await;
     let nats = async_nats::jetstream::new(service(&stack).await);
     for (_, subject) in HERS {
@@ -223,7 +223,7 @@ async fn nothing_of_one_user_reaches_another_whatever_it_says() {
 }
 
 #[tokio::test]
-async fn a_token_of_another_user_opens_nothing_and_ends_the_connection() {
+async fn a_subscription_token_of_another_user_ends_the_connection() {
     let stack = start(quick(TOML).gateways(1)).await;
     for (channel, _) in HERS {
         for verb in ["subscribe", "sub_refresh"] {
@@ -244,7 +244,7 @@ async fn a_token_of_another_user_opens_nothing_and_ends_the_connection() {
 }
 
 #[tokio::test]
-async fn who_only_listens_gets_no_more_than_who_asks() {
+async fn one_way_clients_have_no_more_permissions_than_other_clients() {
     let stack = start(quick(TOML).gateways(1)).await;
     let wishes: serde_json::Map<_, _> = HERS
         .iter()
@@ -263,7 +263,7 @@ async fn who_only_listens_gets_no_more_than_who_asks() {
 }
 
 #[tokio::test]
-async fn a_session_that_is_guessed_takes_no_commands() {
+async fn a_guessed_session_accepts_no_commands() {
     let stack = start(quick(TOML).gateways(1)).await;
     let ada = crate::stream_client::Emulated::connect(&stack, "ada").await;
     let publish = r#"{"id":2,"publish":{"channel":"dialogs:diary#ada","data":1}}"#;

@@ -37,8 +37,8 @@ lease = "2s"
 "#;
 
 in_both_fanouts!(
-    who_is_in_a_channel_is_the_same_on_every_gateway,
-    a_namespace_says_who_may_ask_and_who_is_told,
+    presence_is_the_same_on_every_gateway,
+    a_namespace_decides_about_presence_and_join_and_leave_permissions,
 );
 
 fn rooms(fanout: &str) -> String {
@@ -148,7 +148,7 @@ async fn crowd(stack: &Stack, gateway: usize, channel: &str, count: usize) -> Ve
     members
 }
 
-async fn who_is_in_a_channel_is_the_same_on_every_gateway(fanout: &str) {
+async fn presence_is_the_same_on_every_gateway(fanout: &str) {
     let stack = start(quick(&rooms(fanout)).gateways(2)).await;
     let mut anna = Member::connect(&stack, 0, "anna").await;
     let mut bert = Member::connect(&stack, 1, "bert").await;
@@ -183,7 +183,7 @@ async fn who_is_in_a_channel_is_the_same_on_every_gateway(fanout: &str) {
     nothing_panicked(&stack);
 }
 
-async fn a_namespace_says_who_may_ask_and_who_is_told(fanout: &str) {
+async fn a_namespace_decides_about_presence_and_join_and_leave_permissions(fanout: &str) {
     let stack = start(quick(&rooms(fanout)).gateways(1)).await;
     let mut member = Member::connect(&stack, 0, "42").await;
     for verb in ["presence", "presence_stats"] {
@@ -207,7 +207,7 @@ async fn a_namespace_says_who_may_ask_and_who_is_told(fanout: &str) {
 }
 
 #[tokio::test]
-async fn a_burst_of_subscribes_and_unsubscribes_leaves_nobody_behind() {
+async fn a_burst_of_subscribes_and_unsubscribes_leaves_no_members_behind() {
     let stack = start(quick(ROOMS).gateways(1)).await;
     let mut member = Member::connect(&stack, 0, "42").await;
     let mut watcher = Member::connect(&stack, 0, "43").await;
@@ -310,7 +310,7 @@ async fn a_gateway_that_was_paused_for_too_long_announces_its_members_again() {
 }
 
 #[tokio::test]
-async fn presence_is_right_again_after_the_broker_was_away_for_longer_than_a_lease() {
+async fn presence_is_repaired_after_a_broker_outage_longer_than_a_lease() {
     let stack = start(quick(ROOMS).gateways(2)).await;
     let mut watcher = Member::connect(&stack, 0, "w").await;
     watcher.subscribe("room:1").await;
@@ -354,7 +354,7 @@ async fn presence_is_right_again_after_the_broker_was_away_for_longer_than_a_lea
 }
 
 #[tokio::test]
-async fn the_members_of_a_gateway_that_is_asked_to_stop_leave_before_it() {
+async fn the_members_of_a_draining_gateway_leave_before_it_ends() {
     let stack = start(quick(&ROOMS.replace("2s", "60s")).gateways(2)).await;
     let mut watcher = Member::connect(&stack, 0, "w").await;
     watcher.subscribe("room:1").await;
@@ -368,7 +368,7 @@ async fn the_members_of_a_gateway_that_is_asked_to_stop_leave_before_it() {
 }
 
 #[tokio::test]
-async fn what_killed_gateways_have_left_is_removed_by_the_next_one() {
+async fn members_of_killed_gateways_are_removed_by_the_next_gateway() {
     let stack = start(quick(ROOMS).gateways(1)).await;
     let members = crowd(&stack, 0, "room:1", 20).await;
     let jetstream = async_nats::jetstream::new(setup(&stack).await);
@@ -389,7 +389,7 @@ async fn what_killed_gateways_have_left_is_removed_by_the_next_one() {
 }
 
 #[tokio::test]
-async fn channels_that_the_server_chooses_have_members_too() {
+async fn server_side_subscriptions_have_members_too() {
     let chosen = r#"
 [[namespace]]
 name = "user"

@@ -25,11 +25,11 @@ history_size = 20
 "#;
 
 in_both_fanouts!(
-    a_client_that_comes_back_on_another_gateway_gets_what_it_missed,
-    from_the_very_beginning_works_while_nothing_was_trimmed,
-    what_is_published_while_clients_subscribe_is_neither_missed_nor_brought_twice,
-    what_was_published_while_the_broker_was_away_from_a_gateway_is_filled_in,
-    many_clients_that_come_back_to_a_channel_share_a_read,
+    a_client_recovers_its_backlog_on_another_gateway,
+    recovery_from_offset_zero_works_until_history_is_trimmed,
+    publications_during_a_subscribe_are_delivered_exactly_once,
+    publications_during_a_gateways_broker_outage_are_filled_in,
+    clients_that_recover_one_channel_share_a_history_read,
 );
 
 pub(crate) async fn kept(gateways: usize) -> Stack {
@@ -88,7 +88,7 @@ pub(crate) async fn history(client: &Client, ask: HistoryRequest) -> Result<Hist
     Ok(reply.history.unwrap())
 }
 
-async fn a_client_that_comes_back_on_another_gateway_gets_what_it_missed(fanout: &str) {
+async fn a_client_recovers_its_backlog_on_another_gateway(fanout: &str) {
     let stack = kept_by(fanout, 2).await;
     for encoding in [Encoding::Json, Encoding::Protobuf] {
         let channel = format!("kept:{encoding:?}");
@@ -118,7 +118,7 @@ async fn a_client_that_comes_back_on_another_gateway_gets_what_it_missed(fanout:
     }
 }
 
-async fn from_the_very_beginning_works_while_nothing_was_trimmed(fanout: &str) {
+async fn recovery_from_offset_zero_works_until_history_is_trimmed(fanout: &str) {
     let stack = kept_by(fanout, 1).await;
     let (client, _events) = connect(&stack, 0, "42").await;
     for n in 0..5 {
@@ -129,7 +129,7 @@ async fn from_the_very_beginning_works_while_nothing_was_trimmed(fanout: &str) {
     assert_eq!(texts(&result), ["0", "1", "2", "3", "4"]);
 }
 
-async fn what_is_published_while_clients_subscribe_is_neither_missed_nor_brought_twice(fanout: &str) {
+async fn publications_during_a_subscribe_are_delivered_exactly_once(fanout: &str) {
     const COUNT: usize = 300;
     let stack = start(quick(&kept_toml(fanout).replace("20", "1000")).gateways(2)).await;
     let nats = async_nats::jetstream::new(service(&stack).await);
@@ -170,7 +170,7 @@ async fn what_is_published_while_clients_subscribe_is_neither_missed_nor_brought
 }
 
 #[tokio::test]
-async fn what_is_published_between_two_recoveries_comes_with_the_second() {
+async fn publications_between_two_recoveries_arrive_with_the_second() {
     let stack = kept(2).await;
     let (publisher, _e) = connect(&stack, 0, "publisher").await;
     let (client, _events) = connect(&stack, 0, "42").await;
@@ -192,7 +192,7 @@ async fn what_is_published_between_two_recoveries_comes_with_the_second() {
 }
 
 #[tokio::test]
-async fn what_a_service_repeats_under_one_id_comes_once_live_and_recovered() {
+async fn a_publication_repeated_under_one_id_is_delivered_once_live_and_recovered() {
     let stack = kept(2).await;
     let nats = async_nats::jetstream::new(service(&stack).await);
     let (client, mut events) = connect(&stack, 0, "42").await;
@@ -216,7 +216,7 @@ async fn what_a_service_repeats_under_one_id_comes_once_live_and_recovered() {
 }
 
 #[tokio::test]
-async fn a_personal_channel_is_resumed_with_the_connection() {
+async fn a_personal_channel_is_recovered_with_the_connection() {
     let stack = kept(2).await;
     let nats = async_nats::jetstream::new(service(&stack).await);
     let publish = |text: &'static str| {
@@ -248,7 +248,7 @@ async fn a_personal_channel_is_resumed_with_the_connection() {
 }
 
 #[tokio::test]
-async fn an_answer_that_comes_while_its_user_is_away_is_there_when_the_user_is_back() {
+async fn a_later_answer_is_recovered_by_a_user_that_was_disconnected() {
     let stack = start(quick("").gateways(2).workers(1)).await;
     let (client, mut events) = connect(&stack, 0, "42").await;
     client.rpc("later.echo", "\"first\"").await.unwrap();
@@ -279,7 +279,7 @@ async fn an_answer_that_comes_while_its_user_is_away_is_there_when_the_user_is_b
     }
 }
 
-async fn what_was_published_while_the_broker_was_away_from_a_gateway_is_filled_in(fanout: &str) {
+async fn publications_during_a_gateways_broker_outage_are_filled_in(fanout: &str) {
     let stack = kept_by(fanout, 2).await;
     let (client, mut events) = connect(&stack, 0, "42").await;
     fresh(&client, "kept:a").await;
@@ -303,7 +303,7 @@ async fn what_was_published_while_the_broker_was_away_from_a_gateway_is_filled_i
 }
 
 #[tokio::test]
-async fn past_publications_can_be_read_from_either_end() {
+async fn history_can_be_read_from_either_end() {
     let stack = kept(1).await;
     let (client, _events) = connect(&stack, 0, "42").await;
     for n in 0..30 {
@@ -342,7 +342,7 @@ async fn past_publications_can_be_read_from_either_end() {
     );
 }
 
-async fn many_clients_that_come_back_to_a_channel_share_a_read(fanout: &str) {
+async fn clients_that_recover_one_channel_share_a_history_read(fanout: &str) {
     let stack = kept_by(fanout, 2).await;
     let (publisher, _e) = connect(&stack, 1, "publisher").await;
     let start = fresh(&publisher, "kept:a").await;

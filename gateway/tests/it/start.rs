@@ -25,7 +25,7 @@ fn run(toml: &str, variables: &[(&str, &str)]) -> Output {
 }
 
 #[test]
-fn a_configuration_that_cannot_be_used_is_explained_and_ends_with_64() {
+fn an_invalid_configuration_is_explained_and_ends_with_64() {
     for (toml, expected) in [
         ("[gateway]\nlistn = '127.0.0.1:1'", "listen"),
         ("[gateway]\nanswer_timeout = 4", "gateway.answer_timeout"),
@@ -45,7 +45,7 @@ fn a_configuration_that_cannot_be_used_is_explained_and_ends_with_64() {
 }
 
 #[test]
-fn a_public_key_that_is_none_is_named() {
+fn an_invalid_public_key_is_named() {
     let toml = "[[issuer]]\nname = 'ids'\nissuer = 'i'\nalgorithms = ['RS256']\npublic_key = 'none'";
     let free = [("TIDEGATE_GATEWAY__LISTEN", "127.0.0.1:0"), ("TIDEGATE_GATEWAY__INTERNAL", "127.0.0.1:0")];
     let output = run(toml, &free);
@@ -65,7 +65,7 @@ fn a_busy_port_is_named() {
 }
 
 #[tokio::test]
-async fn a_gateway_without_streams_says_what_to_do() {
+async fn a_gateway_without_streams_names_the_way_out() {
     let stack = Stack::builder().start().await.unwrap();
     let url = stack.nats_url().to_owned();
     let variables = [

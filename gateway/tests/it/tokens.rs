@@ -58,7 +58,7 @@ async fn sub_refresh(client: &Client, channel: &str, token: String) -> Result<Su
 }
 
 #[tokio::test]
-async fn every_kind_of_key_opens_a_connection_and_no_other_issuers() {
+async fn every_kind_of_key_opens_connections_of_its_own_issuer_only() {
     let signers = [
         ("rsa", "RS256", Signer::rsa()),
         ("ec", "ES256", Signer::es256()),
@@ -106,7 +106,7 @@ async fn key_server(keys: Vec<Value>) -> (String, JoinSet<()>) {
 }
 
 #[tokio::test]
-async fn fetched_keys_open_a_connection_and_an_unknown_one_is_a_reason_to_come_back() {
+async fn fetched_keys_open_a_connection_and_an_unknown_key_asks_for_a_retry() {
     let signer = Signer::es256();
     let (keys, _server) = key_server(vec![signer.jwk("k")]).await;
     let toml = issuer("ids", "ES256", &format!("jwks_url = '{keys}'"))
@@ -128,7 +128,7 @@ async fn fetched_keys_open_a_connection_and_an_unknown_one_is_a_reason_to_come_b
 }
 
 #[tokio::test]
-async fn a_private_channel_opens_to_its_token_only() {
+async fn a_private_channel_needs_its_subscription_token() {
     let stack = start(quick("").gateways(1)).await;
     for encoding in [Encoding::Json, Encoding::Protobuf] {
         let (client, mut events) = connect_as(&stack, 0, "42", encoding).await;

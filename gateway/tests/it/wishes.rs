@@ -38,7 +38,7 @@ fn score(n: u32) -> String {
 }
 
 #[tokio::test]
-async fn who_asks_for_patches_gets_the_first_publication_whole_and_then_what_changed() {
+async fn a_delta_subscription_gets_the_first_publication_whole_and_then_deltas() {
     let stack = start(quick(TOML).gateways(1)).await;
     let (publisher, _e) = connect(&stack, 0, "publisher").await;
     for encoding in [Encoding::Json, Encoding::Protobuf] {
@@ -79,7 +79,7 @@ async fn who_asks_for_patches_gets_the_first_publication_whole_and_then_what_cha
 }
 
 #[tokio::test]
-async fn who_asks_for_some_tags_gets_those_live_and_after_a_break() {
+async fn a_tags_filter_applies_live_and_after_recovery() {
     let stack = start(quick(TOML).gateways(1)).await;
     let nats = async_nats::jetstream::new(service(&stack).await);
     let publish = |tag: &'static str| {

@@ -105,7 +105,7 @@ async fn subscriptions_are_made_and_ended_from_outside() {
 }
 
 #[tokio::test]
-async fn a_connections_time_and_what_is_said_about_it_can_be_changed() {
+async fn the_expiry_and_the_information_of_a_connection_can_be_changed() {
     let stack = start(quick(&format!("[auth]\nrefresh_grace = '0s'\n{KEPT}")).gateways(2)).await;
     let doors = Doors::of(&stack).await;
     let (client, mut events) = connect(&stack, 0, "42").await;
@@ -128,7 +128,7 @@ async fn a_connections_time_and_what_is_said_about_it_can_be_changed() {
 }
 
 #[tokio::test]
-async fn a_gateway_that_does_not_answer_is_told_of() {
+async fn an_answer_names_the_gateways_that_did_not_reply() {
     let stack = start(quick(KEPT).gateways(2)).await;
     let doors = Doors::of(&stack).await;
     eventually("the gateways know each other", || async {
@@ -178,7 +178,7 @@ async fn orders(doors: &Doors, count: usize) -> Duration {
 }
 
 #[tokio::test]
-async fn a_gateway_that_was_killed_fails_no_order_and_delays_one_at_most() {
+async fn a_killed_gateway_fails_no_command_and_delays_one_at_most() {
     let stack = start(quick(&format!("{LONG_LEASES}{KEPT}")).gateways(3)).await;
     let doors = Doors::of(&stack).await;
     all_are_known(&doors, 3).await;
@@ -201,7 +201,7 @@ async fn a_gateway_that_was_killed_fails_no_order_and_delays_one_at_most() {
 }
 
 #[tokio::test]
-async fn a_gateway_that_is_asked_to_stop_is_missed_by_nobody() {
+async fn a_gateway_that_drains_delays_and_fails_no_command() {
     let stack = start(quick(&format!("{LONG_LEASES}{KEPT}")).gateways(3)).await;
     let doors = Doors::of(&stack).await;
     all_are_known(&doors, 3).await;
@@ -218,7 +218,7 @@ async fn a_gateway_that_is_asked_to_stop_is_missed_by_nobody() {
 }
 
 #[tokio::test]
-async fn an_order_that_is_answered_is_carried_out_everywhere_though_the_broker_was_just_away() {
+async fn an_answered_command_has_run_on_every_gateway_even_right_after_a_broker_outage() {
     let stack = start(quick(&format!("{LONG_LEASES}{KEPT}")).gateways(2)).await;
     let doors = Doors::of(&stack).await;
     all_are_known(&doors, 2).await;
@@ -233,7 +233,7 @@ async fn an_order_that_is_answered_is_carried_out_everywhere_though_the_broker_w
 }
 
 #[tokio::test]
-async fn a_connection_that_is_still_being_welcomed_belongs_to_its_user() {
+async fn a_command_for_a_user_reaches_a_connection_that_is_being_set_up() {
     let toml = "[[namespace]]\nname = 'news'\nautomatic = ['all']\n";
     let stack = start(quick(toml).gateways(1)).await;
     let doors = Doors::of(&stack).await;

@@ -14,7 +14,7 @@ async fn resume(client: &Client, channel: &str, offset: u64, epoch: &str) -> Sub
 }
 
 #[tokio::test]
-async fn history_is_read_and_removed_and_nobody_is_told_otherwise() {
+async fn history_can_be_read_and_removed() {
     let stack = start(quick(KEPT).gateways(2)).await;
     let doors = Doors::of(&stack).await;
     let (client, mut events) = connect(&stack, 0, "42").await;
@@ -67,7 +67,7 @@ async fn history_is_read_and_removed_and_nobody_is_told_otherwise() {
 }
 
 #[tokio::test]
-async fn removing_history_needs_a_right_of_its_own() {
+async fn removing_history_needs_its_own_nats_permission() {
     let stack = start(quick(KEPT).gateways(1)).await;
     let doors = Doors::of(&stack).await;
     doors.http("publish", json!({"channel": "kept:a", "data": 1})).await;

@@ -84,7 +84,7 @@ for (const protocol of PROTOCOLS) {
     assert.deepEqual(events.all('connected'), []);
   });
 
-  test(`${protocol.protocol}: a client that has left can come back`, async (t) => {
+  test(`${protocol.protocol}: a client that has disconnected can connect again`, async (t) => {
     const { client, events } = await connect(t, protocol, await stack.gateway(1), unique('user'));
     client.disconnect();
     client.connect();

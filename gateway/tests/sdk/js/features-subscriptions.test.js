@@ -26,7 +26,7 @@ const mayPublish = ({ data, user }) => {
 };
 
 overEveryTransport(stack, ({ roam, payload, value, values }) => {
-  test('who is there, who comes and who leaves is known on both gateways, before and after a break', async (t) => {
+  test('presence, joins and leaves are the same on both gateways, before and after a disconnect', async (t) => {
     const [channel, user] = [`room:${unique('presence')}`, unique('user')];
     const token = tokenFor(user, { claims: { info: { name: 'Ada' } } });
     const { client, events, away } = await roam(t, user, { token });
@@ -56,7 +56,7 @@ overEveryTransport(stack, ({ roam, payload, value, values }) => {
     }
   });
 
-  test('a private channel lives on with fresh tokens, and is recovered with one', async (t) => {
+  test('a private channel stays subscribed with fresh tokens, and is recovered with one', async (t) => {
     const [room, user] = [`$${unique('room')}`, unique('user')];
     const { client, events, away } = await roam(t, user);
     const asked = [];
@@ -84,7 +84,7 @@ overEveryTransport(stack, ({ roam, payload, value, values }) => {
     assert.equal(events.all('disconnected').length, 0);
   });
 
-  test('a channel whose name lists users is theirs alone, and brings them what they missed', async (t) => {
+  test('a channel that lists users is open to them only, and recovers', async (t) => {
     const { client, user, away } = await roam(t, unique('ada'));
     const ben = await connect(t, JSON_PROTOCOL, await stack.gateway(2), unique('ben'));
     const channel = `dialogs:room#${user},${ben.user}`;
@@ -102,7 +102,7 @@ overEveryTransport(stack, ({ roam, payload, value, values }) => {
     await assert.rejects(eve.client.history(channel, { limit: 1 }), { code: 103 });
   });
 
-  test('a back end says who receives a channel and what is published, and is asked again after a break', async (t) => {
+  test('a back end decides about subscriptions and publications, and is asked again after a disconnect', async (t) => {
     const nats = await stack.nats();
     await answer(t, nats, 'tide.hook.subscribe', mayReceive);
     await answer(t, nats, 'tide.hook.publish', mayPublish);
@@ -123,7 +123,7 @@ overEveryTransport(stack, ({ roam, payload, value, values }) => {
     assert.equal(client.state, 'connected');
   });
 
-  test('the channels of a token are there from the beginning and come back with what was missed', async (t) => {
+  test('the channels of a token are subscribed on connect and recovered', async (t) => {
     const [room, user] = [unique('room'), unique('user')];
     const token = tokenFor(user, { claims: { subs: { [`kept:${room}`]: { data: { role: 'reader' } } } } });
     const { events, away } = await roam(t, user, { token });
@@ -141,7 +141,7 @@ overEveryTransport(stack, ({ roam, payload, value, values }) => {
     assert.deepEqual(values(events), ['live 1', 'missed 1', 'live 2', 'missed 2']);
   });
 
-  test('a service subscribes a client to what it may not ask for, and takes it away, wherever the client is', async (t) => {
+  test('a service subscribes and unsubscribes a client, on either gateway', async (t) => {
     const { client, events, user, away } = await roam(t, unique('user'));
     const room = unique('room');
     const own = { where: ({ channel }) => channel === `secret:${room}` };
@@ -163,7 +163,7 @@ overEveryTransport(stack, ({ roam, payload, value, values }) => {
     assert.equal(client.state, 'connected');
   });
 
-  test('a service ends a subscription for good, or has it asked for with a fresh token, wherever the client is', async (t) => {
+  test('a service ends a subscription for good, or requires a fresh token, on either gateway', async (t) => {
     const { client, user, away } = await roam(t, unique('user'));
     const [open, shut] = [`chat:${unique('room')}`, `chat:$${unique('room')}`];
     const { subscription, events: left } = await subscribe(client, open);
@@ -186,7 +186,7 @@ overEveryTransport(stack, ({ roam, payload, value, values }) => {
     }
   });
 
-  test('a service has a client come back, come back with a fresh token, or stay away, wherever it is', async (t) => {
+  test('a service makes a client reconnect, reconnect with a fresh token, or stay away, on either gateway', async (t) => {
     const user = unique('user');
     let fetched = 0;
     const getToken = async () => {
