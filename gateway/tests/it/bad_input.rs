@@ -1,4 +1,4 @@
-//! Bad input gets the documented code or message, other clients go on, and nothing panics.
+//! Bad input gets the documented code or message, other clients are not affected, and no process panics.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ async fn strict() -> Stack {
     start(quick(STRICT).gateways(1)).await
 }
 
-/// A bystander that has to be unaffected by whatever happens to others.
+/// Runs a test next to another client, which must not be affected.
 async fn with_bystander<F: Future<Output = ()>>(stack: &Stack, test: impl FnOnce() -> F) {
     let (bystander, _events) = connect(stack, 0, "bystander").await;
     test().await;
@@ -65,7 +65,7 @@ async fn silent_connections_are_closed_at_the_deadline() {
     with_bystander(&stack, || async {
         let mut silent = TcpStream::connect(stack.gateways()[0].public).await.unwrap();
         let mut rest = Vec::new();
-        // Closed with or without a word, but closed.
+        // The connection may end with or without a close frame.
         let _ = timeout(PATIENCE, silent.read_to_end(&mut rest)).await.expect("the socket is closed");
         let mut mute = raw(&stack).await;
         assert_eq!(mute.expect_close(3502).await.unwrap(), "stale");

@@ -1,4 +1,5 @@
-//! The broker dies under load and comes back: sockets stay, what was accepted is answered, what was refused was refused.
+//! The broker is killed under load and restarted: sockets stay open, accepted requests are answered, and refused requests do not
+//! run.
 
 use std::{
     sync::{
@@ -20,7 +21,7 @@ struct Counts {
     unclear: AtomicUsize,
 }
 
-/// Calls with fresh keys until told to stop, and insists on every key: what was accepted has to be answered.
+/// Calls with fresh keys until told to stop. Repeats each key, because every accepted request must be answered.
 async fn call_on(client: Client, name: usize, stop: Arc<AtomicBool>, counts: Arc<Counts>) {
     let mut n = 0;
     while !stop.load(Ordering::Relaxed) {

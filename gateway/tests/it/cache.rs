@@ -1,17 +1,18 @@
-//! Channels whose newest publication stands for all before it: who comes back gets that one.
+//! Namespaces with `recovery = "cache"`: a recovering client gets the newest publication only.
 
 use futures_util::future::join_all;
 use tidegate_cli::{
-    client::{CallError, Client, Event, Events, Options, raw::RawClient},
+    client::{Client, Options, raw::RawClient},
     stack::Stack,
 };
 use tidegate_shared::{
     filter::FilterNode,
-    protocol::{Command, Encoding, SubscribeRequest, SubscribeResult},
+    protocol::{Encoding, SubscribeRequest},
 };
 
 use crate::support::{
-    connect, connect_as, event, eventually, get, in_both_fanouts, quick, raw, service, start, token,
+    connect, connect_as, eventually, get, in_both_fanouts, next, quick, raw, service, start, subscribe,
+    texts, token,
 };
 
 const TOML: &str = r#"
@@ -54,7 +55,7 @@ in_both_fanouts!(
 );
 
 async fn stack(fanout: &str, gateways: usize) -> Stack {
-    // Not of the namespace of personal channels, which has no choice.
+    // The namespace of personal channels is left out: it always uses the wildcard.
     let publish = "allow_publish = \"authenticated\"\n";
     let toml = TOML.replace(publish, &format!("{publish}fanout = \"{fanout}\"\n"));
     start(quick(&toml).gateways(gateways)).await
@@ -62,25 +63,6 @@ async fn stack(fanout: &str, gateways: usize) -> Stack {
 
 fn from_nowhere(channel: &str) -> SubscribeRequest {
     SubscribeRequest { channel: channel.to_owned(), recover: true, ..SubscribeRequest::default() }
-}
-
-async fn subscribe(client: &Client, request: SubscribeRequest) -> Result<SubscribeResult, CallError> {
-    let reply = client.call(Command { subscribe: Some(request), ..Command::default() }).await?;
-    Ok(reply.subscribe.unwrap())
-}
-
-fn texts(result: &SubscribeResult) -> Vec<String> {
-    result.publications.iter().map(|p| String::from_utf8_lossy(&p.data).into_owned()).collect()
-}
-
-async fn next(events: &mut Events) -> (String, u64) {
-    event(events, |event| match event {
-        Event::Publication { data, offset, .. } => {
-            Some((String::from_utf8_lossy(&data).into_owned(), offset))
-        }
-        _ => None,
-    })
-    .await
 }
 
 async fn a_recovering_client_gets_the_newest_publication_and_the_live_ones(fanout: &str) {
@@ -97,7 +79,7 @@ async fn a_recovering_client_gets_the_newest_publication_and_the_live_ones(fanou
         for n in 2..=9 {
             publisher.publish(&channel, n.to_string()).await.unwrap();
         }
-        // More was published than the channel keeps, and a position that is long gone is as good as none.
+        // More was published than the channel keeps. An offset that is trimmed is as good as none.
         let positions = [(offset, nothing.epoch.clone()), (0, String::new()), (5, "another".to_owned())];
         for (gateway, (offset, epoch)) in [0, 1, 1].into_iter().zip(positions) {
             let (back, mut events) = connect_as(&stack, gateway, "42", encoding).await;
@@ -113,7 +95,7 @@ async fn a_recovering_client_gets_the_newest_publication_and_the_live_ones(fanou
             };
             let after = format!("{before}{gateway}");
             publisher.publish(&channel, after.clone()).await.unwrap();
-            // A gateway may know of the newest publication a moment after its publisher does.
+            // A gateway may learn of the newest publication a moment after its publisher.
             while next(&mut events).await.0 != after {}
             back.unsubscribe(&channel).await.unwrap();
             let again = subscribe(&back, newest).await.unwrap();
@@ -240,7 +222,7 @@ async fn a_personal_channel_can_be_a_cache_too() {
     assert!(!nobody.recovered && nobody.publications.is_empty(), "{nobody:?}");
 }
 
-/// Nothing lies between what the reply brings and the first publication, whenever a client joins.
+/// Whenever a client subscribes, no publication is missing between the reply and the first push.
 async fn clients_that_subscribe_during_publishing_miss_nothing_after_the_newest_publication(fanout: &str) {
     let stack = stack(fanout, 2).await;
     let (publisher, _e) = connect(&stack, 1, "publisher").await;
@@ -269,8 +251,8 @@ async fn clients_that_subscribe_during_publishing_miss_nothing_after_the_newest_
     let (_, page) = get(&stack, "/metrics").await;
     let reads = page.lines().find_map(|line| line.strip_prefix("tidegate_gateway_recovery_reads_total "));
     let reads: u32 = reads.unwrap().parse().unwrap();
-    // One for each personal channel. The position of a channel that is received anyway was not read, so the newest
-    // publication is: once for all, and again while it is ahead of what has come.
+    // One read for each personal channel. The position of a channel that the gateway receives anyway was not read, so the newest
+    // publication is: once for all, and again while it is ahead of what has arrived.
     let ahead = if fanout == "channel" { 50..=50 } else { 51..=60 };
     assert!(ahead.contains(&reads), "{page}");
 }

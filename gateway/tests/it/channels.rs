@@ -1,4 +1,4 @@
-//! Publications and messages: from clients and from services, to one, to some, to all.
+//! Publications and messages from clients and services to one, several and all clients.
 
 use bytes::Bytes;
 use tidegate_cli::client::Event;
@@ -112,7 +112,7 @@ async fn a_client_that_does_not_read_is_disconnected_and_the_others_stay() {
     assert!(slow.reply().await.unwrap().subscribe.is_some());
     let nats = service(&stack).await;
     let chunk = Bytes::from(format!("\"{}\"", "x".repeat(30_000)));
-    // More than the sockets' own buffers hold; the reader is given time to read.
+    // More than the sockets' own buffers hold. The reading client gets time to read.
     for n in 0..1500 {
         nats.publish("tide.ch.chat.flood", chunk.clone()).await.unwrap();
         if n % 4 == 3 {

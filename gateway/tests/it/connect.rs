@@ -1,4 +1,4 @@
-//! Connecting, staying, and ending.
+//! Connecting, pings, token refreshes and closing.
 
 use std::time::{Duration, SystemTime};
 
@@ -40,7 +40,7 @@ async fn a_ping_that_is_not_answered_ends_the_connection() {
     let mut silent = raw_connected(&stack).await;
     assert_eq!(silent.expect_close(3012).await.unwrap(), "no pong");
     let (client, mut events) = connect(&stack, 0, "42").await;
-    // One that answers outlives several.
+    // A client that answers stays connected over several pings.
     let ended = tokio::time::timeout(
         Duration::from_secs(5),
         event(&mut events, |e| matches!(e, Event::Disconnected(_)).then_some(())),

@@ -1,4 +1,4 @@
-//! Namespaces in which a worker decides what becomes of what clients publish.
+//! Namespaces with `publish = "worker"`.
 
 use tidegate_cli::client::Event;
 use tidegate_shared::protocol::Encoding;

@@ -1,8 +1,8 @@
-//! Decisions asked from a back end: who connects, what they receive and publish, and for how long.
+//! Decisions of back ends: connections, subscriptions, publications and their expiry.
 
 use std::{
     sync::{Arc, Mutex},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use futures_util::StreamExt;
@@ -16,7 +16,8 @@ use tidegate_shared::protocol::Encoding;
 use tokio::task::JoinSet;
 
 use crate::support::{
-    PATIENCE, connect, connect_as, event, eventually, get, publication, quick, raw, service, start, url,
+    PATIENCE, connect, connect_as, event, eventually, get, in_seconds, publication, quick, raw, service,
+    start, url,
 };
 
 const ASKED: &str = r#"
@@ -32,14 +33,14 @@ allow_history = "subscriber"
 history_size = 10
 "#;
 
-/// A back end that answers the questions about one event, and what it was asked. Gone when dropped.
+/// A back end that answers the questions about one event and records them. It ends when dropped.
 struct BackEnd {
     asked: Arc<Mutex<Vec<Value>>>,
     _task: JoinSet<()>,
 }
 
 impl BackEnd {
-    /// `decide` answers a question, or does not.
+    /// `decide` returns the answer, or `None` for no answer.
     async fn start(
         stack: &Stack,
         event: &str,
@@ -47,7 +48,7 @@ impl BackEnd {
     ) -> Self {
         let client = service(stack).await;
         let mut questions = client.subscribe(format!("tide.hook.{event}")).await.unwrap();
-        // Nobody has this subject: its answer comes behind the subscription.
+        // This subject has no responder. The broker's answer arrives after it has processed the subscription.
         client.request("tide.push.client.nobody.here", "".into()).await.unwrap_err();
         let asked: Arc<Mutex<Vec<Value>>> = Arc::default();
         let heard = Arc::clone(&asked);
@@ -73,10 +74,6 @@ impl BackEnd {
 #[expect(clippy::unnecessary_wraps, reason = "what a back end answers, if it does")]
 fn allow(result: &Value) -> Option<String> {
     Some(json!({ "result": result }).to_string())
-}
-
-fn in_seconds(seconds: u64) -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() + seconds
 }
 
 async fn without_token(stack: &Stack) -> Result<Client, CallError> {
@@ -156,7 +153,7 @@ async fn without_a_decision_that_allows_it_no_client_connects() {
     }
 }
 
-/// Waits until no back end listens any more.
+/// Waits until the back end's subscription is gone.
 async fn gone(stack: &Stack) {
     eventually("the back end is gone", || async {
         matches!(without_token(stack).await, Err(CallError::Server { message, .. }) if message.contains("nobody"))
@@ -294,7 +291,7 @@ async fn a_back_end_prolongs_connections_and_subscriptions_and_ends_them() {
             .await;
     let (client, mut events) = Client::connect(Options::new(url(&stack, 0))).await.unwrap();
     assert!(!client.connected().expires);
-    // Nobody answers at first: asked again within the grace.
+    // The first question has no answer. The gateway asks again within the grace.
     let refreshes = BackEnd::start(&stack, "refresh", |_| allow(&json!({"expire_at": in_seconds(60)}))).await;
     let subscribes =
         BackEnd::start(&stack, "subscribe", |_| allow(&json!({"expire_at": in_seconds(1)}))).await;

@@ -1,4 +1,4 @@
-//! Idempotency keys: one stored answer, whoever asks, wherever and whenever.
+//! Idempotency keys: one stored answer for all retries, on any gateway and at any time.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use tidegate_cli::client::CallError;
 
 use crate::support::{connect, quick, setup, start};
 
-/// Calls until there is an answer: what an application does with a key in its hand.
+/// Calls until there is an answer, as an application with an idempotency key does.
 async fn insist(client: &tidegate_cli::client::Client, method: &str, body: &str) -> String {
     for _ in 0..30 {
         match client.rpc(method, body.to_owned()).await {

@@ -1,4 +1,4 @@
-//! What a stream does not have any more, or never had: whoever missed it is told, and nobody else.
+//! Publications that a stream has lost or never had: exactly the clients that missed them are not recovered.
 
 use tidegate_cli::{client::Event, stack::Stack};
 use tidegate_shared::{
@@ -6,9 +6,9 @@ use tidegate_shared::{
     topology,
 };
 
-use crate::{
-    recovery::{fresh, history, kept_by, kept_toml, next, resume, subscribe, texts},
-    support::{connect, event, eventually, in_both_fanouts, quick, setup, start},
+use crate::support::{
+    connect, event, eventually, fresh, history, in_both_fanouts, kept_by, kept_toml, next, quick, resume,
+    setup, start, subscribe, texts,
 };
 
 in_both_fanouts!(
@@ -21,7 +21,7 @@ in_both_fanouts!(
     a_position_beyond_a_restored_stream_is_not_recovered,
 );
 
-/// Waits until the namespace's stream keeps nothing.
+/// Waits until the stream of the namespace is empty.
 async fn until_empty(stack: &Stack) {
     let operator = async_nats::jetstream::new(setup(stack).await);
     let stream = operator.get_stream("TIDE_CH_kept").await.unwrap();
@@ -60,7 +60,8 @@ async fn a_client_that_missed_more_than_the_history_is_not_recovered(fanout: &st
 }
 
 async fn a_client_that_missed_expired_publications_is_not_recovered(fanout: &str) {
-    let stack = start(quick(&kept_toml(fanout).replace("20", "20\nhistory_ttl = '1s'")).gateways(1)).await;
+    let toml = kept_toml(20, &format!("fanout = '{fanout}'\nhistory_ttl = '1s'"));
+    let stack = start(quick(&toml).gateways(1)).await;
     let (client, mut events) = connect(&stack, 0, "42").await;
     let start = fresh(&client, "kept:a").await;
     for n in 0..3 {
@@ -136,7 +137,7 @@ async fn a_recreated_stream_has_another_epoch(fanout: &str) {
     let start = fresh(&client, "kept:a").await;
     client.publish("kept:a", "1").await.unwrap();
     let (_, offset) = next(&mut events).await;
-    // Nobody but an operator can do this: the broker's files are exchanged.
+    // The broker's files are exchanged, as an operator could do.
     stack.hold("nats").await.unwrap();
     let streams = stack.dir().join("nats").join("jetstream").join("TIDEGATE").join("streams");
     std::fs::remove_dir_all(streams.join("TIDE_CH_kept")).unwrap();
@@ -166,7 +167,7 @@ async fn a_new_epoch_invalidates_positions_and_survives_apply(fanout: &str) {
     let mut other = stack.config().clone();
     other.namespaces.iter_mut().filter(|n| n.name == "kept").for_each(|n| n.history_size = 30);
     assert_eq!(tidegate_cli::stack::setup::apply(&broker, &other).await.unwrap().len(), 1);
-    // Gateways look at their streams when the broker is back.
+    // Gateways check their streams when the broker is back.
     stack.hold("nats").await.unwrap();
     stack.start_process("nats").await.unwrap();
     event(&mut events, |event| matches!(event, Event::Unsubscribed { code: 2500, .. }).then_some(())).await;

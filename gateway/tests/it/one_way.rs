@@ -1,4 +1,4 @@
-//! Clients that only listen: pushes without a reply around them, channels wished for when connecting.
+//! One-way clients: pushes without an enclosing reply, and channels requested in the connect request.
 
 use std::time::{Duration, SystemTime};
 
@@ -52,7 +52,7 @@ impl Listener {
         Self::Socket(Box::new(socket))
     }
 
-    /// The next push that is no ping; nothing at the end.
+    /// Returns the next push other than a ping, or `None` at the end.
     async fn next(&mut self) -> Option<Value> {
         loop {
             match self.any().await {
@@ -62,7 +62,7 @@ impl Listener {
         }
     }
 
-    /// The next push, pings included; nothing at the end.
+    /// Returns the next push, pings included, or `None` at the end.
     async fn any(&mut self) -> Option<Value> {
         match self {
             Self::Stream(stream) => stream.line().await.map(|line| serde_json::from_str(&line).unwrap()),

@@ -1,28 +1,14 @@
-//! Channels with history: nobody misses anything, or is told so.
+//! Channels with history: clients miss no publication, or learn that they did.
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use tidegate_cli::{
-    client::{CallError, Client, Event, Events},
-    stack::Stack,
-};
-use tidegate_shared::protocol::{
-    Command, Encoding, HistoryRequest, HistoryResult, StreamPosition, SubscribeRequest, SubscribeResult,
-};
+use tidegate_shared::protocol::{Encoding, HistoryRequest, HistoryResult, StreamPosition};
 
 use crate::support::{
-    connect, connect_as, event, eventually, get, in_both_fanouts, quick, service, setup, start,
+    connect, connect_as, eventually, fresh, get, history, in_both_fanouts, kept, kept_by, kept_toml, next,
+    quick, resume, service, setup, start, texts,
 };
-
-pub(crate) const KEPT: &str = r#"
-[[namespace]]
-name = "kept"
-allow_subscribe = "authenticated"
-allow_publish = "authenticated"
-allow_history = "authenticated"
-history_size = 20
-"#;
 
 in_both_fanouts!(
     a_client_recovers_its_backlog_on_another_gateway,
@@ -31,62 +17,6 @@ in_both_fanouts!(
     publications_during_a_gateways_broker_outage_are_filled_in,
     clients_that_recover_one_channel_share_a_history_read,
 );
-
-pub(crate) async fn kept(gateways: usize) -> Stack {
-    kept_by("channel", gateways).await
-}
-
-pub(crate) async fn kept_by(fanout: &str, gateways: usize) -> Stack {
-    start(quick(&kept_toml(fanout)).gateways(gateways)).await
-}
-
-pub(crate) fn kept_toml(fanout: &str) -> String {
-    format!("{KEPT}fanout = '{fanout}'\n")
-}
-
-pub(crate) async fn subscribe(
-    client: &Client,
-    request: SubscribeRequest,
-) -> Result<SubscribeResult, CallError> {
-    let reply = client.call(Command { subscribe: Some(request), ..Command::default() }).await?;
-    Ok(reply.subscribe.unwrap())
-}
-
-pub(crate) async fn fresh(client: &Client, channel: &str) -> SubscribeResult {
-    subscribe(client, SubscribeRequest { channel: channel.to_owned(), ..SubscribeRequest::default() })
-        .await
-        .unwrap()
-}
-
-pub(crate) async fn resume(client: &Client, channel: &str, offset: u64, epoch: &str) -> SubscribeResult {
-    let (channel, epoch) = (channel.to_owned(), epoch.to_owned());
-    subscribe(
-        client,
-        SubscribeRequest { channel, recover: true, offset, epoch, ..SubscribeRequest::default() },
-    )
-    .await
-    .unwrap()
-}
-
-pub(crate) fn texts(result: &SubscribeResult) -> Vec<String> {
-    result.publications.iter().map(|p| String::from_utf8_lossy(&p.data).into_owned()).collect()
-}
-
-/// The next publication: its data and offset.
-pub(crate) async fn next(events: &mut Events) -> (String, u64) {
-    event(events, |event| match event {
-        Event::Publication { data, offset, .. } => {
-            Some((String::from_utf8_lossy(&data).into_owned(), offset))
-        }
-        _ => None,
-    })
-    .await
-}
-
-pub(crate) async fn history(client: &Client, ask: HistoryRequest) -> Result<HistoryResult, CallError> {
-    let reply = client.call(Command { history: Some(ask), ..Command::default() }).await?;
-    Ok(reply.history.unwrap())
-}
 
 async fn a_client_recovers_its_backlog_on_another_gateway(fanout: &str) {
     let stack = kept_by(fanout, 2).await;
@@ -109,7 +39,7 @@ async fn a_client_recovers_its_backlog_on_another_gateway(fanout: &str) {
         assert!(result.recovered && result.was_recovering && result.offset == offset, "{result:?}");
         assert!(result.publications.is_sorted_by_key(|p| p.offset));
         publisher.publish(&channel, "6").await.unwrap();
-        // The other gateway may have heard of the last ones a moment after the stream.
+        // The other gateway may receive the last publications a moment after the stream.
         let mut missed = texts(&result);
         while missed.len() < 5 {
             missed.push(next(&mut events).await.0);
@@ -131,10 +61,11 @@ async fn recovery_from_offset_zero_works_until_history_is_trimmed(fanout: &str) 
 
 async fn publications_during_a_subscribe_are_delivered_exactly_once(fanout: &str) {
     const COUNT: usize = 300;
-    let stack = start(quick(&kept_toml(fanout).replace("20", "1000")).gateways(2)).await;
+    let stack = start(quick(&kept_toml(1000, &format!("fanout = '{fanout}'"))).gateways(2)).await;
     let nats = async_nats::jetstream::new(service(&stack).await);
     let (witness, _events) = connect(&stack, 0, "witness").await;
-    // Nobody has the channel: the first to come subscribes to it and reads its stream while publications go on.
+    // No client has the channel yet: the first subscriber starts the NATS subscription and the read of the stream during
+    // publishing.
     for channel in ["kept:a", "kept:b", "kept:c"] {
         let begin =
             history(&witness, HistoryRequest { channel: channel.to_owned(), ..Default::default() }).await;
@@ -185,7 +116,7 @@ async fn publications_between_two_recoveries_arrive_with_the_second() {
         assert!(result.recovered, "{result:?}");
         heard.extend(texts(&result));
         offset = result.publications.last().unwrap().offset;
-        // Gone without having heard anything live.
+        // This client leaves without having received a live publication.
         client.close().await;
     }
     assert_eq!(heard, (0..12).map(|n| n.to_string()).collect::<Vec<_>>());
@@ -236,7 +167,7 @@ async fn a_personal_channel_is_recovered_with_the_connection() {
     let token = crate::support::token(&stack, "42");
     let subs = serde_json::json!({"#42": {"recover": true, "offset": offset, "epoch": sub.epoch}});
     let connect = serde_json::json!({"id": 1, "connect": {"token": token, "subs": subs}});
-    // What follows in the same frame waits for the connection.
+    // Further commands in the same frame wait for the connect command.
     let frame = format!("{connect}\n{}", serde_json::json!({"id": 2, "subscribe": {"channel": "chat:x"}}));
     back.send_text(&frame).await.unwrap();
     let reply = back.reply().await.unwrap();
@@ -272,7 +203,7 @@ async fn a_later_answer_is_recovered_by_a_user_that_was_disconnected() {
     back.send_text(&connect.to_string()).await.unwrap();
     let result = back.reply().await.unwrap().connect.unwrap().subs.first().unwrap().result.clone().unwrap();
     assert!(result.recovered, "{result:?}");
-    // The gateway may have heard of it a moment after the stream.
+    // The gateway may receive it a moment after the stream.
     match texts(&result).first() {
         Some(missed) => assert_eq!(missed, "\"second\""),
         None => assert_eq!(back.reply().await.unwrap().push.unwrap().publication.unwrap().data, "\"second\""),
@@ -289,7 +220,7 @@ async fn publications_during_a_gateways_broker_outage_are_filled_in(fanout: &str
     stack.hold("nats").await.unwrap();
     stack.start_process("nats").await.unwrap();
     let mut sent = 0;
-    // The other gateway may be back first: what it publishes meanwhile the first one misses live.
+    // The other gateway may reconnect first: the first gateway misses its publications live.
     while sent < 10 {
         if publisher.publish("kept:a", (sent + 1).to_string()).await.is_ok() {
             sent += 1;

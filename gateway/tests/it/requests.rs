@@ -1,4 +1,4 @@
-//! Requests: stored, worked on, answered; and what their callers learn when that takes long.
+//! Requests: stored, handled and answered, and the replies to callers when that takes long.
 
 use std::time::{Duration, Instant};
 

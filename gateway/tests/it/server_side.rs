@@ -1,4 +1,4 @@
-//! Subscriptions that clients never ask for: they are told of them when they connect, and resume them when they come back.
+//! Server-side subscriptions: announced in the connect reply, and recovered on reconnect.
 
 use serde_json::json;
 use tidegate_cli::{
@@ -35,7 +35,7 @@ fn token(stack: &Stack, channels: &[&str]) -> String {
     Signer::hmac(stack.config().auth.hmac_secret.expose()).token(&json!({"alg": "HS256"}), &claims)
 }
 
-/// Connects to a gateway and returns what the connection begins with.
+/// Connects to a gateway and returns the client and its connect reply.
 async fn begin(
     stack: &Stack,
     gateway: usize,

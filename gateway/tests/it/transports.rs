@@ -1,4 +1,4 @@
-//! The transports beside the WebSocket: responses without end, and commands in requests of their own.
+//! The transports beside the WebSocket: streaming responses, and commands in separate requests.
 
 use std::net::SocketAddr;
 
@@ -251,7 +251,7 @@ async fn a_stream_client_that_does_not_read_is_disconnected() {
     let client = Emulated::connect(&stack, "42").await;
     client.say(public(&stack, 0), r#"{"id":2,"subscribe":{"channel":"chat:a"}}"#).await;
     let long = format!("\"{}\"", "x".repeat(30_000));
-    // More than the kernel holds for a socket that nobody reads.
+    // More than the kernel buffers for a socket that is not read.
     eventually("it is given up", || async {
         for _ in 0..50 {
             publisher.publish("chat:a", long.clone()).await.unwrap();
@@ -271,7 +271,7 @@ async fn a_draining_gateway_ends_its_streams() {
     let request = json!({"token": token(&stack, "43")}).to_string();
     let mut silent = StreamClient::post(gateway, "/connection/uni_http_stream", &request).await;
     assert!(silent.message().await.unwrap()["connect"].is_object());
-    // An idle socket that has had its answer must not hold the gateway up either.
+    // An idle socket whose response is complete must not delay the gateway either.
     let idle = StreamClient::post(gateway, "/emulation", "{}").await;
     let stopping = tokio::time::Instant::now();
     let (status, end, silent_end) = tokio::join!(stack.stop("gateway-1"), stream.end(), silent.end());
