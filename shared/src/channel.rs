@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_has_one_place() {
+    fn a_name_maps_to_one_namespace_and_token() {
         assert_eq!(place("lobby"), Ok(("default".into(), "lobby".into())));
         assert_eq!(place("chat:lobby"), Ok(("chat".into(), "lobby".into())));
         assert_eq!(place("chat:a:b"), Ok(("chat".into(), "a=3Ab".into())));

@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_named() {
+    fn a_missing_header_is_named() {
         assert_eq!(Request::read(&HeaderMap::new(), Bytes::new()), Err(Unreadable(header::ID)));
         assert_eq!(Answer::read(&HeaderMap::new(), Bytes::new()), Err(Unreadable(header::STATUS)));
     }

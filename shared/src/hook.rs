@@ -267,7 +267,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_question_says_what_applies_and_nothing_else() {
+    fn a_question_has_only_the_fields_that_apply() {
         let body = |question: Question| String::from_utf8(question.body().unwrap().to_vec()).unwrap();
         let question = Question { transport: "websocket", ..Question::new("g.1", Encoding::Json) };
         let plain = r#"{"client":"g.1","transport":"websocket","protocol":"json","encoding":"json"}"#;
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_decision_allows_nothing() {
+    fn an_invalid_answer_allows_nothing() {
         for (answer, why) in [
             ("", "EOF"),
             ("{}", "neither"),

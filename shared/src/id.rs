@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_an_id_is_not_read_as_one() {
+    fn malformed_ids_are_refused() {
         for text in ["", "a", "a.", ".b", "a.b.c", "a.*", "a b.c", "a.>"] {
             assert_eq!(RequestId::parse(text), None, "{text:?}");
         }

@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_not_a_pattern() {
+    fn invalid_patterns_are_refused() {
         for text in ["", "a..b", ">", "a.*", "{}", "a.>.b", "a b"] {
             assert!(text.parse::<Pattern>().is_err(), "{text:?}");
         }

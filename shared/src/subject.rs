@@ -328,13 +328,13 @@ mod tests {
     }
 
     #[test]
-    fn a_person_can_type_a_channels_subject() {
+    fn subjects_of_plain_channel_names_are_readable() {
         assert_eq!(subjects().channel(&Channel::parse("chat:lobby").unwrap()), "tide.ch.chat.lobby");
         assert_eq!(subjects().channel(&Channel::personal("42")), "tide.ch.user.42");
     }
 
     #[test]
-    fn a_members_subject_says_where_and_who() {
+    fn a_members_subject_has_the_channel_and_the_client() {
         let gateway = GatewayId::random();
         let client = ClientId::random(&gateway);
         let channel = Channel::parse("chat:a:b").unwrap();

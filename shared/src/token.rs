@@ -109,7 +109,7 @@ mod tests {
         }
 
         #[test]
-        fn a_token_is_one_token_whatever_the_name(name in any::<String>()) {
+        fn every_name_becomes_one_token(name in any::<String>()) {
             let token = Token::encode(&name);
             prop_assert!(!token.as_str().is_empty() && token.as_str().len() <= MAX_LEN);
             prop_assert!(token.as_str().bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'=')));

@@ -45,7 +45,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_is_updated_where_that_is_possible_and_made_anew_where_it_is_not() {
+    fn a_stream_is_updated_if_possible_and_recreated_otherwise() {
         let (file, memory) = (stream(StorageType::File, None), stream(StorageType::Memory, None));
         let behind = stream(StorageType::File, Some(PersistenceMode::Async));
         assert_eq!(Way::from(&file, &file), Way::Update(None));
