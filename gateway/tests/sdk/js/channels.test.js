@@ -144,7 +144,7 @@ for (const protocol of PROTOCOLS) {
       await events.get('publication', { count: round });
       subscription.unsubscribe();
       await client.publish(channel, payload('while away'));
-      // Stored is not yet delivered: the next round begins when it has gone past this gateway's subscribers.
+      // Stored does not mean delivered: the next round begins when the publication has passed this gateway's subscribers.
       await witness.events.get('publication', { count: 2 * round });
     }
     assert.deepEqual(events.all('publication').map(({ data }) => value(data)), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);

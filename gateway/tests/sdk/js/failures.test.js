@@ -1,4 +1,4 @@
-// Gateways that die, gateways that end, over every transport: clients come back, and whoever recovered misses nothing.
+// Killed and draining gateways, over every transport: clients reconnect, and recovered subscriptions miss nothing.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -78,7 +78,7 @@ for (const protocol of PROTOCOLS) {
     const { client, events } = await connect(t, protocol, await stack.gateway(1), unique('user'));
     const calls = Array.from({ length: 50 }, (_, number) => client.rpc('echo', payload(number)));
     const waiting = client.rpc('greet', payload('nobody answers')).catch((error) => error);
-    // The gateway answers in order of its work: this one is done, so it has read the others.
+    // The gateway answers in the order of its work: this answer shows that it has read the other commands.
     await calls.at(-1);
     const ended = stack.drain('gateway-1');
     const answers = await Promise.all(calls);

@@ -1,5 +1,4 @@
-// What a client can rely on, though each time it comes back it finds itself on another gateway: what is published, missed,
-// kept and answered.
+// Features for a client that reconnects to another gateway each time: publications, recovery, history and answers.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -98,7 +97,7 @@ overEveryTransport(stack, ({ roam, payload, value, values }) => {
     await heard.get('publication');
     await away(async () => {
       for (const score of ['1', '2', '3']) await publish(nats, `tide.ch.score.${room}`, score);
-      // What is still on its way when the client is back would come after what was the newest then.
+      // A publication still in transit when the client returns would arrive after the newest one of that moment.
       await seen.get('publication', { count: 4 });
     });
     const again = await heard.get('subscribed', { count: 2 });

@@ -1,5 +1,4 @@
-// What a client can rely on, though each time it comes back it finds itself on another gateway: who may subscribe, who is
-// there, and what is decided from outside.
+// Features for a client that reconnects to another gateway each time: permissions, presence, and control by services.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -11,12 +10,12 @@ import { Stack } from './support/stack.js';
 
 const stack = Stack.forThisFile();
 
-/** Tells the gateways what the server API can be told, without waiting for an answer. */
+/** Sends a command of the server API to the gateways without waiting for an answer. */
 async function order(method, body) {
   await publish(await stack.nats(), `tide.ctl.${method}`, JSON.stringify(body));
 }
 
-/** What tests running at the same time say is closed: each has a back end, and whichever answers says the same. */
+/** The channels that concurrent tests close. Each test has a back end, and all of them answer the same. */
 const closed = new Set();
 const mayReceive = ({ channel }) => {
   return closed.has(channel) ? { error: { code: 1403, message: 'not here' } } : { result: { data: { topic: 'x' } } };
@@ -67,7 +66,7 @@ overEveryTransport(stack, ({ roam, payload, value, values }) => {
     assert.equal(await refused(client, `kept:${room}`), 103);
     const { subscription, events: heard } = await subscribe(client, `kept:${room}`, { getToken });
     await subscription.publish(payload('at first'));
-    // A witness whose token is as short and is not renewed: when it has lost the channel, the first token's time is over.
+    // A witness with an equally short token that is not renewed: when it loses the channel, the first token has expired.
     const witness = await connect(t, JSON_PROTOCOL, await stack.gateway(1), user);
     const short = tokenFor(user, { claims: { channel: `kept:${room}` }, seconds: 3 });
     const { events: lost } = await subscribe(witness.client, `kept:${room}`, {
@@ -154,7 +153,7 @@ overEveryTransport(stack, ({ roam, payload, value, values }) => {
       assert.equal(value((await events.get('publication', { count: round })).data), 1);
       await order('unsubscribe', { user, channel: `secret:${room}` });
       await events.get('unsubscribed', { ...own, count: 2 * round - 1 });
-      // One made so lasts as long as the connection.
+      // Such a subscription lasts as long as the connection.
       await order('subscribe', { user, channel: `secret:${room}` });
       await events.get('subscribed', { ...own, count: 2 * round });
       await away(() => {});
@@ -201,7 +200,7 @@ overEveryTransport(stack, ({ roam, payload, value, values }) => {
     const back = async (code) => {
       connects += 1;
       assert.equal((await events.get('connecting', { count: connects })).code, code);
-      // 3014 says that all state is void: the SDK begins anew.
+      // 3014 invalidates all state: the SDK subscribes without a position.
       assert.equal((await heard.get('subscribed', { count: connects })).recovered, code !== 3014);
       await subscription.publish(payload(connects));
       told += 1;
@@ -227,7 +226,7 @@ overEveryTransport(stack, ({ roam, payload, value, values }) => {
   });
 });
 
-/** Asks for a channel and returns the code it is refused with. */
+/** Subscribes to a channel and returns the error code. */
 async function refused(client, channel) {
   const { subscription, events } = newSubscription(client, channel);
   subscription.subscribe();

@@ -1,4 +1,4 @@
-// Decisions of back ends, as the SDK sees them.
+// Decisions of back ends, seen from the SDK.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';

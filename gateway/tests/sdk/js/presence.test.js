@@ -1,4 +1,4 @@
-// Presence: who is in a channel, and who comes and leaves.
+// Presence: members, joins and leaves.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';

@@ -61,7 +61,7 @@ for (const protocol of PROTOCOLS) {
     for (const { events } of [asking, elsewhere]) {
       assert.equal((await events.get('publication')).tags.re, id);
     }
-    // What comes behind it has come: so it was not sent.
+    // A later message has arrived, so this one was not sent.
     const own = await call(stranger.client, 'later.echo', VALUE);
     assert.equal((await stranger.events.get('publication')).tags.re, own.id);
     assert.equal(stranger.events.all('publication').length, 1);

@@ -1,4 +1,4 @@
-// Where a WebSocket does not get through: streams, whose commands are posted and land on the other gateway.
+// Streams, for networks without WebSockets: their commands are posted and reach the other gateway.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';

@@ -1,4 +1,4 @@
-"""Gateways that die, gateways that end: clients come back and miss nothing of what comes later."""
+"""Killed and draining gateways: clients reconnect and receive all later publications."""
 
 import asyncio
 

@@ -1,5 +1,5 @@
-"""What a client can rely on, though each time it comes back it finds itself on another gateway:
-what is published, missed, kept and answered."""
+"""Features for a client that reconnects to another gateway each time:
+publications, recovery, history and answers."""
 
 import asyncio
 

@@ -1,5 +1,5 @@
-"""What a client can rely on, though each time it comes back it finds itself on another gateway:
-who may subscribe, who is there, and what is decided from outside."""
+"""Features for a client that reconnects to another gateway each time:
+permissions, presence, and control by services."""
 
 import pytest
 from centrifuge import ClientState, SubscriptionState
@@ -10,7 +10,7 @@ from support.service import service
 
 
 async def refused(connection, channel):
-    """Asks for a channel and returns the code it is refused with."""
+    """Subscribes to a channel and returns the error code."""
     subscription, events = connection.new_subscription(channel)
     await subscription.subscribe()
     code = (await events.get("unsubscribed")).code
@@ -158,7 +158,7 @@ async def test_a_service_subscribes_and_unsubscribes_a_client(stack, clients):
             await events.get("publication", count=number)
             await back_end.order("unsubscribe", **whose)
             await events.get("unsubscribed", count=2 * number - 1, where=own)
-            # One made so lasts as long as the connection.
+            # Such a subscription lasts as long as the connection.
             await back_end.order("subscribe", **whose)
             await events.get("subscribed", count=2 * number, where=own)
             async with away():

@@ -1,4 +1,4 @@
-"""The server API, as the published server library asks it: of one gateway, while clients are on the other."""
+"""The server API through the published server library: requests go to one gateway, clients are on the other."""
 
 import asyncio
 
@@ -37,7 +37,7 @@ def api(stack):
 
 
 async def ask(method, request):
-    """The library waits; the clients of the test go on meanwhile."""
+    """Calls the blocking library in a thread, so that the test's clients keep running."""
     return await asyncio.to_thread(method, request)
 
 
@@ -73,7 +73,7 @@ async def test_history_is_read_from_a_position_and_removed(stack, clients, api):
     await heard.get("publication", count=3)
     await ask(api.history_remove, HistoryRemoveRequest(channel=channel))
     assert (await ask(api.history, HistoryRequest(channel=channel, limit=-1))).publications == []
-    # The client comes back from before.
+    # The client returns with a position from before the removal.
     await connection.client.disconnect()
     await connection.client.connect()
     assert not (await heard.get("subscribed", count=2)).recovered
