@@ -1,6 +1,6 @@
-//! The way to NATS: connecting, publishing with an acknowledgement, looking an answer up.
+//! The connection to NATS: publishing with acknowledgements, and reading streams.
 //!
-//! Turns the library's errors into the few decisions a caller takes. Never decides what to publish and never retries by itself.
+//! Maps the library's errors to the few cases that callers distinguish. Never retries a publish by itself.
 
 use std::{
     sync::Arc,
@@ -31,10 +31,10 @@ mod reconnects;
 
 pub use self::reconnects::Reconnects;
 
-/// The oldest server whose behaviour the streams rest on.
+/// The oldest supported server: the streams depend on its behaviour.
 pub const MIN_SERVER: (i64, i64, i64) = (2, 14, 3);
 
-/// How long the next message of a direct get may take.
+/// How long to wait for the next message of a direct get.
 const DIRECT_GET_LIMIT: Duration = Duration::from_secs(2);
 
 /// A connection to NATS as one of its users.
@@ -45,65 +45,66 @@ pub struct Broker {
     connected: Arc<watch::Sender<bool>>,
 }
 
-/// What the broker said when it stored a message.
+/// The broker's acknowledgement of a stored message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stored {
     /// The message's sequence in its stream.
     pub seq: u64,
-    /// Whether it was there already, under the same id.
+    /// Whether the stream already had a message with this id.
     pub duplicate: bool,
 }
 
-/// Why a message was not, or perhaps not, stored.
+/// Why a message was not stored, or may not be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// The broker is away, has no leader, or too much is in flight: nothing was stored, sending again can help.
-    #[error("the broker cannot take it now: {0}")]
+    /// The broker is unreachable, has no leader, or too many publishes are in flight. The message was not stored; a retry can
+    /// help.
+    #[error("the broker does not accept the message now: {0}")]
     Unavailable(String),
-    /// The stream is full: nothing was stored.
+    /// The stream is full. The message was not stored.
     #[error("the stream is full")]
     Full,
-    /// The stream has a message on this subject and takes one only.
-    #[error("the subject is taken")]
+    /// The stream keeps one message on this subject and has it already.
+    #[error("the stream has a message on this subject already")]
     Taken,
-    /// No acknowledgement came in time: the message may be stored.
+    /// No acknowledgement arrived in time. The message may be stored.
     #[error("no acknowledgement in time")]
     Unknown,
-    /// The broker will never take this message.
-    #[error("the broker refused it: {0}")]
+    /// The broker rejects this message permanently.
+    #[error("the broker rejected the message: {0}")]
     Rejected(String),
 }
 
-/// A message that has been sent and whose acknowledgement is awaited.
+/// A published message whose acknowledgement is pending.
 #[derive(Debug)]
 pub struct Sent(PublishAckFuture);
 
-/// Messages of a subject.
+/// A batch of messages of a subject.
 #[derive(Debug, Clone)]
 pub struct Range {
-    /// Oldest first.
+    /// The messages, oldest first.
     pub messages: Vec<Message>,
-    /// How many follow.
+    /// How many messages follow.
     pub more: u64,
 }
 
-/// What makes a stream this stream, and how far it has come.
+/// The identity and the bounds of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamFacts {
-    /// What its sequences belong to: [`topology::epoch`].
+    /// The epoch of its sequences: [`topology::epoch`].
     pub epoch: String,
-    /// The sequence of its oldest message; when there is none, of the next one.
+    /// The sequence of its oldest message, or of the next message if it is empty.
     pub first_seq: u64,
-    /// The sequence of the newest message it ever had.
+    /// The sequence of the newest message it has ever had.
     pub last_seq: u64,
 }
 
-/// Returns the number in a header.
+/// Parses a header as a number.
 pub fn header_number(message: &Message, name: &str) -> Option<u64> {
     message.headers.as_ref()?.get(name)?.as_str().parse().ok()
 }
 
-/// Returns when a stream took a message that it gave or repeated.
+/// Returns when the stream stored a message that it delivered or republished.
 pub fn stored_at(message: &Message) -> Option<SystemTime> {
     let text = message.headers.as_ref()?.get("Nats-Time-Stamp")?;
     humantime::parse_rfc3339(text.as_str()).ok()
@@ -112,32 +113,32 @@ pub fn stored_at(message: &Message) -> Option<SystemTime> {
 /// Why a connection could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectFailure {
-    /// The server is too old.
+    /// The server is older than [`MIN_SERVER`].
     #[error("nats-server {found} is too old: Tidegate needs {}.{}.{} or newer", MIN_SERVER.0, MIN_SERVER.1, MIN_SERVER.2)]
     TooOld {
-        /// The version it announced.
+        /// The server's version.
         found: String,
     },
-    /// The server does not know this user or its password.
+    /// The server does not accept the user or its password.
     #[error("NATS refused the user {user:?}: check `nats.*.user` and `nats.*.password` against nats.conf")]
     Refused {
         /// The user.
         user: String,
     },
-    /// The options cannot work.
+    /// The connection options are unusable.
     #[error("cannot connect to NATS at {url}: {reason}")]
     Unusable {
         /// The configured address.
         url: String,
-        /// What the client library said.
+        /// The client library's error.
         reason: String,
     },
 }
 
 impl Broker {
-    /// Connects as `user` and waits until the server is there, saying so in the log meanwhile. `name` is what the
-    /// server's monitoring shows; at most `in_flight` publishes may be unacknowledged, and `wait_when_full` says whether a
-    /// further one waits or is refused.
+    /// Connects as `user`, and waits until the server is reachable; the log says so meanwhile. The server's monitoring shows
+    /// `name`. At most `in_flight` publishes may be unacknowledged; `wait_when_full` says whether a further one waits or is
+    /// refused.
     pub async fn connect(
         config: &NatsConfig,
         user: &NatsUser,
@@ -184,34 +185,34 @@ impl Broker {
         Ok(Self { client, jetstream, connected })
     }
 
-    /// The library's client, for subscriptions and requests.
+    /// Returns the library's client, for subscriptions and requests.
     pub fn client(&self) -> &Client {
         &self.client
     }
 
-    /// The library's JetStream context, for streams and consumers.
+    /// Returns the library's JetStream context, for streams and consumers.
     pub fn jetstream(&self) -> &jetstream::Context {
         &self.jetstream
     }
 
-    /// Whether the server can be reached now.
+    /// Whether the server is reachable now.
     pub fn is_connected(&self) -> bool {
         self.client.connection_state() == State::Connected
     }
 
-    /// Follows whether the server can be reached.
+    /// Returns a receiver that follows whether the server is reachable.
     pub fn connection(&self) -> watch::Receiver<bool> {
         self.connected.subscribe()
     }
 
-    /// Notices each return of a lost connection from now on.
+    /// Reports each return of a lost connection from now on.
     pub fn reconnects(&self) -> Reconnects {
         Reconnects(self.connection())
     }
 
-    /// Sends a message to the stream that keeps `subject`. Returns once it is on its way, in the order of the calls.
+    /// Publishes a message to the stream of `subject`. Returns once it is sent; calls keep their order.
     ///
-    /// Refused at once while disconnected: the library would keep it and send it after the caller was told no.
+    /// Refused while disconnected: the library would buffer the message and send it after the caller received the refusal.
     pub async fn publish(&self, subject: String, headers: HeaderMap, body: Bytes) -> Result<Sent, Refusal> {
         if !self.is_connected() {
             return Err(Refusal::Unavailable("not connected to NATS".to_owned()));
@@ -220,12 +221,12 @@ impl Broker {
         self.jetstream.send_publish(subject, message).await.map(Sent).map_err(|error| refusal(&error))
     }
 
-    /// Sends a message and waits until it is stored.
+    /// Publishes a message and waits for its acknowledgement.
     pub async fn store(&self, subject: String, headers: HeaderMap, body: Bytes) -> Result<Stored, Refusal> {
         self.publish(subject, headers, body).await?.stored().await
     }
 
-    /// Returns the last message of `subject` in `stream`, if there is one. An error is a broker that does not answer.
+    /// Returns the last message of `subject` in `stream`, or `None`. An error means that the broker does not answer.
     pub async fn last(&self, stream: &str, subject: &str) -> Result<Option<Message>, Refusal> {
         let request = format!("$JS.API.DIRECT.GET.{stream}.{subject}");
         match self.client.request(request, Bytes::new()).await {
@@ -247,7 +248,7 @@ impl Broker {
         self.direct(stream, &ask).await
     }
 
-    /// Returns the newest message's sequence of each of at most 1,024 subjects that has one.
+    /// Returns the sequence of the newest message of each subject that has one. Takes at most 1,024 subjects.
     pub async fn newest(&self, stream: &str, subjects: &[String]) -> Result<Vec<(String, u64)>, Refusal> {
         let range = self.direct(stream, &serde_json::json!({"multi_last": subjects})).await?;
         let newest = range.messages.iter().filter_map(|message| {
@@ -257,7 +258,7 @@ impl Broker {
         Ok(newest.collect())
     }
 
-    /// Asks a direct get for a batch: its messages come one by one, then an end, or a single "not found".
+    /// Requests a batch by direct get. Its messages arrive one by one, followed by an end, or a single "not found" arrives.
     async fn direct(&self, stream: &str, ask: &serde_json::Value) -> Result<Range, Refusal> {
         let away = |error: &dyn std::fmt::Display| Refusal::Unavailable(error.to_string());
         let inbox = self.client.new_inbox();
@@ -294,7 +295,7 @@ impl Broker {
         }
     }
 
-    /// Returns what the server says of a stream.
+    /// Reads the facts of a stream.
     pub async fn stream_facts(&self, stream: &str) -> Result<StreamFacts, Refusal> {
         let stream =
             self.jetstream.get_stream(stream).await.map_err(|e| Refusal::Unavailable(e.to_string()))?;
@@ -306,7 +307,7 @@ impl Broker {
         })
     }
 
-    /// Waits until the server has read everything sent before, subscriptions included. `subject` is one nobody serves.
+    /// Waits until the server has processed everything sent before, subscriptions included. `subject` has no responder.
     pub async fn barrier(&self, subject: String) -> Result<(), Refusal> {
         match self.client.request(Subject::from(subject), Bytes::new()).await {
             Ok(_) => Ok(()),
@@ -350,7 +351,7 @@ fn options(
         })
 }
 
-/// Half a second at most: the library's own delay grows to 4 s, which clients would feel after a short restart.
+/// At most half a second: the library's own delay grows to 4 s, which clients would notice after a short restart.
 fn reconnect_delay(attempt: usize) -> Duration {
     let base = (50 * attempt as u64).min(500);
     Duration::from_millis(base / 2 + rand::random_range(0..=base / 2))
@@ -367,7 +368,7 @@ fn report(event: &Event, connected: &watch::Sender<bool>) {
             tracing::warn!("disconnected from NATS");
         }
         Event::ServerError(error) => tracing::error!(%error, "NATS refused an operation"),
-        Event::ClientError(error) => tracing::warn!(%error, "NATS client"),
+        Event::ClientError(error) => tracing::warn!(%error, "NATS client error"),
         Event::SlowConsumer(id) => {
             tracing::warn!(subscription.id = id, "messages dropped: a subscription is not read fast enough");
         }
@@ -378,7 +379,7 @@ fn report(event: &Event, connected: &watch::Sender<bool>) {
 fn refusal(error: &PublishError) -> Refusal {
     match error.kind() {
         PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe => Refusal::Unknown,
-        PublishErrorKind::StreamNotFound => Refusal::Unavailable("no stream or no leader for it".to_owned()),
+        PublishErrorKind::StreamNotFound => Refusal::Unavailable("no stream, or no leader for it".to_owned()),
         PublishErrorKind::MaxAckPending => Refusal::Unavailable("too many publishes in flight".to_owned()),
         PublishErrorKind::MaxPayloadExceeded => Refusal::Rejected(error.to_string()),
         PublishErrorKind::WrongLastMessageId | PublishErrorKind::WrongLastSequence => Refusal::Taken,
@@ -387,7 +388,7 @@ fn refusal(error: &PublishError) -> Refusal {
             let Some(api) = source.and_then(|source| source.downcast_ref::<jetstream::Error>()) else {
                 return Refusal::Rejected(error.to_string());
             };
-            // 10077 says both that a stream is full and that its one message of a subject is there; only the text differs.
+            // Code 10077 stands for a full stream and for a subject that has its one message; only the text differs.
             match api.error_code().0 {
                 10077 if api.to_string().contains("per subject") => Refusal::Taken,
                 10077 => Refusal::Full,

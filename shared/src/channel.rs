@@ -1,34 +1,34 @@
-//! Channels: a name a client writes, and the namespace and token it stands for.
+//! Channels: the name that a client writes, and the namespace and the subject token it maps to.
 //!
-//! One channel has one name. Never decides who may use it.
+//! Each channel has exactly one name. Permissions are decided elsewhere.
 
 use crate::token::Token;
 
 /// The namespace of channels whose name has no colon.
 pub const DEFAULT_NAMESPACE: &str = "default";
-/// The namespace of personal channels; not usable in a channel's name.
+/// The namespace of personal channels. A channel's name cannot contain it.
 pub const USER_NAMESPACE: &str = "user";
 /// The longest name of a channel, in bytes.
 pub const MAX_CHANNEL_LEN: usize = 255;
 
-/// Why a name is not a channel.
+/// Why a name is not a channel name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ChannelError {
-    /// The name is longer than 255 bytes.
+    /// The name is longer than [`MAX_CHANNEL_LEN`] bytes.
     #[error("a channel name has at most {MAX_CHANNEL_LEN} bytes")]
     TooLong,
-    /// The name has control characters in it.
+    /// The name contains control characters.
     #[error("a channel name has no control characters")]
     Control,
-    /// The name spells out a namespace that is written another way.
+    /// The name contains the namespace `default` or `user`, whose channels are written without it.
     #[error("write the channel without `default:`, or the personal channel as `#<user>`")]
     Reserved,
-    /// Nothing follows the namespace.
+    /// The name ends after the namespace.
     #[error("a channel name needs something after its namespace")]
     Nameless,
 }
 
-/// A well-formed channel name and its place among the subjects.
+/// A well-formed channel name with its namespace and its subject token.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Channel {
     name: Box<str>,
@@ -37,7 +37,7 @@ pub struct Channel {
 }
 
 impl Channel {
-    /// Reads a channel name: `<namespace>:<rest>`, `#<user>`, or a name of the default namespace.
+    /// Parses a channel name: `<namespace>:<rest>`, `#<user>`, or a name of the default namespace.
     pub fn parse(name: &str) -> Result<Self, ChannelError> {
         if name.len() > MAX_CHANNEL_LEN {
             return Err(ChannelError::TooLong);
@@ -57,7 +57,7 @@ impl Channel {
         Ok(Self { name: name.into(), namespace: namespace.into(), token: Token::encode(rest) })
     }
 
-    /// Returns the personal channel of `user`, `#<user>`.
+    /// Returns the personal channel `#<user>`.
     pub fn personal(user: &str) -> Self {
         Self { name: format!("#{user}").into(), namespace: USER_NAMESPACE.into(), token: Token::encode(user) }
     }
@@ -67,24 +67,24 @@ impl Channel {
         &self.name
     }
 
-    /// Returns the namespace it belongs to. Not necessarily a declared one.
+    /// Returns the channel's namespace, which the configuration may not declare.
     pub fn namespace(&self) -> &str {
         &self.namespace
     }
 
-    /// Returns its token within the namespace's subjects.
+    /// Returns the channel's token in the subjects of its namespace.
     pub fn token(&self) -> &Token {
         &self.token
     }
 
-    /// Returns whether only a subscription token opens it: what follows the namespace begins with `$`.
+    /// Whether clients need a subscription token for the channel. They do when the part after the namespace begins with `$`.
     pub fn is_private(&self) -> bool {
         let rest = self.name.split_once(':').map_or(&*self.name, |(_, rest)| rest);
         self.personal_user().is_none() && rest.starts_with('$')
     }
 
-    /// Returns whether the name says for which users the channel is, and `user` is one of them; nothing if it does not
-    /// say. They stand behind the last `#`, separated by commas.
+    /// If the name limits the channel to users, returns whether `user` is one of them; otherwise `None`. The users stand behind
+    /// the last `#`, separated by commas.
     pub fn lists(&self, user: Option<&str>) -> Option<bool> {
         if self.personal_user().is_some() {
             return None;
@@ -94,7 +94,7 @@ impl Channel {
         Some(user.is_some_and(|user| !user.is_empty() && users.split(',').any(|listed| listed == user)))
     }
 
-    /// Returns the user whose personal channel this is.
+    /// Returns the user whose personal channel this is, or `None` for any other channel.
     pub fn personal_user(&self) -> Option<&str> {
         (&*self.namespace == USER_NAMESPACE).then(|| self.name.strip_prefix('#')).flatten()
     }
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_has_one_place() {
+    fn a_name_maps_to_one_namespace_and_token() {
         assert_eq!(place("lobby"), Ok(("default".into(), "lobby".into())));
         assert_eq!(place("chat:lobby"), Ok(("chat".into(), "lobby".into())));
         assert_eq!(place("chat:a:b"), Ok(("chat".into(), "a=3Ab".into())));

@@ -1,7 +1,7 @@
 //! Configuration: built-in defaults < `tidegate.toml` < `TIDEGATE_<SECTION>__<KEY>` < flags.
 //!
-//! The defaults are the commented file `config/default.toml` itself, so that file cannot lie. Nothing else in the product
-//! reads the environment. Every error names the key, where its value came from, and the way out.
+//! The defaults are the commented file `config/default.toml` itself, so its documentation cannot differ from the code. No other
+//! code of the product reads the environment. Every error names the key, the source of its value, and the way out.
 
 use std::{
     collections::BTreeMap,
@@ -32,18 +32,18 @@ mod route;
 mod unit;
 mod validate;
 
-/// Every key with its default and what it means: the reference of the configuration.
+/// Every key with its default and its meaning: the reference of the configuration.
 pub const DEFAULT_TOML: &str = include_str!("config/default.toml");
 /// The prefix of environment variables.
 pub const ENV_PREFIX: &str = "TIDEGATE_";
-/// The environment variable that names the configuration file; itself not a key.
+/// The environment variable that names the configuration file. It is not a key.
 pub const FILE_VARIABLE: &str = "TIDEGATE_CONFIG";
 
 /// The whole configuration, shared by gateway, worker and command line.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Whether secrets and listeners have to be fit for the world.
+    /// Whether secrets and listeners must be safe for production.
     pub env: Environment,
     /// Logging.
     pub log: LogConfig,
@@ -53,13 +53,13 @@ pub struct Config {
     pub streams: StreamsConfig,
     /// The gateway.
     pub gateway: GatewayConfig,
-    /// Who is in the channels.
+    /// Presence: the members of channels.
     pub presence: PresenceConfig,
-    /// Who may connect.
+    /// Authentication of clients.
     pub auth: AuthConfig,
-    /// What back ends are asked.
+    /// The decisions that back ends take.
     pub hooks: HooksConfig,
-    /// Whose tokens are accepted besides those `auth` describes.
+    /// The issuers of tokens besides the one that `auth` describes.
     #[serde(default, rename = "issuer")]
     pub issuers: Vec<Issuer>,
     /// The server API.
@@ -68,15 +68,15 @@ pub struct Config {
     pub worker: WorkerConfig,
     /// The stock handler `quakes`.
     pub quakes: QuakesConfig,
-    /// Which channels there are.
+    /// The declared namespaces of channels.
     #[serde(default, rename = "namespace")]
     pub namespaces: Vec<Namespace>,
-    /// Which requests are taken, and who works on them.
+    /// The routes of requests to workers.
     #[serde(default, rename = "route")]
     pub routes: Vec<Route>,
 }
 
-/// Whether this is somebody's machine or the world.
+/// The kind of deployment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Environment {
@@ -90,13 +90,13 @@ pub enum Environment {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LogConfig {
-    /// What is logged.
+    /// The log level or filter.
     pub level: String,
-    /// How it looks.
+    /// The format of log lines.
     pub format: LogFormat,
 }
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
@@ -116,29 +116,29 @@ pub struct NatsConfig {
     pub url: String,
     /// The first token of every subject.
     pub prefix: String,
-    /// How long one PubAck is waited for before the publish is repeated.
+    /// How long to wait for a PubAck before the message is published again.
     #[serde(with = "unit::duration")]
     pub ack_timeout: Duration,
     /// How often the connection is tested.
     #[serde(with = "unit::duration")]
     pub ping_interval: Duration,
-    /// Who the gateway is to the broker.
+    /// The gateway's NATS user.
     pub gateway: NatsUser,
-    /// Who the workers are.
+    /// The workers' NATS user.
     pub worker: NatsUser,
-    /// Who a service that publishes to clients is.
+    /// The NATS user of services that publish to clients.
     pub service: NatsUser,
-    /// Who creates streams and consumers.
+    /// The NATS user that creates streams and consumers.
     pub setup: NatsUser,
 }
 
-/// A user of the broker.
+/// A NATS user.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NatsUser {
-    /// Its name, which is also part of its inbox prefix.
+    /// The user's name, which is also part of its inbox prefix.
     pub user: String,
-    /// Its password.
+    /// The user's password.
     pub password: Secret,
 }
 
@@ -148,22 +148,22 @@ pub struct NatsUser {
 pub struct StreamsConfig {
     /// Copies of every stream: 1 on one server, 3 in a cluster.
     pub replicas: usize,
-    /// How much TIDE_IN holds before requests are refused.
+    /// The maximum size of TIDE_IN. When it is full, requests are refused.
     #[serde(with = "unit::size")]
     pub in_max_bytes: u64,
     /// How long the broker remembers the ids of messages that have left a stream.
     #[serde(with = "unit::duration")]
     pub duplicate_window: Duration,
-    /// How much TIDE_REPLY holds before answers have to wait.
+    /// The maximum size of TIDE_REPLY. When it is full, answers wait.
     #[serde(with = "unit::size")]
     pub reply_max_bytes: u64,
-    /// How long the answer to a keyed or later request can be asked for.
+    /// How long the answer to a keyed or "later" request can be requested again.
     #[serde(with = "unit::duration")]
     pub result_ttl: Duration,
     /// How long the answer to a plain request is kept.
     #[serde(with = "unit::duration")]
     pub plain_result_ttl: Duration,
-    /// How much TIDE_DEAD holds.
+    /// The maximum size of TIDE_DEAD.
     #[serde(with = "unit::size")]
     pub dead_max_bytes: u64,
     /// How long a dead letter is kept.
@@ -175,28 +175,28 @@ pub struct StreamsConfig {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GatewayConfig {
-    /// Where clients connect.
+    /// The address that clients connect to.
     pub listen: SocketAddr,
-    /// Health and metrics.
+    /// The address of health checks, metrics and the server API.
     pub internal: SocketAddr,
-    /// Which web pages may connect.
+    /// The origins of web pages that may connect.
     pub origins: Vec<String>,
     /// How long an rpc waits for its answer.
     #[serde(with = "unit::duration")]
     pub answer_timeout: Duration,
-    /// How often a client is pinged.
+    /// How often the gateway pings a client.
     #[serde(with = "unit::duration")]
     pub ping_interval: Duration,
-    /// How long it may take to answer.
+    /// How long a client may take to answer a ping.
     #[serde(with = "unit::duration")]
     pub pong_timeout: Duration,
-    /// What one client, and all of them, may use.
+    /// Limits for one client and for all clients.
     pub limits: LimitsConfig,
-    /// How a gateway ends.
+    /// How a gateway shuts down.
     pub drain: DrainConfig,
 }
 
-/// What one client, and all of them, may use.
+/// Limits for one client and for all clients.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LimitsConfig {
@@ -213,22 +213,22 @@ pub struct LimitsConfig {
     pub message: u64,
     /// Commands in one message.
     pub commands_per_message: usize,
-    /// What may wait to be written to one client.
+    /// The maximum size of the output waiting for one client.
     #[serde(with = "unit::size")]
     pub outbox: u64,
-    /// Publishes of one client that are not settled; beyond it the socket is not read.
+    /// Publishes of one client without an acknowledgement. At the limit the gateway stops reading its socket.
     pub max_in_flight: usize,
-    /// Requests of one client that wait for an answer; beyond it they are refused.
+    /// Requests of one client that wait for an answer. Further ones are refused.
     pub max_waiting: usize,
-    /// Publishes of all clients that are not settled; beyond it they are refused.
+    /// Publishes of all clients without an acknowledgement. Further ones are refused.
     pub max_in_flight_total: usize,
     /// Channels one client may subscribe to.
     pub channels: usize,
-    /// Publications one reply may bring.
+    /// The maximum number of publications in one reply.
     pub recovery: usize,
 }
 
-/// How a gateway ends.
+/// How a gateway shuts down.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DrainConfig {
@@ -240,7 +240,7 @@ pub struct DrainConfig {
     pub window: Duration,
 }
 
-/// Who is in the channels.
+/// Presence: the members of channels.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PresenceConfig {
@@ -249,11 +249,11 @@ pub struct PresenceConfig {
     pub lease: Duration,
 }
 
-/// Who may connect.
+/// Authentication of clients.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AuthConfig {
-    /// The key that signs tokens (HS256); empty when only `[[issuer]]`s do.
+    /// The secret that signs tokens (HS256). If empty, only tokens of `[[issuer]]`s are accepted.
     pub hmac_secret: Secret,
     /// The only accepted `iss`, if set.
     pub issuer: String,
@@ -276,25 +276,25 @@ pub struct AuthConfig {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ApiConfig {
-    /// What a caller of the HTTP door has to know; empty when that door is closed.
+    /// The key that HTTP callers send. If empty, the server API is not served over HTTP.
     pub key: Secret,
     /// The longest request.
     #[serde(with = "unit::size")]
     pub request: u64,
 }
 
-/// What back ends are asked.
+/// The decisions that back ends take.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HooksConfig {
-    /// Whether clients that connect without a token are decided on by a back end.
+    /// Whether a back end decides about clients that connect without a token.
     pub connect: bool,
-    /// Whether a back end prolongs connections, and the subscriptions it has allowed.
+    /// Whether a back end prolongs connections, and the subscriptions that it has allowed.
     pub refresh: bool,
     /// How long a decision may take.
     #[serde(with = "unit::duration")]
     pub deadline: Duration,
-    /// How long what was decided about a user's subscription is kept.
+    /// How long a decision about a user's subscription is cached.
     #[serde(with = "unit::duration")]
     pub cache: Duration,
 }
@@ -303,14 +303,14 @@ pub struct HooksConfig {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WorkerConfig {
-    /// The name dead letters are kept under.
+    /// The service name in the subjects of dead letters.
     pub service: String,
     /// Health and metrics.
     pub internal: SocketAddr,
-    /// How long the broker waits for a sign of life before it gives a request to another worker.
+    /// How long the broker waits for a sign of life before it redelivers a request to another worker.
     #[serde(with = "unit::duration")]
     pub ack_wait: Duration,
-    /// How long a worker that is asked to stop may finish what it has begun.
+    /// How long a stopping worker may take to finish the work it has started.
     #[serde(with = "unit::duration")]
     pub drain: Duration,
 }
@@ -323,7 +323,7 @@ pub struct QuakesConfig {
     pub database: PathBuf,
 }
 
-/// A configuration that cannot be used, in a sentence that says which key, where from, and what to do.
+/// A configuration error: one sentence that names the key, its source and the way out.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct ConfigError(String);
@@ -364,7 +364,7 @@ impl Config {
         let mut config: Self = figment.extract().map_err(|error| explain(&error))?;
         let read = validate::tokens::read_files(&mut config);
         read.and_then(|()| validate::validate(&config)).map_err(|(key, problem)| {
-            // An entry of a table array has the source of the array.
+            // Entries of an array of tables have the source of the whole array.
             let whole = key.split('.').next().unwrap_or_default();
             let metadata = figment.find_metadata(&key).or_else(|| figment.find_metadata(whole));
             let source = metadata.map(source_of).unwrap_or_default();

@@ -1,16 +1,15 @@
-//! Fossil deltas: a payload told as the difference to the one before it.
+//! Fossil deltas: a payload encoded as the difference from the previous one.
 //!
-//! A delta is text around literals: the size of the result, then copies (`N@O,`) and inserts (`N:bytes`), then a checksum
-//! of the result (`N;`), every number in a base 64 of its own. Pure: knows bytes only, and never decides who gets a delta
-//! and who the whole payload.
+//! A delta consists of the size of the result, copies (`N@O,`), inserts (`N:bytes`) and a checksum of the result (`N;`). Every
+//! number is written in the format's own base 64. This module is pure: callers decide which client gets a delta.
 
-/// Bytes hashed at once: shorter repetitions are found only at the ends.
+/// The number of bytes hashed at once. Shorter repetitions are found only at the two ends of a payload.
 const BLOCK: usize = 16;
-/// How many places of the old payload with the same hash are compared with one place of the new payload.
+/// The maximum number of places in the old payload, with the same hash, that are compared with one place in the new payload.
 const MAX_CANDIDATES: usize = 64;
-/// A match this long is taken without looking for a longer one.
+/// The search stops at a match of this length.
 const ENOUGH: usize = 4 * BLOCK;
-/// How many bytes may be compared for each byte of input, so that no payload is slow to encode.
+/// The number of comparisons allowed for each byte of input. It bounds the time for any payload.
 const EFFORT: usize = 8;
 /// The digits of numbers, most significant first.
 const DIGITS: &[u8; 64] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz~";
@@ -24,9 +23,9 @@ pub enum DeltaError {
     /// The result would be larger than the caller allows.
     #[error("a result of {size} bytes is more than the {limit} allowed")]
     TooLarge {
-        /// What the delta announces.
+        /// The size that the delta announces.
         size: usize,
-        /// What the caller allows.
+        /// The limit that the caller set.
         limit: usize,
     },
     /// A copy reaches beyond the old payload, so the delta was made from another one.
@@ -40,11 +39,11 @@ pub enum DeltaError {
     Checksum,
 }
 
-/// Encodes `new` as its difference to `old`.
+/// Encodes `new` as the difference from `old`.
 ///
-/// If `new` is UTF-8 then so is the delta, whatever `old` is: no character is cut, and the delta can travel as a JSON string.
-/// It is at most 21 bytes longer than `new`, and takes time in proportion to the input. Payloads end at 4 GiB, where the
-/// format's numbers do.
+/// If `new` is UTF-8, the delta is UTF-8 too, whatever `old` is: no character is cut, and the delta can be sent as a JSON string.
+/// A delta is at most 21 bytes longer than `new`. Encoding takes time in proportion to the input. The format's numbers limit
+/// payloads to 4 GiB.
 pub fn create(old: &[u8], new: &[u8]) -> Vec<u8> {
     let mut encoder = Encoder {
         old,
@@ -63,12 +62,12 @@ pub fn create(old: &[u8], new: &[u8]) -> Vec<u8> {
     encoder.delta
 }
 
-/// Returns how long the result of a delta will be, by its own account.
+/// Returns the size of the result that a delta announces.
 pub fn output_size(delta: &[u8]) -> Result<usize, DeltaError> {
     Reader { rest: delta }.size()
 }
 
-/// Decodes a delta that was made from `old`. Neither the result nor what is allocated exceeds `limit` bytes.
+/// Applies a delta to `old`. Neither the result nor the allocation exceeds `limit` bytes.
 pub fn apply(old: &[u8], delta: &[u8], limit: usize) -> Result<Vec<u8>, DeltaError> {
     let mut reader = Reader { rest: delta };
     let size = reader.size()?;
@@ -101,20 +100,20 @@ pub fn apply(old: &[u8], delta: &[u8], limit: usize) -> Result<Vec<u8>, DeltaErr
     }
 }
 
-/// What has been written of a delta.
+/// The state of encoding one delta.
 struct Encoder<'a> {
     old: &'a [u8],
     new: &'a [u8],
-    /// Whether characters are kept whole.
+    /// Whether `new` is UTF-8, so that characters must not be cut.
     text: bool,
-    /// How much of `new` is in the delta.
+    /// How many bytes of `new` the delta covers so far.
     inserted: usize,
-    /// How many comparisons are left.
+    /// The number of comparisons left.
     effort: usize,
     delta: Vec<u8>,
 }
 
-/// A part of the new payload that the old one has too.
+/// A part that the old and the new payload have in common.
 #[derive(Clone, Copy)]
 struct Match {
     old: usize,
@@ -123,7 +122,7 @@ struct Match {
 }
 
 impl Encoder<'_> {
-    /// Writes all copies that pay, with the inserts between them.
+    /// Writes all copies that save bytes, with the inserts between them.
     fn copies(&mut self) {
         let head = Match { old: 0, new: 0, len: common_prefix(self.old, self.new) };
         let head = self.worthy(head);
@@ -140,7 +139,7 @@ impl Encoder<'_> {
         }
     }
 
-    /// Looks for blocks of the old payload in what is left of the new one before `end`.
+    /// Looks for blocks of the old payload in the part of the new one that is not covered yet and ends at `end`.
     fn middle(&mut self, end: usize) {
         let mut at = self.inserted;
         if end - at < BLOCK || self.old.len() < BLOCK {
@@ -164,7 +163,7 @@ impl Encoder<'_> {
         }
     }
 
-    /// Returns the longest match around `at` that pays, of those that contain a candidate's block.
+    /// Returns the longest match around `at` that saves bytes, among those that contain a candidate's block.
     fn best(&mut self, candidates: impl Iterator<Item = usize>, at: usize, end: usize) -> Option<Match> {
         let mut best: Option<Match> = None;
         for place in candidates {
@@ -190,7 +189,7 @@ impl Encoder<'_> {
         best
     }
 
-    /// Returns the match cut to whole characters, if its copy is shorter than the bytes themselves.
+    /// Returns the match cut to whole characters, or `None` if its copy is not shorter than the bytes themselves.
     fn worthy(&self, found: Match) -> Option<Match> {
         let mut start = found.new;
         let mut end = found.new + found.len;
@@ -201,7 +200,7 @@ impl Encoder<'_> {
             end -= 1;
         }
         let cut = Match { old: found.old + (start - found.new), new: start, len: end - start };
-        // The copy's own two signs, and the sign and number of the insert it may set apart.
+        // The copy's two signs, and the sign and the number of an insert that the copy may split off.
         let cost = digits(cut.len) + digits(cut.old) + 2 + digits(self.new.len()) + 1;
         (cut.len > cost).then_some(cut)
     }
@@ -231,11 +230,11 @@ impl Encoder<'_> {
     }
 }
 
-/// Where the blocks of the old payload are, by their hash.
+/// The positions of the old payload's blocks, by hash.
 struct Index {
-    /// For each hash the number of its first block; 0 is none.
+    /// For each hash, 1 + the number of its first block; 0 if there is none.
     first: Vec<usize>,
-    /// For each block the number of the next one with the same hash.
+    /// For each block, 1 + the number of the next block with the same hash; 0 if there is none.
     next: Vec<usize>,
 }
 
@@ -244,7 +243,7 @@ impl Index {
         let blocks = old.chunks_exact(BLOCK);
         let count = blocks.len();
         let mut index = Self { first: vec![0; count.next_power_of_two()], next: vec![0; count] };
-        // Backwards, so that the first of equal blocks is tried first: more of the payload follows it.
+        // Backwards, so that the first of several equal blocks is tried first: more of the payload follows it.
         for (number, block) in blocks.enumerate().rev() {
             let slot = index.slot(&RollingHash::new(block));
             if let (Some(first), Some(next)) = (index.first.get_mut(slot), index.next.get_mut(number)) {
@@ -258,7 +257,7 @@ impl Index {
         hash.value() & (self.first.len() - 1)
     }
 
-    /// Returns where blocks with this hash begin.
+    /// Returns the positions of the blocks with this hash.
     fn candidates(&self, hash: &RollingHash) -> impl Iterator<Item = usize> {
         let follow = |block: usize| (block != 0).then_some(block);
         let first = self.first.get(self.slot(hash)).copied().and_then(follow);
@@ -268,11 +267,11 @@ impl Index {
     }
 }
 
-/// A hash of [`BLOCK`] bytes that moves on by one byte at little cost.
+/// A hash of [`BLOCK`] bytes that can move forward by one byte cheaply.
 struct RollingHash {
     /// The sum of the bytes.
     sum: u32,
-    /// The sum of all sums on the way: each byte times its distance from the end.
+    /// The sum of all intermediate sums: each byte times its distance from the end.
     weighted: u32,
 }
 
@@ -287,18 +286,18 @@ impl RollingHash {
     fn roll(&mut self, gone: u8, came: u8) {
         let gone = u32::from(gone);
         self.sum = self.sum.wrapping_sub(gone).wrapping_add(u32::from(came));
-        // The first byte of a block is in all its sums: once for each of the block's bytes.
+        // The first byte of a block is part of all its sums, once for each byte of the block.
         self.weighted = self.weighted.wrapping_sub(gone << BLOCK.ilog2()).wrapping_add(self.sum);
     }
 
-    /// Both sums, spread so that the low bits depend on all of them.
+    /// Combines both sums so that the low bits depend on all their bits.
     fn value(&self) -> usize {
         let spread = ((self.weighted << 16) ^ self.sum).wrapping_mul(0x9E37_79B1);
         ((spread >> 16) ^ spread) as usize
     }
 }
 
-/// What has not been read of a delta.
+/// The unread part of a delta.
 struct Reader<'a> {
     rest: &'a [u8],
 }
@@ -350,7 +349,7 @@ fn digit_value(digit: u8) -> Option<u32> {
     Some(u32::from(value))
 }
 
-/// How many digits a number has.
+/// Returns the number of digits of a number.
 fn digits(number: usize) -> usize {
     number.checked_ilog2().map_or(1, |bit| bit as usize / 6 + 1)
 }
@@ -361,7 +360,7 @@ fn put_number(delta: &mut Vec<u8>, number: usize) {
     }
 }
 
-/// The sum of all bytes as big-endian words, the last one filled up with zeros.
+/// Returns the sum of all bytes as big-endian words, the last word padded with zeros.
 fn checksum(bytes: &[u8]) -> u32 {
     bytes.chunks(4).fold(0, |sum: u32, chunk| {
         let mut word = [0; 4];

@@ -1,6 +1,6 @@
-//! A request and its answer as they travel between gateway and worker.
+//! The encoding of a request and its answer between gateway and worker.
 //!
-//! Pure: headers in, headers out. Never talks to the broker.
+//! Pure: converts to and from headers.
 
 use std::collections::BTreeMap;
 
@@ -18,46 +18,46 @@ use crate::{
 /// A request on its way to a worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
-    /// Which request; the same on every attempt and, when keyed, on every retry.
+    /// The id; the same on every attempt and, if keyed, on every retry.
     pub id: RequestId,
-    /// The authenticated user, if there is one.
+    /// The authenticated user, or `None` for an anonymous client.
     pub user: Option<String>,
     /// The connection it came from.
     pub client: String,
     /// The route that takes it.
     pub route: String,
-    /// The method without its key; only an rpc has one.
+    /// The method of an RPC without its key; `None` for other requests.
     pub method: Option<String>,
-    /// The channel that something was published into; nothing for an rpc or a `send`.
+    /// The channel of a publication; `None` for an RPC or a `send`.
     pub channel: Option<Channel>,
-    /// What the token says about the connection that published: JSON on one line.
+    /// The connection's information from its token, for a publication: JSON on one line.
     pub info: Option<String>,
-    /// What the subscription token says about it in the channel.
+    /// The connection's information in the channel from its subscription token.
     pub channel_info: Option<String>,
     /// Whether the answer also goes to the user's personal channel.
     pub later: bool,
-    /// How many attempts failed before.
+    /// The number of failed attempts before this one.
     pub attempt: u32,
     /// When the gateway accepted it, in milliseconds since 1970.
     pub accepted_at: u64,
-    /// What the body is.
+    /// The media type of the body.
     pub content_type: String,
     /// The payload as the client sent it.
     pub body: Bytes,
 }
 
-/// Why headers are not those of a request or an answer.
+/// A header that is required for a request or an answer is missing or malformed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the header {0} is missing or malformed")]
 pub struct Unreadable(pub &'static str);
 
 impl Request {
-    /// The key within which order matters: the user, else the connection.
+    /// The ordering key: the user, or the connection of an anonymous client.
     pub fn ordering_key(&self) -> &str {
         self.user.as_deref().unwrap_or(&self.client)
     }
 
-    /// Where it goes within its route's stream.
+    /// The address of the request in its route's subjects.
     pub fn address(&self) -> Address {
         let kind = match (&self.method, &self.channel) {
             (Some(method), _) => Kind::Rpc(method),
@@ -67,7 +67,7 @@ impl Request {
         Address::new(kind, self.ordering_key(), &self.id)
     }
 
-    /// The headers this request is published with.
+    /// Encodes the request as message headers.
     pub fn headers(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
         headers.insert(header::MSG_ID, self.id.as_str());
@@ -103,7 +103,7 @@ impl Request {
         headers
     }
 
-    /// Reads a request back from what the broker delivered.
+    /// Decodes a request that the broker delivered.
     pub fn read(headers: &HeaderMap, body: Bytes) -> Result<Self, Unreadable> {
         let text = |name: &'static str| get(headers, name).map(str::to_owned);
         Ok(Self {
@@ -128,44 +128,44 @@ impl Request {
 
 /// The content type of JSON bodies.
 pub const JSON: &str = "application/json";
-/// The content type of bodies whose shape only client and worker know.
+/// The content type of bodies in a format that only client and worker know.
 pub const BYTES: &str = "application/octet-stream";
 
-/// What a worker says to a request.
+/// A worker's answer to a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     /// The request it answers.
     pub re: RequestId,
-    /// Whose personal channel the answer goes to when it comes late, if anybody's.
+    /// The user whose personal channel receives a late answer, or `None`.
     pub user: Option<String>,
     /// The digest of a keyed request's body, copied from the request.
     pub digest: Option<String>,
-    /// The attempt that gave it, counted from 0.
+    /// The attempt that produced it, counted from 0.
     pub attempt: u32,
-    /// The worker that gave it.
+    /// The worker that produced it.
     pub worker: String,
-    /// What the client gets.
+    /// The result for the client.
     pub outcome: Outcome,
 }
 
-/// The two ends a request can have.
+/// The result of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// The handler's answer.
     Ok(Bytes),
     /// An error: the application's own, or [`codes::DEAD_LETTER`].
     Error {
-        /// The number the client sees.
+        /// The code for the client.
         code: u32,
-        /// The sentence the client sees.
+        /// The message for the client.
         message: String,
     },
 }
 
 impl Answer {
-    /// The answer of `worker` to a request, whose attempts so far were `attempt`.
+    /// Creates the answer of `worker` to a request, produced by attempt number `attempt`.
     pub fn to(request: &Request, attempt: u32, worker: &str, outcome: Outcome) -> Self {
-        // A "later" answer is published on the personal channel by its worker, and a `send` is answered to nobody.
+        // The worker publishes a "later" answer on the personal channel itself, and a `send` has no answer.
         let brought_late = !request.later && request.method.is_some();
         Self {
             re: request.id.clone(),
@@ -177,7 +177,7 @@ impl Answer {
         }
     }
 
-    /// The headers this answer is published with. `ttl` is how long the broker keeps it, if shorter than the stream does.
+    /// Encodes the answer as message headers. `ttl` is how long the broker keeps it, if shorter than the stream's limit.
     pub fn headers(&self, ttl: Option<std::time::Duration>) -> HeaderMap {
         let mut headers = HeaderMap::new();
         headers.insert(header::MSG_ID, format!("{}.r", self.re));
@@ -204,7 +204,7 @@ impl Answer {
         headers
     }
 
-    /// The payload this answer is published with.
+    /// Returns the message body of the answer.
     pub fn body(&self) -> Bytes {
         match &self.outcome {
             Outcome::Ok(body) => body.clone(),
@@ -212,7 +212,7 @@ impl Answer {
         }
     }
 
-    /// Reads an answer back from what the broker delivered.
+    /// Decodes an answer that the broker delivered.
     pub fn read(headers: &HeaderMap, body: Bytes) -> Result<Self, Unreadable> {
         let outcome = match get(headers, header::STATUS) {
             Some("ok") => Outcome::Ok(body),
@@ -235,8 +235,8 @@ impl Answer {
         })
     }
 
-    /// The headers of the publication that brings this answer to its user's personal channel. Whoever publishes it, the
-    /// broker keeps one.
+    /// The headers of the publication of this answer on the user's personal channel. The broker keeps one, even if several
+    /// processes publish it.
     pub fn later_headers(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
         headers.insert(header::MSG_ID, format!("{}.l", self.re));
@@ -246,7 +246,7 @@ impl Answer {
         headers
     }
 
-    /// Its tags: which request it answers, and whether that went well.
+    /// The tags of that publication: the request's id and the status.
     pub fn later_tags(&self) -> BTreeMap<String, String> {
         let status = if matches!(self.outcome, Outcome::Ok(_)) { "ok" } else { "error" };
         [("re", self.re.as_str()), ("status", status)]
@@ -254,7 +254,7 @@ impl Answer {
             .into()
     }
 
-    /// Its payload: the answer, or `{"code", "message"}` of an error.
+    /// The payload of that publication: the answer, or `{"code", "message"}` of an error.
     pub fn later_body(&self) -> Bytes {
         match &self.outcome {
             Outcome::Ok(body) => body.clone(),
@@ -264,7 +264,7 @@ impl Answer {
         }
     }
 
-    /// The answer's error as a client sees it.
+    /// Returns the error for the client, or `None` if the request succeeded.
     pub fn error(&self) -> Option<Error> {
         match &self.outcome {
             Outcome::Ok(_) => None,
@@ -284,7 +284,7 @@ fn number<T: std::str::FromStr>(headers: &HeaderMap, name: &'static str) -> Resu
     get(headers, name).map(|text| text.parse().map_err(|_| Unreadable(name))).transpose()
 }
 
-/// A header's value is one line: whatever would end it becomes a space.
+/// Returns the text as one line for a header value: control characters become spaces.
 pub fn one_line(text: &str) -> String {
     text.trim().replace(char::is_control, " ")
 }
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_named() {
+    fn a_missing_header_is_named() {
         assert_eq!(Request::read(&HeaderMap::new(), Bytes::new()), Err(Unreadable(header::ID)));
         assert_eq!(Answer::read(&HeaderMap::new(), Bytes::new()), Err(Unreadable(header::STATUS)));
     }

@@ -1,23 +1,23 @@
-//! The tags filter: which publications of a channel a subscriber wants, by their tags.
+//! The tags filter: a subscriber receives only the publications whose tags match.
 //!
-//! A tree of comparisons joined by and, or and not, as the published protocol has it. Pure: saves bandwidth and nothing
-//! else. It never decides who may read a channel.
+//! A filter is a tree of comparisons joined by `and`, `or` and `not`, as in the published protocol. It saves bandwidth. It is no
+//! access control: permissions are decided elsewhere. This module is pure.
 
 use std::{cmp::Ordering, collections::BTreeMap};
 
 use serde::{Deserialize, Serialize};
 
-/// How deep a filter may be; a filter of one comparison has depth 1.
+/// The maximum depth of a filter. A single comparison has depth 1.
 pub const MAX_DEPTH: usize = 8;
-/// How many nodes a filter may have, joints and comparisons together.
+/// The maximum number of nodes in a filter: comparisons and operators together.
 pub const MAX_NODES: usize = 64;
 
-/// The longest text that is a number.
+/// The maximum length of a text that is read as a number, in bytes.
 const MAX_NUMBER_LEN: usize = 200;
-/// The most digits of a number behind its point.
+/// The maximum number of digits behind a number's decimal point.
 const MAX_FRACTION_LEN: usize = 19;
 
-/// A node of a filter: a comparison of one tag, or a joint of other nodes.
+/// A node of a filter: a comparison of one tag, or an operator over other nodes.
 #[derive(Clone, PartialEq, Eq, prost::Message, Serialize, Deserialize)]
 #[serde(default)]
 pub struct FilterNode {
@@ -25,67 +25,67 @@ pub struct FilterNode {
     #[prost(string, tag = "1")]
     #[serde(skip_serializing_if = "String::is_empty")]
     pub op: String,
-    /// The tag that is compared.
+    /// The name of the tag to compare.
     #[prost(string, tag = "2")]
     #[serde(skip_serializing_if = "String::is_empty")]
     pub key: String,
-    /// How it is compared: `eq`, `neq`, `in`, `nin`, `ex`, `nex`, `sw`, `ew`, `ct`, `lt`, `lte`, `gt` or `gte`.
+    /// The comparison: `eq`, `neq`, `in`, `nin`, `ex`, `nex`, `sw`, `ew`, `ct`, `lt`, `lte`, `gt` or `gte`.
     #[prost(string, tag = "3")]
     #[serde(skip_serializing_if = "String::is_empty")]
     pub cmp: String,
-    /// What it is compared with.
+    /// The value to compare the tag with.
     #[prost(string, tag = "4")]
     #[serde(skip_serializing_if = "String::is_empty")]
     pub val: String,
-    /// What it is compared with by `in` and `nin`.
+    /// The values to compare the tag with, for `in` and `nin`.
     #[prost(string, repeated, tag = "5")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub vals: Vec<String>,
-    /// What `and`, `or` and `not` join.
+    /// The operands of `and`, `or` and `not`.
     #[prost(message, repeated, tag = "6")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<FilterNode>,
 }
 
-/// Why a node is not a filter.
+/// Why a filter is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FilterError {
-    /// Nodes lie too deep in each other.
+    /// The filter is deeper than [`MAX_DEPTH`].
     #[error("a filter is at most {MAX_DEPTH} nodes deep")]
     TooDeep,
-    /// There are too many nodes.
+    /// The filter has more than [`MAX_NODES`] nodes.
     #[error("a filter has at most {MAX_NODES} nodes")]
     TooLarge,
-    /// A joint is none of the three.
+    /// `op` is unknown.
     #[error("a filter's op is and, or, not or empty")]
     Op,
-    /// A joint has too few or too many nodes.
-    #[error("and, or join at least one node, not exactly one")]
+    /// An operator has the wrong number of operands.
+    #[error("and, or need at least one node, not exactly one")]
     Nodes,
-    /// A comparison is none that is known.
+    /// `cmp` is unknown.
     #[error("a filter's cmp is eq, neq, in, nin, ex, nex, sw, ew, ct, lt, lte, gt or gte")]
     Cmp,
-    /// A comparison names no tag.
+    /// A comparison has no `key`.
     #[error("a comparison needs a key")]
     Key,
-    /// A comparison has nothing to compare with, or what another one compares with.
-    #[error("in and nin need vals, ex and nex nothing, every other comparison val")]
+    /// A comparison lacks its value, or has a value that belongs to another comparison.
+    #[error("in and nin take vals, ex and nex neither val nor vals, every other comparison val")]
     Val,
 }
 
-/// Checks that a filter has a meaning, and is small enough to be asked for every publication.
+/// Checks that a filter is valid, and small enough to be evaluated for every publication.
 pub fn validate(filter: &FilterNode) -> Result<(), FilterError> {
     check(filter, MAX_DEPTH, &mut 0)
 }
 
-/// Whether a publication with these tags is wanted.
+/// Whether a publication with these tags matches the filter.
 ///
-/// Meant for filters that [`validate`] let pass. Where another one has no meaning or is too deep, nothing is wanted.
+/// Filters are expected to have passed [`validate`]. An invalid filter matches no publication.
 pub fn matches(filter: &FilterNode, tags: &BTreeMap<String, String>) -> bool {
     evaluate(filter, tags, MAX_DEPTH).unwrap_or(false)
 }
 
-/// A joint of nodes.
+/// The operator of a node. `Leaf` is a comparison.
 enum Op {
     Leaf,
     And,
@@ -124,7 +124,7 @@ fn check_leaf(node: &FilterNode) -> Result<(), FilterError> {
     let (wants_key, wants_val, wants_vals) = match node.cmp.as_str() {
         "eq" | "neq" | "sw" | "ew" | "ct" | "lt" | "lte" | "gt" | "gte" => (true, true, false),
         "in" | "nin" => (true, false, true),
-        // A tag may have an empty name, though nothing else can be asked of it.
+        // A tag may have an empty name, which only `ex` and `nex` can test.
         "ex" | "nex" => (false, false, false),
         _ => return Err(FilterError::Cmp),
     };
@@ -137,7 +137,7 @@ fn check_leaf(node: &FilterNode) -> Result<(), FilterError> {
     Ok(())
 }
 
-/// Returns nothing where the filter means nothing or is too deep.
+/// Returns `None` if the filter is invalid or too deep.
 fn evaluate(node: &FilterNode, tags: &BTreeMap<String, String>, depth: usize) -> Option<bool> {
     let depth = depth.checked_sub(1)?;
     let mut nodes = node.nodes.iter().map(|node| evaluate(node, tags, depth));
@@ -170,24 +170,24 @@ fn compare(node: &FilterNode, tag: Option<&str>) -> Option<bool> {
     Some(met)
 }
 
-/// Returns the order of two numbers, or nothing if one of them is none.
+/// Compares two numbers. Returns `None` if one of the texts is not a number.
 fn in_order(tag: Option<&str>, val: &str) -> Option<Ordering> {
     Some(Decimal::parse(tag?)?.cmp(&Decimal::parse(val)?))
 }
 
-/// A decimal number as it was written: compared exactly, however many digits it has.
+/// A decimal number in its written form, so that numbers of any length compare exactly.
 #[derive(Debug, PartialEq, Eq)]
 struct Decimal<'a> {
-    /// Never set for zero.
+    /// Always false for zero.
     negative: bool,
-    /// The digits before the point, without zeros in front.
+    /// The digits before the point, without leading zeros.
     whole: &'a str,
-    /// The digits behind the point, without zeros at the end.
+    /// The digits behind the point, without trailing zeros.
     fraction: &'a str,
 }
 
 impl<'a> Decimal<'a> {
-    /// Reads digits with an optional sign and an optional point between digits; no exponent, no white space.
+    /// Parses digits with an optional sign and an optional point between digits. Exponents and white space are not accepted.
     fn parse(text: &'a str) -> Option<Self> {
         if text.len() > MAX_NUMBER_LEN {
             return None;

@@ -1,4 +1,4 @@
-//! Names of the message headers. Client data never becomes a header name.
+//! Names of the message headers. Header names never contain client data.
 
 /// The request's id.
 pub const ID: &str = "Tide-Id";
@@ -6,19 +6,19 @@ pub const ID: &str = "Tide-Id";
 pub const USER: &str = "Tide-User";
 /// The connection the message came from.
 pub const CLIENT: &str = "Tide-Client";
-/// What the token said about the connection that something was published from: JSON on one line.
+/// On a publication: the connection's information from its token, JSON on one line.
 pub const INFO: &str = "Tide-Info";
-/// What the subscription token said about that connection in the channel: JSON on one line.
+/// On a publication: the connection's information from its subscription token for the channel, JSON on one line.
 pub const CHANNEL_INFO: &str = "Tide-Channel-Info";
 /// The name of the route that takes the request.
 pub const ROUTE: &str = "Tide-Route";
 /// The method of an rpc as the client wrote it, without its key.
 pub const METHOD: &str = "Tide-Method";
-/// On what a client published for a worker to decide about: the channel as the client wrote it.
+/// On a publication that a worker decides about: the channel as the client wrote it.
 pub const CHANNEL: &str = "Tide-Channel";
-/// The key within which order matters.
+/// The ordering key: messages with the same key stay in order.
 pub const KEY: &str = "Tide-Key";
-/// How many attempts failed before this delivery; absent means none.
+/// The number of failed attempts before this delivery; absent for none.
 pub const ATTEMPT: &str = "Tide-Attempt";
 /// Present when the answer also goes to the user's personal channel.
 pub const LATER: &str = "Tide-Later";
@@ -38,30 +38,30 @@ pub const MESSAGE: &str = "Tide-Message";
 pub const WORKER: &str = "Tide-Worker";
 /// Prefix of the headers that carry the tags of a publication: see [`tag`].
 pub const TAG_PREFIX: &str = "Tide-Tag-";
-/// On a message without a publication in it: everything of the channel before it has been removed on purpose.
+/// On a message without a publication: all earlier publications of the channel were removed on purpose.
 pub const REMOVED: &str = "Tide-Removed";
-/// On a dead letter: why it is one.
+/// On a dead letter: why the request failed.
 pub const DEAD_REASON: &str = "Tide-Dead-Reason";
-/// What the payload is.
+/// The media type of the payload.
 pub const CONTENT_TYPE: &str = "Content-Type";
-/// The broker's own deduplication id.
+/// The deduplication id that the broker uses.
 pub const MSG_ID: &str = "Nats-Msg-Id";
-/// The broker's time to live of one message.
+/// The time to live of one message, enforced by the broker.
 pub const TTL: &str = "Nats-TTL";
-/// On what the broker repeats, and on what is read of a stream: the message's subject there.
+/// On a republished message and on a message read from a stream: its subject in the stream.
 pub const SUBJECT: &str = "Nats-Subject";
-/// And its sequence.
+/// On the same messages: the sequence in the stream.
 pub const SEQUENCE: &str = "Nats-Sequence";
-/// The broker stores a message only if this is the sequence of the last one on its subject.
+/// The broker stores the message only if this is the sequence of the last message on its subject.
 pub const EXPECTED_LAST: &str = "Nats-Expected-Last-Subject-Sequence";
-/// Why a message marks the end of those before it on its subject.
+/// Why the broker put a marker behind the earlier messages of a subject.
 pub const MARKER_REASON: &str = "Nats-Marker-Reason";
 /// When the broker publishes a parked message.
 pub const SCHEDULE: &str = "Nats-Schedule";
-/// Where it publishes it.
+/// The subject it publishes a parked message on.
 pub const SCHEDULE_TARGET: &str = "Nats-Schedule-Target";
 
-/// A name that no tag can have.
+/// A tag name that contains other characters than letters, digits, `_` and `-`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a tag's name: use letters, digits, `_` and `-`")]
 pub struct BadTag(pub String);

@@ -1,6 +1,6 @@
-//! Decisions asked from a back end: what it is asked, and how its answer is read.
+//! Hooks: the questions that gateways ask a back end, and how its answers are read.
 //!
-//! Both are JSON, shaped as those of Centrifugo's proxy. Whatever cannot be read allows nothing.
+//! Both are JSON in the shape of Centrifugo's proxy protocol. An answer that cannot be read allows nothing.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -17,19 +17,19 @@ use crate::{
     },
 };
 
-/// The longest reason of a disconnect, in bytes; SDKs take no longer ones.
+/// The maximum length of a disconnect reason in bytes: SDKs accept no longer one.
 const MAX_REASON_LEN: usize = 32;
 
-/// What is asked about.
+/// The event that a back end decides about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Event {
     /// A client connects without a token.
     Connect,
-    /// A connection's time is over.
+    /// A connection has reached its expiry time.
     Refresh,
     /// A client subscribes.
     Subscribe,
-    /// A subscription's time is over.
+    /// A subscription has reached its expiry time.
     SubRefresh,
     /// A client publishes.
     Publish,
@@ -40,7 +40,7 @@ impl Event {
     pub const ALL: [Self; 5] =
         [Self::Connect, Self::Refresh, Self::Subscribe, Self::SubRefresh, Self::Publish];
 
-    /// Its name in subjects and metrics.
+    /// The event's name in subjects and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Connect => "connect",
@@ -52,12 +52,12 @@ impl Event {
     }
 }
 
-/// What a back end is asked. What does not apply is left out.
+/// A question to a back end. Fields that do not apply are left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Question {
     /// The connection's id.
     pub client: String,
-    /// What carries the connection.
+    /// The connection's transport, such as `websocket`.
     pub transport: &'static str,
     /// `json` or `protobuf`.
     pub protocol: &'static str,
@@ -75,16 +75,16 @@ pub struct Question {
     /// The channel.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub channel: String,
-    /// What the client sent with its command, if that is JSON.
+    /// The data of the client's command, if it is JSON.
     #[serde(with = "raw", skip_serializing_if = "Bytes::is_empty")]
     pub data: Bytes,
-    /// What it sent, in base64, if that is not JSON.
+    /// The data of the client's command in base64, if it is not JSON.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub b64data: String,
 }
 
 impl Question {
-    /// A question about a client that speaks `encoding`.
+    /// Creates a question about a client that uses `encoding`.
     pub fn new(client: &str, encoding: Encoding) -> Self {
         let (protocol, encoding) = match encoding {
             Encoding::Json => ("json", "json"),
@@ -93,7 +93,7 @@ impl Question {
         Self { client: client.to_owned(), protocol, encoding, ..Self::default() }
     }
 
-    /// The same with what the client sent.
+    /// Adds the data of the client's command.
     #[must_use]
     pub fn with_data(mut self, data: &Bytes) -> Self {
         if !data.is_empty() {
@@ -105,27 +105,27 @@ impl Question {
         self
     }
 
-    /// The question as it is sent.
+    /// Encodes the question as a message body.
     pub fn body(&self) -> Result<Bytes, serde_json::Error> {
         serde_json::to_vec(self).map(Bytes::from)
     }
 }
 
-/// Who a question is about.
+/// The client that a question is about.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Subject {
     /// The connection's id.
     pub client: String,
-    /// The user; nothing or empty for an anonymous client.
+    /// The user; absent or empty for an anonymous client.
     pub user: Option<String>,
 }
 
-/// Reads from a question who it is about.
+/// Reads the client that a question is about.
 pub fn subject(question: &[u8]) -> Result<Subject, serde_json::Error> {
     serde_json::from_slice(question)
 }
 
-/// The answer that allows what was asked; `result` is JSON, or nothing.
+/// Encodes an answer that allows the request. `result` is JSON, or empty.
 pub fn allowed(result: &Bytes) -> Result<Bytes, serde_json::Error> {
     #[derive(Serialize)]
     struct Allowed<'a> {
@@ -137,7 +137,7 @@ pub fn allowed(result: &Bytes) -> Result<Bytes, serde_json::Error> {
     serde_json::to_vec(&Allowed { result }).map(Bytes::from)
 }
 
-/// The answer that refuses what was asked.
+/// Encodes an answer that refuses the request.
 pub fn refused(code: u32, message: &str) -> Bytes {
     serde_json::json!({"error": {"code": code, "message": message}}).to_string().into()
 }
@@ -146,57 +146,57 @@ fn is_json(data: &[u8]) -> bool {
     serde_json::from_slice::<serde::de::IgnoredAny>(data).is_ok()
 }
 
-/// What a back end decided.
+/// A back end's decision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// It may.
+    /// The client's request is allowed.
     Allowed(Box<Grant>),
-    /// It may not: the error the client gets.
+    /// The client's request is refused with this error.
     Refused(Error),
-    /// The connection ends.
+    /// The gateway closes the connection.
     Disconnect(Disconnect),
 }
 
-/// What goes with a permission; each event looks at what concerns it.
+/// The details of a permission. Each event uses the fields that apply to it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct Grant {
-    /// Who connects; empty for an anonymous client.
+    /// The user that connects; empty for an anonymous client.
     pub user: String,
-    /// Until when, in seconds since 1970; 0 for ever.
+    /// The expiry time in seconds since 1970; 0 means that the permission does not expire.
     pub expire_at: u64,
-    /// Whether it is not prolonged.
+    /// Whether the connection or subscription ends now instead of being prolonged.
     pub expired: bool,
-    /// What others see of the client.
+    /// Information about the client that other clients see.
     #[serde(with = "raw")]
     pub info: Bytes,
-    /// What the client is told, or what is published instead of what it sent.
+    /// Data for the client, or the payload that replaces the one the client published.
     #[serde(with = "raw")]
     pub data: Bytes,
-    /// The same in base64, for what is not JSON.
+    /// The same as `data`, in base64, for data that is not JSON.
     pub b64data: String,
-    /// The channels a connection begins with.
+    /// The channels that the gateway subscribes a new connection to.
     pub channels: Vec<String>,
-    /// The same, with what is said about each.
+    /// The same as `channels`, with details for each channel.
     pub subs: BTreeMap<String, Sub>,
-    /// What a publication carries beside its payload.
+    /// The tags of the publication.
     pub tags: Option<BTreeMap<String, String>>,
 }
 
-/// What is said about a channel that a connection begins with.
+/// The details of a channel that the gateway subscribes a new connection to.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct Sub {
-    /// What others see of the client in this channel.
+    /// Information about the client that others see in this channel.
     #[serde(with = "raw")]
     pub info: Bytes,
-    /// What the client is told.
+    /// Data for the client.
     #[serde(with = "raw")]
     pub data: Bytes,
 }
 
 impl Grant {
-    /// Until when, in seconds since 1970, if not for ever.
+    /// The expiry time in seconds since 1970, or `None` if the permission does not expire.
     pub fn ends(&self) -> Option<u64> {
         (self.expire_at > 0).then_some(self.expire_at)
     }
@@ -225,7 +225,7 @@ struct Ending {
     reason: String,
 }
 
-/// Reads an answer. What is no decision is said in a sentence.
+/// Reads a back end's answer. The error explains why the answer is not a decision.
 pub fn read(answer: &[u8]) -> Result<Decision, String> {
     let answer: Answer = serde_json::from_slice(answer).map_err(|error| error.to_string())?;
     if let Some(Ending { code, reason }) = answer.disconnect {
@@ -245,7 +245,7 @@ pub fn read(answer: &[u8]) -> Result<Decision, String> {
     let mut grant = answer.result.ok_or("neither result, error nor disconnect")?;
     let subs = grant.subs.values_mut().flat_map(|sub| [&mut sub.info, &mut sub.data]);
     for value in [&mut grant.info, &mut grant.data].into_iter().chain(subs) {
-        // Many languages write null for nothing.
+        // Many languages encode an absent value as null.
         if value.as_ref() == b"null" {
             *value = Bytes::new();
         }
@@ -267,7 +267,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_question_says_what_applies_and_nothing_else() {
+    fn a_question_has_only_the_fields_that_apply() {
         let body = |question: Question| String::from_utf8(question.body().unwrap().to_vec()).unwrap();
         let question = Question { transport: "websocket", ..Question::new("g.1", Encoding::Json) };
         let plain = r#"{"client":"g.1","transport":"websocket","protocol":"json","encoding":"json"}"#;
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_decision_allows_nothing() {
+    fn an_invalid_answer_allows_nothing() {
         for (answer, why) in [
             ("", "EOF"),
             ("{}", "neither"),

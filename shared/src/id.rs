@@ -1,7 +1,7 @@
-//! Ids: which gateway, which connection, which request.
+//! The ids of gateways, connections and requests.
 //!
-//! Random parts carry 128 bits, so knowing one id says nothing about another. Never derived from a client's input, except
-//! the id of a keyed request, which is a digest of it.
+//! Random parts have 128 bits, so one id reveals nothing about another. No id derives from a client's input, except the id of a
+//! keyed request, which is a digest of it.
 
 use std::fmt;
 
@@ -11,17 +11,17 @@ use aws_lc_rs::{
 };
 use data_encoding::BASE32_DNSSEC;
 
-/// A gateway process, from its start to its end.
+/// The id of a gateway process, from its start to its end.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct GatewayId(Box<str>);
 
 impl GatewayId {
-    /// Draws a new id: eight characters, none of which is ever the word `k` that marks keyed requests.
+    /// Draws a new id of eight characters. It never equals `k`, the word that marks keyed requests.
     pub fn random() -> Self {
         Self(random_token::<5>().into())
     }
 
-    /// Reads an id that a client wrote; nothing if it is not one plain token.
+    /// Parses an id from a client. Returns `None` if it is not one plain token.
     pub fn parse(text: &str) -> Option<Self> {
         (text.len() <= 64 && plain_token(text)).then(|| Self(text.into()))
     }
@@ -32,7 +32,7 @@ impl GatewayId {
     }
 }
 
-/// A connection: `<gateway>.<random>`, so that it reads the same in the protocol and in a subject.
+/// The id of a connection: `<gateway>.<random>`, the same text in the protocol and in subjects.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ClientId(Box<str>);
 
@@ -42,7 +42,7 @@ impl ClientId {
         Self(format!("{}.{}", gateway.as_str(), random_token::<16>()).into())
     }
 
-    /// Reads an id that stood in a subject.
+    /// Parses an id from a subject.
     pub fn parse(text: &str) -> Option<Self> {
         two_tokens(text).then(|| Self(text.into()))
     }
@@ -64,22 +64,22 @@ impl fmt::Display for ClientId {
     }
 }
 
-/// A request: two subject tokens, `<gateway>.<random>` or, with an idempotency key, `k.<digest>`.
+/// The id of a request: two subject tokens, `<gateway>.<random>` or, with an idempotency key, `k.<digest>`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct RequestId(Box<str>);
 
 impl RequestId {
-    /// Draws the id of a plain request that `gateway` holds.
+    /// Draws the id of a plain request that waits at `gateway`.
     pub fn plain(gateway: &GatewayId) -> Self {
         Self(format!("{}.{}", gateway.as_str(), random_token::<16>()).into())
     }
 
-    /// Returns the id that every retry of this user's request with this key has, on any gateway.
+    /// Returns the id of this user's request with this key. Every retry has the same id, on any gateway.
     pub fn keyed(user: &str, method: &str, key: &str) -> Self {
         Self(format!("k.{}", digest_of(&[user, method, key])).into())
     }
 
-    /// Reads an id that travelled in a header; nothing if it is not two plain tokens.
+    /// Parses an id from a header. Returns `None` if it is not two plain tokens.
     pub fn parse(text: &str) -> Option<Self> {
         two_tokens(text).then(|| Self(text.into()))
     }
@@ -110,7 +110,7 @@ fn plain_token(token: &str) -> bool {
     !token.is_empty() && token.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
 }
 
-/// Returns the id that every repeat of a publication in this channel with this key has.
+/// Returns the id of a publication with this key in this channel. Every repetition has the same id.
 pub fn publication_id(channel: &str, key: &str) -> String {
     format!("p.{}", digest_of(&[channel, key]))
 }
@@ -126,7 +126,7 @@ fn digest_of(parts: &[&str]) -> String {
     BASE32_DNSSEC.encode(short)
 }
 
-/// Returns the digest by which two bodies under one key are compared.
+/// Returns the digest of a body, for comparing the bodies sent under one key.
 pub fn body_digest(body: &[u8]) -> String {
     let digest = digest(&SHA256, body);
     let (short, _) = digest.as_ref().split_at(20);
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_an_id_is_not_read_as_one() {
+    fn malformed_ids_are_refused() {
         for text in ["", "a", "a.", ".b", "a.b.c", "a.*", "a b.c", "a.>"] {
             assert_eq!(RequestId::parse(text), None, "{text:?}");
         }

@@ -1,6 +1,6 @@
-//! The words that gateway, workers and tools of Tidegate agree on.
+//! Code that the gateway, the worker, the command line and the trial share: protocol, subjects, configuration and broker.
 //!
-//! Pure modules first (no clock, no socket, no NATS), then the few that touch the world.
+//! The pure modules come first: no clock, no socket, no NATS. The modules after them use the network, files or the environment.
 
 pub mod protocol;
 
@@ -22,5 +22,5 @@ pub mod listener;
 pub mod telemetry;
 pub mod topology;
 
-/// The version of this build, as clients, logs and `tidegate version` show it.
+/// The version of this build. Clients, logs and `tidegate version` show it.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

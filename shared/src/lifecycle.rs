@@ -44,7 +44,7 @@ impl Lifecycle {
         Self::default()
     }
 
-    /// Begins to listen for SIGTERM and SIGINT: the first drains, the second stops.
+    /// Starts to listen for SIGTERM and SIGINT: the first signal drains the process, the second stops it.
     pub fn listen_for_signals(&self) -> std::io::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -101,7 +101,7 @@ impl Lifecycle {
         self.last.cancelled().await;
     }
 
-    /// Completes when the process has to end now.
+    /// Completes when the process must end now.
     pub async fn stopping(&self) {
         self.hard.cancelled().await;
     }
@@ -178,7 +178,7 @@ fn panic_message(panic: &(dyn Any + Send)) -> &str {
 mod tests {
     use super::*;
 
-    /// Generous: the waits end as soon as what they wait for happens.
+    /// Long, because the waits end as soon as the awaited event happens.
     const DEADLINE: Duration = Duration::from_secs(10);
 
     #[tokio::test]

@@ -1,8 +1,8 @@
-//! The messages of the Centrifuge client protocol, version 2: what a client says (`Command`) and what it is told (`Reply`).
+//! The messages of the Centrifuge client protocol, version 2: commands from clients and replies to them.
 //!
-//! One set of types serves both encodings: the prost attributes give the protobuf form, serde the JSON form. Field names,
-//! numbers and which defaults JSON leaves out are the published protocol's. Owns shapes only: it never decides what a
-//! command means and never touches a socket.
+//! One set of types serves both encodings: the prost attributes give the protobuf form, serde gives the JSON form. Field names,
+//! numbers, and the defaults that JSON leaves out are those of the published protocol. The types define shapes only: what a
+//! command means is decided elsewhere.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -26,7 +26,7 @@ pub mod json;
 pub mod protobuf;
 mod push;
 
-/// The subprotocol a client offers when it wants protobuf; a JSON client offers none.
+/// The subprotocol that a client offers for protobuf. A JSON client offers none.
 pub const PROTOBUF_SUBPROTOCOL: &str = "centrifuge-protobuf";
 /// The subprotocol name of JSON, echoed when a client asks for it by name.
 pub const JSON_SUBPROTOCOL: &str = "centrifuge-json";
@@ -40,18 +40,18 @@ pub enum Encoding {
     Protobuf,
 }
 
-/// Why bytes could not become a message, or a message could not become bytes.
+/// Why bytes could not be decoded, or a message could not be encoded.
 #[derive(Debug, thiserror::Error)]
 pub enum CodecError {
     /// The bytes are not a message of this encoding.
     #[error("malformed message: {0}")]
     Malformed(String),
-    /// A payload cannot be carried by this encoding.
+    /// The encoding cannot carry the payload.
     #[error("payload is not valid for this encoding: {0}")]
     Payload(String),
 }
 
-/// What a client sends. Exactly one verb is expected to be present; none at all is a pong.
+/// A command of a client. Exactly one verb is expected to be present; a command without one is a pong.
 #[derive(Clone, PartialEq, prost::Message, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Command {
@@ -63,11 +63,11 @@ pub struct Command {
     #[prost(message, optional, tag = "4")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connect: Option<ConnectRequest>,
-    /// Start to receive a channel.
+    /// Subscribe to a channel.
     #[prost(message, optional, tag = "5")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub subscribe: Option<SubscribeRequest>,
-    /// Stop to receive a channel.
+    /// Unsubscribe from a channel.
     #[prost(message, optional, tag = "6")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unsubscribe: Option<UnsubscribeRequest>,
@@ -75,15 +75,15 @@ pub struct Command {
     #[prost(message, optional, tag = "7")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub publish: Option<PublishRequest>,
-    /// Ask who is in a channel.
+    /// Request the members of a channel.
     #[prost(message, optional, tag = "8")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub presence: Option<PresenceRequest>,
-    /// Ask how many are in a channel.
+    /// Request the number of members of a channel.
     #[prost(message, optional, tag = "9")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub presence_stats: Option<PresenceStatsRequest>,
-    /// Ask for past publications.
+    /// Request past publications.
     #[prost(message, optional, tag = "10")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub history: Option<HistoryRequest>,
@@ -109,7 +109,7 @@ pub struct Command {
     pub sub_refresh: Option<SubRefreshRequest>,
 }
 
-/// What the gateway sends: with an id the answer to a command, without one a push, and when empty a ping.
+/// A message from the gateway. With an id it answers a command, without one it is a push, and an empty one is a ping.
 #[derive(Clone, PartialEq, prost::Message, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Reply {
@@ -117,11 +117,11 @@ pub struct Reply {
     #[prost(uint32, tag = "1")]
     #[serde(skip_serializing_if = "is_default")]
     pub id: u32,
-    /// Why the command was not carried out.
+    /// Why the command failed.
     #[prost(message, optional, tag = "2")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<Error>,
-    /// Something that was not asked for.
+    /// A push: a message that does not answer a command.
     #[prost(message, optional, tag = "4")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub push: Option<Push>,
@@ -167,14 +167,14 @@ pub struct Reply {
     pub sub_refresh: Option<SubRefreshResult>,
 }
 
-/// An error as the client sees it.
+/// An error in the form that clients receive.
 #[derive(Clone, PartialEq, Eq, prost::Message, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Error {
-    /// A number of [`codes`], or an application's own (400 to 999, 1100 to 1999).
+    /// One of [`codes`], or a code of the application (400 to 999, 1100 to 1999).
     #[prost(uint32, tag = "1")]
     pub code: u32,
-    /// A sentence for people; never empty, since SDKs read it without asking.
+    /// A readable sentence; never empty, because SDKs read it without a check.
     #[prost(string, tag = "2")]
     pub message: String,
     /// Whether the same call may succeed later.
@@ -188,26 +188,26 @@ pub struct Error {
 #[serde(default)]
 pub struct Empty {}
 
-/// What a command asks for: the present field of a [`Command`], in the protocol's own order.
+/// The verb of a command: the present field of a [`Command`], in the protocol's own order.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Verb {
-    /// Nothing: the answer to a ping.
+    /// The answer to a ping: a command without a verb and without an id.
     Pong,
     /// Authenticate this connection.
     Connect(ConnectRequest),
     /// The protocol's old ping command.
     Ping,
-    /// Start to receive a channel.
+    /// Subscribe to a channel.
     Subscribe(SubscribeRequest),
-    /// Stop to receive a channel.
+    /// Unsubscribe from a channel.
     Unsubscribe(UnsubscribeRequest),
     /// Publish into a channel.
     Publish(PublishRequest),
-    /// Ask who is in a channel.
+    /// Request the members of a channel.
     Presence(PresenceRequest),
-    /// Ask how many are in a channel.
+    /// Request the number of members of a channel.
     PresenceStats(PresenceStatsRequest),
-    /// Ask for past publications.
+    /// Request past publications.
     History(HistoryRequest),
     /// A request for a worker.
     Rpc(RpcRequest),
@@ -217,12 +217,12 @@ pub enum Verb {
     Refresh(RefreshRequest),
     /// A fresh token for a subscription.
     SubRefresh(SubRefreshRequest),
-    /// An id without a verb this server knows.
+    /// A command with an id, but without a verb that this server knows.
     Unknown,
 }
 
 impl Command {
-    /// Returns the command's verb; when several are present the first in the protocol's order wins.
+    /// Returns the command's verb. If several are present, the first in the protocol's order wins.
     pub fn verb(self) -> Verb {
         let id = self.id;
         if let Some(r) = self.connect {
@@ -258,7 +258,7 @@ impl Command {
 }
 
 impl Reply {
-    /// The server's ping: a reply with nothing in it.
+    /// The server's ping: an empty reply.
     pub fn ping() -> Self {
         Self::default()
     }
@@ -274,14 +274,14 @@ impl Reply {
         Self { push: Some(push), ..Self::default() }
     }
 
-    /// Somebody came to `channel`.
+    /// A client joined `channel`.
     pub fn join(channel: impl Into<String>, info: ClientInfo) -> Self {
         let push =
             Push { channel: channel.into(), join: Some(Presence { info: Some(info) }), ..Push::default() };
         Self { push: Some(push), ..Self::default() }
     }
 
-    /// Somebody left `channel`.
+    /// A client left `channel`.
     pub fn leave(channel: impl Into<String>, info: ClientInfo) -> Self {
         let push =
             Push { channel: channel.into(), leave: Some(Presence { info: Some(info) }), ..Push::default() };
@@ -294,7 +294,7 @@ impl Reply {
         Self { push: Some(push), ..Self::default() }
     }
 
-    /// The end of the connection, for transports that have no close frame.
+    /// The end of the connection, for transports without a close frame.
     pub fn disconnect(disconnect: codes::Disconnect) -> Self {
         let said = Disconnected { code: disconnect.code.into(), reason: disconnect.reason.into_owned() };
         let push = Push { disconnect: Some(said), ..Push::default() };

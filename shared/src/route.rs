@@ -1,7 +1,7 @@
-//! Routes' patterns: which methods a route takes.
+//! Methods and the patterns of routes.
 //!
-//! A method is dot-separated words. A pattern's word is literal, `{name}` (any one word) or, at the end, `>` (one word or
-//! more). Pure: never looks at the configuration.
+//! A method is dot-separated words. A pattern's word is literal, `{name}` (any one word) or, at the end, `>` (one or more words).
+//! This module is pure.
 
 use std::{fmt, str::FromStr};
 
@@ -10,16 +10,16 @@ pub const MAX_METHOD_LEN: usize = 255;
 /// The longest idempotency key, in bytes.
 pub const MAX_KEY_LEN: usize = 128;
 
-/// A method as a client wrote it: words, and the idempotency key behind `#`.
+/// A method as a client writes it: dot-separated words, and optionally `#` and an idempotency key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Method<'a> {
-    /// Everything before the `#`.
+    /// The part before the `#`.
     pub name: &'a str,
-    /// Everything after it.
+    /// The part after the `#`.
     pub key: Option<&'a str>,
 }
 
-/// Why a text is not a method.
+/// Why a method is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum MethodError {
     /// A word is missing: the method is empty, or dots lead, trail or follow each other.
@@ -28,16 +28,16 @@ pub enum MethodError {
     /// The method is too long.
     #[error("a method has at most {MAX_METHOD_LEN} bytes")]
     TooLong,
-    /// Nothing, or too much, follows the `#`.
+    /// The key after the `#` is empty or too long.
     #[error("an idempotency key has 1 to {MAX_KEY_LEN} bytes")]
     Key,
-    /// There are control characters in it.
+    /// The method contains control characters.
     #[error("a method has no control characters")]
     Control,
 }
 
 impl<'a> Method<'a> {
-    /// Reads a method.
+    /// Parses a method.
     pub fn parse(text: &'a str) -> Result<Self, MethodError> {
         let (name, key) = match text.split_once('#') {
             Some((name, key)) => (name, Some(key)),
@@ -62,13 +62,13 @@ impl<'a> Method<'a> {
 /// One word of a pattern.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Word {
-    /// This very word.
+    /// Exactly this word.
     Literal(String),
-    /// Any one word, under this name.
+    /// Any one word, captured under this name.
     Any(String),
 }
 
-/// Which methods a route takes.
+/// A pattern of methods.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pattern {
     words: Vec<Word>,
@@ -86,7 +86,7 @@ impl Pattern {
         self.open
     }
 
-    /// Whether a method belongs to this pattern.
+    /// Whether a method matches the pattern.
     pub fn matches(&self, method: &str) -> bool {
         let mut words = method.split('.');
         let all = self.words.iter().all(|word| match (word, words.next()) {
@@ -97,13 +97,13 @@ impl Pattern {
         all && words.next().is_some() == self.open
     }
 
-    /// Returns what stands for `{name}` in a method that matches.
+    /// Returns the word of a matching method that `{name}` stands for.
     pub fn capture<'a>(&self, method: &'a str, name: &str) -> Option<&'a str> {
         let index = self.words.iter().position(|word| matches!(word, Word::Any(any) if any == name))?;
         method.split('.').nth(index)
     }
 
-    /// Whether some method belongs to both patterns.
+    /// Whether a method exists that matches both patterns.
     pub fn overlaps(&self, other: &Self) -> bool {
         let words = self.words.iter().zip(&other.words);
         let compatible = words.into_iter().all(|pair| match pair {
@@ -137,7 +137,7 @@ impl FromStr for Pattern {
                 || name.chars().any(|c| c.is_control() || c == ' ')
             {
                 return Err(format!(
-                    "`{word}` is not a word of a pattern: use plain words, `{{name}}` for any one word, and `>` at the end for the rest"
+                    "`{word}` is not a valid word of a pattern: use plain words, `{{name}}` for any one word, and `>` at the end for the rest"
                 ));
             }
             words.push(if any.is_some() {
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_not_a_pattern() {
+    fn invalid_patterns_are_refused() {
         for text in ["", "a..b", ">", "a.*", "{}", "a.>.b", "a b"] {
             assert!(text.parse::<Pattern>().is_err(), "{text:?}");
         }

@@ -1,6 +1,6 @@
-//! The only place where a NATS subject is built or parsed.
+//! Building and parsing of NATS subjects. No other module does it.
 //!
-//! Every foreign name passes through [`Token`], so a name can never widen a subject or a subscription.
+//! Every name from outside is encoded as a [`Token`], so a name can never widen a subject or a subscription.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::{
     token::Token,
 };
 
-/// How many parts the ordering keys are spread over.
+/// The number of parts that ordering keys are distributed over.
 const PARTS: u32 = 64;
 
 /// The subjects of one deployment.
@@ -21,23 +21,23 @@ pub struct Subjects {
     prefix: Arc<str>,
 }
 
-/// What a request's subject says about it.
+/// The kind of a request, as part of its subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind<'a> {
     /// An rpc with this method.
     Rpc(&'a str),
     /// A message without a reply.
     Send,
-    /// A publication for this channel, which a worker decides about.
+    /// A publication in this channel that a worker decides about.
     Publish(&'a Channel),
 }
 
-/// Where a request goes within a route's stream: the words behind `tide.in` or `tide.due`.
+/// The address of a request in the stages `in` and `due`: the words after `tide.in` or `tide.due`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address(String);
 
 impl Address {
-    /// Returns the address of a request: what it asks for, the part its ordering key falls into, its id.
+    /// Returns the address of a request: kind, part of the ordering key, and id.
     pub fn new(kind: Kind<'_>, key: &str, id: &RequestId) -> Self {
         let address = match kind {
             Kind::Rpc(method) => {
@@ -55,14 +55,14 @@ impl Address {
     }
 }
 
-/// Returns the part an ordering key falls into, 0 to 63.
+/// Returns the part that an ordering key belongs to, 0 to 63.
 pub fn part(key: &str) -> u32 {
-    // FNV-1a: stable across versions and languages, which a worker's strict order will rest on.
+    // FNV-1a is stable across versions and languages. A worker's strict order will depend on that.
     key.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)) % PARTS
 }
 
 impl Subjects {
-    /// The subjects under `prefix`; the configuration has checked that it is one token.
+    /// Creates the subjects under `prefix`. The configuration has checked that it is one token.
     pub fn new(prefix: &str) -> Self {
         Self { prefix: prefix.into() }
     }
@@ -72,7 +72,7 @@ impl Subjects {
         format!("{}.in.{}", self.prefix, address.0)
     }
 
-    /// Every request: what TIDE_IN keeps.
+    /// All requests: the subjects of TIDE_IN.
     pub fn all_requests(&self) -> String {
         format!("{}.in.>", self.prefix)
     }
@@ -87,7 +87,7 @@ impl Subjects {
                 Word::Any(_) => filter.push('*'),
             }
         }
-        // Part and id come last, so an open pattern still asks for at least one word more.
+        // Part and id come last, so an open pattern still requires at least one further word.
         filter.push_str(if pattern.is_open() { ".*.*.*.>" } else { ".*.*.*" });
         filter
     }
@@ -97,7 +97,7 @@ impl Subjects {
         format!("{}.{stage}.send.*.*.*", self.prefix)
     }
 
-    /// What clients publish in a namespace whose publications a worker decides about; `stage` is `in` or `due`.
+    /// The publications of clients in a namespace with publish = "worker"; `stage` is `in` or `due`.
     pub fn publish_filter(&self, stage: &str, namespace: &str) -> String {
         format!("{}.{stage}.pub.{namespace}.*.*.*.*", self.prefix)
     }
@@ -107,17 +107,17 @@ impl Subjects {
         format!("{}.park.{id}", self.prefix)
     }
 
-    /// Every waiting request.
+    /// All parked requests.
     pub fn all_parked(&self) -> String {
         format!("{}.park.*.*", self.prefix)
     }
 
-    /// Every request whose time has come again.
+    /// All parked requests that are due.
     pub fn all_due(&self) -> String {
         format!("{}.due.>", self.prefix)
     }
 
-    /// Where the broker publishes a parked request when its time has come, given the subject it was delivered on.
+    /// Where the broker publishes a parked request when it is due, given the subject it was delivered on.
     pub fn due(&self, delivered: &str) -> Option<String> {
         let rest = delivered.strip_prefix(&*self.prefix)?.strip_prefix('.')?;
         let (stage, address) = rest.split_once('.')?;
@@ -129,7 +129,7 @@ impl Subjects {
         format!("{}.reply.{id}", self.prefix)
     }
 
-    /// Every answer: what TIDE_REPLY keeps, and where the broker repeats it.
+    /// All answers: the subjects of TIDE_REPLY, and the subjects that the broker republishes them on.
     pub fn all_replies(&self) -> (String, String) {
         (
             format!("{}.reply.*.*", self.prefix),
@@ -137,12 +137,12 @@ impl Subjects {
         )
     }
 
-    /// The live copy of one request's answer.
+    /// The republished answer to one request.
     pub fn answer(&self, id: &RequestId) -> String {
         format!("{}.answer.{id}", self.prefix)
     }
 
-    /// The live copies of the answers to the plain requests of one gateway.
+    /// The republished answers to the plain requests of one gateway.
     pub fn answers_of(&self, gateway: &GatewayId) -> String {
         format!("{}.answer.{}.*", self.prefix, gateway.as_str())
     }
@@ -152,7 +152,7 @@ impl Subjects {
         format!("{}.ch.{}.{}", self.prefix, channel.namespace(), channel.token())
     }
 
-    /// Every publication of a namespace: what its stream keeps, and where the broker repeats it.
+    /// All publications of a namespace: the subjects of its stream, and the subjects that the broker republishes them on.
     pub fn all_channels(&self, namespace: &str) -> (String, String) {
         (
             format!("{}.ch.{namespace}.*", self.prefix),
@@ -160,12 +160,12 @@ impl Subjects {
         )
     }
 
-    /// The live copies of one channel's publications.
+    /// The republished publications of one channel.
     pub fn live(&self, channel: &Channel) -> String {
         format!("{}.live.{}.{}", self.prefix, channel.namespace(), channel.token())
     }
 
-    /// The live copies of all publications of a namespace.
+    /// The republished publications of all channels of a namespace.
     pub fn all_live(&self, namespace: &str) -> String {
         format!("{}.live.{namespace}.*", self.prefix)
     }
@@ -180,7 +180,7 @@ impl Subjects {
         format!("{}.presence.member.{}.{}.*.*", self.prefix, channel.namespace(), channel.token())
     }
 
-    /// The members of all channels that are connected to one gateway.
+    /// The members of all channels whose connections one gateway has.
     pub fn members_of_gateway(&self, gateway: &GatewayId) -> String {
         format!("{}.presence.member.*.*.{}.*", self.prefix, gateway.as_str())
     }
@@ -190,32 +190,32 @@ impl Subjects {
         format!("{}.presence.member.*.*.*.*", self.prefix)
     }
 
-    /// A gateway's sign of life.
+    /// The lease of a gateway.
     pub fn lease(&self, gateway: &GatewayId) -> String {
         format!("{}.presence.gateway.{}", self.prefix, gateway.as_str())
     }
 
-    /// The signs of life of all gateways.
+    /// The leases of all gateways.
     pub fn all_leases(&self) -> String {
         format!("{}.presence.gateway.*", self.prefix)
     }
 
-    /// Members and signs of life: what TIDE_PRESENCE keeps, and where the broker repeats it.
+    /// Members and leases: the subjects of TIDE_PRESENCE, and the subjects that the broker republishes them on.
     pub fn all_presence(&self) -> (String, String) {
         (format!("{}.presence.>", self.prefix), format!("{}.here.>", self.prefix))
     }
 
-    /// The live copies of who comes to a channel and leaves it.
+    /// The republished joins and leaves of a channel.
     pub fn here(&self, channel: &Channel) -> String {
         format!("{}.here.member.{}.{}.*.*", self.prefix, channel.namespace(), channel.token())
     }
 
-    /// The same for all channels of a namespace.
+    /// The republished joins and leaves of all channels of a namespace.
     pub fn all_here(&self, namespace: &str) -> String {
         format!("{}.here.member.{namespace}.*.*.*", self.prefix)
     }
 
-    /// The live copies of the signs of life of all gateways.
+    /// The republished leases of all gateways.
     pub fn here_leases(&self) -> String {
         format!("{}.here.gateway.*", self.prefix)
     }
@@ -230,7 +230,7 @@ impl Subjects {
         format!("{}.push.client.{}.*", self.prefix, gateway.as_str())
     }
 
-    /// A message for everybody.
+    /// A message for all connections.
     pub fn push_all(&self) -> String {
         format!("{}.push.all", self.prefix)
     }
@@ -240,64 +240,64 @@ impl Subjects {
         format!("{}.dead.{}.{}", self.prefix, Token::encode(service), Token::encode(route))
     }
 
-    /// Every dead letter: what TIDE_DEAD keeps.
+    /// All dead letters: the subjects of TIDE_DEAD.
     pub fn all_dead(&self) -> String {
         format!("{}.dead.*.*", self.prefix)
     }
 
-    /// Commands for the connections of one gateway that another gateway was given, as a request.
+    /// Commands for the connections of one gateway that were posted to another gateway, as a request.
     pub fn emulate(&self, gateway: &GatewayId) -> String {
         format!("{}.emulate.{}", self.prefix, gateway.as_str())
     }
 
-    /// A method of the server API, as a request or without one.
+    /// A method of the server API, with or without a reply.
     pub fn control(&self, method: &str) -> String {
         format!("{}.ctl.{}", self.prefix, Token::encode(method))
     }
 
-    /// Every method of the server API.
+    /// All methods of the server API.
     pub fn all_controls(&self) -> String {
         format!("{}.ctl.*", self.prefix)
     }
 
-    /// What other gateways ask a gateway, as a request.
+    /// A question from another gateway, as a request.
     pub fn peer(&self, gateway: &GatewayId) -> String {
         format!("{}.peer.{}", self.prefix, gateway.as_str())
     }
 
-    /// What a back end is asked, as a request.
+    /// A question to a back end, as a request.
     pub fn hook(&self, event: Event) -> String {
         format!("{}.hook.{}", self.prefix, event.as_str())
     }
 
-    /// A subject nobody serves: the broker answers at once, behind everything sent before it.
+    /// A subject without a responder: the broker answers at once, after everything sent before.
     pub fn barrier(&self) -> String {
         format!("{}.barrier", self.prefix)
     }
 
-    /// The last token of a subject: a method.
+    /// Returns the last token of a subject: a method.
     pub fn last_token(subject: &str) -> &str {
         subject.rsplit('.').next().unwrap_or_default()
     }
 
-    /// The last two tokens of a subject: an id.
+    /// Returns the last two tokens of a subject: an id.
     pub fn id_in(subject: &str) -> Option<&str> {
         let end = subject.rmatch_indices('.').nth(1)?.0;
         subject.get(end + 1..)
     }
 
-    /// The gateway whose sign of life has this subject.
+    /// Returns the gateway of a lease's subject.
     pub fn gateway_in(subject: &str) -> Option<GatewayId> {
         GatewayId::parse(subject.rsplit('.').next()?)
     }
 
-    /// The `<namespace>.<token>` of the live copy of somebody's coming or leaving.
+    /// Returns the `<namespace>.<token>` of a republished join or leave.
     pub fn here_key<'a>(&self, subject: &'a str) -> Option<&'a str> {
         let rest = subject.strip_prefix(&*self.prefix)?.strip_prefix(".here.member.")?;
         rest.get(..rest.rmatch_indices('.').nth(1)?.0)
     }
 
-    /// The `<namespace>.<token>` of a live publication's subject.
+    /// Returns the `<namespace>.<token>` of a republished publication.
     pub fn live_key<'a>(&self, subject: &'a str) -> Option<&'a str> {
         subject.strip_prefix(&*self.prefix)?.strip_prefix(".live.")
     }
@@ -328,13 +328,13 @@ mod tests {
     }
 
     #[test]
-    fn a_person_can_type_a_channels_subject() {
+    fn subjects_of_plain_channel_names_are_readable() {
         assert_eq!(subjects().channel(&Channel::parse("chat:lobby").unwrap()), "tide.ch.chat.lobby");
         assert_eq!(subjects().channel(&Channel::personal("42")), "tide.ch.user.42");
     }
 
     #[test]
-    fn a_members_subject_says_where_and_who() {
+    fn a_members_subject_has_the_channel_and_the_client() {
         let gateway = GatewayId::random();
         let client = ClientId::random(&gateway);
         let channel = Channel::parse("chat:a:b").unwrap();

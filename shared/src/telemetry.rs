@@ -1,4 +1,4 @@
-//! Logging: readable lines on a terminal, JSON where something collects them.
+//! Logging: readable lines on a terminal, JSON otherwise.
 //!
 //! Logs go to standard error and never carry payloads, tokens or passwords.
 
@@ -8,7 +8,7 @@ use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberI
 
 use crate::config::{LogConfig, LogFormat};
 
-/// Sets up logging for this process. Called once, by `main`.
+/// Sets up logging for this process. `main` calls it once.
 pub fn init(config: &LogConfig) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&config.level)
         .map_err(|error| anyhow::anyhow!("log.level = {:?} is not a filter: {error}", config.level))?;

@@ -1,15 +1,15 @@
-//! One foreign name, one subject token.
+//! Encoding of names as subject tokens.
 //!
-//! Channels, users and method words are chosen by people; NATS gives `.`, `*` and `>` a meaning and forbids white space.
-//! The encoding is injective, reversible for names that stay short, and leaves `[A-Za-z0-9_-]` as it is. It never
-//! normalises: the bytes of a name are its identity.
+//! Applications choose the names of channels, users and methods freely, but NATS gives `.`, `*` and `>` a meaning and forbids
+//! white space. The encoding is injective, reversible for names that stay short, and leaves `[A-Za-z0-9_-]` unchanged. It never
+//! normalises: two names are equal only if their bytes are.
 
 use std::fmt;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use data_encoding::BASE32_DNSSEC;
 
-/// The longest token; a name whose encoding would be longer becomes a digest.
+/// The maximum length of a token. A name with a longer encoding becomes a digest.
 const MAX_LEN: usize = 120;
 
 /// One token of a NATS subject: never empty, free of `.`, `*`, `>`, `$` and white space.
@@ -17,8 +17,8 @@ const MAX_LEN: usize = 120;
 pub struct Token(Box<str>);
 
 impl Token {
-    /// Encodes a name. Plain names stay as they are, every other byte becomes `=` and two hex digits, the empty name is `=`,
-    /// and what would be longer than 120 bytes becomes `=h` and the SHA-256 of the name.
+    /// Encodes a name. Plain names stay unchanged, every other byte becomes `=` and two hex digits, and the empty name becomes
+    /// `=`. If the result is longer than 120 bytes, the token is `=h` and the SHA-256 of the name instead.
     pub fn encode(name: &str) -> Self {
         if name.is_empty() {
             return Self("=".into());
@@ -40,7 +40,7 @@ impl Token {
         Self(token.into())
     }
 
-    /// Returns the name, or nothing if it was too long to be kept in the token or the token was not made by [`Token::encode`].
+    /// Returns the name, or `None` if the token is a digest or was not made by [`Token::encode`].
     pub fn decode(token: &str) -> Option<String> {
         if token == "=" {
             return Some(String::new());
@@ -109,7 +109,7 @@ mod tests {
         }
 
         #[test]
-        fn a_token_is_one_token_whatever_the_name(name in any::<String>()) {
+        fn every_name_becomes_one_token(name in any::<String>()) {
             let token = Token::encode(&name);
             prop_assert!(!token.as_str().is_empty() && token.as_str().len() <= MAX_LEN);
             prop_assert!(token.as_str().bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'=')));

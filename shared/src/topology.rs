@@ -1,7 +1,7 @@
-//! The streams and consumers a configuration needs: what they are, how to make them so, and whether they are.
+//! The streams and consumers that a configuration needs, and the plan that creates or updates them.
 //!
-//! A few wide streams, never one per channel or client. Never moves data; the streams of requests and answers are never
-//! deleted, that of a namespace only to be made anew.
+//! There are a few wide streams, never one for each channel or client. Messages are never moved. The streams of requests and
+//! answers are never deleted; a namespace's stream is deleted only to recreate it.
 
 use async_nats::jetstream::{
     self,
@@ -17,19 +17,19 @@ use self::{
 };
 use crate::config::{Config, Route};
 
-/// The work queue of requests.
+/// The stream of requests waiting for workers.
 pub const IN: &str = "TIDE_IN";
-/// Requests that wait for their next attempt.
+/// The stream of requests that wait for their next attempt.
 pub const PARK: &str = "TIDE_PARK";
-/// Stored answers.
+/// The stream of stored answers.
 pub const REPLY: &str = "TIDE_REPLY";
-/// Requests whose every attempt failed.
+/// The stream of dead letters.
 pub const DEAD: &str = "TIDE_DEAD";
 
-/// Who is in the channels, and which gateways live.
+/// The stream of presence: channel members and the leases of gateways.
 pub const PRESENCE: &str = "TIDE_PRESENCE";
 
-/// Where a stream says how often its epoch was changed by hand.
+/// The metadata key that counts how often the stream's epoch was changed by `new_epoch`.
 const EPOCH: &str = "tidegate-epoch";
 
 mod migration;
@@ -40,14 +40,14 @@ mod streams;
 pub struct Topology {
     streams: Vec<Stream>,
     consumers: Vec<(&'static str, pull::Config)>,
-    /// The streams that may be made anew though what they keep is lost.
+    /// The streams that may be recreated although their messages are lost.
     expendable: Vec<String>,
 }
 
-/// One step that makes the broker match the configuration.
+/// A step that brings the broker closer to the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
-    /// Which stream or consumer, and what happens to it.
+    /// The stream or consumer, and the change to it.
     pub what: String,
     step: Step,
 }
@@ -57,12 +57,12 @@ enum Step {
     CreateStream(String),
     UpdateStream(String, Option<PersistenceMode>),
     RecreateStream(String),
-    /// What no update can do; why, and what can be done.
+    /// A change that no update can make, with the reason and the way out.
     Refuse(String),
     Consumer(&'static str, String),
 }
 
-/// Why the broker could not be made to match.
+/// Why the plan failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}: {reason}")]
 pub struct ApplyError {
@@ -70,15 +70,15 @@ pub struct ApplyError {
     reason: String,
 }
 
-/// What the names of the streams of namespaces begin with.
+/// The prefix of the names of namespaces' streams.
 const CHANNELS: &str = "TIDE_CH_";
 
-/// The name of the stream a namespace's publications are kept in.
+/// Returns the name of the stream that keeps a namespace's publications.
 pub fn channel_stream(namespace: &str) -> String {
     format!("{CHANNELS}{namespace}")
 }
 
-/// The name of the consumer a route has on each of its two streams.
+/// Returns the name of the consumer that a route has on each of its two streams.
 pub fn consumer_name(route: &Route) -> &str {
     &route.name
 }
@@ -104,21 +104,21 @@ impl Topology {
         Self { streams, consumers: consumers.collect(), expendable: Vec::new() }
     }
 
-    /// Allows the streams of these namespaces to be made anew where they cannot be updated: what they keep is lost.
+    /// Allows the streams of these namespaces to be recreated if they cannot be updated. Their messages are lost.
     #[must_use]
     pub fn recreating(mut self, namespaces: &[String]) -> Self {
         self.expendable = namespaces.iter().map(|namespace| channel_stream(namespace)).collect();
         self
     }
 
-    /// Compares with what the broker has. No change means that programs may start.
+    /// Compares the configuration with the broker. Programs may start when the plan is empty.
     pub async fn plan(&self, jetstream: &jetstream::Context) -> Result<Vec<Change>, ApplyError> {
         let mut changes = self.plan_streams(jetstream).await?;
         changes.extend(self.plan_consumers(jetstream).await);
         Ok(changes)
     }
 
-    /// The same for the streams alone, which is what a gateway depends on and may look at.
+    /// Compares the streams alone, because gateways need only them and may read nothing more.
     pub async fn plan_streams(&self, jetstream: &jetstream::Context) -> Result<Vec<Change>, ApplyError> {
         let mut changes = Vec::new();
         for wanted in &self.streams {
@@ -189,7 +189,7 @@ impl Topology {
         changes
     }
 
-    /// Carries out a plan: all of it or, where something in it cannot be done, nothing.
+    /// Applies a plan. If one of its steps is refused, applies none of them.
     pub async fn apply(&self, jetstream: &jetstream::Context, plan: &[Change]) -> Result<(), ApplyError> {
         for change in plan {
             if let Step::Refuse(reason) = &change.step {
@@ -234,8 +234,7 @@ impl Topology {
     }
 }
 
-/// What the offsets of a stream belong to: the moment it was created, and how often somebody has said since then that its
-/// offsets mean something else.
+/// Returns the epoch that a stream's offsets belong to: its creation time, and how often [`new_epoch`] was called since then.
 pub fn epoch(info: &Info) -> String {
     let created = u64::try_from(info.created.unix_timestamp_nanos() / 1_000_000).unwrap_or_default();
     match info.config.metadata.get(EPOCH) {
@@ -244,8 +243,8 @@ pub fn epoch(info: &Info) -> String {
     }
 }
 
-/// Says that the offsets of a namespace's stream mean something else from now on: it was restored from an older copy, so that
-/// clients may know positions that have been given to other publications. Returns the new epoch.
+/// Gives a namespace's stream a new epoch. Needed after a restore from an older copy: clients may know offsets that now belong to
+/// other publications. Returns the new epoch.
 pub async fn new_epoch(jetstream: &jetstream::Context, namespace: &str) -> Result<String, ApplyError> {
     let name = channel_stream(namespace);
     let what = format!("new epoch of stream {name}");
@@ -273,7 +272,7 @@ fn failed(what: &str, error: &dyn std::error::Error) -> ApplyError {
     ApplyError { what: what.to_owned(), reason }
 }
 
-/// Names the fields we set and the broker has otherwise. What we leave at its default is the broker's business.
+/// Returns the differences in the fields that the configuration sets. Fields at their default are the broker's to choose.
 fn differences(wanted: &impl Serialize, found: &impl Serialize) -> Vec<String> {
     let (Ok(Value::Object(wanted)), Ok(Value::Object(found))) =
         (serde_json::to_value(wanted), serde_json::to_value(found))

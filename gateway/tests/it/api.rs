@@ -1,37 +1,25 @@
-//! The server API: the same through both doors, and on every gateway.
+//! The server API: the same over HTTP and over NATS, and on every gateway.
 
 use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
 use async_nats::jetstream;
 use serde_json::{Value, json};
-use tidegate_cli::{
-    client::{Client, Event},
-    stack::Stack,
-};
-use tidegate_shared::protocol::{Command, SubscribeRequest, SubscribeResult};
+use tidegate_cli::{client::Event, stack::Stack};
 use tokio::time::timeout;
 
 use self::document::Document;
 use crate::support::{
-    connect, event, eventually, get, http, nothing_panicked, publication, quick, service, setup, start,
+    connect, event, eventually, fresh, get, http, kept_toml, nothing_panicked, publication, quick, service,
+    setup, start,
 };
 
 mod control;
 mod document;
 mod history;
 
-const KEPT: &str = r#"
-[[namespace]]
-name = "kept"
-allow_subscribe = "authenticated"
-allow_publish = "authenticated"
-allow_history = "authenticated"
-history_size = 20
-"#;
-
 const KEY: &str = "dev-api-key";
 
-/// Both doors of a stack. Whatever comes back has to be what the document says.
+/// The server API of a stack over HTTP and NATS. Every answer is checked against the `OpenAPI` document.
 struct Doors {
     document: Document,
     gateways: Vec<SocketAddr>,
@@ -46,7 +34,7 @@ impl Doors {
         Self { document: Document::read(&page), gateways, nats: service(stack).await }
     }
 
-    /// Asks over HTTP, a gateway that is not the one which the tests' clients are on, if there is one.
+    /// Sends a request over HTTP, to another gateway than the one of the tests' clients if there is one.
     async fn http(&self, method: &str, ask: Value) -> Value {
         let address = *self.gateways.last().unwrap();
         let (status, body) = post(address, method, Some(KEY), &ask.to_string()).await;
@@ -77,18 +65,9 @@ fn code(answer: &Value) -> Option<u64> {
     answer["error"]["code"].as_u64()
 }
 
-async fn join(client: &Client, channel: &str) -> SubscribeResult {
-    ask(client, SubscribeRequest { channel: channel.to_owned(), ..SubscribeRequest::default() }).await
-}
-
-async fn ask(client: &Client, request: SubscribeRequest) -> SubscribeResult {
-    let reply = client.call(Command { subscribe: Some(request), ..Command::default() }).await.unwrap();
-    reply.subscribe.unwrap()
-}
-
 #[tokio::test]
-async fn who_has_no_key_gets_nowhere() {
-    let stack = start(quick(KEPT).gateways(1)).await;
+async fn http_calls_without_the_key_are_refused() {
+    let stack = start(quick(&kept_toml(20, "")).gateways(1)).await;
     let address = stack.gateways()[0].internal;
     for key in [None, Some(""), Some("dev-api-ke"), Some("dev-api-key0")] {
         assert_eq!(post(address, "info", key, "{}").await.0, 401, "{key:?}");
@@ -110,20 +89,20 @@ async fn who_has_no_key_gets_nowhere() {
 }
 
 #[tokio::test]
-async fn without_a_key_in_the_configuration_only_nats_leads_in() {
-    let stack = start(quick(&format!("[api]\nkey = ''\n{KEPT}")).gateways(1)).await;
+async fn without_a_configured_key_the_api_is_served_over_nats_only() {
+    let stack = start(quick(&format!("[api]\nkey = ''\n{}", kept_toml(20, ""))).gateways(1)).await;
     assert_eq!(post(stack.gateways()[0].internal, "info", Some(""), "{}").await.0, 404);
     let doors = Doors::of(&stack).await;
     assert_eq!(doors.nats("info", json!({})).await["result"]["nodes"].as_array().unwrap().len(), 1);
 }
 
 #[tokio::test]
-async fn what_is_published_is_stored_once_for_a_key_and_reaches_subscribers() {
-    let stack = start(quick(KEPT).gateways(2)).await;
+async fn a_publication_reaches_subscribers_and_is_stored_once_for_each_key() {
+    let stack = start(quick(&kept_toml(20, "")).gateways(2)).await;
     let doors = Doors::of(&stack).await;
     let (client, mut events) = connect(&stack, 0, "42").await;
-    let begun = join(&client, "kept:a").await;
-    join(&client, "chat:a").await;
+    let begun = fresh(&client, "kept:a").await;
+    fresh(&client, "chat:a").await;
     let ask =
         json!({"channel": "kept:a", "data": {"n": 1}, "tags": {"lang": "en"}, "idempotency_key": "7f3c"});
     let first = doors.http("publish", ask.clone()).await;
@@ -169,8 +148,8 @@ async fn what_is_published_is_stored_once_for_a_key_and_reaches_subscribers() {
 }
 
 #[tokio::test]
-async fn what_all_gateways_hold_is_added_up() {
-    let stack = start(quick(KEPT).gateways(3)).await;
+async fn figures_of_all_gateways_are_added_up() {
+    let stack = start(quick(&kept_toml(20, "")).gateways(3)).await;
     let doors = Doors::of(&stack).await;
     eventually("the gateways know each other", || async {
         doors.http("info", json!({})).await["result"]["nodes"].as_array().unwrap().len() == 3
@@ -179,7 +158,7 @@ async fn what_all_gateways_hold_is_added_up() {
     let mut clients = Vec::new();
     for (gateway, user) in [(0, "42"), (1, "42"), (1, "43")] {
         let (client, events) = connect(&stack, gateway, user).await;
-        join(&client, "chat:a").await;
+        fresh(&client, "chat:a").await;
         clients.push((client, events));
     }
     let all = doors.nats("channels", json!({})).await;
@@ -195,7 +174,7 @@ async fn what_all_gateways_hold_is_added_up() {
         nodes.iter().map(|node| node[field].as_u64().unwrap()).sum::<u64>()
     };
     assert_eq!([sum("num_clients"), sum("num_users"), sum("num_subs"), sum("num_channels")], [3, 3, 6, 5]);
-    // One that is not there any more is not waited for much longer.
+    // The API does not wait much longer for a gateway that has ended.
     stack.kill("gateway-3").await.unwrap();
     eventually("its silence is noticed", || async {
         let answer = doors.nats("disconnect", json!({"user": "nobody"})).await;
@@ -205,14 +184,14 @@ async fn what_all_gateways_hold_is_added_up() {
 }
 
 #[tokio::test]
-async fn who_is_in_a_channel_is_told_through_both_doors() {
+async fn presence_is_served_over_http_and_nats() {
     let toml = "[[namespace]]\nname = 'room'\nallow_subscribe = 'authenticated'\npresence = true\n";
     let stack = start(quick(toml).gateways(2)).await;
     let doors = Doors::of(&stack).await;
     let mut clients = Vec::new();
     for (gateway, user) in [(0, "42"), (1, "42"), (1, "43")] {
         let (client, events) = connect(&stack, gateway, user).await;
-        join(&client, "room:a").await;
+        fresh(&client, "room:a").await;
         clients.push((client, events));
     }
     let here = doors.nats("presence", json!({"channel": "room:a"})).await;
@@ -227,7 +206,7 @@ async fn who_is_in_a_channel_is_told_through_both_doors() {
 
 #[tokio::test]
 async fn a_service_asks_a_worker_like_a_client_does() {
-    let stack = start(quick(KEPT).gateways(1).workers(1)).await;
+    let stack = start(quick(&kept_toml(20, "")).gateways(1).workers(1)).await;
     let doors = Doors::of(&stack).await;
     let answer = doors.http("rpc", json!({"method": "echo", "data": {"a": 1}})).await;
     assert_eq!(answer, json!({"result": {"data": {"a": 1}}}));
@@ -245,8 +224,8 @@ async fn a_service_asks_a_worker_like_a_client_does() {
 }
 
 #[tokio::test]
-async fn a_batch_is_answered_one_by_one() {
-    let stack = start(quick(KEPT).gateways(1)).await;
+async fn each_command_of_a_batch_has_its_own_answer() {
+    let stack = start(quick(&kept_toml(20, "")).gateways(1)).await;
     let doors = Doors::of(&stack).await;
     for parallel in [false, true] {
         let commands = json!([
@@ -280,14 +259,14 @@ async fn a_batch_is_answered_one_by_one() {
 }
 
 #[tokio::test]
-async fn who_asks_again_with_a_key_misses_nothing_while_a_gateway_leaves() {
-    let stack = start(quick(KEPT).gateways(2)).await;
+async fn retries_with_a_key_lose_no_publication_while_a_gateway_leaves() {
+    let stack = start(quick(&kept_toml(20, "")).gateways(2)).await;
     let doors = Doors::of(&stack).await;
     let stream = jetstream::new(setup(&stack).await).get_stream("TIDE_CH_kept").await.unwrap();
     let asking = async {
         for n in 1..=200_u64 {
             let ask = json!({"channel": "kept:a", "data": n, "idempotency_key": n.to_string()});
-            // What is on its way to the gateway in the moment it leaves may go unanswered.
+            // A request that is in transit when the gateway leaves may stay unanswered.
             let asked = || timeout(Duration::from_secs(2), doors.nats("publish", ask.clone()));
             eventually("it is answered", || async { asked().await.is_ok() }).await;
         }

@@ -1,9 +1,9 @@
-//! Who may do what: channels for some users, channels for subscribers, and recovery for those who ask for it.
+//! Permissions: channels limited to users, channels for subscribers, and recovery for clients that ask for it.
 
 use tidegate_cli::client::{CallError, Client};
-use tidegate_shared::protocol::{Command, HistoryRequest, SubscribeRequest, SubscribeResult};
+use tidegate_shared::protocol::{HistoryRequest, SubscribeRequest};
 
-use crate::support::{connect, publication, quick, start};
+use crate::support::{connect, history, publication, quick, start, subscribe};
 
 const TOML: &str = r#"
 [[namespace]]
@@ -22,19 +22,14 @@ force_recovery = false
 force_positioning = false
 "#;
 
-async fn history(client: &Client, channel: &str) -> Result<usize, CallError> {
-    let history = HistoryRequest { channel: channel.to_owned(), limit: -1, ..HistoryRequest::default() };
-    let reply = client.call(Command { history: Some(history), ..Command::default() }).await?;
-    Ok(reply.history.unwrap().publications.len())
-}
-
-async fn subscribe(client: &Client, request: SubscribeRequest) -> SubscribeResult {
-    let reply = client.call(Command { subscribe: Some(request), ..Command::default() }).await.unwrap();
-    reply.subscribe.unwrap()
+/// Returns how many publications the client can read.
+async fn count_history(client: &Client, channel: &str) -> Result<usize, CallError> {
+    let request = HistoryRequest { channel: channel.to_owned(), limit: -1, ..HistoryRequest::default() };
+    history(client, request).await.map(|result| result.publications.len())
 }
 
 #[tokio::test]
-async fn a_channel_for_some_users_is_theirs_alone() {
+async fn a_channel_that_lists_users_is_open_to_those_users_only() {
     let stack = start(quick(TOML).gateways(2)).await;
     let (ada, _events) = connect(&stack, 0, "41").await;
     let (ben, mut heard) = connect(&stack, 1, "42").await;
@@ -45,11 +40,11 @@ async fn a_channel_for_some_users_is_theirs_alone() {
     ben.subscribe(channel).await.unwrap();
     ada.publish(channel, "1").await.unwrap();
     assert_eq!(publication(&mut heard, channel).await, "1");
-    assert_eq!(history(&ben, channel).await.unwrap(), 1);
+    assert_eq!(count_history(&ben, channel).await.unwrap(), 1);
     for (name, result) in [
         ("subscribe", eve.subscribe(channel).await.map(|_| 0)),
         ("publish", eve.publish(channel, "1").await.map(|()| 0)),
-        ("history", history(&eve, channel).await),
+        ("history", count_history(&eve, channel).await),
     ] {
         assert_eq!(result.unwrap_err().code(), Some(103), "{name}");
     }
@@ -59,13 +54,13 @@ async fn a_channel_for_some_users_is_theirs_alone() {
 }
 
 #[tokio::test]
-async fn recovery_is_for_those_who_ask_where_it_is_not_for_everybody() {
+async fn without_force_recovery_only_clients_that_ask_can_recover() {
     let stack = start(quick(TOML).gateways(1)).await;
     let (client, _events) = connect(&stack, 0, "42").await;
     let plain = SubscribeRequest { channel: "plain:x".to_owned(), ..SubscribeRequest::default() };
-    let result = subscribe(&client, plain.clone()).await;
+    let result = subscribe(&client, plain.clone()).await.unwrap();
     assert!(!result.recoverable && !result.positioned && result.epoch.is_empty());
     let asking = SubscribeRequest { recoverable: true, channel: "plain:y".to_owned(), ..plain };
-    let result = subscribe(&client, asking).await;
+    let result = subscribe(&client, asking).await.unwrap();
     assert!(result.recoverable && result.positioned && !result.epoch.is_empty());
 }

@@ -1,4 +1,4 @@
-//! Bad input gets the documented code or message, other clients go on, and nothing panics.
+//! Bad input gets the documented code or message, other clients are not affected, and no process panics.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ async fn strict() -> Stack {
     start(quick(STRICT).gateways(1)).await
 }
 
-/// A bystander that has to be unaffected by whatever happens to others.
+/// Runs a test next to another client, which must not be affected.
 async fn with_bystander<F: Future<Output = ()>>(stack: &Stack, test: impl FnOnce() -> F) {
     let (bystander, _events) = connect(stack, 0, "bystander").await;
     test().await;
@@ -27,7 +27,7 @@ async fn with_bystander<F: Future<Output = ()>>(stack: &Stack, test: impl FnOnce
 }
 
 #[tokio::test]
-async fn what_is_not_a_websocket_is_told_so() {
+async fn a_request_that_is_not_a_websocket_handshake_gets_an_http_error() {
     let stack = strict().await;
     with_bystander(&stack, || async {
         let public = stack.gateways()[0].public;
@@ -60,12 +60,12 @@ async fn a_foreign_page_may_not_connect() {
 }
 
 #[tokio::test]
-async fn silence_is_not_waited_for() {
+async fn silent_connections_are_closed_at_the_deadline() {
     let stack = strict().await;
     with_bystander(&stack, || async {
         let mut silent = TcpStream::connect(stack.gateways()[0].public).await.unwrap();
         let mut rest = Vec::new();
-        // Closed with or without a word, but closed.
+        // The connection may end with or without a close frame.
         let _ = timeout(PATIENCE, silent.read_to_end(&mut rest)).await.expect("the socket is closed");
         let mut mute = raw(&stack).await;
         assert_eq!(mute.expect_close(3502).await.unwrap(), "stale");
@@ -155,7 +155,7 @@ async fn commands_out_of_order_end_the_connection() {
 }
 
 #[tokio::test]
-async fn tokens_that_are_not_ours_end_the_connection_and_expired_ones_ask_for_another() {
+async fn a_foreign_token_ends_the_connection_and_an_expired_one_asks_for_another() {
     let stack = strict().await;
     with_bystander(&stack, || async {
         let good = token(&stack, "42");
@@ -188,7 +188,7 @@ async fn tokens_that_are_not_ours_end_the_connection_and_expired_ones_ask_for_an
 }
 
 #[tokio::test]
-async fn names_with_a_meaning_in_nats_are_only_names() {
+async fn names_with_nats_wildcards_are_plain_names() {
     let stack = strict().await;
     let (stranger, mut events) = connect(&stack, 0, "stranger").await;
     with_bystander(&stack, || async {

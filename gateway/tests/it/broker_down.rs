@@ -1,4 +1,5 @@
-//! The broker dies under load and comes back: sockets stay, what was accepted is answered, what was refused was refused.
+//! The broker is killed under load and restarted: sockets stay open, accepted requests are answered, and refused requests do not
+//! run.
 
 use std::{
     sync::{
@@ -20,7 +21,7 @@ struct Counts {
     unclear: AtomicUsize,
 }
 
-/// Calls with fresh keys until told to stop, and insists on every key: what was accepted has to be answered.
+/// Calls with fresh keys until told to stop. Repeats each key, because every accepted request must be answered.
 async fn call_on(client: Client, name: usize, stop: Arc<AtomicBool>, counts: Arc<Counts>) {
     let mut n = 0;
     while !stop.load(Ordering::Relaxed) {
@@ -82,7 +83,7 @@ async fn every_accepted_request_is_answered_though_the_broker_is_killed_under_lo
 }
 
 #[tokio::test]
-async fn channels_go_on_after_the_broker_was_killed() {
+async fn publications_arrive_again_after_the_broker_was_killed() {
     let stack = start(quick("").gateways(1)).await;
     let (client, mut events) = connect(&stack, 0, "42").await;
     client.subscribe("chat:lobby").await.unwrap();

@@ -1,17 +1,18 @@
-//! Channels whose newest publication stands for all before it: who comes back gets that one.
+//! Namespaces with `recovery = "cache"`: a recovering client gets the newest publication only.
 
 use futures_util::future::join_all;
 use tidegate_cli::{
-    client::{CallError, Client, Event, Events, Options, raw::RawClient},
+    client::{Client, Options, raw::RawClient},
     stack::Stack,
 };
 use tidegate_shared::{
     filter::FilterNode,
-    protocol::{Command, Encoding, SubscribeRequest, SubscribeResult},
+    protocol::{Encoding, SubscribeRequest},
 };
 
 use crate::support::{
-    connect, connect_as, event, eventually, get, in_both_fanouts, quick, raw, service, start, token,
+    connect, connect_as, eventually, get, in_both_fanouts, next, quick, raw, service, start, subscribe,
+    texts, token,
 };
 
 const TOML: &str = r#"
@@ -46,15 +47,15 @@ cache_on_subscribe = true
 "#;
 
 in_both_fanouts!(
-    whoever_comes_back_gets_the_newest_publication_and_what_follows,
-    a_subscriber_who_asks_for_nothing_gets_the_newest_publication_where_the_namespace_says_so,
-    an_empty_channel_recovers_nobody_and_who_insists_is_refused,
-    what_has_expired_is_not_brought_though_the_gateway_has_seen_it,
-    clients_that_join_while_others_publish_miss_nothing_behind_what_they_were_brought,
+    a_recovering_client_gets_the_newest_publication_and_the_live_ones,
+    a_new_subscriber_gets_the_newest_publication_with_cache_on_subscribe,
+    an_empty_channel_is_not_recovered_and_insisting_clients_get_error_112,
+    an_expired_publication_is_not_recovered_although_the_gateway_has_seen_it,
+    clients_that_subscribe_during_publishing_miss_nothing_after_the_newest_publication,
 );
 
 async fn stack(fanout: &str, gateways: usize) -> Stack {
-    // Not of the namespace of personal channels, which has no choice.
+    // The namespace of personal channels is left out: it always uses the wildcard.
     let publish = "allow_publish = \"authenticated\"\n";
     let toml = TOML.replace(publish, &format!("{publish}fanout = \"{fanout}\"\n"));
     start(quick(&toml).gateways(gateways)).await
@@ -64,26 +65,7 @@ fn from_nowhere(channel: &str) -> SubscribeRequest {
     SubscribeRequest { channel: channel.to_owned(), recover: true, ..SubscribeRequest::default() }
 }
 
-async fn subscribe(client: &Client, request: SubscribeRequest) -> Result<SubscribeResult, CallError> {
-    let reply = client.call(Command { subscribe: Some(request), ..Command::default() }).await?;
-    Ok(reply.subscribe.unwrap())
-}
-
-fn texts(result: &SubscribeResult) -> Vec<String> {
-    result.publications.iter().map(|p| String::from_utf8_lossy(&p.data).into_owned()).collect()
-}
-
-async fn next(events: &mut Events) -> (String, u64) {
-    event(events, |event| match event {
-        Event::Publication { data, offset, .. } => {
-            Some((String::from_utf8_lossy(&data).into_owned(), offset))
-        }
-        _ => None,
-    })
-    .await
-}
-
-async fn whoever_comes_back_gets_the_newest_publication_and_what_follows(fanout: &str) {
+async fn a_recovering_client_gets_the_newest_publication_and_the_live_ones(fanout: &str) {
     let stack = stack(fanout, 2).await;
     for encoding in [Encoding::Json, Encoding::Protobuf] {
         let channel = format!("score:{encoding:?}");
@@ -97,7 +79,7 @@ async fn whoever_comes_back_gets_the_newest_publication_and_what_follows(fanout:
         for n in 2..=9 {
             publisher.publish(&channel, n.to_string()).await.unwrap();
         }
-        // More was published than the channel keeps, and a position that is long gone is as good as none.
+        // More was published than the channel keeps. An offset that is trimmed is as good as none.
         let positions = [(offset, nothing.epoch.clone()), (0, String::new()), (5, "another".to_owned())];
         for (gateway, (offset, epoch)) in [0, 1, 1].into_iter().zip(positions) {
             let (back, mut events) = connect_as(&stack, gateway, "42", encoding).await;
@@ -113,7 +95,7 @@ async fn whoever_comes_back_gets_the_newest_publication_and_what_follows(fanout:
             };
             let after = format!("{before}{gateway}");
             publisher.publish(&channel, after.clone()).await.unwrap();
-            // A gateway may know of the newest publication a moment after its publisher does.
+            // A gateway may learn of the newest publication a moment after its publisher.
             while next(&mut events).await.0 != after {}
             back.unsubscribe(&channel).await.unwrap();
             let again = subscribe(&back, newest).await.unwrap();
@@ -127,9 +109,7 @@ async fn whoever_comes_back_gets_the_newest_publication_and_what_follows(fanout:
     }
 }
 
-async fn a_subscriber_who_asks_for_nothing_gets_the_newest_publication_where_the_namespace_says_so(
-    fanout: &str,
-) {
+async fn a_new_subscriber_gets_the_newest_publication_with_cache_on_subscribe(fanout: &str) {
     let stack = stack(fanout, 1).await;
     let (client, _events) = connect(&stack, 0, "42").await;
     let fresh =
@@ -145,7 +125,7 @@ async fn a_subscriber_who_asks_for_nothing_gets_the_newest_publication_where_the
     assert!(!plain.was_recovering && plain.publications.is_empty(), "{plain:?}");
 }
 
-async fn an_empty_channel_recovers_nobody_and_who_insists_is_refused(fanout: &str) {
+async fn an_empty_channel_is_not_recovered_and_insisting_clients_get_error_112(fanout: &str) {
     let stack = stack(fanout, 1).await;
     let (client, _events) = connect(&stack, 0, "42").await;
     let insisting = SubscribeRequest { flag: 2, ..from_nowhere("score:a") };
@@ -157,7 +137,7 @@ async fn an_empty_channel_recovers_nobody_and_who_insists_is_refused(fanout: &st
     .await;
 }
 
-async fn what_has_expired_is_not_brought_though_the_gateway_has_seen_it(fanout: &str) {
+async fn an_expired_publication_is_not_recovered_although_the_gateway_has_seen_it(fanout: &str) {
     let stack = stack(fanout, 1).await;
     let (client, mut events) = connect(&stack, 0, "42").await;
     let (back, _events) = connect(&stack, 0, "43").await;
@@ -174,7 +154,7 @@ async fn what_has_expired_is_not_brought_though_the_gateway_has_seen_it(fanout: 
 }
 
 #[tokio::test]
-async fn patches_and_filters_go_with_the_newest_publication() {
+async fn deltas_and_tag_filters_apply_to_the_newest_publication() {
     let stack = stack("channel", 1).await;
     let nats = async_nats::jetstream::new(service(&stack).await);
     let publish = |league: &'static str, text: String| {
@@ -242,8 +222,8 @@ async fn a_personal_channel_can_be_a_cache_too() {
     assert!(!nobody.recovered && nobody.publications.is_empty(), "{nobody:?}");
 }
 
-/// Nothing lies between what the reply brings and the first publication, whenever a client joins.
-async fn clients_that_join_while_others_publish_miss_nothing_behind_what_they_were_brought(fanout: &str) {
+/// Whenever a client subscribes, no publication is missing between the reply and the first push.
+async fn clients_that_subscribe_during_publishing_miss_nothing_after_the_newest_publication(fanout: &str) {
     let stack = stack(fanout, 2).await;
     let (publisher, _e) = connect(&stack, 1, "publisher").await;
     publisher.publish("board:a", "0").await.unwrap();
@@ -271,8 +251,8 @@ async fn clients_that_join_while_others_publish_miss_nothing_behind_what_they_we
     let (_, page) = get(&stack, "/metrics").await;
     let reads = page.lines().find_map(|line| line.strip_prefix("tidegate_gateway_recovery_reads_total "));
     let reads: u32 = reads.unwrap().parse().unwrap();
-    // One for each personal channel. The position of a channel that is received anyway was not read, so the newest
-    // publication is: once for all, and again while it is ahead of what has come.
+    // One read for each personal channel. The position of a channel that the gateway receives anyway was not read, so the newest
+    // publication is: once for all, and again while it is ahead of what has arrived.
     let ahead = if fanout == "channel" { 50..=50 } else { 51..=60 };
     assert!(ahead.contains(&reads), "{page}");
 }

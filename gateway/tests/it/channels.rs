@@ -1,4 +1,4 @@
-//! Publications and messages: from clients and from services, to one, to some, to all.
+//! Publications and messages from clients and services to one, several and all clients.
 
 use bytes::Bytes;
 use tidegate_cli::client::Event;
@@ -70,7 +70,7 @@ async fn a_service_reaches_a_channel_with_one_nats_publish() {
 }
 
 #[tokio::test]
-async fn a_user_is_reached_on_every_connection_and_nobody_else_is() {
+async fn a_personal_publication_reaches_every_connection_of_its_user_and_no_other() {
     let stack = start(quick("").gateways(2)).await;
     let (_a, mut phone) = connect(&stack, 0, "ada@example.com").await;
     let (_b, mut browser) = connect(&stack, 1, "ada@example.com").await;
@@ -103,7 +103,7 @@ async fn a_message_reaches_one_connection_or_all() {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_read_is_ended_and_the_others_are_not() {
+async fn a_client_that_does_not_read_is_disconnected_and_the_others_stay() {
     let stack = start(quick("").gateways(1)).await;
     let (reader, mut events) = connect(&stack, 0, "reader").await;
     reader.subscribe("chat:flood").await.unwrap();
@@ -112,7 +112,7 @@ async fn a_client_that_does_not_read_is_ended_and_the_others_are_not() {
     assert!(slow.reply().await.unwrap().subscribe.is_some());
     let nats = service(&stack).await;
     let chunk = Bytes::from(format!("\"{}\"", "x".repeat(30_000)));
-    // More than the sockets' own buffers hold; the reader is given time to read.
+    // More than the sockets' own buffers hold. The reading client gets time to read.
     for n in 0..1500 {
         nats.publish("tide.ch.chat.flood", chunk.clone()).await.unwrap();
         if n % 4 == 3 {

@@ -1,4 +1,4 @@
-//! Connecting, staying, and ending.
+//! Connecting, pings, token refreshes and closing.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,7 +11,7 @@ use tidegate_shared::protocol::Encoding;
 use crate::support::{connect, event, get, quick, raw_connected, start, token, url};
 
 #[tokio::test]
-async fn a_client_learns_who_it_is_and_what_it_receives() {
+async fn a_connect_reply_has_the_client_id_and_the_subscriptions() {
     let stack = start(quick("").gateways(1)).await;
     for encoding in [Encoding::Json, Encoding::Protobuf] {
         let options = Options::new(url(&stack, 0)).token(token(&stack, "42")).encoding(encoding);
@@ -40,7 +40,7 @@ async fn a_ping_that_is_not_answered_ends_the_connection() {
     let mut silent = raw_connected(&stack).await;
     assert_eq!(silent.expect_close(3012).await.unwrap(), "no pong");
     let (client, mut events) = connect(&stack, 0, "42").await;
-    // One that answers outlives several.
+    // A client that answers stays connected over several pings.
     let ended = tokio::time::timeout(
         Duration::from_secs(5),
         event(&mut events, |e| matches!(e, Event::Disconnected(_)).then_some(())),
@@ -98,7 +98,7 @@ async fn a_full_gateway_turns_connections_away() {
 }
 
 #[tokio::test]
-async fn a_clients_goodbye_is_answered() {
+async fn a_clients_close_frame_is_answered() {
     use futures_util::{SinkExt, StreamExt};
     use tokio_tungstenite::tungstenite::{Message, protocol::frame::coding::CloseCode};
     let stack = start(quick("").gateways(1)).await;

@@ -1,4 +1,4 @@
-//! Namespaces in which a worker decides what becomes of what clients publish.
+//! Namespaces with `publish = "worker"`.
 
 use tidegate_cli::client::Event;
 use tidegate_shared::protocol::Encoding;
@@ -28,7 +28,7 @@ handler = "room"
 "#;
 
 #[tokio::test]
-async fn what_a_client_publishes_comes_by_way_of_a_worker_in_its_senders_name() {
+async fn a_worker_publishes_a_clients_publication_in_the_name_of_its_sender() {
     let stack = start(quick(TOML).gateways(2).workers(1)).await;
     for encoding in [Encoding::Json, Encoding::Protobuf] {
         let channel = format!("room:{encoding:?}");
@@ -54,7 +54,7 @@ async fn what_a_client_publishes_comes_by_way_of_a_worker_in_its_senders_name() 
 }
 
 #[tokio::test]
-async fn what_is_stored_while_no_worker_is_there_is_published_when_one_comes_in_the_order_it_was_sent() {
+async fn publications_stored_without_a_worker_are_published_in_order_when_one_starts() {
     let stack = start(quick(TOML).gateways(1).workers(1)).await;
     let (client, mut events) = connect(&stack, 0, "1").await;
     client.subscribe("room:x").await.unwrap();

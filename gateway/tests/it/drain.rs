@@ -1,11 +1,11 @@
-//! SIGTERM: waiting requests are answered, clients are told to come back, and the process ends well.
+//! SIGTERM: waiting requests are answered, clients are told to reconnect, and the process exits with success.
 
 use tidegate_cli::client::Event;
 
 use crate::support::{connect, event, get, quick, start};
 
 #[tokio::test]
-async fn a_gateway_that_is_asked_to_stop_answers_what_waits_and_sends_its_clients_away() {
+async fn a_draining_gateway_answers_waiting_requests_and_disconnects_its_clients() {
     let stack = start(quick("").gateways(2).workers(1)).await;
     let (client, mut events) = connect(&stack, 0, "42").await;
     let (idle, mut idle_events) = connect(&stack, 0, "43").await;
@@ -14,7 +14,7 @@ async fn a_gateway_that_is_asked_to_stop_answers_what_waits_and_sends_its_client
     let mut calls = tokio::task::JoinSet::new();
     let caller = client.clone();
     calls.spawn(async move { caller.rpc("echo", "\"in time\"").await });
-    // Stored: from here on it has to be answered.
+    // The request is stored: from here on it must be answered.
     let jetstream = async_nats::jetstream::new(crate::support::setup(&stack).await);
     let requests = jetstream.get_stream("TIDE_IN").await.unwrap();
     crate::support::eventually("the request is stored", || async {

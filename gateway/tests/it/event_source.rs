@@ -1,15 +1,14 @@
-//! Browsers that only listen: the id of the last event, which they bring back by themselves, is all it takes to miss nothing.
+//! `EventSource` clients: the browser sends the id of the last event by itself, and that is enough to recover.
 
 use serde_json::{Value, json};
 use tidegate_cli::stack::Stack;
 
 use crate::{
-    recovery::{KEPT, kept},
     stream_client::{StreamClient, query},
-    support::{connect, nothing_panicked, quick, service, start, token},
+    support::{connect, kept, kept_toml, nothing_panicked, quick, service, start, token},
 };
 
-/// Opens the stream as a browser does that has got this event last.
+/// Opens the stream as a browser does that received this event last.
 async fn open(stack: &Stack, gateway: usize, request: &Value, last: Option<&str>) -> StreamClient {
     let target = format!("/connection/uni_sse?cf_connect={}", query(&request.to_string()));
     let last = last.map(|id| format!("last-event-id: {id}\r\n")).unwrap_or_default();
@@ -18,7 +17,7 @@ async fn open(stack: &Stack, gateway: usize, request: &Value, last: Option<&str>
 }
 
 #[tokio::test]
-async fn who_brings_the_id_of_its_last_event_to_another_gateway_resumes_every_channel_behind_it() {
+async fn the_id_of_the_last_event_recovers_every_channel_on_another_gateway() {
     let stack = kept(2).await;
     let (publisher, _events) = connect(&stack, 0, "43").await;
     let nats = async_nats::jetstream::new(service(&stack).await);
@@ -57,7 +56,7 @@ async fn who_brings_the_id_of_its_last_event_to_another_gateway_resumes_every_ch
         };
         assert_eq!((brought("kept:a"), brought("kept:b"), brought("#42")), (a, b, json!([7])));
         assert_eq!(subs["chat:a"]["was_recovering"], Value::Null, "it has no history: {connected}");
-        // Nothing more happens: who comes back once more has missed nothing.
+        // No further publication arrives: a second reconnect has an empty backlog.
         let mut third = open(&stack, 0, &request, again.last_event_id.as_deref()).await;
         let connected = third.message().await.unwrap();
         for channel in ["kept:a", "kept:b", "#42"] {
@@ -73,8 +72,8 @@ async fn who_brings_the_id_of_its_last_event_to_another_gateway_resumes_every_ch
 }
 
 #[tokio::test]
-async fn an_id_that_says_nothing_of_a_channel_or_too_old_a_place_is_told_as_not_recovered() {
-    let stack = start(quick(&KEPT.replace("20", "2")).gateways(1)).await;
+async fn an_event_id_without_the_channel_or_with_too_old_an_offset_is_not_recovered() {
+    let stack = start(quick(&kept_toml(2, "")).gateways(1)).await;
     let (publisher, _events) = connect(&stack, 0, "43").await;
     let request = |subs: Value| json!({"token": token(&stack, "42"), "subs": subs});
     let mut first = open(&stack, 0, &request(json!({"kept:a": {}})), None).await;
@@ -104,7 +103,7 @@ async fn an_id_that_says_nothing_of_a_channel_or_too_old_a_place_is_told_as_not_
 }
 
 #[tokio::test]
-async fn an_id_opens_no_channel_its_bearer_may_not_have() {
+async fn an_event_id_opens_no_channel_that_the_client_may_not_subscribe_to() {
     let stack = kept(1).await;
     let request = |user: &str, subs: Value| json!({"token": token(&stack, user), "subs": subs});
     let mut first = open(&stack, 0, &request("42", json!({"kept:a": {}})), None).await;

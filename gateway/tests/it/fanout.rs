@@ -1,4 +1,4 @@
-//! Namespaces that a gateway receives as a whole: whom their publications reach, and what is not waited for.
+//! Namespaces with `fanout = "wildcard"`: which clients receive a publication, and what a subscribe does not wait for.
 
 use futures_util::future::join_all;
 use serde_json::json;
@@ -34,7 +34,7 @@ async fn stack(gateways: usize) -> Stack {
 }
 
 #[tokio::test]
-async fn a_publication_reaches_who_has_subscribed_on_every_gateway_and_nobody_else() {
+async fn a_publication_reaches_the_subscribers_on_every_gateway_and_no_other_client() {
     let stack = stack(2).await;
     let (publisher, mut others) = connect(&stack, 0, "publisher").await;
     for namespace in ["plain", "kept"] {
@@ -68,7 +68,7 @@ async fn a_publication_reaches_who_has_subscribed_on_every_gateway_and_nobody_el
 }
 
 #[tokio::test]
-async fn a_new_subscriber_waits_for_nothing_from_the_broker() {
+async fn a_new_subscription_needs_no_answer_of_the_broker() {
     let stack = stack(1).await;
     let (client, mut events) = connect(&stack, 0, "42").await;
     stack.pause("nats").unwrap();
@@ -83,7 +83,7 @@ async fn a_new_subscriber_waits_for_nothing_from_the_broker() {
     }
 }
 
-/// What a connection of user 42 is told of its personal channel.
+/// Returns the subscription of the personal channel in the connect reply of user 42.
 async fn come_back(stack: &Stack) -> SubscribeResult {
     let mut raw = RawClient::open(&Options::new(url(stack, 0))).await.unwrap();
     let connect = json!({"token": token(stack, "42"), "subs": {"#42": {"recover": true}}});
@@ -92,9 +92,9 @@ async fn come_back(stack: &Stack) -> SubscribeResult {
     raw.reply().await.unwrap().connect.unwrap().subs[0].result.clone().unwrap()
 }
 
-/// What one connection has found out of its channel is not forgotten because another one leaves it.
+/// State of a channel that one connection has loaded stays when another connection leaves the channel.
 #[tokio::test]
-async fn connections_of_a_user_that_come_and_go_all_get_the_newest_publication() {
+async fn reconnecting_clients_of_a_user_all_get_the_newest_publication() {
     let stack = stack(1).await;
     let nats = async_nats::jetstream::new(service(&stack).await);
     nats.publish("tide.ch.user.42", "1".into()).await.unwrap().await.unwrap();

@@ -1,8 +1,8 @@
-//! Decisions asked from a back end: who connects, what they receive and publish, and for how long.
+//! Decisions of back ends: connections, subscriptions, publications and their expiry.
 
 use std::{
     sync::{Arc, Mutex},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use futures_util::StreamExt;
@@ -16,7 +16,8 @@ use tidegate_shared::protocol::Encoding;
 use tokio::task::JoinSet;
 
 use crate::support::{
-    PATIENCE, connect, connect_as, event, eventually, get, publication, quick, raw, service, start, url,
+    PATIENCE, connect, connect_as, event, eventually, get, in_seconds, publication, quick, raw, service,
+    start, url,
 };
 
 const ASKED: &str = r#"
@@ -32,14 +33,14 @@ allow_history = "subscriber"
 history_size = 10
 "#;
 
-/// A back end that answers the questions about one event, and what it was asked. Gone when dropped.
+/// A back end that answers the questions about one event and records them. It ends when dropped.
 struct BackEnd {
     asked: Arc<Mutex<Vec<Value>>>,
     _task: JoinSet<()>,
 }
 
 impl BackEnd {
-    /// `decide` answers a question, or does not.
+    /// `decide` returns the answer, or `None` for no answer.
     async fn start(
         stack: &Stack,
         event: &str,
@@ -47,7 +48,7 @@ impl BackEnd {
     ) -> Self {
         let client = service(stack).await;
         let mut questions = client.subscribe(format!("tide.hook.{event}")).await.unwrap();
-        // Nobody has this subject: its answer comes behind the subscription.
+        // This subject has no responder. The broker's answer arrives after it has processed the subscription.
         client.request("tide.push.client.nobody.here", "".into()).await.unwrap_err();
         let asked: Arc<Mutex<Vec<Value>>> = Arc::default();
         let heard = Arc::clone(&asked);
@@ -75,10 +76,6 @@ fn allow(result: &Value) -> Option<String> {
     Some(json!({ "result": result }).to_string())
 }
 
-fn in_seconds(seconds: u64) -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() + seconds
-}
-
 async fn without_token(stack: &Stack) -> Result<Client, CallError> {
     match Client::connect(Options::new(url(stack, 0))).await {
         Ok((client, _)) => Ok(client),
@@ -95,7 +92,7 @@ fn refused(error: CallError) -> (u32, bool) {
 }
 
 #[tokio::test]
-async fn a_back_end_says_who_connects_and_what_the_connection_begins_with() {
+async fn a_back_end_decides_about_connections_and_their_subscriptions() {
     let stack = start(quick(ASKED).gateways(1)).await;
     let back_end = BackEnd::start(&stack, "connect", |_| {
         allow(&json!({"user": "42", "info": {"name": "Ada"}, "data": {"plan": "free"},
@@ -124,7 +121,7 @@ async fn a_back_end_says_who_connects_and_what_the_connection_begins_with() {
 }
 
 #[tokio::test]
-async fn nobody_connects_without_a_decision_that_allows_it() {
+async fn without_a_decision_that_allows_it_no_client_connects() {
     let stack = start(quick(ASKED).gateways(1)).await;
     assert_eq!(refused(without_token(&stack).await.unwrap_err()), (100, true), "nobody decides");
     for (answer, code, temporary) in [
@@ -156,7 +153,7 @@ async fn nobody_connects_without_a_decision_that_allows_it() {
     }
 }
 
-/// Waits until no back end listens any more.
+/// Waits until the back end's subscription is gone.
 async fn gone(stack: &Stack) {
     eventually("the back end is gone", || async {
         matches!(without_token(stack).await, Err(CallError::Server { message, .. }) if message.contains("nobody"))
@@ -188,7 +185,7 @@ async fn commands_behind_connect_wait_for_the_decision_and_are_answered_in_order
 }
 
 #[tokio::test]
-async fn a_back_end_says_who_subscribes_and_who_publishes_what() {
+async fn a_back_end_decides_about_subscriptions_and_publications() {
     let stack = start(quick(ASKED).gateways(1)).await;
     let subscribe = BackEnd::start(&stack, "subscribe", |question| {
         let refusal = r#"{"error":{"code":1403,"message":"not you"}}"#.to_owned();
@@ -237,7 +234,7 @@ async fn a_back_end_says_who_subscribes_and_who_publishes_what() {
 }
 
 #[tokio::test]
-async fn what_one_client_publishes_keeps_its_order_whatever_is_asked_in_between() {
+async fn publications_of_one_client_keep_their_order_across_hook_decisions() {
     let stack = start(quick(ASKED).gateways(1)).await;
     let _subscribe = BackEnd::start(&stack, "subscribe", |_| allow(&json!({}))).await;
     let publish = BackEnd::start(&stack, "publish", |_| allow(&json!({}))).await;
@@ -254,7 +251,7 @@ async fn what_one_client_publishes_keeps_its_order_whatever_is_asked_in_between(
 }
 
 #[tokio::test]
-async fn a_decision_about_a_subscription_can_be_kept_and_is_never_anothers() {
+async fn a_cached_decision_applies_to_its_own_subscription_only() {
     let stack = start(quick(&ASKED.replace("deadline", "cache = '1h'\ndeadline")).gateways(1)).await;
     let back_end = BackEnd::start(&stack, "subscribe", |question| {
         let refusal = r#"{"error":{"code":1403,"message":"not you"}}"#.to_owned();
@@ -274,7 +271,7 @@ async fn a_decision_about_a_subscription_can_be_kept_and_is_never_anothers() {
 }
 
 #[tokio::test]
-async fn silence_is_not_kept() {
+async fn a_missing_decision_is_not_cached() {
     let stack = start(quick(&ASKED.replace("deadline", "cache = '1h'\ndeadline")).gateways(1)).await;
     let (client, _events) = connect(&stack, 0, "42").await;
     assert_eq!(refused(client.subscribe("asked:x").await.unwrap_err()), (100, true));
@@ -294,7 +291,7 @@ async fn a_back_end_prolongs_connections_and_subscriptions_and_ends_them() {
             .await;
     let (client, mut events) = Client::connect(Options::new(url(&stack, 0))).await.unwrap();
     assert!(!client.connected().expires);
-    // Nobody answers at first: asked again within the grace.
+    // The first question has no answer. The gateway asks again within the grace.
     let refreshes = BackEnd::start(&stack, "refresh", |_| allow(&json!({"expire_at": in_seconds(60)}))).await;
     let subscribes =
         BackEnd::start(&stack, "subscribe", |_| allow(&json!({"expire_at": in_seconds(1)}))).await;
@@ -314,7 +311,7 @@ async fn a_back_end_prolongs_connections_and_subscriptions_and_ends_them() {
 }
 
 #[tokio::test]
-async fn a_connection_nobody_prolongs_ends_with_its_grace() {
+async fn a_connection_that_is_not_prolonged_ends_after_its_grace() {
     let toml = format!(
         "{}\n[auth]\nrefresh_grace = '1s'\n",
         ASKED.replace("connect = true", "refresh = true\nconnect = true")
@@ -330,7 +327,7 @@ async fn a_connection_nobody_prolongs_ends_with_its_grace() {
 }
 
 #[tokio::test]
-async fn one_way_clients_are_decided_on_too() {
+async fn a_back_end_decides_about_one_way_clients_too() {
     let stack = start(quick(ASKED).gateways(1)).await;
     let back_end = BackEnd::start(&stack, "connect", |_| allow(&json!({"user": "42"}))).await;
     let address =

@@ -1,4 +1,4 @@
-//! Two users: whatever one of them says, with whatever name or token of the other, nothing of the other reaches it.
+//! Isolation of two users: no command of one user, with whatever name or token, reaches the data of the other.
 
 use serde_json::{Value, json};
 use tidegate_cli::{
@@ -48,7 +48,7 @@ allow_presence = "subscriber"
 history_size = 10
 "#;
 
-/// What is ada's, as clients name it and as services do.
+/// Ada's channels: names for clients and subjects for services.
 const HERS: [(&str, &str); 6] = [
     ("#ada", "tide.ch.user.ada"),
     ("inbox:#ada", "tide.ch.inbox.=23ada"),
@@ -58,7 +58,7 @@ const HERS: [(&str, &str); 6] = [
     ("vault:$ada", "tide.ch.vault.=24ada"),
 ];
 
-/// Names that look as if they could reach further than they say.
+/// Names that contain wildcards or separators and must not reach further.
 const WIDE: [&str; 22] = [
     "*",
     ">",
@@ -88,7 +88,7 @@ fn signed(stack: &Stack, claims: &Value) -> String {
     Signer::hmac(stack.config().auth.hmac_secret.expose()).token(&json!({"alg": "HS256"}), claims)
 }
 
-/// A connection that says one thing after the other and keeps all that comes unasked.
+/// A connection that sends commands one after the other and keeps all pushes.
 struct Voice {
     user: String,
     client: RawClient,
@@ -119,7 +119,7 @@ impl Voice {
         }
     }
 
-    /// What has been published until now, or comes next. Who comes and leaves is nobody but itself.
+    /// The publications so far, or the next one. Joins and leaves may only be the client's own.
     async fn published(&mut self) -> Vec<(String, String)> {
         if self.pushes.is_empty() {
             self.pushes.extend(self.client.reply().await.unwrap().push);
@@ -136,7 +136,7 @@ impl Voice {
     }
 }
 
-/// Subscribes to all that is not there from the beginning.
+/// Subscribes to all of ada's channels that are not subscribed on connect.
 async fn subscribe_to_hers(stack: &Stack, ada: &mut Voice) {
     for channel in ["dialogs:diary#ada", "dialogs:duo#ada,carol", "vault:ada", "vault:$ada"] {
         let permit = signed(stack, &json!({"sub": "ada", "channel": channel}));
@@ -146,7 +146,7 @@ async fn subscribe_to_hers(stack: &Stack, ada: &mut Voice) {
     }
 }
 
-/// Tries every verb with every name of the other.
+/// Sends every command with every name of the other user.
 async fn try_everything(bob: &mut Voice) {
     for (channel, _) in HERS {
         for (verb, ask) in [
@@ -165,7 +165,7 @@ async fn try_everything(bob: &mut Voice) {
         assert!(bob.say("unsubscribe", &json!({"channel": channel})).await.unsubscribe.is_some());
     }
     for channel in WIDE {
-        // Some of these are channels of their own, which anybody may have.
+        // Some of these names are channels that every user may use.
         bob.say("subscribe", &json!({"channel": channel})).await;
         bob.say("history", &json!({"channel": channel, "limit": -1})).await;
         bob.say("presence", &json!({"channel": channel})).await;
@@ -173,7 +173,7 @@ async fn try_everything(bob: &mut Voice) {
 }
 
 #[tokio::test]
-async fn nothing_of_one_user_reaches_another_whatever_it_says() {
+async fn no_command_of_one_user_reaches_the_data_of_another() {
     let stack = start(quick(TOML).gateways(2).workers(1)).await;
     let nats = async_nats::jetstream::new(service(&stack).await);
     for (_, subject) in HERS {
@@ -189,7 +189,7 @@ async fn nothing_of_one_user_reaches_another_whatever_it_says() {
     for bob in &mut bobs {
         try_everything(bob).await;
     }
-    // A key belongs to its user: bob's is another request, whatever ada has asked under the same.
+    // A key belongs to its user: bob's request is another one than ada's with the same key.
     let his = bobs.iter_mut().map(|bob| (bob, "his"));
     for (voice, word) in [(&mut ada, "hers")].into_iter().chain(his) {
         let answer = voice.say("rpc", &json!({"method": "echo#same-key", "data": word})).await;
@@ -201,7 +201,7 @@ async fn nothing_of_one_user_reaches_another_whatever_it_says() {
         nats.publish(subject, secret.clone().into()).await.unwrap().await.unwrap();
         hers.push((channel.to_owned(), secret));
     }
-    // Channels come in no order among each other.
+    // The order between channels is not defined.
     let mut heard = Vec::new();
     while heard.len() < hers.len() {
         heard.extend(ada.published().await);
@@ -223,7 +223,7 @@ async fn nothing_of_one_user_reaches_another_whatever_it_says() {
 }
 
 #[tokio::test]
-async fn a_token_of_another_user_opens_nothing_and_ends_the_connection() {
+async fn a_subscription_token_of_another_user_ends_the_connection() {
     let stack = start(quick(TOML).gateways(1)).await;
     for (channel, _) in HERS {
         for verb in ["subscribe", "sub_refresh"] {
@@ -233,7 +233,7 @@ async fn a_token_of_another_user_opens_nothing_and_ends_the_connection() {
                 .send_text(&json!({"id": 9, verb: {"channel": channel, "token": token}}).to_string())
                 .await
                 .unwrap();
-            // Her personal channels are refused before any token is looked at.
+            // Her personal channels are refused before a token is examined.
             if verb == "subscribe" && channel.contains('#') {
                 assert_eq!(bob.client.reply().await.unwrap().error.unwrap().code, 103, "{channel}");
             } else {
@@ -244,7 +244,7 @@ async fn a_token_of_another_user_opens_nothing_and_ends_the_connection() {
 }
 
 #[tokio::test]
-async fn who_only_listens_gets_no_more_than_who_asks() {
+async fn one_way_clients_have_no_more_permissions_than_other_clients() {
     let stack = start(quick(TOML).gateways(1)).await;
     let wishes: serde_json::Map<_, _> = HERS
         .iter()
@@ -263,7 +263,7 @@ async fn who_only_listens_gets_no_more_than_who_asks() {
 }
 
 #[tokio::test]
-async fn a_session_that_is_guessed_takes_no_commands() {
+async fn a_guessed_session_accepts_no_commands() {
     let stack = start(quick(TOML).gateways(1)).await;
     let ada = crate::stream_client::Emulated::connect(&stack, "ada").await;
     let publish = r#"{"id":2,"publish":{"channel":"dialogs:diary#ada","data":1}}"#;

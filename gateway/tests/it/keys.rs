@@ -1,4 +1,4 @@
-//! Idempotency keys: one stored answer, whoever asks, wherever and whenever.
+//! Idempotency keys: one stored answer for all retries, on any gateway and at any time.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use tidegate_cli::client::CallError;
 
 use crate::support::{connect, quick, setup, start};
 
-/// Calls until there is an answer: what an application does with a key in its hand.
+/// Calls until there is an answer, as an application with an idempotency key does.
 async fn insist(client: &tidegate_cli::client::Client, method: &str, body: &str) -> String {
     for _ in 0..30 {
         match client.rpc(method, body.to_owned()).await {
@@ -22,7 +22,7 @@ async fn insist(client: &tidegate_cli::client::Client, method: &str, body: &str)
 }
 
 #[tokio::test]
-async fn the_same_key_through_both_gateways_at_once_has_one_answer_that_both_get() {
+async fn concurrent_requests_with_one_key_on_two_gateways_share_one_answer() {
     let toml = "[streams]\nduplicate_window = '1s'\n";
     let stack = start(quick(toml).gateways(2).workers(2)).await;
     let (first, _e1) = connect(&stack, 0, "42").await;
@@ -52,7 +52,7 @@ async fn a_key_belongs_to_its_user_and_its_method() {
 }
 
 #[tokio::test]
-async fn a_later_answer_that_was_missed_comes_again_when_its_key_is_called_again() {
+async fn a_missed_later_answer_is_sent_again_when_its_key_is_repeated() {
     let stack = start(quick("").gateways(2).workers(1)).await;
     let (first, mut events) = connect(&stack, 0, "42").await;
     let receipt = first.rpc("later.echo#k", "1").await.unwrap();

@@ -1,4 +1,4 @@
-//! What a stream does not have any more, or never had: whoever missed it is told, and nobody else.
+//! Publications that a stream has lost or never had: exactly the clients that missed them are not recovered.
 
 use tidegate_cli::{client::Event, stack::Stack};
 use tidegate_shared::{
@@ -6,22 +6,22 @@ use tidegate_shared::{
     topology,
 };
 
-use crate::{
-    recovery::{fresh, history, kept_by, kept_toml, next, resume, subscribe, texts},
-    support::{connect, event, eventually, in_both_fanouts, quick, setup, start},
+use crate::support::{
+    connect, event, eventually, fresh, history, in_both_fanouts, kept_by, kept_toml, next, quick, resume,
+    setup, start, subscribe, texts,
 };
 
 in_both_fanouts!(
-    who_missed_more_than_is_kept_is_told_so_and_who_missed_just_that_much_is_not,
-    who_missed_what_has_expired_is_told_so,
-    who_missed_what_an_operator_has_purged_is_told_so,
-    a_position_nothing_is_known_of_is_not_recovered,
-    a_stream_that_was_made_anew_is_another_one_with_another_epoch,
-    a_new_epoch_tells_clients_that_their_positions_mean_nothing_and_survives_apply,
-    a_stream_that_was_restored_from_an_older_copy_has_lost_its_end,
+    a_client_that_missed_more_than_the_history_is_not_recovered,
+    a_client_that_missed_expired_publications_is_not_recovered,
+    a_client_that_missed_purged_publications_is_not_recovered,
+    an_unknown_position_is_not_recovered,
+    a_recreated_stream_has_another_epoch,
+    a_new_epoch_invalidates_positions_and_survives_apply,
+    a_position_beyond_a_restored_stream_is_not_recovered,
 );
 
-/// Waits until the namespace's stream keeps nothing.
+/// Waits until the stream of the namespace is empty.
 async fn until_empty(stack: &Stack) {
     let operator = async_nats::jetstream::new(setup(stack).await);
     let stream = operator.get_stream("TIDE_CH_kept").await.unwrap();
@@ -29,7 +29,7 @@ async fn until_empty(stack: &Stack) {
         .await;
 }
 
-async fn who_missed_more_than_is_kept_is_told_so_and_who_missed_just_that_much_is_not(fanout: &str) {
+async fn a_client_that_missed_more_than_the_history_is_not_recovered(fanout: &str) {
     let stack = kept_by(fanout, 2).await;
     let (publisher, _e) = connect(&stack, 0, "publisher").await;
     let start = fresh(&publisher, "kept:a").await;
@@ -59,8 +59,9 @@ async fn who_missed_more_than_is_kept_is_told_so_and_who_missed_just_that_much_i
     }
 }
 
-async fn who_missed_what_has_expired_is_told_so(fanout: &str) {
-    let stack = start(quick(&kept_toml(fanout).replace("20", "20\nhistory_ttl = '1s'")).gateways(1)).await;
+async fn a_client_that_missed_expired_publications_is_not_recovered(fanout: &str) {
+    let toml = kept_toml(20, &format!("fanout = '{fanout}'\nhistory_ttl = '1s'"));
+    let stack = start(quick(&toml).gateways(1)).await;
     let (client, mut events) = connect(&stack, 0, "42").await;
     let start = fresh(&client, "kept:a").await;
     for n in 0..3 {
@@ -81,7 +82,7 @@ async fn who_missed_what_has_expired_is_told_so(fanout: &str) {
     assert_eq!(next(&mut events).await.0, "\"new\"", "a channel whose past has expired goes on");
 }
 
-async fn who_missed_what_an_operator_has_purged_is_told_so(fanout: &str) {
+async fn a_client_that_missed_purged_publications_is_not_recovered(fanout: &str) {
     let stack = kept_by(fanout, 1).await;
     let (client, mut events) = connect(&stack, 0, "42").await;
     let start = fresh(&client, "kept:a").await;
@@ -104,7 +105,7 @@ async fn who_missed_what_an_operator_has_purged_is_told_so(fanout: &str) {
     assert!(result.recovered && texts(&result) == ["\"live\""], "{result:?}");
 }
 
-async fn a_position_nothing_is_known_of_is_not_recovered(fanout: &str) {
+async fn an_unknown_position_is_not_recovered(fanout: &str) {
     let stack = kept_by(fanout, 1).await;
     let (client, _events) = connect(&stack, 0, "42").await;
     let start = fresh(&client, "kept:a").await;
@@ -130,13 +131,13 @@ async fn a_position_nothing_is_known_of_is_not_recovered(fanout: &str) {
     assert!(last.recovered && last.publications.is_empty(), "the newest position is always good: {last:?}");
 }
 
-async fn a_stream_that_was_made_anew_is_another_one_with_another_epoch(fanout: &str) {
+async fn a_recreated_stream_has_another_epoch(fanout: &str) {
     let stack = kept_by(fanout, 1).await;
     let (client, mut events) = connect(&stack, 0, "42").await;
     let start = fresh(&client, "kept:a").await;
     client.publish("kept:a", "1").await.unwrap();
     let (_, offset) = next(&mut events).await;
-    // Nobody but an operator can do this: the broker's files are exchanged.
+    // The broker's files are exchanged, as an operator could do.
     stack.hold("nats").await.unwrap();
     let streams = stack.dir().join("nats").join("jetstream").join("TIDEGATE").join("streams");
     std::fs::remove_dir_all(streams.join("TIDE_CH_kept")).unwrap();
@@ -154,7 +155,7 @@ async fn a_stream_that_was_made_anew_is_another_one_with_another_epoch(fanout: &
     assert!(!again.recovered && again.epoch != start.epoch, "{again:?}");
 }
 
-async fn a_new_epoch_tells_clients_that_their_positions_mean_nothing_and_survives_apply(fanout: &str) {
+async fn a_new_epoch_invalidates_positions_and_survives_apply(fanout: &str) {
     let stack = kept_by(fanout, 1).await;
     let (client, mut events) = connect(&stack, 0, "42").await;
     let start = fresh(&client, "kept:a").await;
@@ -166,7 +167,7 @@ async fn a_new_epoch_tells_clients_that_their_positions_mean_nothing_and_survive
     let mut other = stack.config().clone();
     other.namespaces.iter_mut().filter(|n| n.name == "kept").for_each(|n| n.history_size = 30);
     assert_eq!(tidegate_cli::stack::setup::apply(&broker, &other).await.unwrap().len(), 1);
-    // Gateways look at their streams when the broker is back.
+    // Gateways check their streams when the broker is back.
     stack.hold("nats").await.unwrap();
     stack.start_process("nats").await.unwrap();
     event(&mut events, |event| matches!(event, Event::Unsubscribed { code: 2500, .. }).then_some(())).await;
@@ -174,7 +175,7 @@ async fn a_new_epoch_tells_clients_that_their_positions_mean_nothing_and_survive
     assert!(!again.recovered && again.was_recovering && again.epoch == epoch, "{again:?}");
 }
 
-async fn a_stream_that_was_restored_from_an_older_copy_has_lost_its_end(fanout: &str) {
+async fn a_position_beyond_a_restored_stream_is_not_recovered(fanout: &str) {
     let stack = kept_by(fanout, 1).await;
     let (client, mut events) = connect(&stack, 0, "42").await;
     let start = fresh(&client, "kept:a").await;

@@ -1,4 +1,4 @@
-//! The gateway from outside: a real broker, real processes, real sockets.
+//! Tests of the gateway from outside, with a real broker, real processes and real sockets.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,

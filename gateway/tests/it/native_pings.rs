@@ -1,4 +1,4 @@
-//! Clients that know nothing of the protocol's pings: the WebSocket's own, which every library answers by itself.
+//! Clients without the protocol's pings: the WebSocket's own pings, which every library answers by itself.
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ async fn quick_pings() -> Stack {
     start(pings.variable("gateway", "TIDEGATE_GATEWAY__PONG_TIMEOUT", "300ms")).await
 }
 
-/// A connected client, and what it was told.
+/// A connected client and its connect reply.
 async fn open(stack: &Stack) -> (Socket, Value) {
     let address = format!("{}?cf_ws_frame_ping_pong=true", url(stack, 0));
     let (mut socket, _) = connect_async(address).await.unwrap();
@@ -37,7 +37,7 @@ async fn pings_are_frames_and_a_client_that_answers_them_stays() {
     let (mut socket, told) = open(&stack).await;
     let connect = &told["connect"];
     assert_eq!((&connect["ping"], &connect["pong"]), (&Value::Null, &Value::Null), "{told}");
-    // Nobody has asked for it, which is no offence.
+    // An unsolicited pong is allowed.
     socket.send(Message::Pong("unasked".into())).await.unwrap();
     for _ in 0..4 {
         assert!(matches!(next(&mut socket).await, Message::Ping(_)), "no other message comes");
@@ -56,7 +56,7 @@ async fn pings_are_frames_and_a_client_that_answers_them_stays() {
 async fn a_client_that_does_not_answer_them_is_closed_with_3012() {
     let stack = quick_pings().await;
     let (mut socket, _) = open(&stack).await;
-    // As long as nobody reads, nobody answers.
+    // A client that does not read does not answer either.
     let closed =
         || async { get(&stack, "/metrics").await.1.contains("disconnects_total{code=\"3012\"} 1\n") };
     eventually("the gateway gives the client up", closed).await;

@@ -1,4 +1,4 @@
-//! Clients that only listen: pushes without a reply around them, channels wished for when connecting.
+//! One-way clients: pushes without an enclosing reply, and channels requested in the connect request.
 
 use std::time::{Duration, SystemTime};
 
@@ -52,7 +52,7 @@ impl Listener {
         Self::Socket(Box::new(socket))
     }
 
-    /// The next push that is no ping; nothing at the end.
+    /// Returns the next push other than a ping, or `None` at the end.
     async fn next(&mut self) -> Option<Value> {
         loop {
             match self.any().await {
@@ -62,7 +62,7 @@ impl Listener {
         }
     }
 
-    /// The next push, pings included; nothing at the end.
+    /// Returns the next push, pings included, or `None` at the end.
     async fn any(&mut self) -> Option<Value> {
         match self {
             Self::Stream(stream) => stream.line().await.map(|line| serde_json::from_str(&line).unwrap()),
@@ -80,7 +80,7 @@ impl Listener {
 }
 
 #[tokio::test]
-async fn a_client_that_only_listens_is_told_who_it_is_and_what_it_gets() {
+async fn a_one_way_client_gets_its_id_and_its_subscriptions() {
     let stack = start(quick("").gateways(1)).await;
     let (publisher, _events) = connect(&stack, 0, "43").await;
     let nats = service(&stack).await;
@@ -113,7 +113,7 @@ async fn a_client_that_only_listens_is_told_who_it_is_and_what_it_gets() {
 }
 
 #[tokio::test]
-async fn a_client_that_says_where_it_was_is_brought_what_it_missed() {
+async fn a_one_way_client_with_a_position_recovers_its_backlog() {
     let kept = "[[namespace]]\nname = 'kept'\nallow_subscribe = 'authenticated'\nallow_publish = 'authenticated'\n\
                 history_size = 20\n";
     let stack = start(quick(kept).gateways(1)).await;
@@ -137,7 +137,7 @@ async fn a_client_that_says_where_it_was_is_brought_what_it_missed() {
 }
 
 #[tokio::test]
-async fn pings_come_and_no_answer_is_expected() {
+async fn a_one_way_client_is_pinged_without_an_answer() {
     let pings = quick("").gateways(1).variable("gateway", "TIDEGATE_GATEWAY__PING_INTERVAL", "1s").variable(
         "gateway",
         "TIDEGATE_GATEWAY__PONG_TIMEOUT",
@@ -153,7 +153,7 @@ async fn pings_come_and_no_answer_is_expected() {
 }
 
 #[tokio::test]
-async fn a_client_that_cannot_be_told_of_an_error_is_told_how_it_ends() {
+async fn an_error_of_a_one_way_client_is_sent_as_a_disconnect() {
     let stack = start(quick("").gateways(1)).await;
     let long_ago = SystemTime::now() - Duration::from_hours(2);
     let auth = &stack.config().auth;
@@ -180,7 +180,7 @@ async fn a_client_that_cannot_be_told_of_an_error_is_told_how_it_ends() {
 }
 
 #[tokio::test]
-async fn nobody_may_wish_for_more_channels_than_there_may_be_commands() {
+async fn a_one_way_client_may_request_as_many_channels_as_commands() {
     let stack = start(quick("[gateway.limits]\ncommands_per_message = 4").gateways(1)).await;
     let subs: serde_json::Map<String, Value> = (0..5).map(|n| (format!("chat:{n}"), json!({}))).collect();
     let request = json!({"token": token(&stack, "42"), "subs": subs}).to_string();

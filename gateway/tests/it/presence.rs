@@ -1,4 +1,4 @@
-//! Who is in a channel: the same everywhere, right after coming and leaving, and whatever dies.
+//! Presence: the same on every gateway, right after joins and leaves, and after crashes.
 
 use std::{
     collections::BTreeMap,
@@ -37,15 +37,15 @@ lease = "2s"
 "#;
 
 in_both_fanouts!(
-    who_is_in_a_channel_is_the_same_on_every_gateway,
-    a_namespace_says_who_may_ask_and_who_is_told,
+    presence_is_the_same_on_every_gateway,
+    a_namespace_decides_about_presence_and_join_and_leave_permissions,
 );
 
 fn rooms(fanout: &str) -> String {
     ROOMS.replace("[[namespace]]\n", &format!("[[namespace]]\nfanout = '{fanout}'\n"))
 }
 
-/// A raw client with an id of its own and what it has been pushed.
+/// A raw client with its id and its pushes.
 struct Member {
     raw: RawClient,
     client: String,
@@ -62,7 +62,7 @@ impl Member {
         Self { raw, client, pushes: Vec::new(), next: 2 }
     }
 
-    /// Asks, and returns the answer; pushes on the way are kept.
+    /// Sends a command and returns the reply. Pushes before the reply are kept.
     async fn ask(&mut self, verb: &str, body: serde_json::Value) -> Reply {
         let id = self.next;
         self.next += 1;
@@ -87,7 +87,7 @@ impl Member {
         assert!(self.ask("unsubscribe", serde_json::json!({"channel": channel})).await.unsubscribe.is_some());
     }
 
-    /// The users that are in a channel, by their connections.
+    /// Returns the users in a channel by connection.
     async fn presence(&mut self, channel: &str) -> BTreeMap<String, String> {
         let reply = self.ask("presence", serde_json::json!({"channel": channel})).await;
         let presence = reply.presence.clone().unwrap_or_else(|| panic!("{reply:?}")).presence;
@@ -104,7 +104,7 @@ impl Member {
         self.ask(verb, serde_json::json!({"channel": channel})).await.error.unwrap().code
     }
 
-    /// The next push: who came, or who left.
+    /// Returns the next join or leave.
     async fn change(&mut self) -> (&'static str, String) {
         let push = if self.pushes.is_empty() {
             self.raw.reply().await.unwrap().push.unwrap()
@@ -123,7 +123,7 @@ fn read(push: Push) -> (&'static str, String) {
     }
 }
 
-/// Many members of one channel on one gateway, each a user of its own, with their ids.
+/// Creates many members of one channel on one gateway, each a user of its own, and returns their ids.
 async fn crowd(stack: &Stack, gateway: usize, channel: &str, count: usize) -> Vec<(String, RawClient)> {
     let mut waiting = JoinSet::new();
     let mut members = Vec::new();
@@ -148,7 +148,7 @@ async fn crowd(stack: &Stack, gateway: usize, channel: &str, count: usize) -> Ve
     members
 }
 
-async fn who_is_in_a_channel_is_the_same_on_every_gateway(fanout: &str) {
+async fn presence_is_the_same_on_every_gateway(fanout: &str) {
     let stack = start(quick(&rooms(fanout)).gateways(2)).await;
     let mut anna = Member::connect(&stack, 0, "anna").await;
     let mut bert = Member::connect(&stack, 1, "bert").await;
@@ -183,7 +183,7 @@ async fn who_is_in_a_channel_is_the_same_on_every_gateway(fanout: &str) {
     nothing_panicked(&stack);
 }
 
-async fn a_namespace_says_who_may_ask_and_who_is_told(fanout: &str) {
+async fn a_namespace_decides_about_presence_and_join_and_leave_permissions(fanout: &str) {
     let stack = start(quick(&rooms(fanout)).gateways(1)).await;
     let mut member = Member::connect(&stack, 0, "42").await;
     for verb in ["presence", "presence_stats"] {
@@ -207,7 +207,7 @@ async fn a_namespace_says_who_may_ask_and_who_is_told(fanout: &str) {
 }
 
 #[tokio::test]
-async fn a_burst_of_subscribes_and_unsubscribes_leaves_nobody_behind() {
+async fn a_burst_of_subscribes_and_unsubscribes_leaves_no_members_behind() {
     let stack = start(quick(ROOMS).gateways(1)).await;
     let mut member = Member::connect(&stack, 0, "42").await;
     let mut watcher = Member::connect(&stack, 0, "43").await;
@@ -268,7 +268,7 @@ async fn the_members_of_a_gateway_that_is_killed_leave_once_each() {
                 }
             }
             let told = killed.elapsed();
-            // Behind everything that was told before: nobody leaves twice.
+            // A marker behind all earlier pushes: no member leaves twice.
             watcher.unsubscribe("room:1").await;
             for push in watcher.pushes.drain(..) {
                 let (what, client) = read(push);
@@ -310,7 +310,7 @@ async fn a_gateway_that_was_paused_for_too_long_announces_its_members_again() {
 }
 
 #[tokio::test]
-async fn presence_is_right_again_after_the_broker_was_away_for_longer_than_a_lease() {
+async fn presence_is_repaired_after_a_broker_outage_longer_than_a_lease() {
     let stack = start(quick(ROOMS).gateways(2)).await;
     let mut watcher = Member::connect(&stack, 0, "w").await;
     watcher.subscribe("room:1").await;
@@ -320,7 +320,7 @@ async fn presence_is_right_again_after_the_broker_was_away_for_longer_than_a_lea
         assert_eq!(watcher.change().await.0, "join");
     }
     stack.hold("nats").await.unwrap();
-    // They go while nobody can be told.
+    // The members leave while the broker is away.
     members.truncate(20);
     let away = Instant::now();
     eventually("the gateway is not ready", || async { get(&stack, "/readyz").await.0 == 503 }).await;
@@ -342,7 +342,7 @@ async fn presence_is_right_again_after_the_broker_was_away_for_longer_than_a_lea
     }
     let stayed: Vec<&String> = members.iter().map(|(client, _)| client).collect();
     for push in watcher.pushes.drain(..) {
-        // A broker that is killed loses what it had not written yet: those are stored, and told, once more.
+        // A killed broker loses what it had not written yet: those members are stored and announced once more.
         let (what, client) = read(push);
         assert_eq!(what == "join", stayed.contains(&&client), "{what} of {client}");
     }
@@ -354,7 +354,7 @@ async fn presence_is_right_again_after_the_broker_was_away_for_longer_than_a_lea
 }
 
 #[tokio::test]
-async fn the_members_of_a_gateway_that_is_asked_to_stop_leave_before_it() {
+async fn the_members_of_a_draining_gateway_leave_before_it_ends() {
     let stack = start(quick(&ROOMS.replace("2s", "60s")).gateways(2)).await;
     let mut watcher = Member::connect(&stack, 0, "w").await;
     watcher.subscribe("room:1").await;
@@ -368,7 +368,7 @@ async fn the_members_of_a_gateway_that_is_asked_to_stop_leave_before_it() {
 }
 
 #[tokio::test]
-async fn what_killed_gateways_have_left_is_removed_by_the_next_one() {
+async fn members_of_killed_gateways_are_removed_by_the_next_gateway() {
     let stack = start(quick(ROOMS).gateways(1)).await;
     let members = crowd(&stack, 0, "room:1", 20).await;
     let jetstream = async_nats::jetstream::new(setup(&stack).await);
@@ -389,7 +389,7 @@ async fn what_killed_gateways_have_left_is_removed_by_the_next_one() {
 }
 
 #[tokio::test]
-async fn channels_that_the_server_chooses_have_members_too() {
+async fn server_side_subscriptions_have_members_too() {
     let chosen = r#"
 [[namespace]]
 name = "user"

@@ -1,94 +1,24 @@
-//! Channels with history: nobody misses anything, or is told so.
+//! Channels with history: clients miss no publication, or learn that they did.
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use tidegate_cli::{
-    client::{CallError, Client, Event, Events},
-    stack::Stack,
-};
-use tidegate_shared::protocol::{
-    Command, Encoding, HistoryRequest, HistoryResult, StreamPosition, SubscribeRequest, SubscribeResult,
-};
+use tidegate_shared::protocol::{Encoding, HistoryRequest, HistoryResult, StreamPosition};
 
 use crate::support::{
-    connect, connect_as, event, eventually, get, in_both_fanouts, quick, service, setup, start,
+    connect, connect_as, eventually, fresh, get, history, in_both_fanouts, kept, kept_by, kept_toml, next,
+    quick, resume, service, setup, start, texts,
 };
 
-pub(crate) const KEPT: &str = r#"
-[[namespace]]
-name = "kept"
-allow_subscribe = "authenticated"
-allow_publish = "authenticated"
-allow_history = "authenticated"
-history_size = 20
-"#;
-
 in_both_fanouts!(
-    a_client_that_comes_back_on_another_gateway_gets_what_it_missed,
-    from_the_very_beginning_works_while_nothing_was_trimmed,
-    what_is_published_while_clients_subscribe_is_neither_missed_nor_brought_twice,
-    what_was_published_while_the_broker_was_away_from_a_gateway_is_filled_in,
-    many_clients_that_come_back_to_a_channel_share_a_read,
+    a_client_recovers_its_backlog_on_another_gateway,
+    recovery_from_offset_zero_works_until_history_is_trimmed,
+    publications_during_a_subscribe_are_delivered_exactly_once,
+    publications_during_a_gateways_broker_outage_are_filled_in,
+    clients_that_recover_one_channel_share_a_history_read,
 );
 
-pub(crate) async fn kept(gateways: usize) -> Stack {
-    kept_by("channel", gateways).await
-}
-
-pub(crate) async fn kept_by(fanout: &str, gateways: usize) -> Stack {
-    start(quick(&kept_toml(fanout)).gateways(gateways)).await
-}
-
-pub(crate) fn kept_toml(fanout: &str) -> String {
-    format!("{KEPT}fanout = '{fanout}'\n")
-}
-
-pub(crate) async fn subscribe(
-    client: &Client,
-    request: SubscribeRequest,
-) -> Result<SubscribeResult, CallError> {
-    let reply = client.call(Command { subscribe: Some(request), ..Command::default() }).await?;
-    Ok(reply.subscribe.unwrap())
-}
-
-pub(crate) async fn fresh(client: &Client, channel: &str) -> SubscribeResult {
-    subscribe(client, SubscribeRequest { channel: channel.to_owned(), ..SubscribeRequest::default() })
-        .await
-        .unwrap()
-}
-
-pub(crate) async fn resume(client: &Client, channel: &str, offset: u64, epoch: &str) -> SubscribeResult {
-    let (channel, epoch) = (channel.to_owned(), epoch.to_owned());
-    subscribe(
-        client,
-        SubscribeRequest { channel, recover: true, offset, epoch, ..SubscribeRequest::default() },
-    )
-    .await
-    .unwrap()
-}
-
-pub(crate) fn texts(result: &SubscribeResult) -> Vec<String> {
-    result.publications.iter().map(|p| String::from_utf8_lossy(&p.data).into_owned()).collect()
-}
-
-/// The next publication: its data and offset.
-pub(crate) async fn next(events: &mut Events) -> (String, u64) {
-    event(events, |event| match event {
-        Event::Publication { data, offset, .. } => {
-            Some((String::from_utf8_lossy(&data).into_owned(), offset))
-        }
-        _ => None,
-    })
-    .await
-}
-
-pub(crate) async fn history(client: &Client, ask: HistoryRequest) -> Result<HistoryResult, CallError> {
-    let reply = client.call(Command { history: Some(ask), ..Command::default() }).await?;
-    Ok(reply.history.unwrap())
-}
-
-async fn a_client_that_comes_back_on_another_gateway_gets_what_it_missed(fanout: &str) {
+async fn a_client_recovers_its_backlog_on_another_gateway(fanout: &str) {
     let stack = kept_by(fanout, 2).await;
     for encoding in [Encoding::Json, Encoding::Protobuf] {
         let channel = format!("kept:{encoding:?}");
@@ -109,7 +39,7 @@ async fn a_client_that_comes_back_on_another_gateway_gets_what_it_missed(fanout:
         assert!(result.recovered && result.was_recovering && result.offset == offset, "{result:?}");
         assert!(result.publications.is_sorted_by_key(|p| p.offset));
         publisher.publish(&channel, "6").await.unwrap();
-        // The other gateway may have heard of the last ones a moment after the stream.
+        // The other gateway may receive the last publications a moment after the stream.
         let mut missed = texts(&result);
         while missed.len() < 5 {
             missed.push(next(&mut events).await.0);
@@ -118,7 +48,7 @@ async fn a_client_that_comes_back_on_another_gateway_gets_what_it_missed(fanout:
     }
 }
 
-async fn from_the_very_beginning_works_while_nothing_was_trimmed(fanout: &str) {
+async fn recovery_from_offset_zero_works_until_history_is_trimmed(fanout: &str) {
     let stack = kept_by(fanout, 1).await;
     let (client, _events) = connect(&stack, 0, "42").await;
     for n in 0..5 {
@@ -129,12 +59,13 @@ async fn from_the_very_beginning_works_while_nothing_was_trimmed(fanout: &str) {
     assert_eq!(texts(&result), ["0", "1", "2", "3", "4"]);
 }
 
-async fn what_is_published_while_clients_subscribe_is_neither_missed_nor_brought_twice(fanout: &str) {
+async fn publications_during_a_subscribe_are_delivered_exactly_once(fanout: &str) {
     const COUNT: usize = 300;
-    let stack = start(quick(&kept_toml(fanout).replace("20", "1000")).gateways(2)).await;
+    let stack = start(quick(&kept_toml(1000, &format!("fanout = '{fanout}'"))).gateways(2)).await;
     let nats = async_nats::jetstream::new(service(&stack).await);
     let (witness, _events) = connect(&stack, 0, "witness").await;
-    // Nobody has the channel: the first to come subscribes to it and reads its stream while publications go on.
+    // No client has the channel yet: the first subscriber starts the NATS subscription and the read of the stream during
+    // publishing.
     for channel in ["kept:a", "kept:b", "kept:c"] {
         let begin =
             history(&witness, HistoryRequest { channel: channel.to_owned(), ..Default::default() }).await;
@@ -170,7 +101,7 @@ async fn what_is_published_while_clients_subscribe_is_neither_missed_nor_brought
 }
 
 #[tokio::test]
-async fn what_is_published_between_two_recoveries_comes_with_the_second() {
+async fn publications_between_two_recoveries_arrive_with_the_second() {
     let stack = kept(2).await;
     let (publisher, _e) = connect(&stack, 0, "publisher").await;
     let (client, _events) = connect(&stack, 0, "42").await;
@@ -185,14 +116,14 @@ async fn what_is_published_between_two_recoveries_comes_with_the_second() {
         assert!(result.recovered, "{result:?}");
         heard.extend(texts(&result));
         offset = result.publications.last().unwrap().offset;
-        // Gone without having heard anything live.
+        // This client leaves without having received a live publication.
         client.close().await;
     }
     assert_eq!(heard, (0..12).map(|n| n.to_string()).collect::<Vec<_>>());
 }
 
 #[tokio::test]
-async fn what_a_service_repeats_under_one_id_comes_once_live_and_recovered() {
+async fn a_publication_repeated_under_one_id_is_delivered_once_live_and_recovered() {
     let stack = kept(2).await;
     let nats = async_nats::jetstream::new(service(&stack).await);
     let (client, mut events) = connect(&stack, 0, "42").await;
@@ -216,7 +147,7 @@ async fn what_a_service_repeats_under_one_id_comes_once_live_and_recovered() {
 }
 
 #[tokio::test]
-async fn a_personal_channel_is_resumed_with_the_connection() {
+async fn a_personal_channel_is_recovered_with_the_connection() {
     let stack = kept(2).await;
     let nats = async_nats::jetstream::new(service(&stack).await);
     let publish = |text: &'static str| {
@@ -236,7 +167,7 @@ async fn a_personal_channel_is_resumed_with_the_connection() {
     let token = crate::support::token(&stack, "42");
     let subs = serde_json::json!({"#42": {"recover": true, "offset": offset, "epoch": sub.epoch}});
     let connect = serde_json::json!({"id": 1, "connect": {"token": token, "subs": subs}});
-    // What follows in the same frame waits for the connection.
+    // Further commands in the same frame wait for the connect command.
     let frame = format!("{connect}\n{}", serde_json::json!({"id": 2, "subscribe": {"channel": "chat:x"}}));
     back.send_text(&frame).await.unwrap();
     let reply = back.reply().await.unwrap();
@@ -248,7 +179,7 @@ async fn a_personal_channel_is_resumed_with_the_connection() {
 }
 
 #[tokio::test]
-async fn an_answer_that_comes_while_its_user_is_away_is_there_when_the_user_is_back() {
+async fn a_later_answer_is_recovered_by_a_user_that_was_disconnected() {
     let stack = start(quick("").gateways(2).workers(1)).await;
     let (client, mut events) = connect(&stack, 0, "42").await;
     client.rpc("later.echo", "\"first\"").await.unwrap();
@@ -272,14 +203,14 @@ async fn an_answer_that_comes_while_its_user_is_away_is_there_when_the_user_is_b
     back.send_text(&connect.to_string()).await.unwrap();
     let result = back.reply().await.unwrap().connect.unwrap().subs.first().unwrap().result.clone().unwrap();
     assert!(result.recovered, "{result:?}");
-    // The gateway may have heard of it a moment after the stream.
+    // The gateway may receive it a moment after the stream.
     match texts(&result).first() {
         Some(missed) => assert_eq!(missed, "\"second\""),
         None => assert_eq!(back.reply().await.unwrap().push.unwrap().publication.unwrap().data, "\"second\""),
     }
 }
 
-async fn what_was_published_while_the_broker_was_away_from_a_gateway_is_filled_in(fanout: &str) {
+async fn publications_during_a_gateways_broker_outage_are_filled_in(fanout: &str) {
     let stack = kept_by(fanout, 2).await;
     let (client, mut events) = connect(&stack, 0, "42").await;
     fresh(&client, "kept:a").await;
@@ -289,7 +220,7 @@ async fn what_was_published_while_the_broker_was_away_from_a_gateway_is_filled_i
     stack.hold("nats").await.unwrap();
     stack.start_process("nats").await.unwrap();
     let mut sent = 0;
-    // The other gateway may be back first: what it publishes meanwhile the first one misses live.
+    // The other gateway may reconnect first: the first gateway misses its publications live.
     while sent < 10 {
         if publisher.publish("kept:a", (sent + 1).to_string()).await.is_ok() {
             sent += 1;
@@ -303,7 +234,7 @@ async fn what_was_published_while_the_broker_was_away_from_a_gateway_is_filled_i
 }
 
 #[tokio::test]
-async fn past_publications_can_be_read_from_either_end() {
+async fn history_can_be_read_from_either_end() {
     let stack = kept(1).await;
     let (client, _events) = connect(&stack, 0, "42").await;
     for n in 0..30 {
@@ -342,7 +273,7 @@ async fn past_publications_can_be_read_from_either_end() {
     );
 }
 
-async fn many_clients_that_come_back_to_a_channel_share_a_read(fanout: &str) {
+async fn clients_that_recover_one_channel_share_a_history_read(fanout: &str) {
     let stack = kept_by(fanout, 2).await;
     let (publisher, _e) = connect(&stack, 1, "publisher").await;
     let start = fresh(&publisher, "kept:a").await;

@@ -1,4 +1,4 @@
-//! Requests: stored, worked on, answered; and what their callers learn when that takes long.
+//! Requests: stored, handled and answered, and the replies to callers when that takes long.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn a_request_is_stored_worked_on_and_answered() {
+async fn a_request_is_stored_handled_and_answered() {
     let stack = start(quick("").gateways(1).workers(1)).await;
     for encoding in [Encoding::Json, Encoding::Protobuf] {
         let (client, _events) = connect_as(&stack, 0, "42", encoding).await;
@@ -62,7 +62,7 @@ async fn a_later_request_gets_a_receipt_and_its_answer_on_the_personal_channel()
 }
 
 #[tokio::test]
-async fn a_request_nobody_works_on_is_accepted_and_its_late_answer_finds_the_user() {
+async fn a_request_without_a_worker_is_accepted_and_answered_late() {
     let stack = start(quick("").gateways(1).workers(1)).await;
     stack.stop("worker-1").await.unwrap();
     let (client, mut events) = connect(&stack, 0, "42").await;
@@ -79,7 +79,7 @@ async fn a_request_nobody_works_on_is_accepted_and_its_late_answer_finds_the_use
 }
 
 #[tokio::test]
-async fn a_stopped_worker_costs_nobody_a_request() {
+async fn a_stopped_worker_loses_no_request() {
     let stack = start(quick("").gateways(1).workers(1)).await;
     stack.stop("worker-1").await.unwrap();
     let (client, mut events) = connect(&stack, 0, "42").await;
@@ -105,7 +105,7 @@ async fn a_stopped_worker_costs_nobody_a_request() {
 }
 
 #[tokio::test]
-async fn what_is_sent_is_stored_and_worked_on_though_nobody_waits() {
+async fn a_send_is_stored_and_handled_without_a_reply() {
     let stack = start(quick("").gateways(1).workers(1)).await;
     let (client, mut events) = connect(&stack, 0, "42").await;
     let jetstream = async_nats::jetstream::new(setup(&stack).await);
@@ -120,7 +120,7 @@ async fn what_is_sent_is_stored_and_worked_on_though_nobody_waits() {
 }
 
 #[tokio::test]
-async fn a_full_stream_refuses_and_says_so() {
+async fn a_full_stream_refuses_requests_with_error_1000() {
     let stack = start(quick("[streams]\nin_max_bytes = '16 KiB'").gateways(1)).await;
     let (client, _events) = connect(&stack, 0, "42").await;
     let body = format!("\"{}\"", "x".repeat(4000));

@@ -1,4 +1,4 @@
-//! Subscriptions that clients never ask for: they are told of them when they connect, and resume them when they come back.
+//! Server-side subscriptions: announced in the connect reply, and recovered on reconnect.
 
 use serde_json::json;
 use tidegate_cli::{
@@ -35,7 +35,7 @@ fn token(stack: &Stack, channels: &[&str]) -> String {
     Signer::hmac(stack.config().auth.hmac_secret.expose()).token(&json!({"alg": "HS256"}), &claims)
 }
 
-/// Connects to a gateway and returns what the connection begins with.
+/// Connects to a gateway and returns the client and its connect reply.
 async fn begin(
     stack: &Stack,
     gateway: usize,
@@ -62,7 +62,7 @@ async fn heard(client: &mut RawClient) -> (String, String, u64) {
 }
 
 #[tokio::test]
-async fn a_client_hears_the_channels_its_token_and_its_namespaces_name() {
+async fn a_client_receives_the_channels_of_its_token_and_of_the_namespaces() {
     let stack = start(quick(NAMESPACES).gateways(1)).await;
     let (mut client, reply) = begin(&stack, 0, &["kept:a"], json!({})).await;
     let names: Vec<_> = reply.connect.unwrap().subs.into_iter().map(|sub| sub.channel).collect();
@@ -80,7 +80,7 @@ async fn a_client_hears_the_channels_its_token_and_its_namespaces_name() {
 }
 
 #[tokio::test]
-async fn a_client_resumes_on_another_gateway_what_it_never_asked_for() {
+async fn server_side_subscriptions_are_recovered_on_another_gateway() {
     let stack = start(quick(NAMESPACES).gateways(2)).await;
     let nats = service(&stack).await;
     let (mut client, reply) = begin(&stack, 0, &["kept:a"], json!({})).await;
@@ -113,7 +113,7 @@ async fn a_client_resumes_on_another_gateway_what_it_never_asked_for() {
 }
 
 #[tokio::test]
-async fn a_token_that_names_a_channel_of_no_namespace_does_not_connect() {
+async fn a_token_with_a_channel_of_an_undeclared_namespace_does_not_connect() {
     let stack = start(quick(NAMESPACES).gateways(1)).await;
     let (_client, reply) = begin(&stack, 0, &["nowhere:a"], json!({})).await;
     assert_eq!(reply.error.unwrap().code, 102);

@@ -1,4 +1,4 @@
-//! Keys made for one test, and tokens signed with them: any header, any claims.
+//! Keys for one test and tokens signed with them, with any header and any claims.
 
 use aws_lc_rs::{
     encoding::AsDer,
@@ -10,7 +10,7 @@ use aws_lc_rs::{
 use data_encoding::{BASE64, BASE64URL_NOPAD};
 use serde_json::{Value, json};
 
-/// Somebody who signs tokens.
+/// A signing key.
 pub(crate) enum Signer {
     Hmac(Vec<u8>),
     Rsa(Box<RsaKeyPair>),
@@ -40,7 +40,8 @@ impl Signer {
         Self::Ed(Ed25519KeyPair::generate().unwrap())
     }
 
-    /// A token under this header, whatever it says: its `alg` only chooses the digest where the key leaves a choice.
+    /// Returns a token with this header. The signature follows the key; the header's `alg` only chooses the digest where the key
+    /// leaves a choice.
     pub(crate) fn token(&self, header: &Value, claims: &Value) -> String {
         let part = |value: &Value| BASE64URL_NOPAD.encode(value.to_string().as_bytes());
         let message = format!("{}.{}", part(header), part(claims));
@@ -76,7 +77,7 @@ impl Signer {
         }
     }
 
-    /// The public key as a configuration has it.
+    /// Returns the public key in the form of the configuration.
     pub(crate) fn pem(&self) -> String {
         let der = match self {
             Self::Hmac(_) => panic!("a secret has no public key"),
@@ -87,7 +88,7 @@ impl Signer {
         format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", BASE64.encode(&der))
     }
 
-    /// The public key as a key set has it.
+    /// Returns the public key in the form of a key set.
     pub(crate) fn jwk(&self, kid: &str) -> Value {
         let text = |bytes: &[u8]| BASE64URL_NOPAD.encode(bytes);
         let curve = |name: &str, point: &[u8]| {

@@ -1,4 +1,4 @@
-//! Starting: what the program says when it cannot, and what it does while it waits.
+//! Starting the program: its messages when it cannot start, and its behaviour while it waits for the broker.
 
 use std::{
     process::{Command, Output, Stdio},
@@ -25,7 +25,7 @@ fn run(toml: &str, variables: &[(&str, &str)]) -> Output {
 }
 
 #[test]
-fn a_configuration_that_cannot_be_used_is_explained_and_ends_with_64() {
+fn an_invalid_configuration_is_explained_and_ends_with_64() {
     for (toml, expected) in [
         ("[gateway]\nlistn = '127.0.0.1:1'", "listen"),
         ("[gateway]\nanswer_timeout = 4", "gateway.answer_timeout"),
@@ -45,7 +45,7 @@ fn a_configuration_that_cannot_be_used_is_explained_and_ends_with_64() {
 }
 
 #[test]
-fn a_public_key_that_is_none_is_named() {
+fn an_invalid_public_key_is_named() {
     let toml = "[[issuer]]\nname = 'ids'\nissuer = 'i'\nalgorithms = ['RS256']\npublic_key = 'none'";
     let free = [("TIDEGATE_GATEWAY__LISTEN", "127.0.0.1:0"), ("TIDEGATE_GATEWAY__INTERNAL", "127.0.0.1:0")];
     let output = run(toml, &free);
@@ -65,7 +65,7 @@ fn a_busy_port_is_named() {
 }
 
 #[tokio::test]
-async fn a_gateway_without_streams_says_what_to_do() {
+async fn a_gateway_without_streams_names_the_way_out() {
     let stack = Stack::builder().start().await.unwrap();
     let url = stack.nats_url().to_owned();
     let variables = [
@@ -73,7 +73,7 @@ async fn a_gateway_without_streams_says_what_to_do() {
         ("TIDEGATE_GATEWAY__LISTEN", "127.0.0.1:0"),
         ("TIDEGATE_GATEWAY__INTERNAL", "127.0.0.1:0"),
     ];
-    // A namespace the stack does not have.
+    // A namespace that the stack does not have.
     let output = run("[[namespace]]\nname = 'extra'", &variables);
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{text}");
@@ -116,7 +116,7 @@ fn a_broker_that_is_too_old_is_refused_with_the_version_that_is_needed() {
     old.join().unwrap();
 }
 
-/// As much of a broker as a client needs to learn its version.
+/// Speaks enough of the NATS protocol that a client learns the version.
 fn serve_as_version(listener: &std::net::TcpListener, version: &str) {
     use std::io::{BufRead, BufReader, Write};
     let (stream, _) = listener.accept().unwrap();

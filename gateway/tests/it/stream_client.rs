@@ -1,4 +1,4 @@
-//! A client of responses without end, over a bare socket: nothing between the test and the bytes.
+//! A client of streaming HTTP responses over a bare socket, so that tests see the exact bytes.
 
 use std::{collections::VecDeque, net::SocketAddr};
 
@@ -14,20 +14,20 @@ use tokio::{
 
 use crate::support::{PATIENCE, http, token};
 
-/// An open response.
+/// An open streaming response.
 pub(crate) struct StreamClient {
     socket: BufReader<TcpStream>,
     pub(crate) status: u16,
     pub(crate) head: String,
-    /// The body so far, as far as it has not been taken.
+    /// The received part of the body that is not consumed yet.
     pub(crate) body: Vec<u8>,
-    /// What the newest event is called.
+    /// The id of the newest event.
     pub(crate) last_event_id: Option<String>,
     replies: VecDeque<Reply>,
 }
 
 impl StreamClient {
-    /// Sends a request and reads the head of its answer.
+    /// Sends a request and reads the head of the response.
     pub(crate) async fn open(address: SocketAddr, request: &[u8]) -> Self {
         let mut socket = BufReader::new(TcpStream::connect(address).await.unwrap());
         socket.write_all(request).await.unwrap();
@@ -49,7 +49,7 @@ impl StreamClient {
         Self::open(address, format!("GET {target} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await
     }
 
-    /// Reads one more chunk; false at the end.
+    /// Reads one more chunk. Returns false at the end.
     pub(crate) async fn chunk(&mut self) -> bool {
         let mut size = String::new();
         timeout(PATIENCE, self.socket.read_line(&mut size)).await.expect("a chunk").unwrap();
@@ -60,7 +60,7 @@ impl StreamClient {
         size > 0
     }
 
-    /// The next line that is not empty, without what marks it as an event's data; nothing at the end.
+    /// Returns the next line that is not empty, without an event's `data:` prefix, or `None` at the end.
     pub(crate) async fn line(&mut self) -> Option<String> {
         loop {
             while let Some(end) = self.body.iter().position(|byte| *byte == b'\n') {
@@ -79,7 +79,7 @@ impl StreamClient {
         }
     }
 
-    /// The next message that is no ping; nothing at the end.
+    /// Returns the next message other than a ping, or `None` at the end.
     pub(crate) async fn message(&mut self) -> Option<Value> {
         loop {
             let line = self.line().await?;
@@ -89,7 +89,7 @@ impl StreamClient {
         }
     }
 
-    /// The next protobuf reply.
+    /// Returns the next protobuf reply.
     pub(crate) async fn reply(&mut self) -> Reply {
         while self.replies.is_empty() {
             assert!(self.chunk().await, "the stream goes on");
@@ -98,7 +98,7 @@ impl StreamClient {
         self.replies.pop_front().unwrap()
     }
 
-    /// Reads to the end and returns how the server says it ended: the last message.
+    /// Reads to the end and returns the last message, which contains the reason.
     pub(crate) async fn end(&mut self) -> Value {
         let mut last = Value::Null;
         while let Some(message) = self.message().await {
@@ -108,7 +108,7 @@ impl StreamClient {
     }
 }
 
-/// A POST as bytes.
+/// Returns the bytes of a POST.
 pub(crate) fn post(path: &str, content_type: &str, body: &[u8]) -> Vec<u8> {
     let head = format!(
         "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: {content_type}\r\ncontent-length: {}\r\n\r\n",
@@ -117,17 +117,17 @@ pub(crate) fn post(path: &str, content_type: &str, body: &[u8]) -> Vec<u8> {
     [head.as_bytes(), body].concat()
 }
 
-/// The connect command of a user.
+/// Returns the connect command of a user.
 pub(crate) fn connect_command(stack: &Stack, user: &str) -> String {
     json!({"id": 1, "connect": {"token": token(stack, user)}}).to_string()
 }
 
-/// A message as it stands in a query.
+/// Encodes a message for a query string.
 pub(crate) fn query(message: &str) -> String {
     message.bytes().flat_map(|byte| format!("%{byte:02X}").into_bytes()).map(char::from).collect()
 }
 
-/// A connected two-way client: a stream for what it is told, and where its commands belong.
+/// A connected two-way client: a stream for replies and pushes, and the session for its commands.
 pub(crate) struct Emulated {
     pub(crate) stream: StreamClient,
     pub(crate) node: String,
@@ -135,7 +135,7 @@ pub(crate) struct Emulated {
 }
 
 impl Emulated {
-    /// What the stream says first makes the client.
+    /// Creates the client from the first message of the stream.
     pub(crate) async fn of(mut stream: StreamClient) -> Self {
         assert_eq!(stream.status, 200, "{}", stream.head);
         let reply = stream.message().await.unwrap();
@@ -144,20 +144,20 @@ impl Emulated {
         Self { node: field("node"), session: field("session"), stream }
     }
 
-    /// Connected by POST.
+    /// Connects by POST.
     pub(crate) async fn connect(stack: &Stack, user: &str) -> Self {
         let address = stack.gateways()[0].public;
         let connect = connect_command(stack, user);
         Self::of(StreamClient::post(address, "/connection/http_stream", &connect).await).await
     }
 
-    /// Posts commands to a gateway, this client's or another.
+    /// Posts commands to a gateway, which may be another than the client's.
     pub(crate) async fn say(&self, gateway: SocketAddr, commands: &str) -> u16 {
         emulate(gateway, &self.node, &self.session, commands).await.0
     }
 }
 
-/// Posts commands for a session: status and body.
+/// Posts commands for a session. Returns status and body.
 pub(crate) async fn emulate(gateway: SocketAddr, node: &str, session: &str, commands: &str) -> (u16, String) {
     let data = Bytes::copy_from_slice(commands.as_bytes());
     let request = EmulationRequest { node: node.to_owned(), session: session.to_owned(), data };
@@ -165,7 +165,7 @@ pub(crate) async fn emulate(gateway: SocketAddr, node: &str, session: &str, comm
     once(gateway, "/emulation", "application/json", &body).await
 }
 
-/// Posts a body and reads the whole answer: status and body.
+/// Posts a body and reads the whole response. Returns status and body.
 pub(crate) async fn once(gateway: SocketAddr, path: &str, content_type: &str, body: &[u8]) -> (u16, String) {
     let request = post(path, &format!("{content_type}\r\nconnection: close"), body);
     http(gateway, &String::from_utf8(request).unwrap()).await

@@ -1,21 +1,23 @@
-//! What the tests share: a stack, tokens, and waiting for a condition with a deadline.
+//! Shared by the tests: stacks and their configuration, tokens, clients, and waiting for a condition with a deadline.
 
 use std::{
     future::Future,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use tidegate_cli::{
-    client::{Client, Event, Events, Options, raw::RawClient},
+    client::{CallError, Client, Event, Events, Options, raw::RawClient},
     stack::{Builder, Stack},
     token::connection_token,
 };
-use tidegate_shared::protocol::Encoding;
+use tidegate_shared::protocol::{
+    Command, Encoding, HistoryRequest, HistoryResult, SubscribeRequest, SubscribeResult,
+};
 
-/// How long anything may take before the test has failed.
+/// The deadline of every wait. A test fails after it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Routes and namespaces most tests need.
+/// The routes and the namespace that most tests use.
 pub(crate) const TOML: &str = r#"
 [[namespace]]
 name = "chat"
@@ -43,7 +45,7 @@ match = "send"
 handler = "echo"
 "#;
 
-/// A stack whose gateways give up waiting for an answer after a second.
+/// A stack whose gateways wait one second for an answer.
 pub(crate) fn quick(toml: &str) -> Builder {
     let quick = "[gateway]\nanswer_timeout = '1s'\n[gateway.drain]\nsettle = '2s'\nwindow = '200ms'\n";
     Stack::builder().config(&format!("{quick}\n{toml}\n{TOML}"))
@@ -88,7 +90,7 @@ pub(crate) async fn raw_connected(stack: &Stack) -> RawClient {
     client
 }
 
-/// Waits until `check` holds, looking often.
+/// Waits until `check` holds. Checks every 20 ms.
 pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut check: impl FnMut() -> F) {
     let start = Instant::now();
     while !check().await {
@@ -97,7 +99,7 @@ pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut check: 
     }
 }
 
-/// Returns the next event that `pick` wants.
+/// Returns the next event for which `pick` returns a value.
 pub(crate) async fn event<T>(events: &mut Events, mut pick: impl FnMut(Event) -> Option<T>) -> T {
     tokio::time::timeout(PATIENCE, async {
         loop {
@@ -111,7 +113,7 @@ pub(crate) async fn event<T>(events: &mut Events, mut pick: impl FnMut(Event) ->
     .expect("the event comes")
 }
 
-/// Returns the next publication's data, as text.
+/// Returns the data of the next publication in this channel, as text.
 pub(crate) async fn publication(events: &mut Events, wanted: &str) -> String {
     event(events, |event| match event {
         Event::Publication { channel, data, .. } if channel == wanted => {
@@ -122,12 +124,83 @@ pub(crate) async fn publication(events: &mut Events, wanted: &str) -> String {
     .await
 }
 
-/// A NATS client as the service user, with nothing of ours in between.
+/// The namespace `kept` as TOML: users subscribe, publish and read; each channel keeps `history` publications. `more` has
+/// further keys, one a line.
+pub(crate) fn kept_toml(history: u32, more: &str) -> String {
+    format!(
+        "\n[[namespace]]\nname = 'kept'\nallow_subscribe = 'authenticated'\nallow_publish = 'authenticated'\n\
+         allow_history = 'authenticated'\nhistory_size = {history}\n{more}\n"
+    )
+}
+
+/// A stack with the namespace `kept`, whose channels keep 20 publications.
+pub(crate) async fn kept(gateways: usize) -> Stack {
+    kept_by("channel", gateways).await
+}
+
+/// As [`kept`], with the given `fanout` of the namespace.
+pub(crate) async fn kept_by(fanout: &str, gateways: usize) -> Stack {
+    start(quick(&kept_toml(20, &format!("fanout = '{fanout}'"))).gateways(gateways)).await
+}
+
+pub(crate) async fn subscribe(
+    client: &Client,
+    request: SubscribeRequest,
+) -> Result<SubscribeResult, CallError> {
+    let reply = client.call(Command { subscribe: Some(request), ..Command::default() }).await?;
+    Ok(reply.subscribe.unwrap())
+}
+
+/// Subscribes without a position.
+pub(crate) async fn fresh(client: &Client, channel: &str) -> SubscribeResult {
+    subscribe(client, SubscribeRequest { channel: channel.to_owned(), ..SubscribeRequest::default() })
+        .await
+        .unwrap()
+}
+
+/// Subscribes and asks to recover from a position.
+pub(crate) async fn resume(client: &Client, channel: &str, offset: u64, epoch: &str) -> SubscribeResult {
+    let (channel, epoch) = (channel.to_owned(), epoch.to_owned());
+    subscribe(
+        client,
+        SubscribeRequest { channel, recover: true, offset, epoch, ..SubscribeRequest::default() },
+    )
+    .await
+    .unwrap()
+}
+
+/// Returns the payloads of the recovered publications, as text.
+pub(crate) fn texts(result: &SubscribeResult) -> Vec<String> {
+    result.publications.iter().map(|p| String::from_utf8_lossy(&p.data).into_owned()).collect()
+}
+
+/// Returns the data and the offset of the next publication in any channel.
+pub(crate) async fn next(events: &mut Events) -> (String, u64) {
+    event(events, |event| match event {
+        Event::Publication { data, offset, .. } => {
+            Some((String::from_utf8_lossy(&data).into_owned(), offset))
+        }
+        _ => None,
+    })
+    .await
+}
+
+pub(crate) async fn history(client: &Client, request: HistoryRequest) -> Result<HistoryResult, CallError> {
+    let reply = client.call(Command { history: Some(request), ..Command::default() }).await?;
+    Ok(reply.history.unwrap())
+}
+
+/// Returns the time so many seconds from now, in seconds since 1970.
+pub(crate) fn in_seconds(seconds: u64) -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() + seconds
+}
+
+/// A plain NATS client with the service user.
 pub(crate) async fn service(stack: &Stack) -> async_nats::Client {
     nats(stack, &stack.config().nats.service).await
 }
 
-/// A NATS client as the user that may look at everything.
+/// A plain NATS client with the setup user, which may read everything.
 pub(crate) async fn setup(stack: &Stack) -> async_nats::Client {
     nats(stack, &stack.config().nats.setup).await
 }
@@ -140,7 +213,7 @@ async fn nats(stack: &Stack, user: &tidegate_shared::config::NatsUser) -> async_
         .unwrap()
 }
 
-/// The answer a path of a gateway's internal listener gives: status and body; status 0 while nobody listens.
+/// Requests a path of the first gateway's internal listener. Returns status and body, and status 0 if the port is closed.
 pub(crate) async fn get(stack: &Stack, path: &str) -> (u16, String) {
     if tokio::net::TcpStream::connect(stack.gateways()[0].internal).await.is_err() {
         return (0, String::new());
@@ -152,7 +225,7 @@ pub(crate) async fn get(stack: &Stack, path: &str) -> (u16, String) {
     .await
 }
 
-/// Sends bytes and returns the status and everything behind the head of what comes back.
+/// Sends a request and returns the status and the body of the response.
 pub(crate) async fn http(address: std::net::SocketAddr, request: &str) -> (u16, String) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
@@ -164,13 +237,13 @@ pub(crate) async fn http(address: std::net::SocketAddr, request: &str) -> (u16, 
     (status, answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
 }
 
-/// No process of the stack has panicked.
+/// Asserts that no process of the stack has panicked.
 pub(crate) fn nothing_panicked(stack: &Stack) {
     let log = stack.log();
     assert!(!log.contains("panicked"), "{log}");
 }
 
-/// Tests of behaviour that is the same however publications reach a gateway.
+/// Runs tests with both values of a namespace's `fanout`.
 macro_rules! in_both_fanouts {
     ($($test:ident),* $(,)?) => {
         mod by_channel { $(#[tokio::test] async fn $test() { super::$test("channel").await; })* }

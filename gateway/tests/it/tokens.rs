@@ -1,14 +1,12 @@
 //! Tokens of several issuers, and subscriptions that need one.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use serde_json::{Value, json};
 use tidegate_cli::{
     client::{CallError, Client, ConnectError, Event, Options},
     stack::Stack,
 };
 use tidegate_shared::protocol::{
-    Command, Encoding, Reply, SubRefreshRequest, SubRefreshResult, SubscribeRequest, SubscribeResult,
+    Command, Encoding, SubRefreshRequest, SubRefreshResult, SubscribeRequest, SubscribeResult,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -18,7 +16,9 @@ use tokio::{
 
 use crate::{
     signer::Signer,
-    support::{connect, connect_as, event, eventually, get, publication, quick, start, url},
+    support::{
+        self, connect, connect_as, event, eventually, get, in_seconds, publication, quick, start, url,
+    },
 };
 
 const GRACE: &str = "[auth]\nleeway = '0s'\nrefresh_grace = '1s'";
@@ -29,26 +29,21 @@ fn issuer(name: &str, algorithm: &str, key: &str) -> String {
     )
 }
 
-fn in_seconds(seconds: u64) -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() + seconds
-}
-
-/// A connection token of the issuer with this name.
+/// Returns a connection token of the issuer with this name.
 fn signed(signer: &Signer, name: &str, algorithm: &str) -> String {
     let iss = format!("https://{name}");
     let claims = json!({"iss": iss, "aud": "tide", "sub": "42", "exp": in_seconds(60)});
     signer.token(&json!({"alg": algorithm, "kid": "k"}), &claims)
 }
 
-/// A subscription token of the issuer `[auth]` describes.
+/// Returns a subscription token of the issuer that `[auth]` describes.
 fn permit(stack: &Stack, claims: &Value) -> String {
     Signer::hmac(stack.config().auth.hmac_secret.expose()).token(&json!({"alg": "HS256"}), claims)
 }
 
 async fn subscribe(client: &Client, channel: &str, token: String) -> Result<SubscribeResult, CallError> {
-    let subscribe = SubscribeRequest { channel: channel.to_owned(), token, ..SubscribeRequest::default() };
-    let reply: Reply = client.call(Command { subscribe: Some(subscribe), ..Command::default() }).await?;
-    Ok(reply.subscribe.unwrap())
+    let channel = channel.to_owned();
+    support::subscribe(client, SubscribeRequest { channel, token, ..SubscribeRequest::default() }).await
 }
 
 async fn sub_refresh(client: &Client, channel: &str, token: String) -> Result<SubRefreshResult, CallError> {
@@ -58,7 +53,7 @@ async fn sub_refresh(client: &Client, channel: &str, token: String) -> Result<Su
 }
 
 #[tokio::test]
-async fn every_kind_of_key_opens_a_connection_and_no_other_issuers() {
+async fn every_kind_of_key_opens_connections_of_its_own_issuer_only() {
     let signers = [
         ("rsa", "RS256", Signer::rsa()),
         ("ec", "ES256", Signer::es256()),
@@ -106,7 +101,7 @@ async fn key_server(keys: Vec<Value>) -> (String, JoinSet<()>) {
 }
 
 #[tokio::test]
-async fn fetched_keys_open_a_connection_and_an_unknown_one_is_a_reason_to_come_back() {
+async fn fetched_keys_open_a_connection_and_an_unknown_key_asks_for_a_retry() {
     let signer = Signer::es256();
     let (keys, _server) = key_server(vec![signer.jwk("k")]).await;
     let toml = issuer("ids", "ES256", &format!("jwks_url = '{keys}'"))
@@ -128,7 +123,7 @@ async fn fetched_keys_open_a_connection_and_an_unknown_one_is_a_reason_to_come_b
 }
 
 #[tokio::test]
-async fn a_private_channel_opens_to_its_token_only() {
+async fn a_private_channel_needs_its_subscription_token() {
     let stack = start(quick("").gateways(1)).await;
     for encoding in [Encoding::Json, Encoding::Protobuf] {
         let (client, mut events) = connect_as(&stack, 0, "42", encoding).await;
@@ -161,7 +156,7 @@ async fn a_subscription_ends_with_its_token_unless_a_fresh_one_comes() {
         let result = subscribe(client, "chat:$vip", token(user, 3)).await.unwrap();
         assert!(result.expires && (1..=3).contains(&result.ttl), "{result:?}");
     }
-    // As SDKs do that leave the channel out.
+    // The command leaves the channel out, as some SDKs do.
     let renewed = sub_refresh(&kept, "", token("42", 60)).await.unwrap();
     assert!(renewed.expires && renewed.ttl > 50, "{renewed:?}");
     let (channel, code) = event(&mut left_events, |event| match event {

@@ -1,4 +1,4 @@
-//! The transports beside the WebSocket: responses without end, and commands in requests of their own.
+//! The transports beside the WebSocket: streaming responses, and commands in separate requests.
 
 use std::net::SocketAddr;
 
@@ -79,7 +79,7 @@ async fn a_stream_speaks_protobuf_too() {
 }
 
 #[tokio::test]
-async fn what_is_between_is_told_to_pass_everything_on_at_once() {
+async fn streams_tell_proxies_not_to_buffer() {
     let stack = start(quick("").gateways(1)).await;
     let command = connect_command(&stack, "42");
     let mut events = StreamClient::post(public(&stack, 0), "/connection/sse", &command).await;
@@ -101,7 +101,7 @@ async fn what_is_between_is_told_to_pass_everything_on_at_once() {
 }
 
 #[tokio::test]
-async fn commands_for_nobody_are_refused() {
+async fn commands_for_an_unknown_session_are_refused() {
     let stack = start(quick("[gateway.limits]\nmessage = '2 KiB'").gateways(2)).await;
     let client = Emulated::connect(&stack, "42").await;
     let (here, elsewhere) = (public(&stack, 0), public(&stack, 1));
@@ -162,7 +162,7 @@ async fn a_stream_says_why_it_ends() {
 }
 
 #[tokio::test]
-async fn a_body_that_does_not_come_is_not_waited_for() {
+async fn a_missing_request_body_ends_at_the_deadline() {
     let stack = start(quick("[gateway.limits]\nfirst_frame = '1s'").gateways(1)).await;
     let head = "POST /connection/http_stream HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n{";
     assert_eq!(StreamClient::open(public(&stack, 0), head.as_bytes()).await.status, 408);
@@ -209,7 +209,7 @@ async fn only_pages_that_may_connect_can_use_the_streams() {
 }
 
 #[tokio::test]
-async fn a_client_that_goes_away_leaves_nothing_behind() {
+async fn a_closed_stream_leaves_no_connection_behind() {
     let stack = start(quick("[gateway.limits]\nconnections = 3").gateways(1)).await;
     let gateway = public(&stack, 0);
     let client = Emulated::connect(&stack, "42").await;
@@ -245,13 +245,13 @@ async fn a_ping_is_answered_by_post_or_the_stream_ends() {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_read_is_given_up() {
+async fn a_stream_client_that_does_not_read_is_disconnected() {
     let stack = start(quick("[gateway.limits]\noutbox = '64 KiB'").gateways(1)).await;
     let (publisher, _events) = connect(&stack, 0, "43").await;
     let client = Emulated::connect(&stack, "42").await;
     client.say(public(&stack, 0), r#"{"id":2,"subscribe":{"channel":"chat:a"}}"#).await;
     let long = format!("\"{}\"", "x".repeat(30_000));
-    // More than the kernel holds for a socket that nobody reads.
+    // More than the kernel buffers for a socket that is not read.
     eventually("it is given up", || async {
         for _ in 0..50 {
             publisher.publish("chat:a", long.clone()).await.unwrap();
@@ -264,14 +264,14 @@ async fn a_client_that_does_not_read_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_gateway_that_is_asked_to_stop_sends_streams_away() {
+async fn a_draining_gateway_ends_its_streams() {
     let stack = start(quick("").gateways(1)).await;
     let gateway = public(&stack, 0);
     let Emulated { mut stream, .. } = Emulated::connect(&stack, "42").await;
     let request = json!({"token": token(&stack, "43")}).to_string();
     let mut silent = StreamClient::post(gateway, "/connection/uni_http_stream", &request).await;
     assert!(silent.message().await.unwrap()["connect"].is_object());
-    // An idle socket that has had its answer must not hold the gateway up either.
+    // An idle socket whose response is complete must not delay the gateway either.
     let idle = StreamClient::post(gateway, "/emulation", "{}").await;
     let stopping = tokio::time::Instant::now();
     let (status, end, silent_end) = tokio::join!(stack.stop("gateway-1"), stream.end(), silent.end());

@@ -1,29 +1,16 @@
-//! What a subscriber may ask for beyond plain publications: patches, and some of them only.
+//! Options of a subscription: deltas and tag filters.
 
 use bytes::Bytes;
-use tidegate_cli::client::{CallError, Client, Event, Events};
+use tidegate_cli::client::{Event, Events};
 use tidegate_shared::{
     delta,
     filter::FilterNode,
-    protocol::{Command, Encoding, SubscribeRequest, SubscribeResult},
+    protocol::{Encoding, SubscribeRequest},
 };
 
-use crate::support::{connect, connect_as, event, quick, service, start};
+use crate::support::{connect, connect_as, event, kept_toml, quick, service, start, subscribe};
 
-const TOML: &str = r#"
-[[namespace]]
-name = "kept"
-allow_subscribe = "authenticated"
-allow_publish = "authenticated"
-history_size = 20
-delta = true
-tags_filter = true
-"#;
-
-async fn subscribe(client: &Client, request: SubscribeRequest) -> Result<SubscribeResult, CallError> {
-    let reply = client.call(Command { subscribe: Some(request), ..Command::default() }).await?;
-    Ok(reply.subscribe.unwrap())
-}
+const WISHES: &str = "delta = true\ntags_filter = true";
 
 async fn data(events: &mut Events) -> Bytes {
     event(events, |event| match event {
@@ -38,8 +25,8 @@ fn score(n: u32) -> String {
 }
 
 #[tokio::test]
-async fn who_asks_for_patches_gets_the_first_publication_whole_and_then_what_changed() {
-    let stack = start(quick(TOML).gateways(1)).await;
+async fn a_delta_subscription_gets_the_first_publication_whole_and_then_deltas() {
+    let stack = start(quick(&kept_toml(20, WISHES)).gateways(1)).await;
     let (publisher, _e) = connect(&stack, 0, "publisher").await;
     for encoding in [Encoding::Json, Encoding::Protobuf] {
         let channel = format!("kept:{encoding:?}");
@@ -79,8 +66,8 @@ async fn who_asks_for_patches_gets_the_first_publication_whole_and_then_what_cha
 }
 
 #[tokio::test]
-async fn who_asks_for_some_tags_gets_those_live_and_after_a_break() {
-    let stack = start(quick(TOML).gateways(1)).await;
+async fn a_tags_filter_applies_live_and_after_recovery() {
+    let stack = start(quick(&kept_toml(20, WISHES)).gateways(1)).await;
     let nats = async_nats::jetstream::new(service(&stack).await);
     let publish = |tag: &'static str| {
         let nats = nats.clone();

@@ -1,18 +1,18 @@
-//! Noticing that the connection to NATS was lost and is back.
+//! Waiting until a lost connection to NATS is back.
 
 use tokio::sync::watch;
 
-/// Notices each return of a connection. Made by [`Broker::reconnects`](super::Broker::reconnects).
+/// Reports each return of a lost connection. Created by [`Broker::reconnects`](super::Broker::reconnects).
 #[derive(Debug)]
 pub struct Reconnects(pub(super) watch::Receiver<bool>);
 
 impl Reconnects {
-    /// Completes when the connection was lost and is back. A loss since the last call counts. The future may be dropped while
-    /// it waits: a connection that is away by then counts when it is back.
+    /// Completes when the connection was lost and is back. A loss since the last call counts. The future can be dropped while it
+    /// waits: a connection that is away at that moment still counts when it is back.
     pub async fn next(&mut self) {
         let changed = self.0.changed().await;
         if changed.is_err() || self.0.wait_for(|up| *up).await.is_err() {
-            // The broker was dropped: its connection does not come back.
+            // The broker was dropped, so its connection does not come back.
             std::future::pending::<()>().await;
         }
     }

@@ -1,6 +1,6 @@
-//! `[[issuer]]`: whose tokens are accepted, under which algorithms and keys.
+//! `[[issuer]]`: the issuers whose tokens are accepted, with their algorithms and keys.
 //!
-//! Says where keys come from; never fetches or parses one.
+//! Describes where keys come from. Fetching and parsing them happens elsewhere.
 
 use std::{net::Ipv4Addr, path::PathBuf};
 
@@ -11,39 +11,39 @@ use super::{AuthConfig, Config, unit::Secret};
 /// The name of the issuer that `[auth]` itself describes.
 pub const SHORT_FORM: &str = "auth";
 
-/// Somebody who signs tokens.
+/// An issuer of tokens.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[expect(clippy::struct_field_names, reason = "the key is called what the claim is called in full")]
 pub struct Issuer {
-    /// What logs and metrics call it.
+    /// The issuer's name in logs and metrics.
     pub name: String,
-    /// The exact `iss` of its tokens; empty takes every `iss` no other issuer has.
+    /// The exact `iss` of its tokens. If empty, it accepts every `iss` that no other issuer has.
     #[serde(default)]
     pub issuer: String,
     /// The only accepted `aud`, if set.
     #[serde(default)]
     pub audience: String,
-    /// What its tokens may be signed with.
+    /// The accepted signature algorithms.
     pub algorithms: Vec<TokenAlgorithm>,
-    /// A secret shared with it.
+    /// The secret shared with the issuer.
     #[serde(default)]
     pub hmac_secret: Option<Secret>,
-    /// The file that secret is in.
+    /// The file that contains the shared secret.
     #[serde(default)]
     pub hmac_secret_file: Option<PathBuf>,
-    /// Its public key, PEM.
+    /// The issuer's public key, PEM.
     #[serde(default)]
     pub public_key: Option<String>,
-    /// The file that key is in.
+    /// The file that contains the public key.
     #[serde(default)]
     pub public_key_file: Option<PathBuf>,
-    /// Where it publishes its keys.
+    /// The URL of the issuer's key set.
     #[serde(default)]
     pub jwks_url: Option<String>,
 }
 
-/// How a token is signed.
+/// A signature algorithm of tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[expect(missing_docs, reason = "the names are those of RFC 7518")]
 pub enum TokenAlgorithm {
@@ -59,25 +59,25 @@ pub enum TokenAlgorithm {
 }
 
 impl TokenAlgorithm {
-    /// Whether whoever can check a token can also make one.
+    /// Whether the key that checks a token can also sign one.
     pub fn is_hmac(self) -> bool {
         matches!(self, Self::HS256 | Self::HS384 | Self::HS512)
     }
 }
 
-/// Where an issuer's keys come from.
+/// Where the keys of an issuer come from.
 #[derive(Debug, Clone, Copy)]
 pub enum KeySource<'a> {
     /// A shared secret.
     Hmac(&'a Secret),
     /// One public key, PEM.
     Public(&'a str),
-    /// A key set, fetched from here.
+    /// A key set, fetched from this URL.
     Jwks(&'a str),
 }
 
 impl Issuer {
-    /// Returns the one key source; an error names the key that is wrong.
+    /// Returns the only key source. The error contains the configuration key that is wrong and the reason.
     pub fn key_source(&self) -> Result<KeySource<'_>, (&'static str, String)> {
         let sources = [
             self.hmac_secret.as_ref().map(KeySource::Hmac),
@@ -91,7 +91,7 @@ impl Issuer {
         }
     }
 
-    /// Reads what is kept in files.
+    /// Reads the keys that are stored in files.
     pub(super) fn read_files(&mut self) -> Result<(), (&'static str, String)> {
         if let Some(secret) =
             read("hmac_secret_file", self.hmac_secret_file.as_ref(), self.hmac_secret.is_some())?
@@ -121,7 +121,7 @@ fn read(
 }
 
 impl AuthConfig {
-    /// The issuer the keys of `[auth]` describe; none when there is no secret.
+    /// The issuer that the keys of `[auth]` describe, or `None` without a secret.
     fn short_form(&self) -> Option<Issuer> {
         (!self.hmac_secret.is_empty()).then(|| Issuer {
             name: SHORT_FORM.to_owned(),
@@ -138,15 +138,15 @@ impl AuthConfig {
 }
 
 impl Config {
-    /// The issuers, the one `[auth]` describes included.
+    /// All issuers, including the one that `[auth]` describes.
     pub fn all_issuers(&self) -> Vec<Issuer> {
         self.auth.short_form().into_iter().chain(self.issuers.iter().cloned()).collect()
     }
 }
 
-/// Whether keys may be fetched from here: over TLS, or without it from this machine alone.
+/// Whether keys may be fetched from this URL: over TLS, or over plain HTTP from loopback only.
 pub(super) fn is_fetchable(url: &str) -> bool {
-    // Characters which parsers read differently, and credentials, which would be logged.
+    // Characters that URL parsers read differently, and credentials, which would appear in logs.
     if url.chars().any(|c| c.is_whitespace() || c.is_control() || matches!(c, '\\' | '@')) {
         return false;
     }

@@ -1,10 +1,10 @@
-//! Values from variables and flags as layers of the configuration, and errors that name the key and the layer.
+//! Environment variables and flags as layers of the configuration, and errors that name the key and the layer.
 
 use figment::{Figment, error::Kind};
 
 use super::ConfigError;
 
-/// One value with a name for error messages.
+/// One value together with its source, for error messages.
 pub(super) struct Named {
     source: String,
     key: String,
@@ -43,7 +43,7 @@ fn nest(dict: &mut figment::value::Dict, key: &str, value: figment::value::Value
     }
 }
 
-/// `TIDEGATE_A__B` sets `a.b`; `TIDEGATE_A__B_FILE` sets it to what the file holds.
+/// `TIDEGATE_A__B` sets `a.b`. `TIDEGATE_A__B_FILE` sets it to the content of the file.
 pub(super) fn merge_variable(
     figment: Figment,
     variable: &str,

@@ -1,4 +1,4 @@
-//! `[[namespace]]`: which channels there are and who may use them.
+//! `[[namespace]]`: a namespace of channels and its permissions.
 
 use std::time::Duration;
 
@@ -7,76 +7,76 @@ use serde::Deserialize;
 use super::unit;
 use crate::channel::{Channel, DEFAULT_NAMESPACE, USER_NAMESPACE};
 
-/// The channels whose names begin with `<name>:`.
+/// A namespace: the channels whose names begin with `<name>:`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Namespace {
-    /// What stands before the colon.
+    /// The part of a channel's name before the colon.
     pub name: String,
-    /// Which clients may subscribe.
+    /// The clients that may subscribe without a subscription token.
     #[serde(default)]
     pub allow_subscribe: Audience,
     /// Whether a `#` in a channel's name limits it to the users behind it.
     #[serde(default)]
     pub user_limited: bool,
-    /// Which clients may publish.
+    /// The clients that may publish.
     #[serde(default = "nobody")]
     pub allow_publish: Audience,
-    /// Who decides what becomes of a client's publication.
+    /// Whether a client's publication is published directly or handed to a worker.
     #[serde(default)]
     pub publish: PublishMode,
-    /// How publications reach a gateway; by channel, unless said otherwise.
+    /// How publications reach a gateway. `None` means the default of [`Namespace::fanout`].
     #[serde(default)]
     pub fanout: Option<Fanout>,
-    /// Which clients may read past publications.
+    /// The clients that may read past publications.
     #[serde(default = "nobody")]
     pub allow_history: Audience,
-    /// Publications kept of each channel; none means that nothing can be recovered.
+    /// The number of publications kept of each channel. With 0 no client can recover what it missed.
     #[serde(default)]
     pub history_size: u32,
-    /// How long they are kept.
+    /// How long publications are kept.
     #[serde(default = "history_ttl", with = "unit::duration")]
     pub history_ttl: Duration,
-    /// How many servers keep them; as many as those of requests, unless said otherwise.
+    /// The number of servers that keep publications. `None` means `streams.replicas`.
     #[serde(default)]
     pub replicas: Option<usize>,
-    /// Where they keep them.
+    /// Where the servers keep publications.
     #[serde(default)]
     pub storage: Storage,
-    /// What a client that comes back is brought.
+    /// What a recovering client receives.
     #[serde(default)]
     pub recovery: Recovery,
-    /// Whether every subscriber is brought the newest publication, one that comes for the first time too.
+    /// Whether new subscribers, too, receive the newest publication.
     #[serde(default)]
     pub cache_on_subscribe: bool,
-    /// Whether every subscription can be recovered; otherwise those of clients that ask for it and may read history.
+    /// Whether every subscription can be recovered. Otherwise only those of clients that ask for it and may read history.
     #[serde(default = "yes")]
     pub force_recovery: bool,
-    /// Whether every subscription's position is watched; otherwise those of clients that ask for it and may read history.
+    /// Whether every subscription is watched for gaps. Otherwise only those of clients that ask for it and may read history.
     #[serde(default = "yes")]
     pub force_positioning: bool,
     /// Whether clients may ask for patches instead of whole payloads.
     #[serde(default)]
     pub delta: bool,
-    /// Whether clients may ask for some publications only, by their tags.
+    /// Whether clients may filter publications by their tags.
     #[serde(default)]
     pub tags_filter: bool,
     /// Whether every connection of a user begins with the channel `<name>:#<user>`.
     #[serde(default)]
     pub personal: bool,
-    /// The channels every connection begins with, without the namespace.
+    /// The channels that every connection is subscribed to at its start, without the namespace.
     #[serde(default)]
     pub automatic: Vec<String>,
-    /// Whether it can be asked who is in a channel.
+    /// Whether the members of a channel can be requested.
     #[serde(default)]
     pub presence: bool,
-    /// Which clients may ask who is in a channel, and may ask to be told who comes and leaves.
+    /// The clients that may request the members of a channel, and receive joins and leaves.
     #[serde(default = "nobody")]
     pub allow_presence: Audience,
-    /// Whether subscribers that ask for it are told who comes and leaves.
+    /// Whether subscribers that ask for them receive joins and leaves.
     #[serde(default)]
     pub join_leave: bool,
-    /// Whether those who do not ask are told too.
+    /// Whether subscribers that do not ask for them receive joins and leaves too.
     #[serde(default)]
     pub force_join_leave: bool,
 }
@@ -89,11 +89,11 @@ fn yes() -> bool {
     true
 }
 
-/// Which clients may do something. Each key takes some of these words.
+/// The clients that may do something. Each key accepts some of these values.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Audience {
-    /// No client; services always may.
+    /// No client. Services always may.
     Nobody,
     /// Clients with a user.
     #[default]
@@ -102,20 +102,20 @@ pub enum Audience {
     Anyone,
     /// Clients that are subscribed to the channel.
     Subscriber,
-    /// Clients that bring a subscription token.
+    /// Clients with a subscription token.
     Token,
-    /// Whomever a back end allows, which is asked each time.
+    /// Clients that a back end allows. The gateway asks it each time.
     Hook,
 }
 
-/// Who decides what becomes of a client's publication.
+/// What happens to a client's publication.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PublishMode {
-    /// Nobody: it is published.
+    /// The gateway publishes it.
     #[default]
     Direct,
-    /// A worker, which takes it by a route `pub.<namespace>` and publishes what it decides to.
+    /// A worker takes it by a route `pub.<namespace>` and publishes what it decides to.
     Worker,
 }
 
@@ -123,9 +123,9 @@ pub enum PublishMode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Fanout {
-    /// Those of the channels that its clients have subscribed to: one subscription for each.
+    /// One NATS subscription for each channel that the gateway's clients are subscribed to.
     Channel,
-    /// All of the namespace: one subscription.
+    /// One NATS subscription for all channels of the namespace.
     Wildcard,
 }
 
@@ -140,14 +140,14 @@ pub enum Storage {
     Memory,
 }
 
-/// What a client that comes back to a channel with history is brought.
+/// What a client receives when it recovers a subscription with history.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Recovery {
     /// Every publication it missed.
     #[default]
     Stream,
-    /// The newest publication alone, which stands for all before it.
+    /// Only the newest publication, which replaces all earlier ones.
     Cache,
 }
 
@@ -156,16 +156,16 @@ fn nobody() -> Audience {
 }
 
 impl Audience {
-    /// What `allow_subscribe` may say.
+    /// The values that `allow_subscribe` accepts.
     pub const SUBSCRIBE: &[Self] =
         &[Self::Nobody, Self::Authenticated, Self::Anyone, Self::Token, Self::Hook];
-    /// What `allow_publish` may say.
+    /// The values that `allow_publish` accepts.
     pub const PUBLISH: &[Self] =
         &[Self::Nobody, Self::Authenticated, Self::Anyone, Self::Subscriber, Self::Hook];
-    /// What keys about reading may say.
+    /// The values that the keys about reading accept.
     pub const READ: &[Self] = &[Self::Nobody, Self::Authenticated, Self::Anyone, Self::Subscriber];
 
-    /// The word for it.
+    /// The value in the configuration.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Nobody => "nobody",
@@ -179,7 +179,7 @@ impl Audience {
 }
 
 impl Namespace {
-    /// The channels whose names have no colon, unless the configuration says otherwise.
+    /// The namespace of channels without a colon, unless the configuration declares it.
     pub(crate) fn default_namespace() -> Self {
         Self {
             name: DEFAULT_NAMESPACE.to_owned(),
@@ -188,7 +188,7 @@ impl Namespace {
         }
     }
 
-    /// The personal channels: every connection of a user has its own, nobody subscribes to it by name.
+    /// The namespace of personal channels. Every connection of a user is subscribed to its own; clients cannot subscribe by name.
     pub(crate) fn user() -> Self {
         Self { name: USER_NAMESPACE.to_owned(), history_size: 100, ..Self::closed() }
     }
@@ -222,17 +222,17 @@ impl Namespace {
         }
     }
 
-    /// What the names of its channels begin with.
+    /// Returns the prefix of its channels' names.
     pub fn prefix(&self) -> String {
         if self.name == DEFAULT_NAMESPACE { String::new() } else { format!("{}:", self.name) }
     }
 
-    /// The channels every connection begins with. Validation has seen to it that they are channels.
+    /// Returns the channels that every connection is subscribed to at its start. Validation has checked their names.
     pub fn automatic_channels(&self) -> impl Iterator<Item = Channel> {
         self.automatic.iter().filter_map(|name| Channel::parse(&format!("{}{name}", self.prefix())).ok())
     }
 
-    /// How its publications reach a gateway. Personal channels come as a whole: every connection has one.
+    /// Returns how its publications reach a gateway. Personal channels use the wildcard, because every connection has one.
     pub fn fanout(&self) -> Fanout {
         match self.fanout {
             Some(fanout) => fanout,
@@ -241,12 +241,12 @@ impl Namespace {
         }
     }
 
-    /// Whether it is kept who is in its channels.
+    /// Whether the gateways keep track of the members of its channels.
     pub fn has_members(&self) -> bool {
         self.presence || self.join_leave
     }
 
-    /// Whether clients are brought the newest publication alone.
+    /// Whether a recovering client receives only the newest publication.
     pub fn is_cache(&self) -> bool {
         self.recovery == Recovery::Cache
     }

@@ -1,4 +1,4 @@
-//! `[[route]]`: which requests are taken, how they are answered and who works on them.
+//! `[[route]]`: a route of requests to workers.
 
 use std::{fmt, time::Duration};
 
@@ -11,15 +11,15 @@ use crate::{hook::Event, route::Pattern, subject::Subjects};
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Route {
-    /// The name of its consumers, metrics and dead letters.
+    /// The route's name, also in its consumers, metrics and dead letters.
     pub name: String,
-    /// Which requests it takes.
+    /// The requests it takes.
     #[serde(rename = "match")]
     pub matches: Match,
-    /// The stock worker's handler; none when workers of your own take the route.
+    /// The stock worker's handler, or `None` if other workers take the route.
     #[serde(default)]
     pub handler: Option<String>,
-    /// When the caller gets a reply.
+    /// When the caller receives its reply.
     #[serde(default)]
     pub answer: AnswerMode,
     /// Requests one worker handles at a time.
@@ -48,25 +48,25 @@ fn max_attempts() -> u32 {
     5
 }
 
-/// When the caller gets a reply.
+/// When the caller receives its reply.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AnswerMode {
-    /// With the worker's answer, or error 1001 when it takes too long.
+    /// With the worker's answer, or with error 1001 when the answer takes too long.
     #[default]
     Wait,
-    /// As soon as the request is stored; the answer comes on the personal channel.
+    /// As soon as the request is stored. The answer arrives on the personal channel.
     Later,
 }
 
-/// How long a failed request waits: `base`, doubled with every attempt, at most `cap`, with jitter.
+/// The delay before a retry: `base`, doubled with every attempt, at most `cap`, with jitter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Backoff {
-    /// After the first failure.
+    /// The delay after the first failure.
     #[serde(with = "unit::duration")]
     pub base: Duration,
-    /// At most.
+    /// The longest delay.
     #[serde(with = "unit::duration")]
     pub cap: Duration,
 }
@@ -77,21 +77,21 @@ impl Default for Backoff {
     }
 }
 
-/// Which requests a route takes: `rpc.<pattern>`, `send`, `pub.<namespace>` or `hook.<event>`.
+/// The requests that a route takes: `rpc.<pattern>`, `send`, `pub.<namespace>` or `hook.<event>`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Match {
-    /// Rpcs whose method matches.
+    /// RPCs whose method matches the pattern.
     Rpc(Pattern),
     /// Messages without a reply.
     Send,
-    /// What clients publish in the channels of a namespace.
+    /// Publications of clients in the channels of this namespace.
     Publish(String),
-    /// Questions of gateways, which no stream keeps.
+    /// Questions of gateways to back ends, which no stream stores.
     Hook(Event),
 }
 
 impl Match {
-    /// Whether some request belongs to both.
+    /// Whether a request can match both.
     pub fn overlaps(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Rpc(a), Self::Rpc(b)) => a.overlaps(b),
@@ -102,7 +102,7 @@ impl Match {
         }
     }
 
-    /// The subjects of these requests in TIDE_IN (`stage` is `in`) or TIDE_PARK (`due`); nothing where no stream has them.
+    /// Returns the subjects of these requests in TIDE_IN (`stage` is `in`) or TIDE_PARK (`due`); `None` if no stream stores them.
     pub fn filter(&self, subjects: &Subjects, stage: &str) -> Option<String> {
         match self {
             Self::Rpc(pattern) => Some(subjects.rpc_filter(stage, pattern)),
@@ -133,12 +133,12 @@ impl<'de> Deserialize<'de> for Match {
             Some(("pub", namespace)) => Ok(Self::Publish(namespace.to_owned())),
             Some(("hook", event)) => hook(event).map(Self::Hook).ok_or_else(|| {
                 D::Error::custom(format!(
-                    "{text:?} is no hook: there are hook.connect, .refresh, .subscribe, .sub_refresh and .publish"
+                    "{text:?} is not a hook: use hook.connect, .refresh, .subscribe, .sub_refresh and .publish"
                 ))
             }),
             None if text == "send" => Ok(Self::Send),
             _ => Err(D::Error::custom(format!(
-                "{text:?} does not say which requests: write \"rpc.<method>\", such as \"rpc.orders.{{id}}.place\", \"send\", \"pub.<namespace>\", or \"hook.<event>\""
+                "{text:?} does not name requests: write \"rpc.<method>\", such as \"rpc.orders.{{id}}.place\", \"send\", \"pub.<namespace>\", or \"hook.<event>\""
             ))),
         }
     }

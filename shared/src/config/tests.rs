@@ -104,7 +104,7 @@ fn a_wrong_type_is_named_with_its_key_and_source() {
 }
 
 #[test]
-fn production_refuses_what_everybody_knows() {
+fn production_refuses_the_public_default_secrets() {
     let own: Vec<(String, String)> = [
         "AUTH__HMAC_SECRET",
         "NATS__GATEWAY__PASSWORD",
@@ -151,7 +151,7 @@ fn routes_may_not_share_requests_or_names() {
 }
 
 #[test]
-fn each_key_about_who_may_do_something_takes_the_words_that_make_sense_there() {
+fn each_audience_key_accepts_only_its_own_values() {
     let namespace = |key: &str, word: &str| format!("[[namespace]]\nname = 'a'\n{key} = '{word}'\n");
     for (key, words) in [
         ("allow_subscribe", "nobody, authenticated, anyone, token, hook"),
@@ -211,7 +211,7 @@ fn an_issuer_has_one_source_of_keys_and_algorithms_that_go_with_it() {
 }
 
 #[test]
-fn a_tokens_issuer_is_never_a_guess() {
+fn issuers_have_distinct_names_and_iss_values() {
     let issuer = |name: &str, iss: &str| {
         format!("[[issuer]]\nname = '{name}'\nissuer = '{iss}'\nalgorithms = ['HS256']\nhmac_secret = 's'\n")
     };
@@ -257,7 +257,7 @@ fn an_issuers_keys_can_come_from_files() {
 }
 
 #[test]
-fn a_cache_needs_history_and_only_a_cache_can_come_with_every_subscription() {
+fn cache_recovery_needs_history_and_cache_on_subscribe_needs_cache_recovery() {
     let namespace = |keys: &str| format!("[[namespace]]\nname = 'a'\n{keys}");
     assert!(load(&namespace("history_size = 1\nrecovery = 'cache'\ncache_on_subscribe = true"), &[]).is_ok());
     let error = refusal(&namespace("recovery = 'cache'"), &[]);
@@ -267,7 +267,7 @@ fn a_cache_needs_history_and_only_a_cache_can_come_with_every_subscription() {
 }
 
 #[test]
-fn personal_channels_are_received_as_a_whole_and_others_where_that_is_said() {
+fn personal_channels_use_the_wildcard_fanout_and_others_by_configuration() {
     let fanout = |toml: &str, name: &str| {
         let namespaces = load(toml, &[]).unwrap().all_namespaces();
         namespaces.iter().find(|namespace| namespace.name == name).map(Namespace::fanout)
@@ -283,7 +283,7 @@ fn personal_channels_are_received_as_a_whole_and_others_where_that_is_said() {
 }
 
 #[test]
-fn what_a_worker_decides_about_has_a_route_and_the_route_a_namespace() {
+fn publish_worker_needs_a_route_and_the_route_needs_its_namespace() {
     let namespace = "[[namespace]]\nname = 'room'\npublish = 'worker'\n";
     let route = "[[route]]\nname = 'rooms'\nmatch = 'pub.room'\n";
     let config = load(&format!("{namespace}{route}"), &[]).unwrap();
@@ -302,7 +302,7 @@ fn what_a_worker_decides_about_has_a_route_and_the_route_a_namespace() {
 }
 
 #[test]
-fn memory_needs_replicas() {
+fn memory_storage_needs_replicas() {
     let namespace = |keys: &str| format!("[[namespace]]\nname = 'a'\nstorage = 'memory'\n{keys}");
     assert!(load(&namespace("replicas = 3"), &[]).is_ok());
     assert!(load(&namespace(""), &[("TIDEGATE_STREAMS__REPLICAS", "3")]).is_ok());

@@ -1,4 +1,4 @@
-//! How durations, sizes and secrets are written.
+//! Parsing of durations, sizes and secrets.
 
 use std::fmt;
 
@@ -41,7 +41,7 @@ pub(crate) mod size {
     }
 }
 
-/// A value that is never shown.
+/// A value that is never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
@@ -50,7 +50,7 @@ impl Secret {
         Self(value.into())
     }
 
-    /// Returns the value, for the one place that needs it.
+    /// Returns the value.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -60,7 +60,7 @@ impl Secret {
         self.0.is_empty()
     }
 
-    /// Whether this is one of the secrets everybody knows from the default file.
+    /// Whether this is one of the public secrets of the default file.
     pub fn is_built_in(&self) -> bool {
         self.0.starts_with("dev-")
     }

@@ -1,4 +1,4 @@
-//! What types cannot say about a configuration. Each check names the key it is about.
+//! The checks of a configuration that its types cannot express. Each error names the key it is about.
 
 use std::time::Duration;
 
@@ -44,10 +44,10 @@ fn names(config: &Config) -> Result<(), Problem> {
 
 fn hooks(config: &Config) -> Result<(), Problem> {
     if !(Duration::from_millis(10)..=Duration::from_secs(5)).contains(&config.hooks.deadline) {
-        return problem("hooks.deadline", "between 10ms and 5s, after which SDKs have given up");
+        return problem("hooks.deadline", "must be between 10ms and 5s: SDKs give up after 5s");
     }
     if config.hooks.cache > Duration::from_hours(1) {
-        return problem("hooks.cache", "at most 1h: what was decided before then may not be true any more");
+        return problem("hooks.cache", "must be at most 1h: an older decision may be outdated");
     }
     Ok(())
 }
@@ -62,16 +62,16 @@ fn routes(config: &Config) -> Result<(), Problem> {
             );
         }
         if route.concurrency == 0 || route.concurrency > 4096 {
-            return problem(key("concurrency"), "a route handles 1 to 4096 requests at a time");
+            return problem(key("concurrency"), "must be between 1 and 4096");
         }
         if matches!(route.matches, Match::Hook(_)) && route.answer == AnswerMode::Later {
-            return problem(key("answer"), "a gateway waits for a decision: \"wait\" is all there is");
+            return problem(key("answer"), "must be \"wait\": a gateway waits for the decision of a hook");
         }
         if route.max_attempts == 0 {
-            return problem(key("max_attempts"), "a request needs at least one attempt");
+            return problem(key("max_attempts"), "must be at least 1");
         }
         if route.backoff.base > route.backoff.cap {
-            return problem(key("backoff.base"), "the first wait is longer than the longest");
+            return problem(key("backoff.base"), "must not be longer than backoff.cap");
         }
         for other in config.routes.iter().take(index) {
             if other.name == route.name {
@@ -81,7 +81,7 @@ fn routes(config: &Config) -> Result<(), Problem> {
                 return problem(
                     key("match"),
                     format!(
-                        "{} takes some of the requests of {} ({}); every request has one route",
+                        "{} overlaps with the route {:?} ({}): a request must match one route only",
                         route.matches, other.name, other.matches
                     ),
                 );
@@ -109,11 +109,11 @@ fn limits(config: &Config) -> Result<(), Problem> {
     if !(128..=512 * 1024).contains(&limits.message) {
         return problem(
             "gateway.limits.message",
-            "between 128 B and 512 KiB, so that a request fits into a broker message",
+            "must be between 128 B and 512 KiB, so that a request fits into a broker message",
         );
     }
     if config.gateway.ping_interval < Duration::from_secs(1) {
-        return problem("gateway.ping_interval", "at least 1s: clients are told whole seconds");
+        return problem("gateway.ping_interval", "must be at least 1s: the protocol announces whole seconds");
     }
     if config.gateway.pong_timeout >= config.gateway.ping_interval {
         return problem("gateway.pong_timeout", "must be shorter than gateway.ping_interval");
@@ -121,18 +121,18 @@ fn limits(config: &Config) -> Result<(), Problem> {
     if config.gateway.drain.settle < config.gateway.answer_timeout {
         return problem(
             "gateway.drain.settle",
-            "at least gateway.answer_timeout, so that every waiting request gets its answer or error 1001",
+            "must be at least gateway.answer_timeout, so that every waiting request gets its answer or error 1001",
         );
     }
     let lease = config.presence.lease;
     if !(1..=300).contains(&lease.as_secs()) || lease.subsec_nanos() > 0 {
-        return problem("presence.lease", "whole seconds, between 1s and 5m");
+        return problem("presence.lease", "must be whole seconds between 1s and 5m");
     }
     if !(1024..=16 * 1024 * 1024).contains(&config.api.request) {
-        return problem("api.request", "between 1 KiB and 16 MiB");
+        return problem("api.request", "must be between 1 KiB and 16 MiB");
     }
     if !(1..=5).contains(&config.streams.replicas) {
-        return problem("streams.replicas", "between 1 and 5");
+        return problem("streams.replicas", "must be between 1 and 5");
     }
     Ok(())
 }
@@ -145,7 +145,7 @@ fn development(config: &Config) -> Result<(), Problem> {
             return problem(
                 key,
                 format!(
-                    "{address} is open to others while env = \"development\" accepts secrets everybody knows: listen on loopback, or set env = \"production\" and your own secrets"
+                    "{address} is not loopback, and env = \"development\" accepts the public default secrets: listen on loopback, or set env = \"production\" and your own secrets"
                 ),
             );
         }
@@ -165,7 +165,7 @@ fn production(config: &Config) -> Result<(), Problem> {
         return problem(
             "api.key",
             "env = \"production\" needs a secret of your own: set TIDEGATE_API__KEY or TIDEGATE_API__KEY_FILE; or \
-             close the door with api.key = \"\"",
+             switch the server API off over HTTP with api.key = \"\"",
         );
     }
     for (key, secret) in secrets {
@@ -180,7 +180,7 @@ fn production(config: &Config) -> Result<(), Problem> {
     if config.gateway.origins.iter().any(|origin| origin == "*") {
         return problem(
             "gateway.origins",
-            "\"*\" lets every web page connect as its visitor; name the origins in production",
+            "\"*\" lets every web page connect as its visitor: list the allowed origins in production",
         );
     }
     Ok(())

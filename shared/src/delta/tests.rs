@@ -43,7 +43,7 @@ fn a_checksum_adds_words() {
 }
 
 #[test]
-fn a_hash_that_rolled_is_the_hash_of_where_it_is() {
+fn a_rolled_hash_equals_the_hash_of_its_block() {
     let bytes: Vec<u8> = (0..=255).chain((0..=255).rev()).collect();
     let mut rolled = RollingHash::new(&bytes[..BLOCK]);
     for at in 1..=bytes.len() - BLOCK {
@@ -83,7 +83,7 @@ fn a_character_is_never_cut() {
 }
 
 #[test]
-fn what_repeats_itself_is_found_for_a_bounded_effort() {
+fn repetitions_are_found_with_bounded_effort() {
     let old = vec![b'a'; 1 << 16];
     for (step, share) in [(100, 10), (1000, 100)] {
         let mut new = old.clone();
@@ -99,7 +99,7 @@ fn what_repeats_itself_is_found_for_a_bounded_effort() {
 }
 
 #[test]
-fn what_is_no_delta_of_the_old_payload_is_refused() {
+fn a_delta_of_another_payload_is_refused() {
     let old = b"0123456789";
     let too_large = DeltaError::TooLarge { size: 101, limit: 100 };
     for (delta, error) in [
@@ -200,7 +200,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_at_all_are_survived(
+    fn no_bytes_make_the_decoder_panic(
         old in vec(any::<u8>(), 0..50),
         delta in prop_oneof![
             vec(any::<u8>(), 0..60),

@@ -76,7 +76,7 @@ fn every_comparison_has_its_meaning() {
 }
 
 #[test]
-fn joints_join() {
+fn operators_combine_their_operands() {
     let (yes, no) = (leaf("t", "ex", ""), leaf("t", "nex", ""));
     let tags = tags(&[("t", "")]);
     for (filter, wanted) in [
@@ -119,7 +119,7 @@ fn numbers_are_compared_as_numbers() {
 }
 
 #[test]
-fn what_is_no_number_is_in_no_order() {
+fn texts_that_are_not_numbers_have_no_order() {
     let long = "1".repeat(201);
     let texts =
         ["", "-", "+", ".", "1.", ".5", "-.5", "1e3", "0x1", " 1", "1 ", "--1", "+-1", "1.2.3", "1,5"];
@@ -286,7 +286,7 @@ proptest! {
     }
 
     #[test]
-    fn any_node_at_all_is_survived(filter in any_node(), tags in any_tags()) {
+    fn no_filter_makes_matching_panic(filter in any_node(), tags in any_tags()) {
         let wanted = matches(&filter, &tags);
         prop_assert!(validate(&filter).is_err() || evaluate(&filter, &tags, MAX_DEPTH) == Some(wanted));
     }

@@ -1,4 +1,4 @@
-//! Messages about one channel: receiving it, publishing in it, what it was and who is there.
+//! Messages about one channel: subscriptions, publications, history and presence.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{ClientInfo, Encoding, Publication, is_default, json};
 use crate::filter::FilterNode;
 
-/// Start to receive a channel.
+/// Subscribe to a channel.
 #[derive(Clone, PartialEq, prost::Message, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SubscribeRequest {
@@ -16,7 +16,7 @@ pub struct SubscribeRequest {
     #[prost(string, tag = "1")]
     #[serde(skip_serializing_if = "is_default")]
     pub channel: String,
-    /// A subscription JWT, where the channel asks for one.
+    /// A subscription JWT, for channels that require one.
     #[prost(string, tag = "2")]
     #[serde(skip_serializing_if = "is_default")]
     pub token: String,
@@ -28,23 +28,23 @@ pub struct SubscribeRequest {
     #[prost(string, tag = "6")]
     #[serde(skip_serializing_if = "is_default")]
     pub epoch: String,
-    /// The last offset seen.
+    /// The offset of the last publication received.
     #[prost(uint64, tag = "7")]
     #[serde(skip_serializing_if = "is_default")]
     pub offset: u64,
-    /// Application data; carried to hooks, not interpreted.
+    /// Application data for hooks, not interpreted.
     #[prost(bytes = "bytes", tag = "8")]
     #[serde(with = "json::raw", skip_serializing_if = "Bytes::is_empty")]
     pub data: Bytes,
-    /// Asks that the server watches the position for gaps.
+    /// Asks the server to watch the position for gaps.
     #[prost(bool, tag = "9")]
     #[serde(skip_serializing_if = "is_default")]
     pub positioned: bool,
-    /// Asks that the client may resume after a disconnect.
+    /// Asks that the client may recover the subscription after a disconnect.
     #[prost(bool, tag = "10")]
     #[serde(skip_serializing_if = "is_default")]
     pub recoverable: bool,
-    /// Asks to be told who comes and leaves.
+    /// Asks for joins and leaves.
     #[prost(bool, tag = "11")]
     #[serde(skip_serializing_if = "is_default")]
     pub join_leave: bool,
@@ -52,7 +52,7 @@ pub struct SubscribeRequest {
     #[prost(string, tag = "12")]
     #[serde(skip_serializing_if = "is_default")]
     pub delta: String,
-    /// Which publications are wanted, by their tags.
+    /// The tags filter of the publications to receive.
     #[prost(message, optional, tag = "13")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tf: Option<FilterNode>,
@@ -60,25 +60,25 @@ pub struct SubscribeRequest {
     #[prost(int64, tag = "14")]
     #[serde(skip_serializing_if = "is_default")]
     pub flag: i64,
-    /// What kind of subscription: 0 is a stream of publications, the others are not there.
+    /// The kind of subscription: 0 is a stream of publications; other kinds are not supported.
     #[prost(int32, tag = "15")]
     #[serde(rename = "type", skip_serializing_if = "is_default")]
     pub kind: i32,
 }
 
-/// The channel is received from now on.
+/// The subscription is active.
 #[derive(Clone, PartialEq, prost::Message, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SubscribeResult {
-    /// Whether the client has to bring a fresh token after `ttl`.
+    /// Whether the token expires after `ttl`.
     #[prost(bool, tag = "1")]
     #[serde(skip_serializing_if = "is_default")]
     pub expires: bool,
-    /// Seconds until then.
+    /// Seconds until the token expires.
     #[prost(uint32, tag = "2")]
     #[serde(skip_serializing_if = "is_default")]
     pub ttl: u32,
-    /// Whether the client may resume after a disconnect.
+    /// Whether the client may recover the subscription after a disconnect.
     #[prost(bool, tag = "3")]
     #[serde(skip_serializing_if = "is_default")]
     pub recoverable: bool,
@@ -86,15 +86,15 @@ pub struct SubscribeResult {
     #[prost(string, tag = "6")]
     #[serde(skip_serializing_if = "is_default")]
     pub epoch: String,
-    /// What was missed, oldest first.
+    /// The missed publications, oldest first.
     #[prost(message, repeated, tag = "7")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub publications: Vec<Publication>,
-    /// Whether what was missed is part of this result.
+    /// Whether the result contains everything the client missed.
     #[prost(bool, tag = "8")]
     #[serde(skip_serializing_if = "is_default")]
     pub recovered: bool,
-    /// Where the client stands: what it asked from when it recovered, else the newest publication.
+    /// The client's position: the offset it asked from when it recovered, else the newest publication.
     #[prost(uint64, tag = "9")]
     #[serde(skip_serializing_if = "is_default")]
     pub offset: u64,
@@ -102,11 +102,11 @@ pub struct SubscribeResult {
     #[prost(bool, tag = "10")]
     #[serde(skip_serializing_if = "is_default")]
     pub positioned: bool,
-    /// What the application says about the subscription.
+    /// Application data for the client.
     #[prost(bytes = "bytes", tag = "11")]
     #[serde(with = "json::raw", skip_serializing_if = "Bytes::is_empty")]
     pub data: Bytes,
-    /// Whether the client asked to resume.
+    /// Whether the client asked to recover.
     #[prost(bool, tag = "12")]
     #[serde(skip_serializing_if = "is_default")]
     pub was_recovering: bool,
@@ -116,7 +116,7 @@ pub struct SubscribeResult {
     pub delta: bool,
 }
 
-/// Stop to receive a channel.
+/// Unsubscribe from a channel.
 #[derive(Clone, PartialEq, Eq, prost::Message, Serialize, Deserialize)]
 #[serde(default)]
 pub struct UnsubscribeRequest {
@@ -138,13 +138,13 @@ pub struct PublishRequest {
     #[prost(bytes = "bytes", tag = "2")]
     #[serde(with = "json::raw", skip_serializing_if = "Bytes::is_empty")]
     pub data: Bytes,
-    /// What kind of publication: 0 is one of a stream, the others are not there.
+    /// The kind of publication: 0 belongs to a stream; other kinds are not supported.
     #[prost(int32, tag = "3")]
     #[serde(rename = "type", skip_serializing_if = "is_default")]
     pub kind: i32,
 }
 
-/// Ask who is in a channel.
+/// Request the members of a channel.
 #[derive(Clone, PartialEq, Eq, prost::Message, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PresenceRequest {
@@ -154,24 +154,24 @@ pub struct PresenceRequest {
     pub channel: String,
 }
 
-/// Who is in a channel.
+/// The members of a channel.
 #[derive(Clone, PartialEq, Eq, prost::Message, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PresenceResult {
-    /// The members, by the ids of their connections.
+    /// The members by connection id.
     #[prost(btree_map = "string, message", tag = "1")]
     pub presence: BTreeMap<String, ClientInfo>,
 }
 
 impl PresenceResult {
-    /// How many they are.
+    /// Counts the members.
     pub fn stats(&self) -> PresenceStatsResult {
         let users: HashSet<&str> = self.presence.values().map(|info| info.user.as_str()).collect();
         let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         PresenceStatsResult { num_clients: number(self.presence.len()), num_users: number(users.len()) }
     }
 
-    /// The same as an encoding can carry it.
+    /// Returns the members in a form that `encoding` can carry.
     #[must_use]
     pub fn suited_to(self, encoding: Encoding) -> Self {
         let members = self.presence.into_iter();
@@ -179,19 +179,19 @@ impl PresenceResult {
     }
 }
 
-/// How many are in a channel.
+/// The number of members of a channel.
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PresenceStatsResult {
-    /// Connections.
+    /// The number of connections.
     #[prost(uint32, tag = "1")]
     pub num_clients: u32,
-    /// Distinct users; all anonymous clients are one.
+    /// The number of distinct users. All anonymous clients count as one.
     #[prost(uint32, tag = "2")]
     pub num_users: u32,
 }
 
-/// Ask how many are in a channel.
+/// Request the number of members of a channel.
 #[derive(Clone, PartialEq, Eq, prost::Message, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PresenceStatsRequest {
@@ -201,7 +201,7 @@ pub struct PresenceStatsRequest {
     pub channel: String,
 }
 
-/// Ask for past publications.
+/// Request past publications.
 #[derive(Clone, PartialEq, prost::Message, Serialize, Deserialize)]
 #[serde(default)]
 pub struct HistoryRequest {
@@ -209,21 +209,21 @@ pub struct HistoryRequest {
     #[prost(string, tag = "1")]
     #[serde(skip_serializing_if = "is_default")]
     pub channel: String,
-    /// How many at most; 0 asks for the position alone, a negative number for as many as one reply may carry.
+    /// The maximum number; 0 asks for the position alone, a negative number for as many as one reply may contain.
     #[prost(int32, tag = "7")]
     #[serde(skip_serializing_if = "is_default")]
     pub limit: i32,
-    /// Behind this position, or before it when `reverse`.
+    /// Read after this position, or before it when `reverse` is set.
     #[prost(message, optional, tag = "8")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<StreamPosition>,
-    /// Newest first.
+    /// Whether the newest publication comes first.
     #[prost(bool, tag = "9")]
     #[serde(skip_serializing_if = "is_default")]
     pub reverse: bool,
 }
 
-/// A place in a channel's stream.
+/// A position in a channel's stream.
 #[derive(Clone, PartialEq, Eq, prost::Message, Serialize, Deserialize)]
 #[serde(default)]
 pub struct StreamPosition {
@@ -231,7 +231,7 @@ pub struct StreamPosition {
     #[prost(uint64, tag = "1")]
     #[serde(skip_serializing_if = "is_default")]
     pub offset: u64,
-    /// The stream it belongs to; empty for whichever there is.
+    /// The stream it belongs to; empty for the current one.
     #[prost(string, tag = "2")]
     #[serde(skip_serializing_if = "is_default")]
     pub epoch: String,
@@ -241,13 +241,13 @@ pub struct StreamPosition {
 #[derive(Clone, PartialEq, prost::Message, Serialize, Deserialize)]
 #[serde(default)]
 pub struct HistoryResult {
-    /// In the order asked for.
+    /// The publications in the requested order.
     #[prost(message, repeated, tag = "1")]
     pub publications: Vec<Publication>,
     /// The stream that offsets belong to.
     #[prost(string, tag = "2")]
     pub epoch: String,
-    /// The newest publication's place.
+    /// The offset of the newest publication.
     #[prost(uint64, tag = "3")]
     pub offset: u64,
 }
@@ -266,7 +266,7 @@ pub struct SubRefreshRequest {
     pub token: String,
 }
 
-/// The subscription lives on.
+/// The answer to a subscription's fresh token.
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SubRefreshResult {
@@ -274,7 +274,7 @@ pub struct SubRefreshResult {
     #[prost(bool, tag = "1")]
     #[serde(skip_serializing_if = "is_default")]
     pub expires: bool,
-    /// Seconds until then.
+    /// Seconds until the new token expires.
     #[prost(uint32, tag = "2")]
     #[serde(skip_serializing_if = "is_default")]
     pub ttl: u32,

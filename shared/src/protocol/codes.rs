@@ -1,4 +1,4 @@
-//! Every error, unsubscribe and disconnect code a client can see: number, text, and whether trying again can help.
+//! The error, unsubscribe and disconnect codes: number, text, and whether a retry can help.
 //!
 //! The numbers up to 113 and from 3000 on are the Centrifuge protocol's; 1000 to 1099 are Tidegate's own.
 //! Applications have 400 to 999 and 1100 to 1999.
@@ -7,14 +7,14 @@ use std::borrow::Cow;
 
 use super::{Error, Push, Reply, Unsubscribe};
 
-/// An error a command can be answered with.
+/// An error that answers a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ErrorCode {
     /// The number in `error.code`.
     pub code: u32,
     /// The text in `error.message`.
     pub message: &'static str,
-    /// Whether the SDK may try again by itself.
+    /// Whether the SDK may retry by itself.
     pub temporary: bool,
 }
 
@@ -27,12 +27,12 @@ impl ErrorCode {
         Self { code, message, temporary: true }
     }
 
-    /// The error as it goes on the wire.
+    /// Returns the error as a protocol message.
     pub fn error(self) -> Error {
         Error { code: self.code, message: self.message.to_owned(), temporary: self.temporary }
     }
 
-    /// The error with what exactly is wrong behind the general text.
+    /// Returns the error with a detail after the general text.
     pub fn because(self, detail: impl std::fmt::Display) -> Error {
         Error { message: format!("{}: {detail}", self.message), ..self.error() }
     }
@@ -48,34 +48,34 @@ impl From<ErrorCode> for Error {
 pub const INTERNAL: ErrorCode = ErrorCode::temporary(100, "internal server error");
 /// The channel's namespace is not declared.
 pub const UNKNOWN_CHANNEL: ErrorCode = ErrorCode::new(102, "unknown channel");
-/// This client may not do this.
+/// The client lacks the permission.
 pub const PERMISSION_DENIED: ErrorCode = ErrorCode::new(103, "permission denied");
 /// No route takes this method.
 pub const METHOD_NOT_FOUND: ErrorCode = ErrorCode::new(104, "method not found");
 /// The connection has this subscription already.
 pub const ALREADY_SUBSCRIBED: ErrorCode = ErrorCode::new(105, "already subscribed");
-/// A limit of the configuration is reached.
+/// A configured limit is reached.
 pub const LIMIT_EXCEEDED: ErrorCode = ErrorCode::new(106, "limit exceeded");
-/// The command makes no sense as it stands.
+/// The command is invalid.
 pub const BAD_REQUEST: ErrorCode = ErrorCode::new(107, "bad request");
-/// The feature is not switched on here.
+/// The configuration does not enable the feature.
 pub const NOT_AVAILABLE: ErrorCode = ErrorCode::new(108, "not available");
 /// The token has expired; the SDK fetches a new one.
 pub const TOKEN_EXPIRED: ErrorCode = ErrorCode::new(109, "token expired");
-/// The position belongs to a stream that is not there any more, or to what has been trimmed.
+/// The position belongs to a replaced stream or to trimmed publications.
 pub const UNRECOVERABLE: ErrorCode = ErrorCode::new(112, "unrecoverable position");
 /// The broker refused the request or cannot be reached; nothing was stored.
 pub const NOT_ACCEPTED: ErrorCode = ErrorCode::temporary(1000, "not accepted, try again");
-/// The request is stored, its answer did not come in time.
+/// The request is stored, and its answer did not arrive in time.
 pub const STILL_WORKING: ErrorCode = ErrorCode::new(1001, "accepted, still working");
-/// The broker did not say in time whether it stored the request.
+/// The broker did not acknowledge the request in time; it may be stored.
 pub const OUTCOME_UNKNOWN: ErrorCode = ErrorCode::new(1002, "outcome unknown");
 /// The idempotency key belongs to a request with another body.
 pub const KEY_REUSED: ErrorCode = ErrorCode::new(1003, "key used with another body");
 /// Every attempt failed; the request is kept as a dead letter.
 pub const DEAD_LETTER: ErrorCode = ErrorCode::new(1004, "failed for good, kept as a dead letter");
 
-/// Every error of this file, in the order of the numbers.
+/// All errors of this file, in numeric order.
 pub const ERRORS: &[ErrorCode] = &[
     INTERNAL,
     UNKNOWN_CHANNEL,
@@ -94,7 +94,7 @@ pub const ERRORS: &[ErrorCode] = &[
     DEAD_LETTER,
 ];
 
-/// A way for the server to end one subscription, in an unsubscribe push.
+/// A server-side end of one subscription, sent in an unsubscribe push.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unsubscription {
     /// The number in `unsubscribe.code`. From 2500 on SDKs subscribe again.
@@ -104,7 +104,7 @@ pub struct Unsubscription {
 }
 
 impl Unsubscription {
-    /// The push that tells it.
+    /// Returns the push that ends the subscription of `channel`.
     pub fn push(self, channel: impl Into<String>) -> Reply {
         let unsubscribe = Some(Unsubscribe { code: self.code, reason: self.reason.to_owned() });
         let push = Push { channel: channel.into(), unsubscribe, ..Push::default() };
@@ -115,19 +115,18 @@ impl Unsubscription {
 /// A service ended the subscription.
 pub const UNSUBSCRIBED_BY_SERVER: Unsubscription =
     Unsubscription { code: 2000, reason: "server unsubscribe" };
-/// The code and reason of an unsubscribe push after which SDKs subscribe again from their position: publications were
-/// missed and could not be filled in.
+/// Publications were missed and could not be filled in. SDKs subscribe again from their position.
 pub const UNSUBSCRIBED_INSUFFICIENT_STATE: Unsubscription =
     Unsubscription { code: 2500, reason: "insufficient state" };
-/// The subscription token's time is over and no fresh one came.
+/// The subscription token expired and the client brought no fresh one.
 pub const UNSUBSCRIBED_EXPIRED: Unsubscription =
     Unsubscription { code: 2501, reason: "subscription expired" };
 
-/// A service wants the client to bring a fresh token, and to start anew from where the channel is.
+/// A service asks the client to bring a fresh token and to subscribe again from the channel's current position.
 pub const UNSUBSCRIBED_STATE_INVALIDATED: Unsubscription =
     Unsubscription { code: 2502, reason: "state invalidated" };
 
-/// Every unsubscription of this file, in the order of the numbers.
+/// All unsubscriptions of this file, in numeric order.
 pub const UNSUBSCRIPTIONS: &[Unsubscription] = &[
     UNSUBSCRIBED_BY_SERVER,
     UNSUBSCRIBED_INSUFFICIENT_STATE,
@@ -135,12 +134,12 @@ pub const UNSUBSCRIPTIONS: &[Unsubscription] = &[
     UNSUBSCRIBED_STATE_INVALIDATED,
 ];
 
-/// A way for the server to end a connection: the close code and its text.
+/// A server-side end of a connection: close code and reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Disconnect {
     /// The WebSocket close code.
     pub code: u16,
-    /// The close reason. Plain words of at most 32 bytes: SDKs try to read it as JSON first.
+    /// The close reason: plain words of at most 32 bytes, because SDKs first try to parse it as JSON.
     pub reason: Cow<'static, str>,
 }
 
@@ -149,7 +148,7 @@ impl Disconnect {
         Self { code, reason: Cow::Borrowed(reason) }
     }
 
-    /// Whether SDKs connect again after it.
+    /// Whether SDKs reconnect after it.
     pub fn reconnects(&self) -> bool {
         !matches!(self.code, 3500..=3999 | 4500..=4999)
     }
@@ -161,36 +160,36 @@ pub const MESSAGE_TOO_BIG: Disconnect = Disconnect::new(1009, "message too big")
 pub const SHUTDOWN: Disconnect = Disconnect::new(3001, "shutdown");
 /// Something failed inside the gateway.
 pub const SERVER_ERROR: Disconnect = Disconnect::new(3004, "internal server error");
-/// The token's time is over and no fresh one came.
+/// The token expired and the client brought no fresh one.
 pub const EXPIRED: Disconnect = Disconnect::new(3005, "connection expired");
-/// The client reads too slowly for what it is sent.
+/// The client reads more slowly than the gateway sends to it.
 pub const SLOW: Disconnect = Disconnect::new(3008, "slow");
-/// Publications of a channel the server subscribed this client to were missed and cannot be filled in: the client resumes.
+/// Missed publications of a server-side subscription cannot be filled in. The client reconnects and recovers.
 pub const INSUFFICIENT_STATE: Disconnect = Disconnect::new(3010, "insufficient state");
 /// A ping was not answered in time.
 pub const NO_PONG: Disconnect = Disconnect::new(3012, "no pong");
-/// The client sends faster than its messages can be stored.
+/// The client sends faster than the broker stores.
 pub const TOO_MANY_REQUESTS: Disconnect = Disconnect::new(3013, "too many requests");
-/// A service wants the client to bring a fresh token: what the one it has says is not true any more.
+/// A service asks the client to bring a fresh token, because the claims of the current one are outdated.
 pub const STATE_INVALIDATED: Disconnect = Disconnect::new(3014, "state invalidated");
-/// The token is not one of ours.
+/// No configured issuer has signed the token.
 pub const INVALID_TOKEN: Disconnect = Disconnect::new(3500, "invalid token");
 /// The client broke the protocol.
 pub const BAD_PROTOCOL: Disconnect = Disconnect::new(3501, "bad request");
-/// No successful connect command came in time.
+/// The client did not connect successfully in time.
 pub const STALE: Disconnect = Disconnect::new(3502, "stale");
 /// A service ended the connection.
 pub const FORCE_DISCONNECT: Disconnect = Disconnect::new(3503, "force disconnect");
-/// The server would have to subscribe the client to more channels than one connection may have.
+/// The server-side subscriptions exceed the limit of channels for one connection.
 pub const CHANNEL_LIMIT: Disconnect = Disconnect::new(3505, "channel limit");
 /// A payload cannot be carried by this connection's encoding.
 pub const INAPPROPRIATE: Disconnect = Disconnect::new(3506, "inappropriate protocol");
-/// A client that cannot be told of errors may not connect.
+/// The connection is refused, on a transport that cannot carry an error reply.
 pub const DENIED: Disconnect = Disconnect::new(3507, "permission denied");
 /// No route takes `send`.
 pub const SEND_NOT_AVAILABLE: Disconnect = Disconnect::new(3508, "not available");
 
-/// Every disconnect of this file, in the order of the numbers.
+/// All disconnects of this file, in numeric order.
 pub const DISCONNECTS: &[Disconnect] = &[
     MESSAGE_TOO_BIG,
     SHUTDOWN,

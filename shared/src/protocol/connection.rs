@@ -1,4 +1,4 @@
-//! Messages about the connection itself: who it is, for how long, and what comes to it by itself.
+//! Messages about the connection: authentication, expiry and server-side subscriptions.
 
 use std::collections::BTreeMap;
 
@@ -15,11 +15,11 @@ pub struct ConnectRequest {
     #[prost(string, tag = "1")]
     #[serde(skip_serializing_if = "is_default")]
     pub token: String,
-    /// Application data; carried, not interpreted.
+    /// Application data for hooks, not interpreted.
     #[prost(bytes = "bytes", tag = "2")]
     #[serde(with = "json::raw", skip_serializing_if = "Bytes::is_empty")]
     pub data: Bytes,
-    /// Where the client left the subscriptions that the server makes.
+    /// The client's last positions in its server-side subscriptions.
     #[prost(btree_map = "string, message", tag = "3")]
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub subs: BTreeMap<String, SubscribeRequest>,
@@ -43,19 +43,19 @@ pub struct ConnectResult {
     /// The server's version; never empty.
     #[prost(string, tag = "2")]
     pub version: String,
-    /// Whether the client has to refresh its token after `ttl`.
+    /// Whether the token expires after `ttl`.
     #[prost(bool, tag = "3")]
     #[serde(skip_serializing_if = "is_default")]
     pub expires: bool,
-    /// Seconds until then.
+    /// Seconds until the token expires.
     #[prost(uint32, tag = "4")]
     #[serde(skip_serializing_if = "is_default")]
     pub ttl: u32,
-    /// What the application says about the connection.
+    /// Application data for the client.
     #[prost(bytes = "bytes", tag = "5")]
     #[serde(with = "json::raw", skip_serializing_if = "Bytes::is_empty")]
     pub data: Bytes,
-    /// Subscriptions the server made for this connection.
+    /// The server-side subscriptions of this connection.
     #[prost(message, repeated, tag = "6")]
     #[serde(with = "json::subs", skip_serializing_if = "Vec::is_empty")]
     pub subs: Vec<Sub>,
@@ -63,11 +63,11 @@ pub struct ConnectResult {
     #[prost(uint32, tag = "7")]
     #[serde(skip_serializing_if = "is_default")]
     pub ping: u32,
-    /// Whether each ping is to be answered.
+    /// Whether the client must answer each ping.
     #[prost(bool, tag = "8")]
     #[serde(skip_serializing_if = "is_default")]
     pub pong: bool,
-    /// What further commands are posted under, where the connection itself brings none; a secret.
+    /// The secret session id under which the client posts further commands, on transports that only receive.
     #[prost(string, tag = "9")]
     #[serde(skip_serializing_if = "is_default")]
     pub session: String,
@@ -77,9 +77,9 @@ pub struct ConnectResult {
     pub node: String,
 }
 
-/// An entry of the map of subscriptions: an object's field in JSON, a map's entry in protobuf.
+/// An entry of the map of subscriptions: a field of an object in JSON, an entry of a map in protobuf.
 ///
-/// Written as a message of its own since prost leaves an empty value out of a map's entry, which some SDKs read as none.
+/// A message of its own, because prost leaves an empty value out of a map's entry and some SDKs then read no subscription.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Sub {
     /// The channel.
@@ -91,7 +91,7 @@ pub struct Sub {
 }
 
 impl Sub {
-    /// The subscription of `channel`.
+    /// Creates the entry of `channel`.
     pub fn new(channel: impl Into<String>, result: SubscribeResult) -> Self {
         Self { channel: channel.into(), result: Some(result) }
     }
@@ -107,7 +107,7 @@ pub struct RefreshRequest {
     pub token: String,
 }
 
-/// The connection lives on.
+/// The answer to a connection's fresh token.
 #[derive(Clone, PartialEq, Eq, prost::Message, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RefreshResult {
@@ -121,13 +121,13 @@ pub struct RefreshResult {
     #[prost(bool, tag = "3")]
     #[serde(skip_serializing_if = "is_default")]
     pub expires: bool,
-    /// Seconds until then.
+    /// Seconds until the new token expires.
     #[prost(uint32, tag = "4")]
     #[serde(skip_serializing_if = "is_default")]
     pub ttl: u32,
 }
 
-/// Commands for a connection that cannot bring them itself: the body of a POST.
+/// Commands for a connection whose transport only receives: the body of a POST.
 #[derive(Clone, PartialEq, Eq, prost::Message, Serialize, Deserialize)]
 #[serde(default)]
 pub struct EmulationRequest {
@@ -137,7 +137,7 @@ pub struct EmulationRequest {
     /// The session.
     #[prost(string, tag = "2")]
     pub session: String,
-    /// What would be one WebSocket message; in JSON a string that holds it.
+    /// The content of one WebSocket message; in JSON a string that contains it.
     #[prost(bytes = "bytes", tag = "3")]
     #[serde(with = "json::text")]
     pub data: Bytes,

@@ -1,6 +1,6 @@
 //! Newline-delimited JSON: how messages are joined in a text frame, and how payloads travel inside them.
 //!
-//! Payload fields are any JSON value, embedded as it stands. Never decides what a message means.
+//! A payload field is any JSON value, embedded unchanged.
 
 use bytes::Bytes;
 use data_encoding::BASE64;
@@ -22,17 +22,17 @@ pub fn encode<T: Serialize>(message: &T) -> Result<Bytes, CodecError> {
     serde_json::to_vec(message).map(Bytes::from).map_err(|error| CodecError::Payload(error.to_string()))
 }
 
-/// How bytes from a NATS publisher appear to a JSON client.
+/// The form in which a JSON client receives bytes from a NATS publisher.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Payload {
-    /// They are JSON, or became the JSON string of the same text.
+    /// The bytes are JSON, or they are text and became a JSON string.
     Json(Bytes),
-    /// They are not UTF-8: a JSON string in base64, to be marked with the tag `encoding=base64`.
+    /// The bytes are not UTF-8: a JSON string in base64, to be marked with the tag `encoding=base64`.
     Base64(Bytes),
 }
 
 impl Payload {
-    /// Turns any bytes into a JSON value. No bytes at all are `null`.
+    /// Converts any bytes to a JSON value. Empty bytes become `null`.
     pub fn from_any(bytes: &Bytes) -> Self {
         if bytes.is_empty() {
             return Self::Json(Bytes::from_static(b"null"));
@@ -43,7 +43,7 @@ impl Payload {
         if serde_json::from_str::<&RawValue>(text).is_err() {
             return Self::Json(quoted(text));
         }
-        // Between tokens a newline is only white space, and inside strings JSON has none: a space says the same.
+        // A newline in JSON is only white space between tokens, because strings escape it. A space is equivalent.
         if bytes.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
             let line = bytes.iter().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte });
             return Self::Json(line.collect());
@@ -51,7 +51,7 @@ impl Payload {
         Self::Json(bytes.clone())
     }
 
-    /// Returns the JSON value, whichever way it came about.
+    /// Returns the JSON value of either variant.
     pub fn into_bytes(self) -> Bytes {
         match self {
             Self::Json(bytes) | Self::Base64(bytes) => bytes,

@@ -1,4 +1,4 @@
-//! Length-delimited protobuf: how messages are joined in a binary frame. Never decides what a message means.
+//! Length-delimited protobuf: how messages are joined in a binary frame.
 
 use bytes::{Buf, Bytes, BytesMut};
 use prost::{Message, encoding::encode_varint};
@@ -20,17 +20,17 @@ pub fn decode<T: Message + Default>(mut frame: Bytes) -> impl Iterator<Item = Re
     })
 }
 
-/// Reads one message that stands alone, without its length.
+/// Decodes one message without a length prefix.
 pub fn decode_one<T: Message + Default>(message: Bytes) -> Result<T, CodecError> {
     T::decode(message).map_err(|error| CodecError::Malformed(error.to_string()))
 }
 
-/// How long one message is without its length.
+/// Returns the encoded length of a message, without its length prefix.
 pub fn len<T: Message>(message: &T) -> usize {
     message.encoded_len()
 }
 
-/// Encodes one message without its length.
+/// Encodes one message without a length prefix.
 pub fn encode<T: Message>(message: &T) -> Bytes {
     message.encode_to_vec().into()
 }

@@ -1,4 +1,4 @@
-//! What a client is told without having asked: publications, messages, and what happens to its subscriptions.
+//! Pushes: publications, joins and leaves, messages, and changes of subscriptions.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Encoding, is_default, json};
 
-/// Something that was not asked for.
+/// A message from the gateway that does not answer a command.
 #[derive(Clone, PartialEq, prost::Message, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Push {
@@ -19,11 +19,11 @@ pub struct Push {
     #[prost(message, optional, tag = "4")]
     #[serde(rename = "pub", skip_serializing_if = "Option::is_none")]
     pub publication: Option<Publication>,
-    /// Somebody came to the channel.
+    /// A client joined the channel.
     #[prost(message, optional, tag = "5")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub join: Option<Presence>,
-    /// Somebody left the channel.
+    /// A client left the channel.
     #[prost(message, optional, tag = "6")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub leave: Option<Presence>,
@@ -39,34 +39,34 @@ pub struct Push {
     #[prost(message, optional, tag = "9")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub subscribe: Option<Subscribed>,
-    /// The connection ends here; only on transports that have no close frame.
+    /// The connection ends; used on transports without a close frame.
     #[prost(message, optional, tag = "11")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disconnect: Option<Disconnected>,
 }
 
-/// Who published or who is present.
+/// A client in a publication or in presence.
 #[derive(Clone, PartialEq, Eq, prost::Message, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ClientInfo {
-    /// The user's id; empty for an anonymous one.
+    /// The user's id; empty for an anonymous client.
     #[prost(string, tag = "1")]
     pub user: String,
     /// The connection's id.
     #[prost(string, tag = "2")]
     pub client: String,
-    /// What the token said about the connection.
+    /// The connection's information from its token.
     #[prost(bytes = "bytes", tag = "3")]
     #[serde(with = "json::raw", skip_serializing_if = "Bytes::is_empty")]
     pub conn_info: Bytes,
-    /// What the subscription token said about the connection in this channel.
+    /// The connection's information in this channel from its subscription token.
     #[prost(bytes = "bytes", tag = "4")]
     #[serde(with = "json::raw", skip_serializing_if = "Bytes::is_empty")]
     pub chan_info: Bytes,
 }
 
 impl ClientInfo {
-    /// The same as an encoding can carry it: JSON clients get any bytes as JSON.
+    /// Returns the information in a form that `encoding` can carry: JSON clients receive any bytes as JSON.
     #[must_use]
     pub fn suited_to(mut self, encoding: Encoding) -> Self {
         if encoding == Encoding::Json {
@@ -80,21 +80,21 @@ impl ClientInfo {
     }
 }
 
-/// Who came or left.
+/// The client of a join or a leave.
 #[derive(Clone, PartialEq, Eq, prost::Message, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Presence {
-    /// The one.
+    /// The client.
     #[prost(message, optional, tag = "1")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub info: Option<ClientInfo>,
 }
 
-/// A subscription that the server made after the connection was there: [`super::SubscribeResult`] in small.
+/// A server-side subscription made after the connect reply: a short form of [`super::SubscribeResult`].
 #[derive(Clone, PartialEq, Eq, prost::Message, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Subscribed {
-    /// Whether the client may resume after a disconnect.
+    /// Whether the client may recover the subscription after a disconnect.
     #[prost(bool, tag = "1")]
     #[serde(skip_serializing_if = "is_default")]
     pub recoverable: bool,
@@ -102,7 +102,7 @@ pub struct Subscribed {
     #[prost(string, tag = "4")]
     #[serde(skip_serializing_if = "is_default")]
     pub epoch: String,
-    /// The newest publication's place.
+    /// The offset of the newest publication.
     #[prost(uint64, tag = "5")]
     #[serde(skip_serializing_if = "is_default")]
     pub offset: u64,
@@ -110,7 +110,7 @@ pub struct Subscribed {
     #[prost(bool, tag = "6")]
     #[serde(skip_serializing_if = "is_default")]
     pub positioned: bool,
-    /// What the application says about the subscription.
+    /// Application data for the client.
     #[prost(bytes = "bytes", tag = "7")]
     #[serde(with = "json::raw", skip_serializing_if = "Bytes::is_empty")]
     pub data: Bytes,
@@ -124,26 +124,27 @@ pub struct Publication {
     #[prost(bytes = "bytes", tag = "4")]
     #[serde(with = "json::raw", skip_serializing_if = "Bytes::is_empty")]
     pub data: Bytes,
-    /// The client that published it, if a client did.
+    /// The client that published it; `None` for a publication of a service.
     #[prost(message, optional, tag = "5")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub info: Option<ClientInfo>,
-    /// Its place in the channel's stream.
+    /// Its offset in the channel's stream.
     #[prost(uint64, tag = "6")]
     #[serde(skip_serializing_if = "is_default")]
     pub offset: u64,
-    /// Small facts beside the payload.
+    /// The publication's tags.
     #[prost(btree_map = "string, string", tag = "7")]
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub tags: BTreeMap<String, String>,
-    /// Whether `data` is a patch of the publication before it.
+    /// Whether `data` is a delta from the previous publication.
     #[prost(bool, tag = "8")]
     #[serde(skip_serializing_if = "is_default")]
     pub delta: bool,
 }
 
 impl Publication {
-    /// The publication as an encoding can carry it: JSON clients get any bytes as JSON, with a tag when they are base64.
+    /// Returns the publication in a form that `encoding` can carry: JSON clients receive any bytes as JSON, with a tag if they
+    /// are base64.
     #[must_use]
     pub fn suited_to(mut self, encoding: Encoding) -> Self {
         if encoding == Encoding::Json {
@@ -161,22 +162,22 @@ impl Publication {
 #[derive(Clone, PartialEq, Eq, prost::Message, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Unsubscribe {
-    /// Below 2500 the subscription is over, from 2500 on the client subscribes again.
+    /// The code. Below 2500 the subscription is over, from 2500 on the client subscribes again.
     #[prost(uint32, tag = "2")]
     pub code: u32,
-    /// A sentence for people; never empty.
+    /// A readable sentence; never empty.
     #[prost(string, tag = "3")]
     pub reason: String,
 }
 
-/// The server ends the connection: what a close frame says elsewhere.
+/// The server ends the connection. Carries the content of a close frame.
 #[derive(Clone, PartialEq, Eq, prost::Message, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Disconnected {
-    /// A number of [`codes::DISCONNECTS`].
+    /// One of [`codes::DISCONNECTS`].
     #[prost(uint32, tag = "1")]
     pub code: u32,
-    /// A sentence for people; never empty.
+    /// A readable sentence; never empty.
     #[prost(string, tag = "2")]
     pub reason: String,
 }

@@ -1,20 +1,20 @@
-//! From the stream of a namespace that is there to the one that is wanted: what an update can change, and what it cannot.
+//! How an existing stream of a namespace becomes the configured one: by an update, or only by recreating it.
 //!
-//! Seen with nats-server 2.15.1: limits, ages and windows change by an update, which keeps the messages that still fit (a
-//! smaller history lets go of the oldest, a larger one begins with what is there). "stream configuration update can not change
-//! persist mode" (10052) either way, and neither storage type; a stream that is written behind the acknowledgement can be
-//! neither in memory nor have replicas. Pure.
+//! Observed with nats-server 2.15.1: an update changes limits, ages and windows and keeps the messages that still fit (a smaller
+//! history drops the oldest messages, a larger one starts with the existing ones). An update cannot change the persist mode in
+//! either direction ("stream configuration update can not change persist mode", 10052), nor the storage type. A stream that is
+//! written after its acknowledgement can neither be in memory nor have replicas. This module is pure.
 
 use async_nats::jetstream::stream::{Config as Stream, PersistenceMode, StorageType};
 
-/// How a stream becomes the one that is wanted.
+/// How a stream becomes the configured one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Way {
-    /// By an update, with this persist mode: its messages stay.
+    /// By an update with this persist mode. Its messages stay.
     Update(Option<PersistenceMode>),
-    /// Only anew, for this reason, and nothing that was promised to anybody is lost.
+    /// By recreating it, for this reason. Only messages without a promise of history are lost.
     Anew(&'static str),
-    /// Only anew, for this reason, and all that it keeps is lost.
+    /// By recreating it, for this reason. All its messages are lost.
     AnewWithLoss(&'static str),
 }
 
@@ -22,7 +22,7 @@ impl Way {
     pub(super) fn from(found: &Stream, wanted: &Stream) -> Self {
         let behind = |stream: &Stream| stream.persist_mode == Some(PersistenceMode::Async);
         match (behind(found), behind(wanted)) {
-            // Only a namespace without history has such a stream: nobody was promised what it keeps.
+            // Only namespaces without history have such a stream: its messages were not promised to any client.
             (true, false) => {
                 Self::Anew("it is written behind the acknowledgement, which no update can change")
             }
@@ -30,7 +30,7 @@ impl Way {
                 StorageType::File => "no update can move it from memory to files",
                 StorageType::Memory => "no update can move it from files to memory",
             }),
-            // Written before the acknowledgement it is slower than it has to be, and as good.
+            // A stream that is written before its acknowledgement is slower than necessary, and otherwise equivalent.
             _ => Self::Update(found.persist_mode),
         }
     }
@@ -45,7 +45,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_is_updated_where_that_is_possible_and_made_anew_where_it_is_not() {
+    fn a_stream_is_updated_if_possible_and_recreated_otherwise() {
         let (file, memory) = (stream(StorageType::File, None), stream(StorageType::Memory, None));
         let behind = stream(StorageType::File, Some(PersistenceMode::Async));
         assert_eq!(Way::from(&file, &file), Way::Update(None));

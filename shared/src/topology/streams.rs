@@ -1,4 +1,4 @@
-//! What each stream and consumer looks like for a configuration. Pure; planned and applied in [`super`].
+//! The streams and consumers that a configuration needs. Pure; [`super`] plans and applies them.
 
 use std::time::Duration;
 
@@ -13,11 +13,11 @@ use crate::{
     subject::Subjects,
 };
 
-/// Unacknowledged requests of one route over all workers: a bound on what can be under way.
+/// The maximum number of unacknowledged requests of one route over all workers.
 const MAX_ACK_PENDING: i64 = 4096;
-/// How long a publication without history stays: only for the broker's own bookkeeping, nobody reads it.
+/// How long a publication without history stays. No client reads it; the broker needs it for acknowledgement and deduplication.
 const EPHEMERAL_TTL: Duration = Duration::from_mins(1);
-/// How long the broker remembers that a gateway's lease has ended.
+/// How long the broker keeps the marker of a gateway's ended lease.
 const ENDED_LEASE_TTL: Duration = Duration::from_secs(5);
 
 fn base(config: &Config, name: impl Into<String>, subject: String) -> Stream {
@@ -32,7 +32,7 @@ fn base(config: &Config, name: impl Into<String>, subject: String) -> Stream {
     }
 }
 
-/// A full queue refuses, and one request has one place in it.
+/// When the queue is full, new requests are refused. Each request has one message in it.
 pub(super) fn requests(config: &Config, subjects: &Subjects) -> Stream {
     Stream {
         retention: RetentionPolicy::WorkQueue,
@@ -44,7 +44,7 @@ pub(super) fn requests(config: &Config, subjects: &Subjects) -> Stream {
     }
 }
 
-/// No limits, so that a failed request can always be parked. Schedules exclude discard new, hence the second stream.
+/// Without limits, so that a failed request can always be parked. Schedules exclude discard new, hence the second stream.
 pub(super) fn parked(config: &Config, subjects: &Subjects) -> Stream {
     Stream {
         retention: RetentionPolicy::WorkQueue,
@@ -52,13 +52,13 @@ pub(super) fn parked(config: &Config, subjects: &Subjects) -> Stream {
         subjects: vec![subjects.all_parked(), subjects.all_due()],
         allow_message_schedules: true,
         allow_message_ttl: true,
-        // The server turns this on by itself for schedules; asking for it keeps the comparison honest.
+        // The server sets this for schedules; setting it here keeps the comparison of configurations equal.
         allow_rollup: true,
         ..base(config, PARK, subjects.all_parked())
     }
 }
 
-/// The server itself refuses a second answer, whatever worker sends it.
+/// The server itself refuses a second answer, whichever worker sends it.
 pub(super) fn answers(config: &Config, subjects: &Subjects) -> Stream {
     let (kept, repeated) = subjects.all_replies();
     Stream {
@@ -83,11 +83,11 @@ pub(super) fn dead_letters(config: &Config, subjects: &Subjects) -> Stream {
     }
 }
 
-/// The publications of a namespace: its history, or one message of each channel, which is enough to be acknowledged,
-/// deduplicated and repeated.
+/// The publications of a namespace: its history, or one message of each channel, which is enough for acknowledgement,
+/// deduplication and republishing.
 ///
-/// In memory only with replicas, since one server forgets its memory streams, configuration included, when it restarts.
-/// Without history what a file keeps is worth no synced write, though: on one server the broker may write it behind the
+/// Memory storage needs replicas, because a single server loses its memory streams and their configuration when it restarts.
+/// Without history the messages in the file are not worth a synced write: a single server may write them after the
 /// acknowledgement.
 pub(super) fn publications(config: &Config, subjects: &Subjects, namespace: &Namespace) -> Stream {
     let (kept, repeated) = subjects.all_channels(&namespace.name);
@@ -108,16 +108,17 @@ pub(super) fn publications(config: &Config, subjects: &Subjects, namespace: &Nam
     }
 }
 
-/// Who is in the channels: one message a member, one a living gateway. The end of a lease is repeated as any message is.
+/// Presence: one message for each member and one for each live gateway. The end of a lease is republished as any message is.
 ///
-/// A file for the same reason, and worth no synced write either: after a crash of the broker gateways compare and repair.
+/// Stored in a file for the same reason as publications, also without synced writes: after a crash of the broker the gateways
+/// compare and repair.
 pub(super) fn presence(config: &Config, subjects: &Subjects) -> Stream {
     let (kept, repeated) = subjects.all_presence();
     Stream {
         max_messages_per_subject: 1,
         allow_message_ttl: true,
         subject_delete_marker_ttl: Some(ENDED_LEASE_TTL),
-        // The server turns this on by itself for the markers; asking for it keeps the comparison honest.
+        // The server sets this for the markers; setting it here keeps the comparison of configurations equal.
         allow_rollup: true,
         deny_delete: true,
         persist_mode: (config.streams.replicas == 1).then_some(PersistenceMode::Async),
@@ -126,7 +127,7 @@ pub(super) fn presence(config: &Config, subjects: &Subjects) -> Stream {
     }
 }
 
-/// No `backoff` and no `max_deliver`: the worker counts attempts and parks failures, and either would break that.
+/// No `backoff` and no `max_deliver`: the worker counts attempts and parks failed requests, and either setting would interfere.
 pub(super) fn consumer(config: &Config, route: &Route, filter: String) -> pull::Config {
     pull::Config {
         durable_name: Some(consumer_name(route).to_owned()),

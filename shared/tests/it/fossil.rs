@@ -1,5 +1,5 @@
-//! Deltas beside those of the published JavaScript encoder. `reference` was written by the npm package `fossil-delta` 2.0.0;
-//! the SDK's tests apply `delta` with the decoder that clients have.
+//! Deltas compared with those of the published JavaScript encoder: the npm package `fossil-delta` 2.0.0 wrote `reference`. The
+//! SDK tests apply `delta` with the decoder of clients.
 
 use data_encoding::BASE64;
 use serde::Deserialize;
@@ -14,7 +14,7 @@ struct Vector {
     old: String,
     new: String,
     delta: String,
-    /// Base64 always, since this encoder may cut a character.
+    /// Always base64, because this encoder may cut a character.
     reference: String,
 }
 

@@ -1,4 +1,4 @@
-//! The wire, pinned by bytes, and the rules of the tree.
+//! Golden bytes of the wire formats, and the rules of the source tree.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod fossil;

@@ -1,4 +1,4 @@
-//! The import rules of docs/architecture.md, and what a document may not forget.
+//! The import rules of docs/architecture.md, and the completeness of documents.
 
 mod imports;
 mod planted;
@@ -182,7 +182,7 @@ fn every_metric_of_the_gateway_is_documented() {
 }
 
 #[test]
-fn links_between_documents_lead_somewhere() {
+fn links_between_documents_resolve() {
     let mut pages =
         vec![root().join("README.md"), root().join("CONTRIBUTING.md"), root().join("CHANGELOG.md")];
     files(&root().join("docs"), "md", &mut pages);

@@ -1,4 +1,5 @@
-//! The encoding of names that other programs have to know too: these vectors are tested against the documented one as well.
+//! The encoding of names as tokens, which other programs implement too. The documented implementation is tested with the same
+//! vectors.
 
 use std::collections::BTreeMap;
 

@@ -10,7 +10,7 @@ use tidegate_shared::protocol::{
     encode_reply, json, protobuf,
 };
 
-/// Asking who is in a channel, and to be told who comes and leaves.
+/// Requests for the members of a channel, and for joins and leaves.
 fn presence_commands() -> Vec<(Command, &'static str, &'static str)> {
     let command = |id| Command { id, ..Command::default() };
     vec![
@@ -215,7 +215,7 @@ fn replies() -> Vec<(Reply, &'static str, &'static str)> {
     ]
 }
 
-/// Who is there, who comes and leaves, and subscriptions that nobody asked for.
+/// Presence, joins and leaves, and server-side subscriptions.
 fn replies_about_channels() -> Vec<(Reply, &'static str, &'static str)> {
     let info = ClientInfo { client: "g.1".into(), ..ClientInfo::default() };
     let presence = Presence { info: Some(info.clone()) };
@@ -263,7 +263,7 @@ fn replies_about_channels() -> Vec<(Reply, &'static str, &'static str)> {
     ]
 }
 
-/// What only clients of streams are told.
+/// Messages that only clients of streams receive.
 fn replies_on_streams() -> Vec<(Reply, &'static str, &'static str)> {
     let emulated = ConnectResult {
         client: "g.1".into(),
@@ -353,7 +353,7 @@ fn a_frame_carries_several_messages() {
 }
 
 #[test]
-fn unknown_fields_are_passed_over_and_the_first_verb_wins() {
+fn unknown_fields_are_ignored_and_the_first_verb_wins() {
     let text = r#"{"id":1,"flag":7,"rpc":{"method":"m","more":[1]},"publish":{"channel":"c"},"connect":{"flag":1,"headers":{"a":"b"}}}"#;
     let command = json::decode::<Command>(text).next().unwrap().unwrap();
     assert!(matches!(command.verb(), Verb::Connect(_)));

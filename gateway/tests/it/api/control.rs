@@ -1,4 +1,4 @@
-//! Connections and subscriptions that services make and end, wherever they are.
+//! Connections and subscriptions that services create and end, on any gateway.
 
 use std::time::{Duration, Instant};
 
@@ -9,10 +9,12 @@ use tidegate_cli::{
 };
 use tidegate_shared::protocol::Encoding;
 
-use super::{Doors, KEPT, code, join};
+use super::{Doors, code};
 use crate::{
     stream_client::StreamClient,
-    support::{connect, connect_as, event, eventually, http, publication, quick, start, token, url},
+    support::{
+        connect, connect_as, event, eventually, fresh, http, kept_toml, publication, quick, start, token, url,
+    },
 };
 
 async fn closed(events: &mut Events) -> (u16, String) {
@@ -33,7 +35,7 @@ async fn unsubscribed(events: &mut Events) -> (String, u32, String) {
 
 #[tokio::test]
 async fn connections_are_ended_on_whichever_gateway_they_are() {
-    let stack = start(quick(KEPT).gateways(2)).await;
+    let stack = start(quick(&kept_toml(20, "")).gateways(2)).await;
     let doors = Doors::of(&stack).await;
     let (first, mut first_events) = connect(&stack, 0, "42").await;
     let (_second, mut second_events) = connect_as(&stack, 1, "42", Encoding::Protobuf).await;
@@ -41,13 +43,13 @@ async fn connections_are_ended_on_whichever_gateway_they_are() {
     let first_id = first.connected().client.clone();
     doors.http("disconnect", json!({"user": "42", "whitelist": [first_id]})).await;
     assert_eq!(closed(&mut second_events).await, (3503, "force disconnect".to_owned()));
-    // Another user's connection is not meant.
+    // The connection of another user is not affected.
     doors.http("disconnect", json!({"user": "43", "client": first_id})).await;
-    join(&first, "chat:a").await;
+    fresh(&first, "chat:a").await;
     let own = json!({"code": 4100, "reason": "moved to another plan"});
     doors.nats("disconnect", json!({"client": first_id, "disconnect": own})).await;
     assert_eq!(closed(&mut first_events).await, (4100, "moved to another plan".to_owned()));
-    // One message is enough, and nobody has to wait for an answer.
+    // A plain message is enough; no reply is needed.
     doors.nats.publish("tide.ctl.disconnect", json!({"user": "43"}).to_string().into()).await.unwrap();
     assert_eq!(closed(&mut other_events).await.0, 3503);
     drop(other);
@@ -62,7 +64,7 @@ async fn connections_are_ended_on_whichever_gateway_they_are() {
 
 #[tokio::test]
 async fn one_connection_that_posts_its_commands_is_known_by_its_session() {
-    let stack = start(quick(KEPT).gateways(2)).await;
+    let stack = start(quick(&kept_toml(20, "")).gateways(2)).await;
     let doors = Doors::of(&stack).await;
     let connect_command =
         |user: &str| json!({"id": 1, "connect": {"token": token(&stack, user)}}).to_string();
@@ -80,7 +82,7 @@ async fn one_connection_that_posts_its_commands_is_known_by_its_session() {
 
 #[tokio::test]
 async fn subscriptions_are_made_and_ended_from_outside() {
-    let stack = start(quick(KEPT).gateways(2)).await;
+    let stack = start(quick(&kept_toml(20, "")).gateways(2)).await;
     let doors = Doors::of(&stack).await;
     let (client, mut events) = connect(&stack, 0, "42").await;
     let ask = json!({"user": "42", "channel": "kept:a", "data": {"role": "guest"}});
@@ -96,7 +98,7 @@ async fn subscriptions_are_made_and_ended_from_outside() {
     assert_eq!(code(&doors.http("unsubscribe", personal).await), Some(103));
     doors.nats("unsubscribe", json!({"user": "42", "channel": "kept:a"})).await;
     assert_eq!(unsubscribed(&mut events).await, ("kept:a".to_owned(), 2000, "server unsubscribe".to_owned()));
-    join(&client, "kept:a").await;
+    fresh(&client, "kept:a").await;
     doors.http("unsubscribe", json!({"user": "42", "channel": "kept:a", "code": 2502})).await;
     assert_eq!(unsubscribed(&mut events).await, ("kept:a".to_owned(), 2502, "state invalidated".to_owned()));
     assert_eq!(code(&doors.http("unsubscribe", json!({"user": "42"})).await), Some(107));
@@ -105,11 +107,12 @@ async fn subscriptions_are_made_and_ended_from_outside() {
 }
 
 #[tokio::test]
-async fn a_connections_time_and_what_is_said_about_it_can_be_changed() {
-    let stack = start(quick(&format!("[auth]\nrefresh_grace = '0s'\n{KEPT}")).gateways(2)).await;
+async fn the_expiry_and_the_information_of_a_connection_can_be_changed() {
+    let stack =
+        start(quick(&format!("[auth]\nrefresh_grace = '0s'\n{}", kept_toml(20, ""))).gateways(2)).await;
     let doors = Doors::of(&stack).await;
     let (client, mut events) = connect(&stack, 0, "42").await;
-    join(&client, "chat:a").await;
+    fresh(&client, "chat:a").await;
     doors.http("refresh", json!({"user": "42", "info": {"name": "Ann"}})).await;
     client.publish("chat:a", "1").await.unwrap();
     let info = event(&mut events, |event| match event {
@@ -128,8 +131,8 @@ async fn a_connections_time_and_what_is_said_about_it_can_be_changed() {
 }
 
 #[tokio::test]
-async fn a_gateway_that_does_not_answer_is_told_of() {
-    let stack = start(quick(KEPT).gateways(2)).await;
+async fn an_answer_names_the_gateways_that_did_not_reply() {
+    let stack = start(quick(&kept_toml(20, "")).gateways(2)).await;
     let doors = Doors::of(&stack).await;
     eventually("the gateways know each other", || async {
         doors.http("info", json!({})).await["result"]["nodes"].as_array().unwrap().len() == 2
@@ -153,7 +156,7 @@ async fn a_gateway_that_does_not_answer_is_told_of() {
     .await;
 }
 
-/// Leases that outlive any test.
+/// Leases longer than any test.
 const LONG_LEASES: &str = "[presence]\nlease = '2m'\n";
 
 async fn all_are_known(doors: &Doors, gateways: usize) {
@@ -168,7 +171,7 @@ async fn metrics(stack: &Stack, gateway: usize) -> String {
     http(stack.gateways()[gateway].internal, request).await.1
 }
 
-/// Orders that meet nobody, and how long they took.
+/// Sends commands that match no connection, and returns how long they took.
 async fn orders(doors: &Doors, count: usize) -> Duration {
     let began = Instant::now();
     for _ in 0..count {
@@ -178,8 +181,8 @@ async fn orders(doors: &Doors, count: usize) -> Duration {
 }
 
 #[tokio::test]
-async fn a_gateway_that_was_killed_fails_no_order_and_delays_one_at_most() {
-    let stack = start(quick(&format!("{LONG_LEASES}{KEPT}")).gateways(3)).await;
+async fn a_killed_gateway_fails_no_command_and_delays_one_at_most() {
+    let stack = start(quick(&format!("{LONG_LEASES}{}", kept_toml(20, ""))).gateways(3)).await;
     let doors = Doors::of(&stack).await;
     all_are_known(&doors, 3).await;
     let (_client, mut events) = connect(&stack, 1, "42").await;
@@ -192,7 +195,7 @@ async fn a_gateway_that_was_killed_fails_no_order_and_delays_one_at_most() {
     println!("the first order took {first:?}, 20 further ones {further:?}");
     assert!(further < Duration::from_secs(7), "{further:?}");
     assert!(metrics(&stack, 2).await.contains("presence_gateways 3"), "its lease still lives");
-    // Another one in its place is asked.
+    // A replacement gateway receives commands.
     stack.start_process("gateway-1").await.unwrap();
     all_are_known(&doors, 3).await;
     let (_client, mut events) = connect(&stack, 0, "42").await;
@@ -201,8 +204,8 @@ async fn a_gateway_that_was_killed_fails_no_order_and_delays_one_at_most() {
 }
 
 #[tokio::test]
-async fn a_gateway_that_is_asked_to_stop_is_missed_by_nobody() {
-    let stack = start(quick(&format!("{LONG_LEASES}{KEPT}")).gateways(3)).await;
+async fn a_gateway_that_drains_delays_and_fails_no_command() {
+    let stack = start(quick(&format!("{LONG_LEASES}{}", kept_toml(20, ""))).gateways(3)).await;
     let doors = Doors::of(&stack).await;
     all_are_known(&doors, 3).await;
     let (stopped, ()) = tokio::join!(stack.stop("gateway-1"), async {
@@ -218,8 +221,8 @@ async fn a_gateway_that_is_asked_to_stop_is_missed_by_nobody() {
 }
 
 #[tokio::test]
-async fn an_order_that_is_answered_is_carried_out_everywhere_though_the_broker_was_just_away() {
-    let stack = start(quick(&format!("{LONG_LEASES}{KEPT}")).gateways(2)).await;
+async fn an_answered_command_has_run_on_every_gateway_even_right_after_a_broker_outage() {
+    let stack = start(quick(&format!("{LONG_LEASES}{}", kept_toml(20, ""))).gateways(2)).await;
     let doors = Doors::of(&stack).await;
     all_are_known(&doors, 2).await;
     let (_client, mut events) = connect(&stack, 0, "42").await;
@@ -233,7 +236,7 @@ async fn an_order_that_is_answered_is_carried_out_everywhere_though_the_broker_w
 }
 
 #[tokio::test]
-async fn a_connection_that_is_still_being_welcomed_belongs_to_its_user() {
+async fn a_command_for_a_user_reaches_a_connection_that_is_being_set_up() {
     let toml = "[[namespace]]\nname = 'news'\nautomatic = ['all']\n";
     let stack = start(quick(toml).gateways(1)).await;
     let doors = Doors::of(&stack).await;

@@ -1,4 +1,4 @@
-//! The document of the server API, and whether an answer is what it says.
+//! The `OpenAPI` document of the server API, and checks of answers against it.
 
 use serde_json::{Map, Value};
 
@@ -11,15 +11,15 @@ impl Document {
         this
     }
 
-    /// Panics if a method's answer is not what its schema says.
+    /// Panics if a method's answer does not match its schema.
     pub(super) fn check(&self, method: &str, answer: &Value) {
         let schema = format!("/paths/~1api~1{method}/post/responses/200/content/application~1json/schema");
         let problem = self.problem(self.0.pointer(&schema).unwrap(), answer);
         assert_eq!(problem, None, "{method}: {answer}");
     }
 
-    /// It is what the specification asks of a document, as far as it goes here: every part is there, every reference leads
-    /// somewhere, and every schema uses words that `problem` knows.
+    /// Checks the document against the parts of the `OpenAPI` specification that it uses: every required part exists, every
+    /// reference resolves, and every schema uses only keywords that `problem` knows.
     fn is_sound(&self) {
         assert!(self.0["openapi"].as_str().unwrap().starts_with("3.1."));
         assert!(self.0["info"]["title"].is_string() && self.0["info"]["version"].is_string());
@@ -52,7 +52,7 @@ impl Document {
         self.0.pointer(reference.as_str()?.strip_prefix('#')?)
     }
 
-    /// What is wrong with a value, if anything is.
+    /// Returns why a value does not match, or `None`.
     fn problem(&self, schema: &Value, value: &Value) -> Option<String> {
         if let Some(reference) = schema.get("$ref") {
             return self.problem(self.target(reference)?, value);
@@ -105,7 +105,7 @@ impl Document {
     }
 }
 
-/// Every word of a schema is one that `problem` knows.
+/// Asserts that `problem` knows every keyword of a schema.
 fn words(name: &str, schema: &Value) {
     const KNOWN: [&str; 15] = [
         "$ref",

@@ -1,25 +1,19 @@
-//! Reading what channels hold, and removing it.
+//! Reading and removing the history of channels.
 
 use serde_json::json;
-use tidegate_cli::client::Client;
-use tidegate_shared::protocol::{SubscribeRequest, SubscribeResult};
 
-use super::{Doors, KEPT, ask, code, join};
-use crate::support::{connect, eventually, nothing_panicked, publication, quick, start};
-
-async fn resume(client: &Client, channel: &str, offset: u64, epoch: &str) -> SubscribeResult {
-    let (channel, epoch) = (channel.to_owned(), epoch.to_owned());
-    ask(client, SubscribeRequest { channel, epoch, offset, recover: true, ..SubscribeRequest::default() })
-        .await
-}
+use super::{Doors, code};
+use crate::support::{
+    connect, eventually, fresh, kept_toml, nothing_panicked, publication, quick, resume, start,
+};
 
 #[tokio::test]
-async fn history_is_read_and_removed_and_nobody_is_told_otherwise() {
-    let stack = start(quick(KEPT).gateways(2)).await;
+async fn history_can_be_read_and_removed() {
+    let stack = start(quick(&kept_toml(20, "")).gateways(2)).await;
     let doors = Doors::of(&stack).await;
     let (client, mut events) = connect(&stack, 0, "42").await;
-    let begun = join(&client, "kept:a").await;
-    // Older than everything that is removed: the stream still reaches back behind it.
+    let begun = fresh(&client, "kept:a").await;
+    // Older than all publications that are removed, so the stream still reaches back before it.
     doors.http("publish", json!({"channel": "kept:other", "data": 0})).await;
     let mut offsets = Vec::new();
     for n in 1..=3 {
@@ -39,7 +33,7 @@ async fn history_is_read_and_removed_and_nobody_is_told_otherwise() {
     assert_eq!(code(&doors.http("history", json!({"channel": "chat:a", "limit": 1})).await), Some(108));
     assert_eq!(code(&doors.http("history_remove", json!({"channel": "chat:a"})).await), Some(108));
 
-    // Somebody has just resumed, so that what is about to be removed is at hand in memory.
+    // A client has just recovered, so the publications to be removed are in the gateway's memory.
     let (resumed, _events) = connect(&stack, 0, "43").await;
     assert!(resume(&resumed, "kept:a", offsets[0], &begun.epoch).await.recovered);
     assert_eq!(doors.http("history_remove", json!({"channel": "kept:a"})).await, json!({"result": {}}));
@@ -54,7 +48,7 @@ async fn history_is_read_and_removed_and_nobody_is_told_otherwise() {
         }
     }
     let (late, mut late_events) = connect(&stack, 1, "45").await;
-    let position = join(&late, "kept:a").await;
+    let position = fresh(&late, "kept:a").await;
     doors.http("publish", json!({"channel": "kept:a", "data": 4})).await;
     assert_eq!(publication(&mut events, "kept:a").await, "4", "who was there stays there");
     assert_eq!(publication(&mut late_events, "kept:a").await, "4");
@@ -67,15 +61,15 @@ async fn history_is_read_and_removed_and_nobody_is_told_otherwise() {
 }
 
 #[tokio::test]
-async fn removing_history_needs_a_right_of_its_own() {
-    let stack = start(quick(KEPT).gateways(1)).await;
+async fn removing_history_needs_its_own_nats_permission() {
+    let stack = start(quick(&kept_toml(20, "")).gateways(1)).await;
     let doors = Doors::of(&stack).await;
     doors.http("publish", json!({"channel": "kept:a", "data": 1})).await;
     let ask = json!({"channel": "kept:a"}).to_string();
     doors.nats.publish("tide.ctl.history_remove", ask.into()).await.unwrap();
     eventually("the broker says so", || async { stack.log_of("nats").contains("tide.ctl.history_remove") })
         .await;
-    // Nor by way of a method that the service may ask.
+    // Nor through a method that the service may call.
     let batch = json!({"commands": [{"history_remove": {"channel": "kept:a"}}, {"info": {}}]});
     let answer = doors.nats("batch", batch.clone()).await;
     assert_eq!(code(&answer["replies"][0]), Some(103), "{answer}");

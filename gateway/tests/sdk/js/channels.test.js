@@ -14,7 +14,7 @@ const stack = Stack.forThisFile();
 for (const protocol of PROTOCOLS) {
   const { payload, value } = protocol;
 
-  test(`${protocol.protocol}: what a client publishes reaches subscribers on both gateways, and says who it was`, async (t) => {
+  test(`${protocol.protocol}: a publication reaches subscribers on both gateways, with its publisher`, async (t) => {
     const channel = `chat:${unique('room')}`;
     const here = await connect(t, protocol, await stack.gateway(1), unique('user'));
     const there = await connect(t, protocol, await stack.gateway(2), unique('user'));
@@ -69,7 +69,7 @@ for (const protocol of PROTOCOLS) {
     }
   });
 
-  test(`${protocol.protocol}: what a namespace does not have or allow is refused`, async (t) => {
+  test(`${protocol.protocol}: features that a namespace has not or does not allow are refused`, async (t) => {
     const { client } = await connect(t, protocol, await stack.gateway(1), unique('user'));
     const { subscription } = await subscribe(client, `chat:${unique('room')}`);
     await assert.rejects(subscription.history({ limit: 1 }), { code: 103 });
@@ -77,7 +77,7 @@ for (const protocol of PROTOCOLS) {
     await assert.rejects(subscription.presenceStats(), { code: 108 });
   });
 
-  test(`${protocol.protocol}: subscriptions made before connecting travel in the first frame`, async (t) => {
+  test(`${protocol.protocol}: subscriptions made before connecting are sent in the first frame`, async (t) => {
     const { frames, RecordingSocket } = recordingSocket();
     const options = { token: tokenFor(unique('user')), websocket: RecordingSocket };
     const { client } = newClient(t, protocol, await stack.gateway(1), options);
@@ -107,7 +107,7 @@ for (const protocol of PROTOCOLS) {
     assert.equal(events.all('subscribed').length, 1);
   });
 
-  test(`${protocol.protocol}: a burst of subscribing and unsubscribing ends as the last word says`, async (t) => {
+  test(`${protocol.protocol}: after a burst of subscribes and unsubscribes the last call decides`, async (t) => {
     const { client, events: connection } = await connect(t, protocol, await stack.gateway(1), unique('user'));
     const other = await connect(t, protocol, await stack.gateway(2), unique('user'));
     const [kept, left, last] = ['kept', 'left', 'last'].map((name) => `chat:${unique(name)}`);
@@ -131,7 +131,7 @@ for (const protocol of PROTOCOLS) {
     assert.equal(connection.all('connecting').length, 1, 'the connection was never lost');
   });
 
-  test(`${protocol.protocol}: a burst that waits for every step ends as the last word says`, async (t) => {
+  test(`${protocol.protocol}: after a burst that waits for every step the last call decides`, async (t) => {
     const { client, events: connection } = await connect(t, protocol, await stack.gateway(1), unique('user'));
     const stays = await connect(t, protocol, await stack.gateway(1), unique('user'));
     const channel = `chat:${unique('room')}`;
@@ -144,7 +144,7 @@ for (const protocol of PROTOCOLS) {
       await events.get('publication', { count: round });
       subscription.unsubscribe();
       await client.publish(channel, payload('while away'));
-      // Stored is not yet delivered: the next round begins when it has gone past this gateway's subscribers.
+      // Stored does not mean delivered: the next round begins when the publication has passed this gateway's subscribers.
       await witness.events.get('publication', { count: 2 * round });
     }
     assert.deepEqual(events.all('publication').map(({ data }) => value(data)), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);

@@ -1,4 +1,4 @@
-// Who may connect, and for how long.
+// Authentication and expiry of connections.
 
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
@@ -54,7 +54,7 @@ for (const protocol of PROTOCOLS) {
     });
     client.connect();
     const { client: id } = await events.get('connected');
-    // Begun later with a token as short: when it is closed, the time of the other's first token is over.
+    // Opened later with an equally short token: when it is closed, the other client's first token has expired.
     assert.equal(await closeCodeWithoutRefresh(t, url, short()), 3005);
     assert.equal(asked, 1);
     const { data } = await client.rpc('echo', protocol.payload('still here'));
@@ -84,7 +84,7 @@ for (const protocol of PROTOCOLS) {
     assert.deepEqual(events.all('connected'), []);
   });
 
-  test(`${protocol.protocol}: a client that has left can come back`, async (t) => {
+  test(`${protocol.protocol}: a client that has disconnected can connect again`, async (t) => {
     const { client, events } = await connect(t, protocol, await stack.gateway(1), unique('user'));
     client.disconnect();
     client.connect();
@@ -95,7 +95,7 @@ for (const protocol of PROTOCOLS) {
   });
 }
 
-/** The code the gateway closes a connection with whose client does nothing but connect. */
+/** The close code of a connection whose client sends only the connect command. */
 async function closeCodeWithoutRefresh(t, url, token) {
   const socket = new WebSocket(url);
   t.after(() => socket.terminate());

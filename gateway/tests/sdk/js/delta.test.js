@@ -1,4 +1,4 @@
-// The deltas that `shared/tests/fossil` pins, applied by the decoder clients have.
+// The deltas of `shared/tests/fossil`, applied by the decoder in the SDK.
 
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
@@ -10,7 +10,7 @@ import { JSON_PROTOCOL, PROTOBUF } from './support/client.js';
 
 const VECTORS = JSON.parse(readFileSync(new URL('../../../../shared/tests/fossil/vectors.json', import.meta.url)));
 
-/** What a client that is never connected makes of a delta. */
+/** Decodes a delta with a client that is never connected. */
 function decode({ Centrifuge }, old, delta) {
   const client = new Centrifuge('ws://never.invalid', { websocket: WebSocket });
   return client._codec.applyDeltaIfNeeded({ delta: true, data: delta }, old).newData;

@@ -1,5 +1,4 @@
-// A browser's EventSource, with not a line of code for coming back: it reconnects by itself, to the other gateway, and what
-// it missed is there.
+// A browser's EventSource without any code for reconnecting: it reconnects by itself, to the other gateway, and recovers.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -15,7 +14,7 @@ import { path } from './support/transports.js';
 
 const stack = Stack.forThisFile();
 
-/** What a page is told: every publication, those that came with `connect` too, and whether everything was recovered. */
+/** The events of a page: every publication, those inside `connect` too, and whether all subscriptions recovered. */
 function listen(t, streams, request) {
   const source = new EventSource(path(streams, `/connection/uni_sse?cf_connect=${encodeURIComponent(JSON.stringify(request))}`));
   t.after(() => source.close());
@@ -31,7 +30,7 @@ function listen(t, streams, request) {
   return events;
 }
 
-test('an EventSource whose gateway is killed misses nothing and gets nothing twice', async (t) => {
+test('an EventSource whose gateway is killed gets every event exactly once', async (t) => {
   const [a, b, user] = [unique('a'), unique('b'), unique('user')];
   const { streams } = await takeTurns(t, await stack.gateway(1), await stack.gateway(2));
   const heard = listen(t, streams, { token: tokenFor(user), subs: { [`kept:${a}`]: {}, [`kept:${b}`]: {} } });

@@ -1,4 +1,4 @@
-// Gateways that die, gateways that end, over every transport: clients come back, and whoever recovered misses nothing.
+// Killed and draining gateways, over every transport: clients reconnect, and recovered subscriptions miss nothing.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -37,7 +37,7 @@ for (const { name, transport, protocol } of TRANSPORTS) {
     await stack.bringUp('gateway-1');
   });
 
-  test(`${name}: a gateway that is asked to end closes with 3001 and its clients move on`, async (t) => {
+  test(`${name}: a draining gateway closes with 3001 and its clients reconnect elsewhere`, async (t) => {
     const channel = `chat:${unique('room')}`;
     const { endpoints, options } = await failingOver(t, stack, transport);
     const { client, events } = await connect(t, protocol, endpoints, unique('user'), options);
@@ -60,7 +60,7 @@ for (const { name, transport, protocol } of TRANSPORTS) {
 for (const protocol of PROTOCOLS) {
   const { payload, value } = protocol;
 
-  test(`${protocol.protocol}: a client that knows one gateway only is back when it is started again`, async (t) => {
+  test(`${protocol.protocol}: a client with one gateway reconnects when the gateway is started again`, async (t) => {
     const channel = `chat:${unique('room')}`;
     const { client, events } = await connect(t, protocol, await stack.gateway(2), unique('user'), { maxReconnectDelay: 200 });
     const other = await connect(t, protocol, await stack.gateway(1), unique('user'));
@@ -74,11 +74,11 @@ for (const protocol of PROTOCOLS) {
     await stack.bringUp('gateway-2');
   });
 
-  test(`${protocol.protocol}: a call under way when its gateway ends is answered or told that it is accepted`, async (t) => {
+  test(`${protocol.protocol}: a call that waits when its gateway ends gets its answer or error 1001`, async (t) => {
     const { client, events } = await connect(t, protocol, await stack.gateway(1), unique('user'));
     const calls = Array.from({ length: 50 }, (_, number) => client.rpc('echo', payload(number)));
     const waiting = client.rpc('greet', payload('nobody answers')).catch((error) => error);
-    // The gateway answers in order of its work: this one is done, so it has read the others.
+    // The gateway answers in the order of its work: this answer shows that it has read the other commands.
     await calls.at(-1);
     const ended = stack.drain('gateway-1');
     const answers = await Promise.all(calls);

@@ -1,5 +1,4 @@
-// What a client can rely on, though each time it comes back it finds itself on another gateway: what is published, missed,
-// kept and answered.
+// Features for a client that reconnects to another gateway each time: publications, recovery, history and answers.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -12,7 +11,7 @@ import { Stack } from './support/stack.js';
 const stack = Stack.forThisFile();
 
 overEveryTransport(stack, ({ roam, payload, value, values }) => {
-  test('what was missed comes after every break, in order and once, and the client is told so', async (t) => {
+  test('missed publications arrive after every disconnect, in order and once, and the client learns that it recovered', async (t) => {
     const [room, user] = [unique('room'), unique('user')];
     const { client, events, away } = await roam(t, user);
     const { events: heard } = await subscribe(client, `kept:${room}`);
@@ -35,7 +34,7 @@ overEveryTransport(stack, ({ roam, payload, value, values }) => {
     assert.ok(gateways.every((gateway, index) => gateway !== gateways[index + 1]), gateways.join(' '));
   });
 
-  test('past publications can be read', async (t) => {
+  test('history can be read', async (t) => {
     const { client, away } = await roam(t, unique('user'));
     const { subscription, events } = await subscribe(client, `kept:${unique('room')}`);
     for (let n = 0; n < 5; n += 1) await subscription.publish(payload(n));
@@ -51,7 +50,7 @@ overEveryTransport(stack, ({ roam, payload, value, values }) => {
     }
   });
 
-  test('patches come out as what was published, those of what was missed too', async (t) => {
+  test('deltas decode to the published payloads, live and recovered', async (t) => {
     const room = unique('room');
     const { client, away } = await roam(t, unique('user'));
     const { events: heard } = await subscribe(client, `kept:${room}`, { delta: 'fossil' });
@@ -69,7 +68,7 @@ overEveryTransport(stack, ({ roam, payload, value, values }) => {
     assert.deepEqual(values(heard), [0, 1, 2, 3, 4, 5].map(text));
   });
 
-  test('of some publications only those come, those that were missed too', async (t) => {
+  test('a tags filter applies live and after recovery', async (t) => {
     const room = unique('room');
     const { client, away } = await roam(t, unique('user'));
     const tagsFilter = { key: 'kind', cmp: 'eq', val: 'goal' };
@@ -87,7 +86,7 @@ overEveryTransport(stack, ({ roam, payload, value, values }) => {
     assert.deepEqual(values(heard), ['goal 2', 'goal 3', 'goal 5', 'goal 7']);
   });
 
-  test('where the newest publication is all that counts, it alone comes after a break, and to who is new', async (t) => {
+  test('with cache recovery new and returning clients get the newest publication only', async (t) => {
     const room = unique('match');
     const nats = await stack.nats();
     const { client, away } = await roam(t, unique('user'));
@@ -98,7 +97,7 @@ overEveryTransport(stack, ({ roam, payload, value, values }) => {
     await heard.get('publication');
     await away(async () => {
       for (const score of ['1', '2', '3']) await publish(nats, `tide.ch.score.${room}`, score);
-      // What is still on its way when the client is back would come after what was the newest then.
+      // A publication still in transit when the client returns would arrive after the newest one of that moment.
       await seen.get('publication', { count: 4 });
     });
     const again = await heard.get('subscribed', { count: 2 });
@@ -126,7 +125,7 @@ overEveryTransport(stack, ({ roam, payload, value, values }) => {
     assert.deepEqual([shown.all('subscribed')[0].recovered, ...values(shown)], [true, 2]);
   });
 
-  test('requests are answered, at once or later, wherever the client is', async (t) => {
+  test('requests are answered, at once or later, on either gateway', async (t) => {
     const user = unique('user');
     const call = async (client, method, argument) => value((await client.rpc(method, payload(argument))).data);
     const { client, events, away } = await roam(t, user);
@@ -147,7 +146,7 @@ overEveryTransport(stack, ({ roam, payload, value, values }) => {
     }
   });
 
-  test('what clients publish reaches each other, also those with a WebSocket, before and after a break', async (t) => {
+  test('clients receive each other\'s publications, also with a WebSocket, before and after a disconnect', async (t) => {
     const channel = `chat:${unique('room')}`;
     const roamer = await roam(t, unique('user'));
     const other = await connect(t, JSON_PROTOCOL, await stack.gateway(2), unique('user'));
@@ -165,7 +164,7 @@ overEveryTransport(stack, ({ roam, payload, value, values }) => {
     }
   });
 
-  test('where a worker decides, it publishes in the name of who sent it, before and after a break', async (t) => {
+  test('a worker publishes in the name of the sender, before and after a disconnect', async (t) => {
     const channel = `debate:${unique('debate')}`;
     const roamer = await roam(t, unique('user'));
     const other = await connect(t, JSON_PROTOCOL, await stack.gateway(2), unique('user'));

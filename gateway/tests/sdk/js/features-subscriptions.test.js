@@ -1,5 +1,4 @@
-// What a client can rely on, though each time it comes back it finds itself on another gateway: who may subscribe, who is
-// there, and what is decided from outside.
+// Features for a client that reconnects to another gateway each time: permissions, presence, and control by services.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -11,12 +10,12 @@ import { Stack } from './support/stack.js';
 
 const stack = Stack.forThisFile();
 
-/** Tells the gateways what the server API can be told, without waiting for an answer. */
+/** Sends a command of the server API to the gateways without waiting for an answer. */
 async function order(method, body) {
   await publish(await stack.nats(), `tide.ctl.${method}`, JSON.stringify(body));
 }
 
-/** What tests running at the same time say is closed: each has a back end, and whichever answers says the same. */
+/** The channels that concurrent tests close. Each test has a back end, and all of them answer the same. */
 const closed = new Set();
 const mayReceive = ({ channel }) => {
   return closed.has(channel) ? { error: { code: 1403, message: 'not here' } } : { result: { data: { topic: 'x' } } };
@@ -26,7 +25,7 @@ const mayPublish = ({ data, user }) => {
 };
 
 overEveryTransport(stack, ({ roam, payload, value, values }) => {
-  test('who is there, who comes and who leaves is known on both gateways, before and after a break', async (t) => {
+  test('presence, joins and leaves are the same on both gateways, before and after a disconnect', async (t) => {
     const [channel, user] = [`room:${unique('presence')}`, unique('user')];
     const token = tokenFor(user, { claims: { info: { name: 'Ada' } } });
     const { client, events, away } = await roam(t, user, { token });
@@ -56,7 +55,7 @@ overEveryTransport(stack, ({ roam, payload, value, values }) => {
     }
   });
 
-  test('a private channel lives on with fresh tokens, and is recovered with one', async (t) => {
+  test('a private channel stays subscribed with fresh tokens, and is recovered with one', async (t) => {
     const [room, user] = [`$${unique('room')}`, unique('user')];
     const { client, events, away } = await roam(t, user);
     const asked = [];
@@ -67,7 +66,7 @@ overEveryTransport(stack, ({ roam, payload, value, values }) => {
     assert.equal(await refused(client, `kept:${room}`), 103);
     const { subscription, events: heard } = await subscribe(client, `kept:${room}`, { getToken });
     await subscription.publish(payload('at first'));
-    // A witness whose token is as short and is not renewed: when it has lost the channel, the first token's time is over.
+    // A witness with an equally short token that is not renewed: when it loses the channel, the first token has expired.
     const witness = await connect(t, JSON_PROTOCOL, await stack.gateway(1), user);
     const short = tokenFor(user, { claims: { channel: `kept:${room}` }, seconds: 3 });
     const { events: lost } = await subscribe(witness.client, `kept:${room}`, {
@@ -84,7 +83,7 @@ overEveryTransport(stack, ({ roam, payload, value, values }) => {
     assert.equal(events.all('disconnected').length, 0);
   });
 
-  test('a channel whose name lists users is theirs alone, and brings them what they missed', async (t) => {
+  test('a channel that lists users is open to them only, and recovers', async (t) => {
     const { client, user, away } = await roam(t, unique('ada'));
     const ben = await connect(t, JSON_PROTOCOL, await stack.gateway(2), unique('ben'));
     const channel = `dialogs:room#${user},${ben.user}`;
@@ -102,7 +101,7 @@ overEveryTransport(stack, ({ roam, payload, value, values }) => {
     await assert.rejects(eve.client.history(channel, { limit: 1 }), { code: 103 });
   });
 
-  test('a back end says who receives a channel and what is published, and is asked again after a break', async (t) => {
+  test('a back end decides about subscriptions and publications, and is asked again after a disconnect', async (t) => {
     const nats = await stack.nats();
     await answer(t, nats, 'tide.hook.subscribe', mayReceive);
     await answer(t, nats, 'tide.hook.publish', mayPublish);
@@ -123,7 +122,7 @@ overEveryTransport(stack, ({ roam, payload, value, values }) => {
     assert.equal(client.state, 'connected');
   });
 
-  test('the channels of a token are there from the beginning and come back with what was missed', async (t) => {
+  test('the channels of a token are subscribed on connect and recovered', async (t) => {
     const [room, user] = [unique('room'), unique('user')];
     const token = tokenFor(user, { claims: { subs: { [`kept:${room}`]: { data: { role: 'reader' } } } } });
     const { events, away } = await roam(t, user, { token });
@@ -141,7 +140,7 @@ overEveryTransport(stack, ({ roam, payload, value, values }) => {
     assert.deepEqual(values(events), ['live 1', 'missed 1', 'live 2', 'missed 2']);
   });
 
-  test('a service subscribes a client to what it may not ask for, and takes it away, wherever the client is', async (t) => {
+  test('a service subscribes and unsubscribes a client, on either gateway', async (t) => {
     const { client, events, user, away } = await roam(t, unique('user'));
     const room = unique('room');
     const own = { where: ({ channel }) => channel === `secret:${room}` };
@@ -154,7 +153,7 @@ overEveryTransport(stack, ({ roam, payload, value, values }) => {
       assert.equal(value((await events.get('publication', { count: round })).data), 1);
       await order('unsubscribe', { user, channel: `secret:${room}` });
       await events.get('unsubscribed', { ...own, count: 2 * round - 1 });
-      // One made so lasts as long as the connection.
+      // Such a subscription lasts as long as the connection.
       await order('subscribe', { user, channel: `secret:${room}` });
       await events.get('subscribed', { ...own, count: 2 * round });
       await away(() => {});
@@ -163,7 +162,7 @@ overEveryTransport(stack, ({ roam, payload, value, values }) => {
     assert.equal(client.state, 'connected');
   });
 
-  test('a service ends a subscription for good, or has it asked for with a fresh token, wherever the client is', async (t) => {
+  test('a service ends a subscription for good, or requires a fresh token, on either gateway', async (t) => {
     const { client, user, away } = await roam(t, unique('user'));
     const [open, shut] = [`chat:${unique('room')}`, `chat:$${unique('room')}`];
     const { subscription, events: left } = await subscribe(client, open);
@@ -186,7 +185,7 @@ overEveryTransport(stack, ({ roam, payload, value, values }) => {
     }
   });
 
-  test('a service has a client come back, come back with a fresh token, or stay away, wherever it is', async (t) => {
+  test('a service makes a client reconnect, reconnect with a fresh token, or stay away, on either gateway', async (t) => {
     const user = unique('user');
     let fetched = 0;
     const getToken = async () => {
@@ -201,7 +200,7 @@ overEveryTransport(stack, ({ roam, payload, value, values }) => {
     const back = async (code) => {
       connects += 1;
       assert.equal((await events.get('connecting', { count: connects })).code, code);
-      // 3014 says that all state is void: the SDK begins anew.
+      // 3014 invalidates all state: the SDK subscribes without a position.
       assert.equal((await heard.get('subscribed', { count: connects })).recovered, code !== 3014);
       await subscription.publish(payload(connects));
       told += 1;
@@ -227,7 +226,7 @@ overEveryTransport(stack, ({ roam, payload, value, values }) => {
   });
 });
 
-/** Asks for a channel and returns the code it is refused with. */
+/** Subscribes to a channel and returns the error code. */
 async function refused(client, channel) {
   const { subscription, events } = newSubscription(client, channel);
   subscription.subscribe();

@@ -1,4 +1,4 @@
-// Decisions of back ends, as the SDK sees them.
+// Decisions of back ends, seen from the SDK.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -12,7 +12,7 @@ const stack = Stack.forThisFile({ TIDEGATE_HOOKS__CONNECT: 'true' });
 for (const protocol of PROTOCOLS) {
   const { payload, value } = protocol;
 
-  test(`${protocol.protocol}: a client without a token connects as whom a back end says`, async (t) => {
+  test(`${protocol.protocol}: a client without a token connects as the user that a back end names`, async (t) => {
     const user = unique('user');
     const asked = await answer(t, await stack.nats(), 'tide.hook.connect', () => {
       return { result: { user, data: { plan: 'free' }, channels: ['chat:everybody'] } };
@@ -27,7 +27,7 @@ for (const protocol of PROTOCOLS) {
     await events.get('subscribed', { where: ({ channel }) => channel === `#${user}` });
   });
 
-  test(`${protocol.protocol}: a client that is refused stays away`, async (t) => {
+  test(`${protocol.protocol}: a client that is refused does not reconnect`, async (t) => {
     const verdicts = [
       [{ error: { code: 1403, message: 'not you' } }, 1403, 'not you'],
       [{ disconnect: { code: 4501, reason: 'go away' } }, 4501, 'go away'],
@@ -44,7 +44,7 @@ for (const protocol of PROTOCOLS) {
     assert.equal(asked.length, verdicts.length);
   });
 
-  test(`${protocol.protocol}: a client that nobody decides on comes back until somebody does`, async (t) => {
+  test(`${protocol.protocol}: a client without a decision reconnects until there is one`, async (t) => {
     const { client, events } = newClient(t, protocol, await stack.gateway(1), { maxReconnectDelay: 200 });
     client.connect();
     assert.equal((await events.get('error')).error.code, 100);
@@ -52,7 +52,7 @@ for (const protocol of PROTOCOLS) {
     await events.get('connected');
   });
 
-  test(`${protocol.protocol}: a subscription nobody decides on is asked for again until somebody does`, async (t) => {
+  test(`${protocol.protocol}: a subscription without a decision is retried until there is one`, async (t) => {
     const { client } = await connect(t, protocol, await stack.gateway(1), unique('user'));
     const { subscription, events } = newSubscription(client, `asked:${unique('room')}`);
     subscription.subscribe();

@@ -1,4 +1,4 @@
-// Presence: who is in a channel, and who comes and leaves.
+// Presence: members, joins and leaves.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -13,7 +13,7 @@ const told = { joinLeave: true };
 for (const protocol of PROTOCOLS) {
   const { protocol: name } = protocol;
 
-  test(`${name}: a burst of subscribing and unsubscribing leaves nobody behind`, async (t) => {
+  test(`${name}: a burst of subscribes and unsubscribes leaves no members behind`, async (t) => {
     const channel = `room:${unique('presence')}`;
     const { client, events: connection } = await connect(t, protocol, await stack.gateway(1), unique('user'));
     const other = await connect(t, protocol, await stack.gateway(2), unique('user'));
@@ -33,7 +33,7 @@ for (const protocol of PROTOCOLS) {
     assert.equal(connection.all('connecting').length, 1, 'the connection was never lost');
   });
 
-  test(`${name}: what is off or not allowed is refused`, async (t) => {
+  test(`${name}: presence that is off or not allowed is refused`, async (t) => {
     const { client } = await connect(t, protocol, await stack.gateway(1), unique('user'));
     for (const ask of [(channel) => client.presence(channel), (channel) => client.presenceStats(channel)]) {
       await assert.rejects(ask('chat:x'), { code: 108 });
@@ -43,7 +43,7 @@ for (const protocol of PROTOCOLS) {
   });
 }
 
-test('what comes in one protocol is told in the other', async (t) => {
+test('joins and leaves reach clients of the other protocol', async (t) => {
   const channel = `room:${unique('presence')}`;
   for (const [one, another] of [[JSON_PROTOCOL, PROTOBUF], [PROTOBUF, JSON_PROTOCOL]]) {
     const listener = await connect(t, one, await stack.gateway(1), unique('user'));

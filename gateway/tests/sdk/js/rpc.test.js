@@ -61,7 +61,7 @@ for (const protocol of PROTOCOLS) {
     for (const { events } of [asking, elsewhere]) {
       assert.equal((await events.get('publication')).tags.re, id);
     }
-    // What comes behind it has come: so it was not sent.
+    // A later message has arrived, so this one was not sent.
     const own = await call(stranger.client, 'later.echo', VALUE);
     assert.equal((await stranger.events.get('publication')).tags.re, own.id);
     assert.equal(stranger.events.all('publication').length, 1);
@@ -73,7 +73,7 @@ for (const protocol of PROTOCOLS) {
     assert.deepEqual(await call(client, 'echo', 'the connection lives on'), 'the connection lives on');
   });
 
-  test(`${protocol.protocol}: a method that is no name is refused with 107`, async (t) => {
+  test(`${protocol.protocol}: an invalid method name is refused with 107`, async (t) => {
     const { client } = await connect(t, protocol, await stack.gateway(1), unique('user'));
     for (const method of ['', 'echo.', 'a..b', 'echo#', `echo#${'k'.repeat(300)}`, 'm'.repeat(300), 'ec\u0007ho']) {
       await refused(client, method, { code: 107, message: 'bad request: ' });
@@ -140,7 +140,7 @@ for (const protocol of PROTOCOLS) {
     await assert.rejects(call(client, `later.echo#${key}`, 'something else'), { code: 1003 });
   });
 
-  test(`${protocol.protocol}: a "later" call that is repeated brings the answer a client has missed`, async (t) => {
+  test(`${protocol.protocol}: a repeated "later" call returns an answer that the client has missed`, async (t) => {
     const user = unique('user');
     const key = unique('key');
     const before = await connect(t, protocol, await stack.gateway(1), user);
@@ -164,7 +164,7 @@ for (const protocol of PROTOCOLS) {
     assert.equal((await events.get('disconnected')).reason, 'message size limit exceeded');
   });
 
-  test(`${protocol.protocol}: what a client sends without waiting is worked on`, async (t) => {
+  test(`${protocol.protocol}: a message sent without waiting is handled`, async (t) => {
     const { client } = await connect(t, protocol, await stack.gateway(1), unique('user'));
     const answered = await stack.answered('send');
     await client.send(protocol.payload(VALUE));
@@ -174,14 +174,14 @@ for (const protocol of PROTOCOLS) {
   });
 }
 
-test('protobuf: any bytes come back as they were', async (t) => {
+test('protobuf: any bytes are returned unchanged', async (t) => {
   const { client } = await connect(t, PROTOBUF, await stack.gateway(1), unique('user'));
   const bytes = Uint8Array.from({ length: 256 }, (_, index) => index);
   const { data } = await client.rpc('echo', bytes);
   assert.deepEqual(Uint8Array.from(data), bytes);
 });
 
-test('JSON: a payload of line breaks and escapes comes back as it was', async (t) => {
+test('JSON: a payload of line breaks and escapes is returned unchanged', async (t) => {
   const { client } = await connect(t, JSON_PROTOCOL, await stack.gateway(1), unique('user'));
   const value = { text: 'one\ntwo\r\n\t"three" \\ \u2028 \u0000 😀' };
   assert.deepEqual((await client.rpc('echo', value)).data, value);

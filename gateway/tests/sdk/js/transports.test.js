@@ -1,4 +1,4 @@
-// Where a WebSocket does not get through: streams, whose commands are posted and land on the other gateway.
+// Streams, for networks without WebSockets: their commands are posted and reach the other gateway.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -12,7 +12,7 @@ const stack = Stack.forThisFile();
 for (const { name, transport, protocol } of STREAMS) {
   const { payload, value } = protocol;
 
-  test(`${name}: a client is connected, has its personal channel, and hears no channel that it has left`, async (t) => {
+  test(`${name}: a client is connected, has its personal channel, and receives nothing from channels it has left`, async (t) => {
     const [user, channel] = [unique('user'), `chat:${unique('room')}`];
     const { endpoints, options } = await failingOver(t, stack, transport);
     const { client, events } = await connect(t, protocol, endpoints, user, options);
@@ -28,7 +28,7 @@ for (const { name, transport, protocol } of STREAMS) {
     assert.equal(heard.all('publication').length, 0);
   });
 
-  test(`${name}: a token that is not ours ends with 3500, one that has expired is replaced`, async (t) => {
+  test(`${name}: a foreign token ends with 3500, an expired one is replaced`, async (t) => {
     const { endpoints, options } = await failingOver(t, stack, transport);
     const eve = newClient(t, protocol, endpoints, { ...options, token: 'not-a-token' });
     eve.client.connect();
@@ -43,7 +43,7 @@ for (const { name, transport, protocol } of STREAMS) {
   });
 }
 
-test('a stream says that its socket ends with it, so that nobody sends the next request there', async () => {
+test('a stream closes its socket at its end, and announces it', async () => {
   const gateway = await stack.gateway(1);
   for (const kind of ['uni_http_stream', 'uni_sse']) {
     const response = await fetch(path(gateway, `/connection/${kind}`), { method: 'POST', body: '{"token":"not-a-token"}' });

@@ -1,4 +1,4 @@
-"""Coroutines as tests, one stack for all of them, and every test once for each protocol."""
+"""Runs coroutines as tests, on one stack, once for each protocol."""
 
 import asyncio
 import inspect
@@ -10,7 +10,7 @@ from support.stack import Stack
 
 TEST_LIMIT = 90
 
-# Asked to end, it ends the stack too, as it does at Ctrl-C.
+# SIGTERM ends the stack too, as Ctrl-C does.
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
@@ -41,5 +41,5 @@ def stack(tmp_path_factory):
 
 @pytest.fixture(params=PROTOCOLS, ids=lambda protocol: protocol.name)
 def clients(request):
-    """Makes clients of one protocol."""
+    """Creates clients of one protocol."""
     return Clients(request.param)

@@ -8,7 +8,7 @@ from centrifuge.exceptions import ReplyError
 from support.client import unique
 
 
-async def test_what_a_client_publishes_reaches_subscribers_on_both_gateways_and_says_who_it_was(stack, clients):
+async def test_a_publication_reaches_subscribers_on_both_gateways_with_its_publisher(stack, clients):
     channel = f"chat:{unique('room')}"
     here = await clients.connect(stack.gateway(1))
     there = await clients.connect(stack.gateway(2))
@@ -48,7 +48,7 @@ async def test_a_subscription_that_is_not_allowed_ends_unsubscribed(stack, clien
     assert subscription.state == SubscriptionState.UNSUBSCRIBED
 
 
-async def test_a_burst_of_subscribing_and_unsubscribing_ends_as_the_last_word_says(stack, clients):
+async def test_after_a_burst_of_subscribes_and_unsubscribes_the_last_call_decides(stack, clients):
     channel = f"chat:{unique('room')}"
     connection = await clients.connect(stack.gateway(1))
     other = await clients.connect(stack.gateway(2))

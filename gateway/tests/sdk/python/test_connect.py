@@ -1,4 +1,4 @@
-"""Who may connect, and for how long."""
+"""Authentication and expiry of connections."""
 
 import asyncio
 import json
@@ -49,7 +49,7 @@ async def test_a_token_is_refreshed_before_its_end_and_the_connection_lives_on(s
 
 
 async def close_code_without_refresh(url, token):
-    """How the gateway ends a connection that does nothing but connect. Begun later than another, it is ended later."""
+    """Returns how the gateway ends a connection that sends only the connect command. A later connection ends later."""
     async with asyncio.timeout(15), websockets.connect(url, proxy=None) as socket:
         await socket.send(json.dumps({"id": 1, "connect": {"token": token}}))
         await socket.wait_closed()

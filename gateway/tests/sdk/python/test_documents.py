@@ -1,4 +1,4 @@
-"""What the documents say can be typed is typed here: every program against a running stack."""
+"""Runs every program of the documents against a running stack."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ async def run(*command, nats):
 
 
 async def heard_from(clients, stack, command, program):
-    """Runs a program in a room of its own and returns what it printed and what a client of that room heard."""
+    """Runs a program in its own room and returns its output and the publications that a client of the room received."""
     room = unique("lobby")
     client = await clients.connect(stack.gateway(1))
     _, events = await client.subscribe(f"chat:{room}")

@@ -1,4 +1,4 @@
-"""Gateways that die, gateways that end: clients come back and miss nothing of what comes later."""
+"""Killed and draining gateways: clients reconnect and receive all later publications."""
 
 import asyncio
 
@@ -6,7 +6,7 @@ from support.balancer import balance
 from support.client import unique
 
 
-async def test_after_a_gateways_kill_9_the_client_comes_back_and_hears_what_is_published(stack, clients):
+async def test_after_a_gateways_kill_9_the_client_reconnects_and_receives_publications(stack, clients):
     channel = f"chat:{unique('room')}"
     async with balance(stack.gateway(1), stack.gateway(2)) as url:
         connection = await clients.connect(url)
@@ -29,7 +29,7 @@ async def test_after_a_gateways_kill_9_the_client_comes_back_and_hears_what_is_p
         await connection.client.disconnect()
 
 
-async def test_a_gateway_that_is_asked_to_end_closes_with_3001_and_its_clients_move_on(stack, clients):
+async def test_a_draining_gateway_closes_with_3001_and_its_clients_reconnect_elsewhere(stack, clients):
     channel = f"chat:{unique('room')}"
     async with balance(stack.gateway(1), stack.gateway(2)) as url:
         connection = await clients.connect(url)

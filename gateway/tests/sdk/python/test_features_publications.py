@@ -1,5 +1,5 @@
-"""What a client can rely on, though each time it comes back it finds itself on another gateway:
-what is published, missed, kept and answered."""
+"""Features for a client that reconnects to another gateway each time:
+publications, recovery, history and answers."""
 
 import asyncio
 
@@ -10,7 +10,7 @@ from support.features import roaming
 from support.service import service
 
 
-async def test_what_was_missed_comes_after_every_break_in_order_and_once(stack, clients):
+async def test_missed_publications_arrive_after_every_disconnect_in_order_and_once(stack, clients):
     channel = f"kept:{unique('room')}"
     publisher = await clients.connect(stack.gateway(2))
     async with roaming(stack, clients) as (connection, away):
@@ -32,7 +32,7 @@ async def test_what_was_missed_comes_after_every_break_in_order_and_once(stack, 
         assert all(one != next_one for one, next_one in zip(gateways, gateways[1:], strict=False))
 
 
-async def test_past_publications_can_be_read(stack, clients):
+async def test_history_can_be_read(stack, clients):
     async with roaming(stack, clients) as (connection, away):
         channel = f"kept:{unique('room')}"
         subscription, events = await connection.subscribe(channel)
@@ -55,7 +55,7 @@ async def test_past_publications_can_be_read(stack, clients):
             await events.get("subscribed", count=number + 1)
 
 
-async def test_patches_come_out_as_what_was_published_those_of_what_was_missed_too(stack, clients):
+async def test_deltas_decode_to_the_published_payloads_live_and_recovered(stack, clients):
     channel = f"kept:{unique('room')}"
     publisher = await clients.connect(stack.gateway(2))
     texts = [{"match": "Sharks against Whales, quarter final, second leg", "score": n} for n in range(6)]
@@ -74,7 +74,7 @@ async def test_patches_come_out_as_what_was_published_those_of_what_was_missed_t
         assert connection.values(heard) == texts
 
 
-async def test_of_some_publications_only_those_come_those_that_were_missed_too(stack, clients):
+async def test_a_tags_filter_applies_live_and_after_recovery(stack, clients):
     room = unique("room")
     async with roaming(stack, clients) as (connection, away), service(stack) as back_end:
         _, heard = await connection.subscribe(f"kept:{room}", tags_filter=Filter.eq("kind", "goal"))
@@ -93,7 +93,7 @@ async def test_of_some_publications_only_those_come_those_that_were_missed_too(s
         assert connection.values(heard) == ["goal 2", "goal 3", "goal 5", "goal 7"]
 
 
-async def test_where_the_newest_counts_it_alone_comes_after_a_break_and_to_who_is_new(stack, clients):
+async def test_with_cache_recovery_new_and_returning_clients_get_the_newest_publication_only(stack, clients):
     room = unique("match")
     async with roaming(stack, clients) as (connection, away), service(stack) as back_end:
         _, heard = await connection.subscribe(f"score:{room}")
@@ -121,7 +121,7 @@ async def test_where_the_newest_counts_it_alone_comes_after_a_break_and_to_who_i
 
 
 @pytest.mark.parametrize("namespace", ["chat", "debate"])
-async def test_what_clients_publish_themselves_or_by_a_worker_reaches_each_other(stack, clients, namespace):
+async def test_clients_receive_each_others_publications_direct_and_by_a_worker(stack, clients, namespace):
     channel = f"{namespace}:{unique('room')}"
     other = await clients.connect(stack.gateway(2))
     _, others = await other.subscribe(channel)
@@ -142,7 +142,7 @@ async def test_what_clients_publish_themselves_or_by_a_worker_reaches_each_other
 
 
 @pytest.mark.parametrize("where", [1, 2])
-async def test_an_answer_that_comes_while_the_client_is_away_is_there_when_it_is_back(stack, clients, where):
+async def test_a_later_answer_is_recovered_after_a_disconnect(stack, clients, where):
     user = unique("user")
     elsewhere = await clients.connect(stack.gateway(where), user)
     async with roaming(stack, clients, user) as (connection, away):

@@ -1,5 +1,5 @@
-"""What a client can rely on, though each time it comes back it finds itself on another gateway:
-who may subscribe, who is there, and what is decided from outside."""
+"""Features for a client that reconnects to another gateway each time:
+permissions, presence, and control by services."""
 
 import pytest
 from centrifuge import ClientState, SubscriptionState
@@ -10,7 +10,7 @@ from support.service import service
 
 
 async def refused(connection, channel):
-    """Asks for a channel and returns the code it is refused with."""
+    """Subscribes to a channel and returns the error code."""
     subscription, events = connection.new_subscription(channel)
     await subscription.subscribe()
     code = (await events.get("unsubscribed")).code
@@ -18,7 +18,7 @@ async def refused(connection, channel):
     return code
 
 
-async def test_who_is_there_who_comes_and_who_leaves_is_known_on_both_gateways(stack, clients):
+async def test_presence_joins_and_leaves_are_the_same_on_both_gateways(stack, clients):
     channel, user = f"room:{unique('presence')}", unique("user")
     token = token_for(user, info={"name": "Ada"})
     other = await clients.connect(stack.gateway(2))
@@ -65,7 +65,7 @@ async def test_a_private_channel_is_recovered_with_a_fresh_token(stack, clients)
         assert connection.values(heard) == ["missed"]
 
 
-async def test_a_channel_whose_name_lists_users_is_theirs_alone_and_brings_them_what_they_missed(stack, clients):
+async def test_a_channel_that_lists_users_is_open_to_them_only_and_recovers(stack, clients):
     ben, eve = [await clients.connect(stack.gateway(number)) for number in (1, 2)]
     async with roaming(stack, clients) as (ada, away):
         channel = f"dialogs:room#{ada.user},{ben.user}"
@@ -83,7 +83,7 @@ async def test_a_channel_whose_name_lists_users_is_theirs_alone_and_brings_them_
         assert not_hers.value.code == 103
 
 
-async def test_a_back_end_says_who_receives_a_channel_and_what_is_published(stack, clients):
+async def test_a_back_end_decides_about_subscriptions_and_publications(stack, clients):
     channels = [f"asked:{unique('room')}" for _ in range(2)]
     closed = {channels[1]}
 
@@ -119,7 +119,7 @@ async def test_a_back_end_says_who_receives_a_channel_and_what_is_published(stac
         assert connection.client.state == ClientState.CONNECTED
 
 
-async def test_the_channels_of_a_token_are_there_and_come_back_with_what_was_missed(stack, clients):
+async def test_the_channels_of_a_token_are_subscribed_and_recovered(stack, clients):
     room, user = unique("room"), unique("user")
     token = token_for(user, subs={f"kept:{room}": {"data": {"role": "reader"}}})
 
@@ -141,7 +141,7 @@ async def test_the_channels_of_a_token_are_there_and_come_back_with_what_was_mis
         assert connection.values(connection.events) == ["live 1", "missed 1", "live 2", "missed 2"]
 
 
-async def test_a_service_subscribes_a_client_to_what_it_may_not_ask_for_and_takes_it_away(stack, clients):
+async def test_a_service_subscribes_and_unsubscribes_a_client(stack, clients):
     room = unique("room")
     channel = f"secret:{room}"
 
@@ -158,7 +158,7 @@ async def test_a_service_subscribes_a_client_to_what_it_may_not_ask_for_and_take
             await events.get("publication", count=number)
             await back_end.order("unsubscribe", **whose)
             await events.get("unsubscribed", count=2 * number - 1, where=own)
-            # One made so lasts as long as the connection.
+            # Such a subscription lasts as long as the connection.
             await back_end.order("subscribe", **whose)
             await events.get("subscribed", count=2 * number, where=own)
             async with away():
@@ -166,7 +166,7 @@ async def test_a_service_subscribes_a_client_to_what_it_may_not_ask_for_and_take
             await events.get("unsubscribed", count=2 * number, where=own)
 
 
-async def test_a_service_ends_a_subscription_or_has_it_asked_for_with_a_fresh_token(stack, clients):
+async def test_a_service_ends_a_subscription_or_requires_a_fresh_token(stack, clients):
     open_to_all, private = f"chat:{unique('room')}", f"chat:${unique('room')}"
     async with roaming(stack, clients) as (connection, away), service(stack) as back_end:
         fetched = []
@@ -190,7 +190,7 @@ async def test_a_service_ends_a_subscription_or_has_it_asked_for_with_a_fresh_to
             await left.get("subscribed", count=number + 1)
 
 
-async def test_a_service_has_a_client_come_back_with_a_fresh_token_if_it_says_so_or_stay_away(stack, clients):
+async def test_a_service_makes_a_client_reconnect_or_stay_away(stack, clients):
     user, fetched = unique("user"), []
 
     async def get_token():

@@ -1,4 +1,4 @@
-"""Presence: who is in a channel, and who comes and leaves."""
+"""Presence: members, joins and leaves."""
 
 import asyncio
 
@@ -25,7 +25,7 @@ async def test_presence_and_its_figures_are_the_same_on_both_gateways(stack, cli
         assert (stats.num_clients, stats.num_users) == (3, 2)
 
 
-async def test_who_asked_is_told_who_comes_and_leaves_itself_first(stack, clients):
+async def test_a_subscriber_gets_joins_and_leaves_its_own_join_first(stack, clients):
     channel = f"room:{unique('presence')}"
     here = await clients.connect(stack.gateway(1))
     there = await clients.connect(stack.gateway(2))
@@ -41,7 +41,7 @@ async def test_who_asked_is_told_who_comes_and_leaves_itself_first(stack, client
     assert silent.all("join") == []
 
 
-async def test_a_burst_of_subscribing_and_unsubscribing_leaves_nobody_behind(stack, clients):
+async def test_a_burst_of_subscribes_and_unsubscribes_leaves_no_members_behind(stack, clients):
     channel = f"room:{unique('presence')}"
     connection = await clients.connect(stack.gateway(1))
     other = await clients.connect(stack.gateway(2))
@@ -59,7 +59,7 @@ async def test_a_burst_of_subscribing_and_unsubscribing_leaves_nobody_behind(sta
 
 
 @pytest.mark.parametrize(("channel", "code"), [("chat:x", 108), ("veiled:x", 103), ("nowhere:x", 102)])
-async def test_what_is_off_or_not_allowed_is_refused(stack, clients, channel, code):
+async def test_presence_that_is_off_or_not_allowed_is_refused(stack, clients, channel, code):
     connection = await clients.connect(stack.gateway(1))
     for ask in (connection.client.presence, connection.client.presence_stats):
         with pytest.raises(ReplyError) as refused:

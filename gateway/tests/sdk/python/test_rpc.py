@@ -44,7 +44,7 @@ async def test_a_call_that_cannot_be_answered_says_why(stack, clients, method, c
     assert await connection.call("echo", "the connection lives on") == "the connection lives on"
 
 
-async def test_a_key_stands_for_one_request(stack, clients):
+async def test_requests_with_one_key_run_once(stack, clients):
     connection = await clients.connect(stack.gateway(1))
     elsewhere = await clients.connect(stack.gateway(2), connection.user)
     key = unique("key")

@@ -1,4 +1,4 @@
-"""The server API, as the published server library asks it: of one gateway, while clients are on the other."""
+"""The server API through the published server library: requests go to one gateway, clients are on the other."""
 
 import asyncio
 
@@ -37,11 +37,11 @@ def api(stack):
 
 
 async def ask(method, request):
-    """The library waits; the clients of the test go on meanwhile."""
+    """Calls the blocking library in a thread, so that the test's clients keep running."""
     return await asyncio.to_thread(method, request)
 
 
-async def test_what_is_published_reaches_clients_and_is_kept_once_for_a_key(stack, clients, api):
+async def test_a_publication_reaches_clients_and_is_stored_once_for_each_key(stack, clients, api):
     channel = f"kept:{unique('room')}"
     connection = await clients.connect(stack.gateway(1))
     _, heard = await connection.subscribe(channel)
@@ -73,7 +73,7 @@ async def test_history_is_read_from_a_position_and_removed(stack, clients, api):
     await heard.get("publication", count=3)
     await ask(api.history_remove, HistoryRemoveRequest(channel=channel))
     assert (await ask(api.history, HistoryRequest(channel=channel, limit=-1))).publications == []
-    # The client comes back from before.
+    # The client returns with a position from before the removal.
     await connection.client.disconnect()
     await connection.client.connect()
     assert not (await heard.get("subscribed", count=2)).recovered
@@ -81,7 +81,7 @@ async def test_history_is_read_from_a_position_and_removed(stack, clients, api):
     await heard.get("publication", count=4)
 
 
-async def test_who_holds_what_is_told_of_every_gateway(stack, clients, api):
+async def test_the_figures_cover_every_gateway(stack, clients, api):
     channel = f"chat:{unique('room')}"
     for number in (1, 2):
         await (await clients.connect(stack.gateway(number))).subscribe(channel)
@@ -92,7 +92,7 @@ async def test_who_holds_what_is_told_of_every_gateway(stack, clients, api):
     assert all(node.num_clients >= 1 and node.num_channels >= 1 and node.version for node in nodes)
 
 
-async def test_who_is_in_a_channel_is_told(stack, clients, api):
+async def test_presence_is_served(stack, clients, api):
     channel = f"room:{unique('room')}"
     made = [await clients.connect(stack.gateway(number)) for number in (1, 2)]
     for connection in made:
@@ -103,7 +103,7 @@ async def test_who_is_in_a_channel_is_told(stack, clients, api):
     assert (stats.num_clients, stats.num_users) == (2, 2)
 
 
-async def test_connections_and_subscriptions_are_controlled_from_outside(stack, clients, api):
+async def test_a_service_controls_connections_and_subscriptions(stack, clients, api):
     connection = await clients.connect(stack.gateway(1))
     channel = f"secret:{unique('room')}"
     await ask(api.subscribe, SubscribeRequest(user=connection.user, channel=channel, data={"role": "guest"}))
@@ -128,14 +128,14 @@ async def test_connections_and_subscriptions_are_controlled_from_outside(stack, 
     assert connection.client.state == ClientState.DISCONNECTED
 
 
-async def test_a_connection_whose_time_is_made_to_end_comes_back(stack, clients, api):
+async def test_a_connection_that_is_made_to_expire_reconnects(stack, clients, api):
     connection = await clients.connect(stack.gateway(1))
     await ask(api.refresh, RefreshRequest(user=connection.user, expired=True))
     assert (await connection.events.get("connecting", count=2)).code == 3005
     await connection.events.get("connected", count=2)
 
 
-async def test_a_batch_is_answered_one_by_one(stack, clients, api):
+async def test_each_command_of_a_batch_has_its_own_answer(stack, clients, api):
     connection = await clients.connect(stack.gateway(1))
     channel = f"kept:{unique('room')}"
     _, heard = await connection.subscribe(channel)

@@ -1,4 +1,4 @@
-//! What a namespace cannot be.
+//! The checks of namespaces.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ pub(super) fn namespaces(config: &Config) -> Result<(), Problem> {
         {
             return problem(
                 key,
-                "personal channels are their users' alone: in the namespace `user` only history and presence can be set, and allow_subscribe has to be \"nobody\"",
+                "personal channels belong to their users: in the namespace `user` only history and presence can be set, and allow_subscribe must be \"nobody\"",
             );
         }
         audiences(index, namespace)?;
@@ -40,20 +40,20 @@ pub(super) fn namespaces(config: &Config) -> Result<(), Problem> {
         if namespace.personal && [DEFAULT_NAMESPACE, USER_NAMESPACE].contains(&namespace.name.as_str()) {
             return problem(
                 format!("namespace.{index}.personal"),
-                "every user has the channel #<user> already: only other namespaces can have further ones",
+                "every user has the channel #<user> already: set `personal` in other namespaces only",
             );
         }
         automatic(index, namespace)?;
         if namespace.force_join_leave && !namespace.join_leave {
             return problem(
                 format!("namespace.{index}.force_join_leave"),
-                "tells nobody without join_leave = true",
+                "has no effect without join_leave = true",
             );
         }
         if namespace.history_ttl < Duration::from_secs(1) {
             return problem(
                 format!("namespace.{index}.history_ttl"),
-                "at least 1s; to keep nothing set history_size = 0",
+                "must be at least 1s; to keep no history set history_size = 0",
             );
         }
         recovery(index, namespace)?;
@@ -65,15 +65,15 @@ pub(super) fn namespaces(config: &Config) -> Result<(), Problem> {
     Ok(())
 }
 
-/// The names of the channels that every connection begins with.
+/// Checks the names of the channels that every connection is subscribed to at its start.
 fn automatic(index: usize, namespace: &Namespace) -> Result<(), Problem> {
     for name in &namespace.automatic {
         let full = format!("{}{name}", namespace.prefix());
         let reason = match Channel::parse(&full) {
-            _ if namespace.name == USER_NAMESPACE => "personal channels are their users' alone".to_owned(),
+            _ if namespace.name == USER_NAMESPACE => "personal channels belong to their users".to_owned(),
             Err(error) => error.to_string(),
             Ok(channel) if channel.namespace() != namespace.name => {
-                "it belongs to another namespace".to_owned()
+                "the name belongs to another namespace".to_owned()
             }
             Ok(_) => continue,
         };
@@ -85,7 +85,7 @@ fn automatic(index: usize, namespace: &Namespace) -> Result<(), Problem> {
 fn keeping(config: &Config, index: usize, namespace: &Namespace) -> Result<(), Problem> {
     let replicas = namespace.replicas.unwrap_or(config.streams.replicas);
     if !(1..=5).contains(&replicas) {
-        return problem(format!("namespace.{index}.replicas"), "between 1 and 5");
+        return problem(format!("namespace.{index}.replicas"), "must be between 1 and 5");
     }
     if namespace.storage == Storage::Memory && replicas < 3 {
         return problem(
@@ -104,12 +104,15 @@ fn recovery(index: usize, namespace: &Namespace) -> Result<(), Problem> {
         );
     }
     if namespace.cache_on_subscribe && !namespace.is_cache() {
-        return problem(format!("namespace.{index}.cache_on_subscribe"), "needs recovery = \"cache\"");
+        return problem(
+            format!("namespace.{index}.cache_on_subscribe"),
+            "has no effect without recovery = \"cache\"",
+        );
     }
     Ok(())
 }
 
-/// A namespace whose publications a worker decides about, and the route that brings them there, need each other.
+/// A namespace with publish = "worker" and the route that takes its publications need each other.
 pub(super) fn publishes(config: &Config) -> Result<(), Problem> {
     let namespaces = config.all_namespaces();
     for (index, route) in config.routes.iter().enumerate() {
@@ -123,7 +126,10 @@ pub(super) fn publishes(config: &Config) -> Result<(), Problem> {
             );
         }
         if route.answer == AnswerMode::Later {
-            return problem(format!("route.{index}.answer"), "a publication has no answer");
+            return problem(
+                format!("route.{index}.answer"),
+                "a publication has no answer: leave `answer` out",
+            );
         }
     }
     for (index, namespace) in config.namespaces.iter().enumerate() {
@@ -131,7 +137,7 @@ pub(super) fn publishes(config: &Config) -> Result<(), Problem> {
         let name = &namespace.name;
         let taken = |route: &Route| matches!(&route.matches, Match::Publish(taken) if taken == name);
         if namespace.publish == PublishMode::Worker && name == USER_NAMESPACE {
-            return problem(key, "no client publishes in personal channels");
+            return problem(key, "clients cannot publish in personal channels: set publish = \"direct\"");
         }
         if namespace.publish == PublishMode::Worker && !config.routes.iter().any(taken) {
             return problem(key, format!("\"worker\" needs a [[route]] with match = \"pub.{name}\""));
@@ -157,7 +163,11 @@ fn audiences(index: usize, namespace: &Namespace) -> Result<(), Problem> {
             let words: Vec<_> = words.iter().map(|word| word.as_str()).collect();
             return problem(
                 format!("namespace.{index}.{key}"),
-                format!("{:?} is not for this key, which takes {}", audience.as_str(), words.join(", ")),
+                format!(
+                    "{:?} is not a value of this key, which accepts {}",
+                    audience.as_str(),
+                    words.join(", ")
+                ),
             );
         }
     }

@@ -1,11 +1,11 @@
-//! What may be wrong with `[auth]` and the issuers. Never reads a key, only whether there is one of the right kind.
+//! The checks of `[auth]` and the issuers. They look at which keys are given, and never parse one.
 
 use std::time::Duration;
 
 use super::{Problem, plain, problem};
 use crate::config::{Config, Issuer, KeySource, SHORT_FORM, Secret, issuer::is_fetchable};
 
-/// Fills in what issuers keep in files.
+/// Reads the keys that issuers keep in files.
 pub(in crate::config) fn read_files(config: &mut Config) -> Result<(), Problem> {
     for (index, issuer) in config.issuers.iter_mut().enumerate() {
         issuer.read_files().map_err(|(field, text)| (format!("issuer.{index}.{field}"), text))?;
@@ -15,12 +15,15 @@ pub(in crate::config) fn read_files(config: &mut Config) -> Result<(), Problem> 
 
 pub(super) fn auth(config: &Config) -> Result<(), Problem> {
     if config.auth.leeway > Duration::from_mins(1) {
-        return problem("auth.leeway", "at most 1m: a longer one keeps tokens alive that have ended");
+        return problem(
+            "auth.leeway",
+            "must be at most 1m: a longer leeway accepts tokens long after their expiry",
+        );
     }
     if !(Duration::from_secs(1)..=Duration::from_hours(1)).contains(&config.auth.jwks_refresh) {
         return problem(
             "auth.jwks_refresh",
-            "between 1s and 1h, after which fetched keys are not used any more",
+            "must be between 1s and 1h: fetched keys are not used for longer than 1h",
         );
     }
     Ok(())
@@ -28,7 +31,7 @@ pub(super) fn auth(config: &Config) -> Result<(), Problem> {
 
 pub(super) fn issuers(config: &Config) -> Result<(), Problem> {
     let all = config.all_issuers();
-    // `all` begins with the short form, if there is one, and the table's own indices follow.
+    // `all` begins with the issuer of `[auth]`, if there is one. The indices of the table follow.
     let short_forms = all.len() - config.issuers.len();
     for (place, issuer) in all.iter().enumerate().skip(short_forms) {
         let key = |field: &str| format!("issuer.{}.{field}", place - short_forms);
@@ -38,7 +41,7 @@ pub(super) fn issuers(config: &Config) -> Result<(), Problem> {
         }
         for other in all.iter().take(place) {
             if other.name == issuer.name {
-                return problem(key("name"), format!("there are two issuers {:?}", issuer.name));
+                return problem(key("name"), format!("the issuer {:?} is declared twice", issuer.name));
             }
             if other.issuer == issuer.issuer {
                 return problem(key("issuer"), same_iss(&other.name, &issuer.issuer));
@@ -55,7 +58,7 @@ fn same_iss(other: &str, iss: &str) -> String {
                 auth.hmac_secret = \"\""
             .to_owned();
     }
-    format!("the issuer {other:?} has the same `iss`; a token's issuer would be a guess")
+    format!("the issuer {other:?} has the same `iss`: give each issuer its own")
 }
 
 fn issuer_keys(issuer: &Issuer) -> Result<(), (&'static str, String)> {
@@ -68,12 +71,14 @@ fn issuer_keys(issuer: &Issuer) -> Result<(), (&'static str, String)> {
         let text = if hmac {
             format!("{other:?} is checked with a public key, not with hmac_secret")
         } else {
-            format!("{other:?} needs hmac_secret; with it everybody who has the public key could sign")
+            format!("{other:?} needs hmac_secret; otherwise anyone with the public key could sign tokens")
         };
         return Err(("algorithms", text));
     }
     match source {
-        KeySource::Hmac(secret) if secret.is_empty() => Err(("hmac_secret", "is empty".to_owned())),
+        KeySource::Hmac(secret) if secret.is_empty() => {
+            Err(("hmac_secret", "is empty: set it, or remove the issuer".to_owned()))
+        }
         KeySource::Jwks(url) if !is_fetchable(url) => Err((
             "jwks_url",
             "use an https:// address without user and password; http:// only on loopback".to_owned(),
@@ -107,7 +112,7 @@ pub(super) fn production(config: &Config) -> Result<(), Problem> {
 
 fn long_enough(key: &str, secret: &Secret) -> Result<(), Problem> {
     if secret.expose().len() < 32 {
-        return problem(key, "needs at least 32 bytes in production");
+        return problem(key, "must have at least 32 bytes in production");
     }
     Ok(())
 }

@@ -109,7 +109,7 @@ fn an_import_behind_a_test_module_is_reported() {
 }
 
 #[test]
-fn what_is_only_for_tests_is_not_read() {
+fn test_code_is_not_read() {
     let text = "#[cfg(test)]\nuse tokio::spawn;\n#[cfg(all(test, unix))]\nfn f() { tokio::spawn(x) }\nstruct A;\n\
         impl A { #[cfg(test)] fn f() { axum::serve() } }\nfn g() { #[cfg(test)] use tokio::join; }";
     assert_eq!(said("gateway/src/session/a.rs", text), Vec::<String>::new());
@@ -198,7 +198,7 @@ fn nats_outside_its_folders_is_reported() {
 }
 
 #[test]
-fn crates_that_may_not_know_each_other_are_reported() {
+fn imports_between_separate_crates_are_reported() {
     assert_says("gateway/src/http/a.rs", "use tidegate_worker::on;", &["may not use `tidegate_worker`"]);
     assert_says("worker/src/a.rs", "use tidegate_cli::stack;", &["may not use `tidegate_cli`"]);
     assert_says("cli/src/a.rs", "use tidegate_gateway as g;", &["may not use `tidegate_gateway`"]);

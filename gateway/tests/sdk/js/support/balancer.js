@@ -1,4 +1,4 @@
-// What stands before gateways in production: addresses of its own, behind them whichever gateway accepts a connection.
+// A load balancer, as in production: its own addresses, and behind them any gateway that accepts a connection.
 
 import { once } from 'node:events';
 import { connect, createServer } from 'node:net';
@@ -10,8 +10,8 @@ export async function balance(t, ...urls) {
 }
 
 /**
- * Two addresses. Connections to `streams` take turns at `urls`; those to `posts` go where the newest stream does not.
- * While the action given to `away` runs, everything is cut and nothing is accepted.
+ * Two addresses. Connections to `streams` take turns at `urls`; those to `posts` go to a gateway other than the newest stream's.
+ * While the action given to `away` runs, all connections are cut and no new one is accepted.
  */
 export async function takeTurns(t, ...urls) {
   let turns = 0;
@@ -28,7 +28,7 @@ export async function takeTurns(t, ...urls) {
   };
 }
 
-/** Listens until the test ends. `first` says for a new connection which of `urls` is tried first. */
+/** Listens until the test ends. `first` returns the index in `urls` that a new connection tries first. */
 async function listen(t, urls, first) {
   const backends = urls.map((url) => new URL(url));
   const clients = new Set();

@@ -23,12 +23,12 @@ export const PROTOCOLS = [
 ];
 export const [JSON_PROTOCOL, PROTOBUF] = PROTOCOLS;
 
-/** A name nobody else uses. */
+/** A unique name. */
 export function unique(prefix) {
   return `${prefix}-${randomBytes(6).toString('hex')}`;
 }
 
-/** A token, good for so many seconds: for a connection, or with the claim `channel` for that. */
+/** A connection token that expires after so many seconds; with the claim `channel` a subscription token. */
 export function tokenFor(user, { seconds = HOUR, secret = SECRET, claims = {} } = {}) {
   const encode = (part) => Buffer.from(JSON.stringify(part)).toString('base64url');
   const now = Math.floor(Date.now() / 1000);
@@ -36,7 +36,7 @@ export function tokenFor(user, { seconds = HOUR, secret = SECRET, claims = {} } 
   return `${signed}.${createHmac('sha256', secret).update(signed).digest('base64url')}`;
 }
 
-/** A client that is not connected yet; it is disconnected when the test ends. `events` has all that happens to it. */
+/** A client that is not connected yet; it is disconnected when the test ends. `events` records its events. */
 export function newClient(t, { Centrifuge }, url, options = {}) {
   const client = new Centrifuge(url, { websocket: WebSocket, minReconnectDelay: 50, ...options });
   const events = Events.of(
@@ -55,7 +55,7 @@ export async function connect(t, protocol, url, user, options = {}) {
   return { client, events, id, user };
 }
 
-/** A subscription that is in place. */
+/** An active subscription. */
 export async function subscribe(client, channel, options = {}) {
   const { subscription, events } = newSubscription(client, channel, options);
   subscription.subscribe();
@@ -63,14 +63,14 @@ export async function subscribe(client, channel, options = {}) {
   return { subscription, events };
 }
 
-/** A subscription that is not asked for yet. */
+/** A subscription that is not active yet. */
 export function newSubscription(client, channel, options = {}) {
   const subscription = client.newSubscription(channel, { minResubscribeDelay: 50, ...options });
   const names = ['subscribing', 'subscribed', 'unsubscribed', 'publication', 'join', 'leave', 'error'];
   return { subscription, events: Events.of(subscription, ...names) };
 }
 
-/** A WebSocket class that keeps what it was given to send. */
+/** A WebSocket class that records the messages it sends. */
 export function recordingSocket() {
   const frames = [];
   class RecordingSocket extends WebSocket {

@@ -1,4 +1,4 @@
-// What happened on an emitter, waited for with a deadline.
+// Recorded events of an emitter, and waiting for them with a deadline.
 
 const LIMIT = 10_000;
 
@@ -23,7 +23,7 @@ export class Events {
     return this.#seen.filter((event) => event.name === name).map((event) => event.context);
   }
 
-  /** The `count`-th event of that name (from 1), which may be in the past; of those that match, if it matters. */
+  /** The `count`-th event of that name (from 1), which may be in the past. With a predicate only matching events count. */
   async get(name, { count = 1, where = () => true, limit = LIMIT } = {}) {
     const deadline = AbortSignal.timeout(limit);
     for (;;) {

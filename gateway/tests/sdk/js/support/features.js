@@ -1,4 +1,4 @@
-// Features are written once and shown over every transport, each by a client that is on another gateway after every break.
+// A feature's tests are written once and run over every transport, with a client that reconnects to another gateway each time.
 
 import { describe } from 'node:test';
 
@@ -8,7 +8,7 @@ import { TRANSPORTS, roaming } from './transports.js';
 const TRANSPORTS_AT_ONCE = { concurrency: TRANSPORTS.length };
 const TESTS_AT_ONCE = { concurrency: 2 };
 
-/** Makes the tests of `define` once for every transport, and hands it what differs between them. */
+/** Defines the tests of `define` once for every transport, and passes it what differs between them. */
 export function overEveryTransport(stack, define) {
   describe('over every transport', TRANSPORTS_AT_ONCE, () => {
     for (const way of TRANSPORTS) {

@@ -1,9 +1,9 @@
-// Another service: anything that can speak to NATS. This is all of the protocol it takes.
+// A service that uses NATS directly, with the part of the NATS protocol that it needs.
 
 import { once } from 'node:events';
 import { connect } from 'node:net';
 
-/** Publishes as the user `service` and returns when the broker has taken it. */
+/** Publishes as the user `service` and returns when the broker has received the message. */
 export async function publish(nats, subject, payload, headers = {}) {
   const socket = connect(Number(nats.port), nats.hostname);
   try {
@@ -33,7 +33,7 @@ async function* linesOf(socket) {
   }
 }
 
-/** Answers requests as the user `service` until the test ends. Returns everything that was asked. */
+/** Answers requests as the user `service` until the test ends. Returns the recorded requests. */
 export async function answer(t, nats, subject, decide) {
   const socket = connect(Number(nats.port), nats.hostname);
   t.after(() => socket.destroy());

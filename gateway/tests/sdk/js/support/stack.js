@@ -21,7 +21,7 @@ export class Stack {
   static forThisFile(variables = {}) {
     const stack = new Stack();
     stack.variables = variables;
-    // Without it no test can say anything: one message instead of one for every test.
+    // Without a stack every test would fail: one message instead of one for each test.
     before(() => stack.start().catch((error) => {
       console.error(error);
       process.exit(1);
@@ -52,7 +52,7 @@ export class Stack {
     }
   }
 
-  /** What every process is doing. */
+  /** The state of every process. */
   async processes() {
     const { stdout } = await run(TIDEGATE, ['status', '--json', '--dir', this.dir]);
     return JSON.parse(stdout);
@@ -125,7 +125,7 @@ export class Stack {
     if (this.supervisor?.exitCode === null) await run(TIDEGATE, ['down', '--dir', this.dir]);
   }
 
-  /** The last chance to end what runs, and to say what happened. */
+  /** Ends the running processes and prints their logs after a failure. */
   #leave(code) {
     if (this.supervisor.exitCode === null) {
       try {

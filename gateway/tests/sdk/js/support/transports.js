@@ -1,11 +1,11 @@
-// Every way of the SDK to a gateway.
+// The transports of the SDK.
 
 import { EventSource } from 'eventsource';
 
 import { balance, takeTurns } from './balancer.js';
 import { JSON_PROTOCOL, PROTOBUF, connect } from './client.js';
 
-/** The transports, each with the encodings it has. */
+/** The transports, each with its encodings. */
 export const TRANSPORTS = [
   { name: 'WebSocket, JSON', transport: 'websocket', protocol: JSON_PROTOCOL },
   { name: 'WebSocket, protobuf', transport: 'websocket', protocol: PROTOBUF },
@@ -14,7 +14,7 @@ export const TRANSPORTS = [
   { name: 'server-sent events', transport: 'sse', protocol: JSON_PROTOCOL },
 ];
 
-/** Those that are no WebSocket: what a client says is posted. */
+/** The transports other than the WebSocket: clients post their commands. */
 export const STREAMS = TRANSPORTS.filter(({ transport }) => transport !== 'websocket');
 
 /** A path of the gateway whose WebSocket has this address. */
@@ -22,7 +22,7 @@ export function path(websocket, pathname) {
   return new URL(pathname, websocket.replace(/^ws/, 'http')).href;
 }
 
-/** What the SDK needs to connect by one transport: its endpoints and options. */
+/** The SDK's endpoints and options for one transport. */
 export function reaching(transport, streams, posts = streams) {
   if (transport === 'websocket') return { endpoints: streams, options: {} };
   return {
@@ -31,14 +31,14 @@ export function reaching(transport, streams, posts = streams) {
   };
 }
 
-/** How to connect to the first gateway that is there, and to post to the last. */
+/** Connects to the first available gateway, and posts to the last one. */
 export async function failingOver(t, stack, transport) {
   const gateways = [await stack.gateway(1), await stack.gateway(2)];
   const streams = await balance(t, ...gateways);
   return reaching(transport, streams, await balance(t, ...gateways.toReversed()));
 }
 
-/** A client that comes to another gateway every time it connects, and posts to the one it is not connected to. */
+/** A client that reaches another gateway with every connect, and posts to the one it is not connected to. */
 export async function roaming(t, stack, { transport, protocol }, user, options = {}) {
   const { streams, posts, away } = await takeTurns(t, await stack.gateway(1), await stack.gateway(2));
   const { endpoints, options: needed } = reaching(transport, streams, posts);

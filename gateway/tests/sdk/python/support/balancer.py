@@ -1,4 +1,4 @@
-"""What stands before gateways in production: one address, behind it whichever gateway accepts a connection."""
+"""A load balancer, as in production: one address, and behind it any gateway that accepts a connection."""
 
 import asyncio
 import itertools
@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 
 class Balancer:
-    """One address before several gateways."""
+    """One address in front of several gateways."""
 
     def __init__(self, urls, first):
         self._backends = [urlsplit(url) for url in urls]
@@ -44,7 +44,7 @@ class Balancer:
 
     @asynccontextmanager
     async def away(self):
-        """Inside the block everything is cut and nothing is accepted."""
+        """Inside the block all connections are cut and no new one is accepted."""
         self._closed = True
         await self._cut()
         try:

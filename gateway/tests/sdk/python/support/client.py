@@ -18,7 +18,7 @@ HOUR = 3600
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a JSON value becomes a payload, and is read back."""
+    """Encoding and decoding of JSON values as payloads."""
 
     name: str
     use_protobuf: bool
@@ -34,12 +34,12 @@ PROTOCOLS = [Protocol("json", use_protobuf=False), Protocol("protobuf", use_prot
 
 
 def unique(prefix):
-    """A name nobody else uses."""
+    """A unique name."""
     return f"{prefix}-{secrets.token_hex(6)}"
 
 
 def token_for(user, seconds=HOUR, secret=SECRET, **claims):
-    """A token, good for so many seconds: for a connection, or with the claim `channel` for that."""
+    """A connection token that expires after so many seconds; with the claim `channel` a subscription token."""
 
     def encode(data):
         return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
@@ -51,7 +51,7 @@ def token_for(user, seconds=HOUR, secret=SECRET, **claims):
 
 
 class Events:
-    """What has happened, waited for with a deadline."""
+    """Recorded events, and waiting for them with a deadline."""
 
     def __init__(self):
         self._seen = []
@@ -67,7 +67,7 @@ class Events:
         return [context for seen, context in self._seen if seen == name]
 
     async def get(self, name, count=1, limit=LIMIT, where=lambda _: True):
-        """The `count`-th event of that name, from 1, which may be in the past; of those that match, if it matters."""
+        """The `count`-th event of that name, from 1, which may be in the past. With a predicate only matching events count."""
 
         def found():
             return [context for context in self.all(name) if where(context)]
@@ -81,7 +81,7 @@ class Events:
 
 
 def _recording(handler):
-    """Makes a handler that records every event it is told of."""
+    """Creates a handler that records every event."""
 
     class Recording(handler):
         def __init__(self):
@@ -104,7 +104,7 @@ SubscriptionRecorder = _recording(SubscriptionEventHandler)
 
 
 class Connection:
-    """A client with everything that happened to it."""
+    """A client with its recorded events."""
 
     def __init__(self, protocol, url, user, **options):
         handler = ClientRecorder()
@@ -121,7 +121,7 @@ class Connection:
         await self.client.publish(channel, self.protocol.payload(value))
 
     async def subscribe(self, channel, **options):
-        """A subscription that is in place; returns what happens to it."""
+        """Subscribes and returns the events of the active subscription."""
         subscription, events = self.new_subscription(channel, **options)
         await subscription.subscribe()
         await events.get("subscribed")
@@ -137,7 +137,7 @@ class Connection:
 
 
 class Clients:
-    """Makes clients and disconnects them at the end."""
+    """Creates clients and disconnects them at the end."""
 
     def __init__(self, protocol):
         self.protocol = protocol
@@ -150,7 +150,7 @@ class Clients:
         return connection
 
     async def connect(self, url, user=None, **options):
-        """A connected client; of a user of its own, if none is named."""
+        """A connected client, with its own user unless one is given."""
         user = user or unique("user")
         connection = self.new(url, user, **{"token": token_for(user), **options})
         await connection.client.connect()

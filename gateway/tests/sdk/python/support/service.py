@@ -1,4 +1,4 @@
-"""Another service: anything that can speak to NATS."""
+"""A service that uses NATS directly."""
 
 import json
 from contextlib import asynccontextmanager
@@ -7,7 +7,7 @@ import nats
 
 
 class Service:
-    """What services publish, order and decide."""
+    """Publications, commands and hook decisions of a service."""
 
     def __init__(self, connection):
         self._connection = connection
@@ -18,11 +18,11 @@ class Service:
         await self._connection.request(subject, json.dumps(value).encode(), timeout=10, headers=headers or None)
 
     async def order(self, method, **body):
-        """Tells the gateways, without waiting for an answer."""
+        """Sends a command to the gateways without waiting for an answer."""
         await self._connection.publish(f"tide.ctl.{method}", json.dumps(body).encode())
 
     async def answer(self, event, decide):
-        """Answers what the gateways ask, as long as the service is there."""
+        """Answers the gateways' hook questions while the service is connected."""
 
         async def respond(question):
             await question.respond(json.dumps(decide(json.loads(question.data))).encode())

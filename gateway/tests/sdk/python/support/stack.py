@@ -74,7 +74,7 @@ class Stack:
         return done.stdout
 
     def processes(self):
-        """What every process is doing."""
+        """Returns the state of every process."""
         return json.loads(self._run("status", "--json", "--dir", self.directory))
 
     def _address(self, name, kind="address"):
@@ -101,7 +101,7 @@ class Stack:
         self._run("start", name, "--dir", self.directory)
 
     def publish(self, channel, data):
-        """Publishes as another service does, through NATS."""
+        """Publishes through NATS, as a service does."""
         arguments = ["pub", channel, json.dumps(data), "--as-service", "--config", CONFIG]
         self._run(*arguments, TIDEGATE_NATS__URL=self._address("nats"))
 
