@@ -26,7 +26,7 @@ pub use self::{
     error::{CallError, Closed, ConnectError},
     event::{Event, Events},
     keyed::{Answered, Unanswered},
-    session::{Reconnecting, SessionOptions},
+    reconnecting::{Reconnecting, SessionOptions},
 };
 
 mod codec;
@@ -35,7 +35,7 @@ mod event;
 mod handshake;
 mod keyed;
 pub mod raw;
-mod session;
+mod reconnecting;
 mod socket;
 
 /// Commands that wait to be sent; a further one waits for its place.

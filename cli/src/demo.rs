@@ -14,11 +14,11 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 pub use self::verdict::Counts;
 use self::{
-    listener::{ALERTS, Listener, NOTICE},
+    latency::Times,
     plan::Plan,
     probe::Probed,
     replay::Replay,
-    times::Times,
+    subscriber::{ALERTS, Listener, NOTICE},
 };
 use crate::{
     client::{Options as Connection, Reconnecting, SessionOptions},
@@ -27,15 +27,15 @@ use crate::{
     token::connection_token,
 };
 
-mod hearing;
-mod listener;
+mod delivery;
+mod latency;
 mod plan;
 mod probe;
 mod progress;
 mod replay;
+mod reports;
 mod rows;
-mod station;
-mod times;
+mod subscriber;
 mod verdict;
 
 /// A run takes seconds; one that takes this long has failed.
@@ -154,12 +154,12 @@ impl Demo<'_> {
         let replay = Replay::run(&self.plan, &stations, victims, deadline);
         let (replay, probed) = tokio::join!(replay, probe::run(&prober, deadline));
         let mut replay = replay?;
-        hearing::speak_as_service(self.stack.config(), &listeners, deadline).await?;
+        delivery::speak_as_service(self.stack.config(), &listeners, deadline).await?;
         if let Some(kill) = replay.last_kill {
             // What a killed worker had answered but not acknowledged comes back now, and may say things again.
             sleep_until(kill + ACK_WAIT).await;
         }
-        hearing::wait_for_the_last_words(&self.plan, &listeners).await;
+        delivery::wait_for_the_last_words(&self.plan, &listeners).await;
         replay.requests.stray_replies =
             stations.iter().chain([&prober.session]).map(Reconnecting::stray_replies).sum();
         self.count(replay, probed, &prober, &listeners).await
@@ -215,7 +215,7 @@ impl Demo<'_> {
         probed.counts.twice = probe::answers(prober).values().filter(|count| **count > 1).count();
         let mut requests = replay.requests;
         requests.failures.append(&mut probed.failures);
-        let (heard, service) = hearing::sum_up(&self.plan, listeners);
+        let (heard, service) = delivery::sum_up(&self.plan, listeners);
         Ok(Counts {
             events: self.plan.events(),
             alerts_expected: self.plan.alerts.len(),

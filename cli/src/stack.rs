@@ -24,8 +24,8 @@ use self::{
     blueprint::{Blueprint, Planned},
     guard::Guard,
     log::Logs,
+    pid_file::Records,
     process::{LOOP, Process},
-    record::Records,
     supervisor::Supervisor,
 };
 
@@ -35,10 +35,10 @@ mod builder;
 pub mod control;
 mod guard;
 mod log;
+mod pid_file;
 mod port;
 mod probe;
 mod process;
-mod record;
 pub mod server;
 pub mod setup;
 mod supervisor;

@@ -10,15 +10,15 @@ use bytes::Bytes;
 use serde::Serialize;
 use tidegate_cli::client::{CallError, Client};
 
-use self::{bare::Bare, pace::Slice};
+use self::{bare_nats::Bare, open_loop::Slice};
 use crate::{
     process::{self, Neighbours},
     stats::{Failures, Series, Times, median},
     target::Target,
 };
 
-mod bare;
-mod pace;
+mod bare_nats;
+mod open_loop;
 
 /// What the ratio may be.
 const TARGET: f64 = 1.3;
@@ -114,7 +114,7 @@ pub(crate) async fn run(target: &Target, args: &Args) -> anyhow::Result<RoundTri
         None => None,
     };
     for side in [Some(&server), bare.as_ref()].into_iter().flatten() {
-        pace::slice(&side.way, args.rate, WARM_UP).await?;
+        open_loop::slice(&side.way, args.rate, WARM_UP).await?;
     }
     let neighbours = Neighbours::watch(target.pids())?;
     let mut repetitions = Vec::new();
@@ -195,7 +195,7 @@ impl Side {
     }
 
     async fn measure(&mut self, args: &Args) -> anyhow::Result<Times> {
-        let Slice { series, lag, failures } = pace::slice(&self.way, args.rate, args.slice).await?;
+        let Slice { series, lag, failures } = open_loop::slice(&self.way, args.rate, args.slice).await?;
         self.series.add(&series)?;
         self.lag.add(&lag)?;
         self.failures.add(failures);

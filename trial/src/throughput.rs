@@ -13,14 +13,14 @@ use serde::Serialize;
 use tidegate_cli::client::Client;
 use tokio::task::JoinSet;
 
-use self::watch::{Stored, Watch};
+use self::stream_watch::{Stored, Watch};
 use crate::{
     process::{self, Neighbours},
     stats::{Failures, Series, Times},
     target::Target,
 };
 
-mod watch;
+mod stream_watch;
 
 /// The longest run: a stuck system has to end as a failure, not as a hanging terminal.
 const LIMIT: Duration = Duration::from_mins(2);

@@ -9,7 +9,7 @@ use std::{
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::{listener::Listener, verdict::Probes};
+use super::{subscriber::Listener, verdict::Probes};
 
 /// Requests.
 const PROBES: usize = 200;

@@ -11,7 +11,7 @@ use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 use super::{
     plan::Plan,
     progress::Progress,
-    station::{self, Settled},
+    reports::{self, Settled},
     verdict::Requests,
 };
 use crate::{
@@ -52,7 +52,7 @@ impl Replay {
         let (settled, mut reports) = mpsc::channel(REPORTS);
         let mut stations = JoinSet::new();
         for (station, session) in plan.stations.iter().zip(sessions) {
-            stations.spawn(station::report(station.clone(), session.clone(), deadline, settled.clone()));
+            stations.spawn(reports::report(station.clone(), session.clone(), deadline, settled.clone()));
         }
         drop(settled);
         let total = plan.events();

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use super::times::Times;
+use super::latency::Times;
 
 /// What one run counted.
 #[derive(Debug, Clone, Default, Serialize)]

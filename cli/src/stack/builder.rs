@@ -16,9 +16,9 @@ use super::{
     Kind, Stack,
     blueprint::{Blueprint, Planned},
     log::Logs,
+    pid_file::Records,
     port,
     process::Spec,
-    record::Records,
     server, setup,
 };
 use crate::output;

@@ -49,7 +49,7 @@ impl Drop for Guard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stack::record::Records;
+    use crate::stack::pid_file::Records;
 
     #[test]
     fn when_the_pipe_ends_recorded_processes_and_the_directory_are_gone() {

@@ -21,7 +21,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Kind, Phase, log::Logs, port::Reserved, probe, record::Records};
+use super::{Kind, Phase, log::Logs, pid_file::Records, port::Reserved, probe};
 
 /// The wait after a first crash; doubled with each further one.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);

@@ -7,8 +7,8 @@ use tidegate_shared::{broker::Broker, channel::Channel, config::Config};
 use tokio::time::Instant;
 
 use super::{
-    listener::{Listener, NOTICE, Tally},
     plan::Plan,
+    subscriber::{Listener, NOTICE, Tally},
     verdict::{Heard, Service},
 };
 
