@@ -1,7 +1,7 @@
 //! A client of the Centrifuge protocol: what the commands, the demo, the load generator and the tests speak to a gateway with.
 //!
 //! An ordinary client with no private door: it sees what any application sees. [`Client`] is one connection and never
-//! connects again; [`Reconnecting`] is the pattern an application writes around it; [`raw`] is for tests of bad input.
+//! connects again; [`ReconnectingClient`] is the pattern an application writes around it; [`raw`] is for tests of bad input.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -21,12 +21,12 @@ use tokio::{
     task::JoinSet,
 };
 
-use self::socket::{Driver, Order, Shared};
+use self::socket::{SocketCommand, SocketDriver, SocketStatus};
 pub use self::{
     error::{CallError, Closed, ConnectError},
     event::{Event, Events},
-    keyed::{Answered, Unanswered},
-    reconnecting::{Reconnecting, SessionOptions},
+    keyed::{KeyedAnswer, KeyedError},
+    reconnecting::{ReconnectOptions, ReconnectingClient},
 };
 
 mod codec;
@@ -87,13 +87,13 @@ impl Options {
 /// A handle to one connection, cheap to clone. The connection is cut when the last handle is dropped.
 #[derive(Debug, Clone)]
 pub struct Client {
-    inner: Arc<Inner>,
+    inner: Arc<ClientInner>,
 }
 
 #[derive(Debug)]
-struct Inner {
-    orders: mpsc::Sender<Order>,
-    shared: Arc<Shared>,
+struct ClientInner {
+    orders: mpsc::Sender<SocketCommand>,
+    shared: Arc<SocketStatus>,
     timeout: Duration,
     connected: ConnectResult,
     /// Aborted with the last handle.
@@ -106,9 +106,9 @@ impl Client {
         let socket = handshake::open(&options).await?;
         let (orders, queue) = mpsc::channel(ORDERS);
         let (events, receiver) = mpsc::channel(options.events.max(1));
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(SocketStatus::default());
         let mut task = JoinSet::new();
-        task.spawn(Driver::new(socket, options.encoding, queue, events, Arc::clone(&shared)).run());
+        task.spawn(SocketDriver::new(socket, options.encoding, queue, events, Arc::clone(&shared)).run());
         let connect = ConnectRequest {
             token: options.token.unwrap_or_default(),
             name: "tidegate".to_owned(),
@@ -118,7 +118,7 @@ impl Client {
         let command = Command { connect: Some(connect), ..Command::default() };
         let reply = Box::pin(call(&orders, &shared, command, options.timeout)).await?;
         let connected = reply.connect.unwrap_or_default();
-        let inner = Inner { orders, shared, timeout: options.timeout, connected, _task: task };
+        let inner = ClientInner { orders, shared, timeout: options.timeout, connected, _task: task };
         Ok((Self { inner: Arc::new(inner) }, Events(receiver)))
     }
 
@@ -198,33 +198,33 @@ impl Client {
     /// Sends a message that gets no reply.
     pub async fn send(&self, data: impl Into<Bytes>) -> Result<(), CallError> {
         let command = Command { send: Some(SendRequest { data: data.into() }), ..Command::default() };
-        let sent = self.inner.orders.send(Order::Send(Box::new(command), None)).await;
+        let sent = self.inner.orders.send(SocketCommand::Send(Box::new(command), None)).await;
         sent.map_err(|_| ended(&self.inner.shared))
     }
 
     /// Ends the connection in good order: what was queued before is sent first.
     pub async fn close(&self) {
-        if self.inner.orders.send(Order::Close).await.is_ok() {
+        if self.inner.orders.send(SocketCommand::Close).await.is_ok() {
             self.inner.orders.closed().await;
         }
     }
 }
 
 async fn call(
-    orders: &mpsc::Sender<Order>,
-    shared: &Shared,
+    orders: &mpsc::Sender<SocketCommand>,
+    shared: &SocketStatus,
     command: Command,
     timeout: Duration,
 ) -> Result<Reply, CallError> {
     let (caller, reply) = oneshot::channel();
     let exchange = async {
-        orders.send(Order::Send(Box::new(command), Some(caller))).await.map_err(|_| ended(shared))?;
+        orders.send(SocketCommand::Send(Box::new(command), Some(caller))).await.map_err(|_| ended(shared))?;
         reply.await.map_err(|_| ended(shared))?
     };
     tokio::time::timeout(timeout, exchange).await.unwrap_or(Err(CallError::Timeout))
 }
 
-fn ended(shared: &Shared) -> CallError {
+fn ended(shared: &SocketStatus) -> CallError {
     CallError::Closed(shared.end.get().cloned().unwrap_or_else(Closed::by_caller))
 }
 

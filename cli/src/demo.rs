@@ -14,14 +14,14 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 pub use self::verdict::Counts;
 use self::{
-    latency::Times,
+    latency::Latency,
     plan::Plan,
-    probe::Probed,
+    probe::ProbeResults,
     replay::Replay,
-    subscriber::{ALERTS, Listener, NOTICE},
+    subscriber::{ALERTS, DemoSubscriber, NOTICE},
 };
 use crate::{
-    client::{Options as Connection, Reconnecting, SessionOptions},
+    client::{Options as Connection, ReconnectOptions, ReconnectingClient},
     output,
     stack::Stack,
     token::connection_token,
@@ -55,12 +55,12 @@ pub struct Options {
     /// Whether a worker and a gateway are killed on the way.
     pub kills: bool,
     /// When the stack's files stay.
-    pub keep: Keep,
+    pub keep: KeepFiles,
 }
 
 /// When a run's files stay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Keep {
+pub enum KeepFiles {
     /// In any case.
     Always,
     /// When the run failed: they are what it takes to find out why.
@@ -86,7 +86,7 @@ pub async fn run(options: &Options) -> anyhow::Result<Counts> {
     };
     stack.down().await;
     let passed = counts.as_ref().is_ok_and(|counts| counts.problems().is_empty());
-    if options.keep == Keep::Always || (options.keep == Keep::Failed && !passed) {
+    if options.keep == KeepFiles::Always || (options.keep == KeepFiles::Failed && !passed) {
         keep(dir);
     }
     counts
@@ -161,7 +161,7 @@ impl Demo<'_> {
         }
         delivery::wait_for_the_last_words(&self.plan, &listeners).await;
         replay.requests.stray_replies =
-            stations.iter().chain([&prober.session]).map(Reconnecting::stray_replies).sum();
+            stations.iter().chain([&prober.session]).map(ReconnectingClient::stray_replies).sum();
         self.count(replay, probed, &prober, &listeners).await
     }
 
@@ -170,19 +170,24 @@ impl Demo<'_> {
         user: &str,
         urls: Vec<String>,
         channels: Vec<String>,
-    ) -> anyhow::Result<SessionOptions> {
+    ) -> anyhow::Result<ReconnectOptions> {
         let hour = Duration::from_hours(1);
         let token = connection_token(&self.stack.config().auth, user, hour, SystemTime::now())?;
-        Ok(SessionOptions { connection: Connection::new("").token(token), urls, channels })
+        Ok(ReconnectOptions { connection: Connection::new("").token(token), urls, channels })
     }
 
-    fn listener(&self, user: String, urls: Vec<String>, channels: Vec<String>) -> anyhow::Result<Listener> {
+    fn listener(
+        &self,
+        user: String,
+        urls: Vec<String>,
+        channels: Vec<String>,
+    ) -> anyhow::Result<DemoSubscriber> {
         let options = self.session(&user, urls, channels)?;
-        Ok(Listener::start(user, options))
+        Ok(DemoSubscriber::start(user, options))
     }
 
     /// Listeners on every gateway, each with the alerts, the notices, and some of the largest networks.
-    fn listeners(&self, urls: &[String]) -> anyhow::Result<Vec<Listener>> {
+    fn listeners(&self, urls: &[String]) -> anyhow::Result<Vec<DemoSubscriber>> {
         let networks = self.plan.largest_networks();
         let listener = |number: usize| {
             let mut channels = vec![ALERTS.to_owned(), NOTICE.to_owned()];
@@ -194,11 +199,11 @@ impl Demo<'_> {
     }
 
     /// The stations' sessions, spread over the gateways.
-    fn stations(&self, urls: &[String]) -> anyhow::Result<Vec<Reconnecting>> {
+    fn stations(&self, urls: &[String]) -> anyhow::Result<Vec<ReconnectingClient>> {
         let stations = self.plan.stations.iter().enumerate().map(|(number, station)| {
             let options = self.session(&station.name, turned(urls, number), Vec::new())?;
             // A station has no use for events: nobody reads them, so they are dropped as they come.
-            Ok(Reconnecting::start(options).0)
+            Ok(ReconnectingClient::start(options).0)
         });
         stations.collect()
     }
@@ -206,9 +211,9 @@ impl Demo<'_> {
     async fn count(
         &self,
         replay: Replay,
-        mut probed: Probed,
-        prober: &Listener,
-        listeners: &[Listener],
+        mut probed: ProbeResults,
+        prober: &DemoSubscriber,
+        listeners: &[DemoSubscriber],
     ) -> anyhow::Result<Counts> {
         let sent = self.plan.networks.values().flatten().cloned().collect();
         let rows = rows::count(&rows::ids(&self.database).await?, &sent, &replay.must);
@@ -225,8 +230,8 @@ impl Demo<'_> {
             heard,
             service,
             probes: probed.counts,
-            answer_ms: Times::of(replay.elapsed)?,
-            accept_ms: Times::of(probed.accepted_after)?,
+            answer_ms: Latency::of(replay.elapsed)?,
+            accept_ms: Latency::of(probed.accepted_after)?,
             replay_ms: replay.duration.as_millis().try_into()?,
         })
     }

@@ -21,11 +21,11 @@ use tidegate_shared::config::Config;
 
 pub use self::builder::Builder;
 use self::{
-    blueprint::{Blueprint, Planned},
-    guard::Guard,
+    blueprint::{Blueprint, PlannedProcess},
+    guard::CleanupGuard,
     log::Logs,
-    pid_file::Records,
-    process::{LOOP, Process},
+    pid_file::PidFiles,
+    process::{CRASH_LOOP, Process},
     supervisor::Supervisor,
 };
 
@@ -66,7 +66,7 @@ pub enum Kind {
 /// What a process is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Phase {
+pub enum ProcessPhase {
     /// It was started and is not ready yet.
     Starting,
     /// It works.
@@ -98,7 +98,7 @@ pub struct ProcessStatus {
     /// What it is.
     pub kind: Kind,
     /// What it is doing.
-    pub phase: Phase,
+    pub phase: ProcessPhase,
     /// Its process id, while it runs.
     pub pid: Option<i32>,
     /// How often it was started again.
@@ -118,8 +118,8 @@ pub struct Stack {
     processes: Mutex<Vec<Arc<Process>>>,
     supervisor: Supervisor,
     logs: Arc<Logs>,
-    records: Arc<Records>,
-    temporary: Mutex<Option<(Guard, TempDir)>>,
+    records: Arc<PidFiles>,
+    temporary: Mutex<Option<(CleanupGuard, TempDir)>>,
     // Two callers that scale at once would draw the same names.
     scaling: tokio::sync::Mutex<()>,
 }
@@ -134,7 +134,7 @@ impl Stack {
         blueprint: Blueprint,
         temporary: Option<TempDir>,
         logs: Arc<Logs>,
-        records: Arc<Records>,
+        records: Arc<PidFiles>,
     ) -> anyhow::Result<Self> {
         Ok(Self {
             blueprint,
@@ -143,14 +143,14 @@ impl Stack {
             logs,
             records,
             temporary: Mutex::new(
-                temporary.map(|dir| Guard::over(dir.path()).map(|guard| (guard, dir))).transpose()?,
+                temporary.map(|dir| CleanupGuard::over(dir.path()).map(|guard| (guard, dir))).transpose()?,
             ),
             scaling: tokio::sync::Mutex::default(),
         })
     }
 
     /// Starts processes, all at once, and waits until they are ready. One that ends before that fails the start.
-    async fn launch(&self, planned: Vec<Planned>) -> anyhow::Result<()> {
+    async fn launch(&self, planned: Vec<PlannedProcess>) -> anyhow::Result<()> {
         let started: Vec<Arc<Process>> = planned
             .into_iter()
             .map(|(spec, reserved)| {
@@ -251,7 +251,7 @@ impl Stack {
 
     /// Waits until a process works.
     pub async fn wait_ready(&self, name: &str) -> anyhow::Result<()> {
-        self.process(name)?.ready(LOOP, READY_LIMIT).await
+        self.process(name)?.ready(CRASH_LOOP, READY_LIMIT).await
     }
 
     /// Starts or ends gateways or workers until there are `count`: the last ones go first, finishing what they do.
@@ -261,7 +261,7 @@ impl Stack {
         }
         let _one_at_a_time = self.scaling.lock().await;
         let now = self.members(kind);
-        let added: Vec<Planned> = (now.len() + 1..=count)
+        let added: Vec<PlannedProcess> = (now.len() + 1..=count)
             .map(|number| self.blueprint.member(kind, number))
             .collect::<anyhow::Result<_>>()?;
         let surplus = now.get(count..).unwrap_or_default();

@@ -7,7 +7,7 @@ use serde::Serialize;
 use tidegate_shared::config::AuthConfig;
 
 #[derive(Serialize)]
-struct Claims<'a> {
+struct TokenClaims<'a> {
     sub: &'a str,
     iat: u64,
     exp: u64,
@@ -29,7 +29,7 @@ pub fn connection_token(
         "auth.hmac_secret is empty: tokens come from the configured issuers, give one with --token"
     );
     let iat = now.duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
-    let claims = Claims {
+    let claims = TokenClaims {
         sub: user,
         iat,
         exp: iat.saturating_add(ttl.as_secs()),

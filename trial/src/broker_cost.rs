@@ -26,9 +26,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    process::{self, Memory, Neighbours},
+    process::{self, ForeignCpu, Memory},
     publisher::Publisher,
-    subscriber::{Backoff, Segment, Told},
+    subscriber::{ReconnectBackoff, Segment, SubscriberStats},
 };
 
 /// Handshakes at a time.
@@ -64,17 +64,17 @@ pub(crate) struct Args {
 
 /// What came of it.
 #[derive(Debug, Serialize)]
-pub(crate) struct Outcome {
+pub(crate) struct BrokerCostResult {
     connections: usize,
-    channels: Part,
+    channels: SubscriptionCost,
     users_connected: usize,
-    users: Part,
+    users: SubscriptionCost,
     foreign_cpu_percent: f64,
 }
 
 /// One of the two.
 #[derive(Debug, Serialize)]
-struct Part {
+struct SubscriptionCost {
     subscriptions: usize,
     /// Until all were subscribed, or everything was published.
     millis: u128,
@@ -82,27 +82,27 @@ struct Part {
     retries: usize,
     publications: usize,
     lost: usize,
-    gateway: Cost,
-    broker: Cost,
+    gateway: ProcessCost,
+    broker: ProcessCost,
 }
 
 /// What a process needed.
 #[derive(Debug, Serialize)]
-struct Cost {
+struct ProcessCost {
     before: Memory,
     after: Memory,
     cpu_millis: u128,
 }
 
 /// A process that is watched.
-struct Watched {
+struct ProcessMeter {
     pid: u32,
     memory: Memory,
     cpu: Duration,
 }
 
 /// Runs both on stacks of their own.
-pub(crate) async fn run(args: &Args) -> anyhow::Result<Outcome> {
+pub(crate) async fn run(args: &Args) -> anyhow::Result<BrokerCostResult> {
     ensure!(args.connections > 0 && args.channels > 0, "there would be no channels");
     ensure!(args.users <= args.subjects, "not everybody who is connected would be published to");
     process::raise_descriptors()?;
@@ -113,17 +113,17 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<Outcome> {
         args.channels,
     );
     let stack = start(&config).await?;
-    let neighbours = Neighbours::watch(pids(&stack)?)?;
+    let neighbours = ForeignCpu::watch(pids(&stack)?)?;
     let channels = many_channels(&stack, args).await.context("many channels")?;
     let mut foreign_cpu_percent = neighbours.percent()?;
     stack.down().await;
     let stack = start(&config).await?;
-    let neighbours = Neighbours::watch(pids(&stack)?)?;
+    let neighbours = ForeignCpu::watch(pids(&stack)?)?;
     let users = many_users(&stack, args).await.context("many users")?;
     foreign_cpu_percent = foreign_cpu_percent.max(neighbours.percent()?);
     stack.down().await;
     let (connections, users_connected) = (args.connections, args.users);
-    Ok(Outcome { connections, channels, users_connected, users, foreign_cpu_percent })
+    Ok(BrokerCostResult { connections, channels, users_connected, users, foreign_cpu_percent })
 }
 
 async fn start(config: &str) -> anyhow::Result<Stack> {
@@ -131,12 +131,12 @@ async fn start(config: &str) -> anyhow::Result<Stack> {
 }
 
 /// Subscribes every connection to channels of its own while somebody publishes in all of them.
-async fn many_channels(stack: &Stack, args: &Args) -> anyhow::Result<Part> {
+async fn many_channels(stack: &Stack, args: &Args) -> anyhow::Result<SubscriptionCost> {
     let all = args.connections * args.channels;
     let publisher = Publisher::connect(stack, "cost", all).await?;
-    let told = Arc::new(Told::new(all));
+    let told = Arc::new(SubscriberStats::new(all));
     let clients = connect(stack, args.connections).await?;
-    let (gateway, broker) = (Watched::start(stack, "gateway-1")?, Watched::start(stack, "nats")?);
+    let (gateway, broker) = (ProcessMeter::start(stack, "gateway-1")?, ProcessMeter::start(stack, "nats")?);
     let (done, over) = (CancellationToken::new(), CancellationToken::new());
     let (mut listeners, retries) = (JoinSet::new(), AtomicUsize::new(0));
     let started = Instant::now();
@@ -169,7 +169,7 @@ async fn many_channels(stack: &Stack, args: &Args) -> anyhow::Result<Part> {
         }
     }
     let (millis, retries) = (took.as_millis(), retries.into_inner());
-    Ok(Part { subscriptions: all, millis, retries, publications, lost, gateway, broker })
+    Ok(SubscriptionCost { subscriptions: all, millis, retries, publications, lost, gateway, broker })
 }
 
 /// Subscribes as the SDKs do, which try again after a while when the gateway says so.
@@ -183,7 +183,7 @@ async fn subscribe(client: &Client, number: usize, retries: &AtomicUsize) -> any
             Err(error) => return Err(error).with_context(|| format!("subscribing to {channel}")),
         }
         retries.fetch_add(1, Ordering::Relaxed);
-        sleep(Backoff::SDK.pause(failures)).await;
+        sleep(ReconnectBackoff::SDK.pause(failures)).await;
         failures += 1;
     }
 }
@@ -193,7 +193,7 @@ async fn listen(
     _client: Client,
     mut events: Events,
     mut segments: Vec<(usize, Segment)>,
-    told: Arc<Told>,
+    told: Arc<SubscriberStats>,
     done: CancellationToken,
 ) -> Vec<(usize, Segment)> {
     for (number, segment) in &segments {
@@ -220,10 +220,10 @@ async fn listen(
 }
 
 /// Publishes to everybody, those included who are not connected, and has each connection count what it gets.
-async fn many_users(stack: &Stack, args: &Args) -> anyhow::Result<Part> {
+async fn many_users(stack: &Stack, args: &Args) -> anyhow::Result<SubscriptionCost> {
     let clients = connect(stack, args.users).await?;
     let publisher = Publisher::connect(stack, "user", 0).await?;
-    let (gateway, broker) = (Watched::start(stack, "gateway-1")?, Watched::start(stack, "nats")?);
+    let (gateway, broker) = (ProcessMeter::start(stack, "gateway-1")?, ProcessMeter::start(stack, "nats")?);
     let started = Instant::now();
     let publishing = stream::iter(0..args.subjects)
         .map(|number| publisher.store_in(format!("tide.ch.user.u{number}"), number))
@@ -242,7 +242,7 @@ async fn many_users(stack: &Stack, args: &Args) -> anyhow::Result<Part> {
     let (gateway, broker) = (gateway.stop()?, broker.stop()?);
     let (subscriptions, publications) = (1, args.subjects);
     let millis = took.as_millis();
-    Ok(Part { subscriptions, millis, retries: 0, publications, lost, gateway, broker })
+    Ok(SubscriptionCost { subscriptions, millis, retries: 0, publications, lost, gateway, broker })
 }
 
 async fn connect(stack: &Stack, count: usize) -> anyhow::Result<Vec<(Client, Events)>> {
@@ -267,19 +267,19 @@ fn pid(stack: &Stack, name: &str) -> anyhow::Result<u32> {
     Ok(stack.pid(name).with_context(|| format!("{name} does not run"))?.try_into()?)
 }
 
-impl Watched {
+impl ProcessMeter {
     fn start(stack: &Stack, name: &str) -> anyhow::Result<Self> {
         let pid = pid(stack, name)?;
         Ok(Self { pid, memory: Memory::of(pid)?, cpu: process::cpu(pid)? })
     }
 
-    fn stop(self) -> anyhow::Result<Cost> {
+    fn stop(self) -> anyhow::Result<ProcessCost> {
         let cpu = process::cpu(self.pid)?.saturating_sub(self.cpu);
-        Ok(Cost { before: self.memory, after: Memory::of(self.pid)?, cpu_millis: cpu.as_millis() })
+        Ok(ProcessCost { before: self.memory, after: Memory::of(self.pid)?, cpu_millis: cpu.as_millis() })
     }
 }
 
-impl Cost {
+impl ProcessCost {
     fn line(&self, name: &str) -> String {
         format!(
             "    {name:<14} {} MiB before, {} MiB after, {} ms of processor time",
@@ -290,14 +290,14 @@ impl Cost {
     }
 }
 
-impl Outcome {
+impl BrokerCostResult {
     /// Whether nothing was lost.
     pub(crate) fn adds_up(&self) -> bool {
         self.channels.publications > 0 && self.channels.lost + self.users.lost == 0
     }
 
     pub(crate) fn print(&self) {
-        let part = |part: &Part| {
+        let part = |part: &SubscriptionCost| {
             [
                 format!("    publications   {}, lost {}", part.publications, part.lost),
                 part.gateway.line("gateway"),

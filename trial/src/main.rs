@@ -28,8 +28,8 @@ use serde::Serialize;
 use tidegate_cli::output;
 
 use crate::{
-    report::{Conditions, Report},
-    target::{Outside, Target},
+    report::{BenchReport, Conditions},
+    target::{ExternalServer, Target},
 };
 
 #[global_allocator]
@@ -42,7 +42,7 @@ struct Cli {
     #[command(subcommand)]
     scenario: Scenario,
     #[command(flatten)]
-    outside: Outside,
+    outside: ExternalServer,
     /// Write the figures to this file too
     #[arg(long, global = true, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -106,7 +106,7 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
         }
         _ => {}
     }
-    let mut report = Report::new(Conditions::here()?);
+    let mut report = BenchReport::new(Conditions::here()?);
     let outside = &cli.outside;
     match &cli.scenario {
         Scenario::Bench => bench(outside, &mut report).await?,
@@ -129,27 +129,35 @@ fn write(file: Option<&Path>, outcome: &impl Serialize) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn bench(outside: &Outside, report: &mut Report) -> anyhow::Result<()> {
+async fn bench(outside: &ExternalServer, report: &mut BenchReport) -> anyhow::Result<()> {
     idle(outside, &defaults()?, report).await?;
     roundtrip(outside, &defaults()?, report).await?;
     throughput(outside, &defaults()?, report).await
 }
 
-async fn roundtrip(outside: &Outside, args: &roundtrip::Args, report: &mut Report) -> anyhow::Result<()> {
+async fn roundtrip(
+    outside: &ExternalServer,
+    args: &roundtrip::Args,
+    report: &mut BenchReport,
+) -> anyhow::Result<()> {
     let target = begin("roundtrip", outside, (1, 1), report).await?;
     report.roundtrip = Some(roundtrip::run(&target, args).await?);
     target.end().await;
     Ok(())
 }
 
-async fn throughput(outside: &Outside, args: &throughput::Args, report: &mut Report) -> anyhow::Result<()> {
+async fn throughput(
+    outside: &ExternalServer,
+    args: &throughput::Args,
+    report: &mut BenchReport,
+) -> anyhow::Result<()> {
     let target = begin("throughput", outside, (2, 2), report).await?;
     report.throughput = Some(throughput::run(&target, args).await?);
     target.end().await;
     Ok(())
 }
 
-async fn idle(outside: &Outside, args: &idle::Args, report: &mut Report) -> anyhow::Result<()> {
+async fn idle(outside: &ExternalServer, args: &idle::Args, report: &mut BenchReport) -> anyhow::Result<()> {
     let target = begin("idle", outside, (1, 0), report).await?;
     report.idle = Some(idle::run(&target, args).await?);
     target.end().await;
@@ -159,9 +167,9 @@ async fn idle(outside: &Outside, args: &idle::Args, report: &mut Report) -> anyh
 /// Starts a fresh system, so that no scenario measures what another left behind.
 async fn begin(
     name: &str,
-    outside: &Outside,
+    outside: &ExternalServer,
     (gateways, workers): (usize, usize),
-    report: &mut Report,
+    report: &mut BenchReport,
 ) -> anyhow::Result<Target> {
     let target = Target::start(outside, gateways, workers).await?;
     if let Some(stack) = target.stack() {

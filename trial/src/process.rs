@@ -48,14 +48,14 @@ const NOISY: f64 = 12.0;
 
 /// Watches how much of the machine others use: figures taken beside foreign work mean little.
 #[derive(Debug)]
-pub(crate) struct Neighbours {
+pub(crate) struct ForeignCpu {
     ours: Vec<u32>,
     started: Instant,
     machine: Duration,
     own: Duration,
 }
 
-impl Neighbours {
+impl ForeignCpu {
     /// Begins to watch. `ours` are the processes that belong to the measurement.
     pub(crate) fn watch(ours: Vec<u32>) -> anyhow::Result<Self> {
         let (machine, own) = (machine()?, total(&ours));

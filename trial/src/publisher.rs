@@ -12,7 +12,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep},
 };
 
-use crate::subscriber::{Segment, Told};
+use crate::subscriber::{Segment, SubscriberStats};
 
 /// How long the last publications may take to be everywhere.
 const SETTLE: Duration = Duration::from_secs(30);
@@ -83,7 +83,7 @@ impl Publisher {
     }
 
     /// Waits until every subscriber has the newest publication of its channel, or time is up: then something is missing.
-    pub(crate) async fn settle(&self, told: &Told, subscribers: usize) {
+    pub(crate) async fn settle(&self, told: &SubscriberStats, subscribers: usize) {
         let channels = 0..self.stored.len();
         let newest: Vec<u64> =
             channels.map(|channel| self.stored(channel).last().copied().unwrap_or(0)).collect();

@@ -20,18 +20,18 @@ pub(crate) struct Conditions {
     processor: String,
     kernel: String,
     network: &'static str,
-    broker: Option<Broker>,
+    broker: Option<BrokerInfo>,
 }
 
 #[derive(Debug, Serialize)]
-struct Broker {
+struct BrokerInfo {
     version: String,
     sync_interval: String,
 }
 
 /// Everything one invocation measured.
 #[derive(Debug, Serialize)]
-pub(crate) struct Report {
+pub(crate) struct BenchReport {
     pub(crate) conditions: Conditions,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) roundtrip: Option<RoundTrip>,
@@ -63,7 +63,7 @@ impl Conditions {
         let text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
         let version = setup::connect(stack.config()).await?.client().server_info().version;
         let sync_interval = sync_interval(&text).unwrap_or("the server's default").to_owned();
-        self.broker = Some(Broker { version, sync_interval });
+        self.broker = Some(BrokerInfo { version, sync_interval });
         Ok(())
     }
 
@@ -82,7 +82,7 @@ fn sync_interval(conf: &str) -> Option<&str> {
     conf.lines().find_map(|line| line.trim().strip_prefix("sync_interval:")).map(str::trim)
 }
 
-impl Report {
+impl BenchReport {
     pub(crate) fn new(conditions: Conditions) -> Self {
         Self { conditions, roundtrip: None, throughput: None, idle: None }
     }

@@ -10,10 +10,10 @@ use bytes::Bytes;
 use serde::Serialize;
 use tidegate_cli::client::{CallError, Client};
 
-use self::{bare_nats::Bare, open_loop::Slice};
+use self::{bare_nats::BareNats, open_loop::SliceResult};
 use crate::{
-    process::{self, Neighbours},
-    stats::{Failures, Series, Times, median},
+    process::{self, ForeignCpu},
+    stats::{Failures, Percentiles, Series, median},
     target::Target,
 };
 
@@ -55,20 +55,20 @@ pub(crate) struct RoundTrip {
     rate: u32,
     slice_secs: f64,
     connections: usize,
-    server: Times,
+    server: Percentiles,
     bare: Option<Comparison>,
     /// Commands that the server refuses by itself: what sockets and the server's front cost, without broker and worker.
-    front: Times,
+    front: Percentiles,
     repetitions: Vec<Repetition>,
     failures: Failures,
     /// How late requests were sent: a generator that is late measures itself.
-    lag: Times,
+    lag: Percentiles,
     foreign_cpu_percent: f64,
 }
 
 #[derive(Debug, Serialize)]
 struct Comparison {
-    times: Times,
+    times: Percentiles,
     ratio_p50: f64,
     ratio_p99: f64,
     target: f64,
@@ -76,25 +76,25 @@ struct Comparison {
 
 #[derive(Debug, Serialize)]
 struct Repetition {
-    server: Times,
-    bare: Option<Times>,
+    server: Percentiles,
+    bare: Option<Percentiles>,
 }
 
 /// One way to the answer.
 #[derive(Debug)]
-enum Way {
+enum RequestPath {
     Server {
         clients: Vec<Client>,
         method: String,
     },
-    Bare(Box<Bare>),
+    Bare(Box<BareNats>),
     /// To the server and back, no further.
     Front(Vec<Client>),
 }
 
 /// All slices of one side.
-struct Side {
-    way: Arc<Way>,
+struct PathMeasurement {
+    way: Arc<RequestPath>,
     series: Series,
     lag: Series,
     failures: Failures,
@@ -107,16 +107,18 @@ pub(crate) async fn run(target: &Target, args: &Args) -> anyhow::Result<RoundTri
     for number in 0..args.connections {
         clients.push(target.connect(number).await?);
     }
-    let mut front = Side::new(Way::Front(clients.clone()))?;
-    let mut server = Side::new(Way::Server { clients, method: args.method.clone() })?;
+    let mut front = PathMeasurement::new(RequestPath::Front(clients.clone()))?;
+    let mut server = PathMeasurement::new(RequestPath::Server { clients, method: args.method.clone() })?;
     let mut bare = match target.stack() {
-        Some(stack) => Some(Side::new(Way::Bare(Box::new(Bare::start(stack.config()).await?)))?),
+        Some(stack) => {
+            Some(PathMeasurement::new(RequestPath::Bare(Box::new(BareNats::start(stack.config()).await?)))?)
+        }
         None => None,
     };
     for side in [Some(&server), bare.as_ref()].into_iter().flatten() {
         open_loop::slice(&side.way, args.rate, WARM_UP).await?;
     }
-    let neighbours = Neighbours::watch(target.pids())?;
+    let neighbours = ForeignCpu::watch(target.pids())?;
     let mut repetitions = Vec::new();
     for turn in 0..args.repetitions {
         repetitions.push(repetition(&mut server, bare.as_mut(), turn, args).await?);
@@ -144,8 +146,8 @@ pub(crate) async fn run(target: &Target, args: &Args) -> anyhow::Result<RoundTri
 
 /// The sides take turns at being first, so that a drift favours neither.
 async fn repetition(
-    server: &mut Side,
-    bare: Option<&mut Side>,
+    server: &mut PathMeasurement,
+    bare: Option<&mut PathMeasurement>,
     turn: usize,
     args: &Args,
 ) -> anyhow::Result<Repetition> {
@@ -161,7 +163,7 @@ async fn repetition(
     })
 }
 
-impl Way {
+impl RequestPath {
     /// Asks once. The `n`-th body differs from all others, so an answer to another request is noticed.
     async fn ask(&self, n: u64) -> anyhow::Result<()> {
         let body = Bytes::from(format!(r#"{{"n":{n},"padding":"{:x>PADDING$}"}}"#, ""));
@@ -188,14 +190,15 @@ async fn refused(client: &Client, body: Bytes) -> anyhow::Result<()> {
     }
 }
 
-impl Side {
-    fn new(way: Way) -> anyhow::Result<Self> {
+impl PathMeasurement {
+    fn new(way: RequestPath) -> anyhow::Result<Self> {
         let (series, lag) = (Series::new()?, Series::new()?);
         Ok(Self { way: Arc::new(way), series, lag, failures: Failures::default() })
     }
 
-    async fn measure(&mut self, args: &Args) -> anyhow::Result<Times> {
-        let Slice { series, lag, failures } = open_loop::slice(&self.way, args.rate, args.slice).await?;
+    async fn measure(&mut self, args: &Args) -> anyhow::Result<Percentiles> {
+        let SliceResult { series, lag, failures } =
+            open_loop::slice(&self.way, args.rate, args.slice).await?;
         self.series.add(&series)?;
         self.lag.add(&lag)?;
         self.failures.add(failures);
@@ -203,15 +206,15 @@ impl Side {
     }
 
     /// Takes over what both sides have in common, and leaves the other side's times.
-    fn absorb(&mut self, other: Self) -> anyhow::Result<Times> {
+    fn absorb(&mut self, other: Self) -> anyhow::Result<Percentiles> {
         self.lag.add(&other.lag)?;
         self.failures.add(other.failures);
         Ok(other.series.times())
     }
 }
 
-fn compare(times: Times, repetitions: &[Repetition]) -> anyhow::Result<Comparison> {
-    let ratio = |of: fn(&Times) -> f64| {
+fn compare(times: Percentiles, repetitions: &[Repetition]) -> anyhow::Result<Comparison> {
+    let ratio = |of: fn(&Percentiles) -> f64| {
         let ratios = repetitions.iter().filter_map(|r| Some(of(&r.server) / of(r.bare.as_ref()?)));
         median(ratios).context("no repetition has both sides")
     };
@@ -258,7 +261,7 @@ mod tests {
 
     #[test]
     fn one_bad_repetition_does_not_decide() {
-        let times = |p50| Times { count: 1, p50, p99: 2.0 * p50, max: 0.0 };
+        let times = |p50| Percentiles { count: 1, p50, p99: 2.0 * p50, max: 0.0 };
         let repetition = |server, bare| Repetition { server: times(server), bare: Some(times(bare)) };
         let repetitions = [repetition(1.2, 1.0), repetition(9.0, 1.0), repetition(2.2, 2.0)];
         let comparison = compare(times(1.0), &repetitions).unwrap();

@@ -14,7 +14,7 @@ pub(crate) struct Series(Histogram<u64>);
 
 /// What a series comes to, in milliseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
-pub(crate) struct Times {
+pub(crate) struct Percentiles {
     pub(crate) count: u64,
     pub(crate) p50: f64,
     pub(crate) p99: f64,
@@ -39,15 +39,15 @@ impl Series {
         Ok(self.0.add(&other.0)?)
     }
 
-    pub(crate) fn times(&self) -> Times {
+    pub(crate) fn times(&self) -> Percentiles {
         #[expect(clippy::cast_precision_loss, reason = "microseconds of a run of minutes")]
         let milliseconds = |micros: u64| micros as f64 / 1000.0;
         let at = |quantile| milliseconds(self.0.value_at_quantile(quantile));
-        Times { count: self.0.len(), p50: at(0.5), p99: at(0.99), max: milliseconds(self.0.max()) }
+        Percentiles { count: self.0.len(), p50: at(0.5), p99: at(0.99), max: milliseconds(self.0.max()) }
     }
 }
 
-impl fmt::Display for Times {
+impl fmt::Display for Percentiles {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "p50 {:7.2} ms   p99 {:7.2} ms   slowest {:7.2} ms", self.p50, self.p99, self.max)
     }

@@ -15,9 +15,9 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     process,
     publisher::Publisher,
-    scrape::{self, Asked},
-    stats::Times,
-    subscriber::{Backoff, Segment, Subscriber, Told},
+    scrape::{self, BrokerRequestCounts},
+    stats::Percentiles,
+    subscriber::{ReconnectBackoff, Segment, Subscriber, SubscriberStats},
 };
 
 const CONFIG: &str = r#"
@@ -53,7 +53,7 @@ pub(crate) struct Args {
 
 /// What came of it.
 #[derive(Debug, Serialize)]
-pub(crate) struct Outcome {
+pub(crate) struct StormResult {
     subscribers: usize,
     channels: usize,
     publications: usize,
@@ -65,7 +65,7 @@ pub(crate) struct Outcome {
     last_resumed_ms: Option<u128>,
     limit_ms: u128,
     /// From the end of its connection to the reply that brings what was missed, in milliseconds.
-    back: Times,
+    back: Percentiles,
     /// Reads of the stream for those who came back, by the gateway they came to.
     recovery_reads: u64,
     /// All the broker was asked by the gateways meanwhile.
@@ -73,12 +73,12 @@ pub(crate) struct Outcome {
 }
 
 /// Runs the scenario on a stack of its own.
-pub(crate) async fn run(args: &Args) -> anyhow::Result<Outcome> {
+pub(crate) async fn run(args: &Args) -> anyhow::Result<StormResult> {
     ensure!(args.subscribers > 0 && args.channels > 0, "nobody would be in the storm");
     process::raise_descriptors()?;
     let stack = Stack::builder().config(CONFIG).gateways(2).start().await.context("starting a stack")?;
     let publisher = Publisher::connect(&stack, "storm", args.channels).await?;
-    let (told, done) = (Arc::new(Told::new(args.subscribers)), CancellationToken::new());
+    let (told, done) = (Arc::new(SubscriberStats::new(args.subscribers)), CancellationToken::new());
     let subscribers = start(&stack, args, &told, &done).await?;
     let over = CancellationToken::new();
     let storm = async {
@@ -87,11 +87,11 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<Outcome> {
         storm
     };
     let (publications, storm) = tokio::join!(publisher.run(args.rate, over.cancelled()), storm);
-    let Storm { last_resumed, recovery_reads, broker_requests } = storm?;
+    let StormMeasurement { last_resumed, recovery_reads, broker_requests } = storm?;
     publisher.settle(&told, args.subscribers).await;
     done.cancel();
     let (missing, twice_or_out_of_order) = publisher.compare_all(subscribers).await?;
-    let outcome = Outcome {
+    let outcome = StormResult {
         subscribers: args.subscribers,
         channels: args.channels,
         publications,
@@ -114,7 +114,7 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<Outcome> {
 async fn start(
     stack: &Stack,
     args: &Args,
-    told: &Arc<Told>,
+    told: &Arc<SubscriberStats>,
     done: &CancellationToken,
 ) -> anyhow::Result<JoinSet<(usize, Vec<Segment>)>> {
     let urls: Vec<String> = stack.gateways().into_iter().map(|gateway| gateway.websocket).collect();
@@ -126,7 +126,7 @@ async fn start(
             urls: urls.clone(),
             token: crate::subscriber::token(stack, number)?,
             channel: format!("storm:c{channel}"),
-            backoff: Backoff::SDK,
+            backoff: ReconnectBackoff::SDK,
             told: Arc::clone(told),
         };
         let done = done.clone();
@@ -143,17 +143,17 @@ async fn start(
     Ok(subscribers)
 }
 
-struct Storm {
+struct StormMeasurement {
     last_resumed: Option<Duration>,
     recovery_reads: u64,
     broker_requests: u64,
 }
 
 /// Kills the first gateway and waits until everybody has resumed at the second.
-async fn strike(stack: &Stack, args: &Args, told: &Told) -> anyhow::Result<Storm> {
+async fn strike(stack: &Stack, args: &Args, told: &SubscriberStats) -> anyhow::Result<StormMeasurement> {
     sleep(CALM).await;
     let second = stack.gateways().get(1).context("a stack with one gateway")?.internal;
-    let before = Asked::of(stack).await?;
+    let before = BrokerRequestCounts::of(stack).await?;
     let start = Instant::now();
     stack.hold("gateway-1").await?;
     let back = || told.resumed() + told.not_recovered();
@@ -161,13 +161,13 @@ async fn strike(stack: &Stack, args: &Args, told: &Told) -> anyhow::Result<Storm
         sleep(LOOK).await;
     }
     let last_resumed = (back() >= args.subscribers).then(|| start.elapsed());
-    let broker_requests = Asked::of(stack).await?.since(&before);
+    let broker_requests = BrokerRequestCounts::of(stack).await?.since(&before);
     let recovery_reads = scrape::counter(second, "tidegate_gateway_recovery_reads_total ").await?;
     sleep(CALM).await;
-    Ok(Storm { last_resumed, recovery_reads, broker_requests })
+    Ok(StormMeasurement { last_resumed, recovery_reads, broker_requests })
 }
 
-impl Outcome {
+impl StormResult {
     /// Whether everything is as it has to be.
     pub(crate) fn adds_up(&self) -> bool {
         self.publications > 0

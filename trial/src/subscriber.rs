@@ -17,10 +17,10 @@ use tidegate_shared::protocol::{Command, SubscribeRequest, SubscribeResult};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::stats::{Series, Times};
+use crate::stats::{Percentiles, Series};
 
 /// What all subscribers were told.
-pub(crate) struct Told {
+pub(crate) struct SubscriberStats {
     begun: AtomicUsize,
     resumed: AtomicUsize,
     not_recovered: AtomicUsize,
@@ -38,7 +38,7 @@ pub(crate) struct Segment {
 
 /// How long a client that is cut off waits before each try: from `min` on, doubling up to `max`, with full jitter.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Backoff {
+pub(crate) struct ReconnectBackoff {
     pub(crate) min: Duration,
     pub(crate) max: Duration,
 }
@@ -51,12 +51,12 @@ pub(crate) struct Subscriber {
     pub(crate) urls: Vec<String>,
     pub(crate) token: String,
     pub(crate) channel: String,
-    pub(crate) backoff: Backoff,
-    pub(crate) told: Arc<Told>,
+    pub(crate) backoff: ReconnectBackoff,
+    pub(crate) told: Arc<SubscriberStats>,
 }
 
 /// A subscriber at work.
-struct Listener {
+struct ActiveSubscriber {
     who: Subscriber,
     epoch: String,
     segments: Vec<Segment>,
@@ -90,7 +90,7 @@ impl Segment {
     }
 }
 
-impl Told {
+impl SubscriberStats {
     pub(crate) fn new(subscribers: usize) -> Self {
         Self {
             begun: AtomicUsize::new(0),
@@ -121,7 +121,7 @@ impl Told {
         self.not_recovered.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn times(&self) -> anyhow::Result<Times> {
+    pub(crate) fn times(&self) -> anyhow::Result<Percentiles> {
         let mut series = Series::new()?;
         for time in self.back.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             series.record(*time)?;
@@ -136,7 +136,7 @@ impl Told {
     }
 }
 
-impl Backoff {
+impl ReconnectBackoff {
     /// That of the published JavaScript SDK.
     pub(crate) const SDK: Self = Self { min: Duration::from_millis(500), max: Duration::from_secs(20) };
 
@@ -155,7 +155,7 @@ pub(crate) fn token(stack: &Stack, number: usize) -> anyhow::Result<String> {
 impl Subscriber {
     /// Subscribes, and comes back whenever it is cut, until everything is over.
     pub(crate) async fn run(self, done: CancellationToken) -> Vec<Segment> {
-        let mut listener = Listener { who: self, epoch: String::new(), segments: Vec::new() };
+        let mut listener = ActiveSubscriber { who: self, epoch: String::new(), segments: Vec::new() };
         let (mut turn, mut failures, mut cut) = (0, 0, None);
         loop {
             let came_back = tokio::select! {
@@ -175,7 +175,7 @@ impl Subscriber {
     }
 }
 
-impl Listener {
+impl ActiveSubscriber {
     /// One connection, until it ends; false if it never came to a subscription.
     async fn live(&mut self, turn: usize, cut: Option<Instant>) -> bool {
         let Some(url) = self.who.urls.get(turn % self.who.urls.len().max(1)) else { return false };
@@ -261,7 +261,7 @@ mod tests {
 
     #[test]
     fn pauses_grow_within_their_bounds() {
-        let backoff = Backoff::SDK;
+        let backoff = ReconnectBackoff::SDK;
         for failures in 0..100 {
             let most = backoff.min + backoff.min * 2_u32.pow(failures.min(6));
             let pause = backoff.pause(failures);
@@ -271,7 +271,7 @@ mod tests {
 
     #[test]
     fn who_has_the_newest_publication_of_its_channel_is_up_to_date() {
-        let told = Told::new(4);
+        let told = SubscriberStats::new(4);
         for (number, offset) in [7, 8, 6, 9].into_iter().enumerate() {
             told.newest[number].store(offset, Ordering::Relaxed);
         }

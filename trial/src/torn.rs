@@ -17,8 +17,8 @@ use tokio_util::sync::CancellationToken;
 use self::proxy::Proxy;
 use crate::{
     publisher::Publisher,
-    stats::Times,
-    subscriber::{Backoff, Subscriber, Told},
+    stats::Percentiles,
+    subscriber::{ReconnectBackoff, Subscriber, SubscriberStats},
 };
 
 mod proxy;
@@ -31,7 +31,8 @@ allow_subscribe = "authenticated"
 history_size = 1000
 "#;
 /// Subscribers that are cut off come back at once, nearly: breaks are what is sought here.
-const BACKOFF: Backoff = Backoff { min: Duration::from_millis(20), max: Duration::from_millis(100) };
+const BACKOFF: ReconnectBackoff =
+    ReconnectBackoff { min: Duration::from_millis(20), max: Duration::from_millis(100) };
 
 /// What is torn, and how often.
 #[derive(Debug, Clone, clap::Args)]
@@ -57,7 +58,7 @@ pub(crate) struct Args {
 
 /// What came of it.
 #[derive(Debug, Serialize)]
-pub(crate) struct Outcome {
+pub(crate) struct TornResult {
     subscribers: usize,
     channels: usize,
     publications: usize,
@@ -68,10 +69,10 @@ pub(crate) struct Outcome {
     missing: usize,
     twice_or_out_of_order: usize,
     /// From the cut to the reply that brings what was missed, in milliseconds.
-    back: Times,
+    back: Percentiles,
 }
 
-impl Outcome {
+impl TornResult {
     /// Whether everything adds up.
     pub(crate) fn adds_up(&self) -> bool {
         self.publications > 0 && self.resumed > 0 && self.missing == 0 && self.twice_or_out_of_order == 0
@@ -98,12 +99,12 @@ impl Outcome {
 }
 
 /// Runs the scenario on a stack of its own.
-pub(crate) async fn run(args: &Args) -> anyhow::Result<Outcome> {
+pub(crate) async fn run(args: &Args) -> anyhow::Result<TornResult> {
     let stack = Stack::builder().config(CONFIG).gateways(2).start().await.context("starting a stack")?;
     let gateways = stack.gateways().iter().map(|gateway| gateway.public).collect();
     let proxy = Proxy::start(gateways, args.cut_every).await?;
     let publisher = Publisher::connect(&stack, "torn", args.channels).await?;
-    let told = Arc::new(Told::new(args.subscribers));
+    let told = Arc::new(SubscriberStats::new(args.subscribers));
     let done = CancellationToken::new();
     let mut subscribers = JoinSet::new();
     for number in 0..args.subscribers {
@@ -126,7 +127,7 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<Outcome> {
     publisher.settle(&told, args.subscribers).await;
     done.cancel();
     let (missing, twice_or_out_of_order) = publisher.compare_all(subscribers).await?;
-    let outcome = Outcome {
+    let outcome = TornResult {
         subscribers: args.subscribers,
         channels: args.channels,
         publications,

@@ -38,7 +38,7 @@ pub enum Event {
         /// The server's text.
         reason: String,
     },
-    /// A connection stands. Only a [`Reconnecting`](super::Reconnecting) session tells this.
+    /// A connection stands. Only a [`ReconnectingClient`](super::ReconnectingClient) session tells this.
     Connected {
         /// Where to.
         url: String,

@@ -12,12 +12,12 @@ use tokio_tungstenite::{
     },
 };
 
-use super::{ConnectError, Options, socket::Socket};
+use super::{ConnectError, Options, socket::ClientSocket};
 
 /// A load generator holds thousands of these: the library's own 128 KiB a connection would be gigabytes.
 const BUFFER: usize = 4 * 1024;
 
-pub(super) async fn open(options: &Options) -> Result<Socket, ConnectError> {
+pub(super) async fn open(options: &Options) -> Result<ClientSocket, ConnectError> {
     let config = WebSocketConfig::default().read_buffer_size(BUFFER).write_buffer_size(BUFFER);
     let opening = connect_async_with_config(request(options)?, Some(config), true);
     let opened = tokio::time::timeout(options.timeout, opening).await;

@@ -14,7 +14,7 @@ const CAP: Duration = Duration::from_secs(2);
 
 /// The answer to a keyed request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answered {
+pub struct KeyedAnswer {
     /// The worker's answer.
     pub data: Bytes,
     /// How often it was asked for; 1 means the first try was answered.
@@ -24,7 +24,7 @@ pub struct Answered {
 /// A keyed request without an answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{last} (try {tries})")]
-pub struct Unanswered {
+pub struct KeyedError {
     /// What the last try said.
     pub last: CallError,
     /// Whether some try said that the request is stored.
@@ -35,28 +35,28 @@ pub struct Unanswered {
 
 /// What follows a try that was not answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Next {
+pub(super) enum RetryDecision {
     /// Ask again at once: the gateway itself waits, or another connection has to be found.
-    Ask,
+    Now,
     /// Ask again after a pause: something is overloaded or away.
-    Pause,
+    AfterPause,
     /// Asking again gives the same.
-    Stop,
+    GiveUp,
 }
 
 /// Decides what follows.
-pub(super) fn next(error: &CallError) -> Next {
+pub(super) fn next(error: &CallError) -> RetryDecision {
     const STILL_WORKING: u32 = codes::STILL_WORKING.code;
     const OUTCOME_UNKNOWN: u32 = codes::OUTCOME_UNKNOWN.code;
     match error {
         CallError::Server { code: STILL_WORKING, .. } | CallError::Closed(_) | CallError::Timeout => {
-            Next::Ask
+            RetryDecision::Now
         }
         // With a key, a request whose outcome is unknown is safe to send again.
         CallError::Server { code: OUTCOME_UNKNOWN, .. } | CallError::Server { temporary: true, .. } => {
-            Next::Pause
+            RetryDecision::AfterPause
         }
-        CallError::Server { .. } | CallError::Payload(_) => Next::Stop,
+        CallError::Server { .. } | CallError::Payload(_) => RetryDecision::GiveUp,
     }
 }
 
@@ -85,20 +85,20 @@ mod tests {
 
     #[test]
     fn what_may_still_be_answered_is_asked_for_again() {
-        assert_eq!(next(&server(codes::STILL_WORKING)), Next::Ask);
-        assert_eq!(next(&CallError::Timeout), Next::Ask);
-        assert_eq!(next(&Closed::lost("x").into()), Next::Ask);
-        assert_eq!(next(&server(codes::OUTCOME_UNKNOWN)), Next::Pause);
-        assert_eq!(next(&server(codes::NOT_ACCEPTED)), Next::Pause);
+        assert_eq!(next(&server(codes::STILL_WORKING)), RetryDecision::Now);
+        assert_eq!(next(&CallError::Timeout), RetryDecision::Now);
+        assert_eq!(next(&Closed::lost("x").into()), RetryDecision::Now);
+        assert_eq!(next(&server(codes::OUTCOME_UNKNOWN)), RetryDecision::AfterPause);
+        assert_eq!(next(&server(codes::NOT_ACCEPTED)), RetryDecision::AfterPause);
     }
 
     #[test]
     fn what_is_final_is_not_asked_for_again() {
         for code in [codes::DEAD_LETTER, codes::KEY_REUSED, codes::METHOD_NOT_FOUND, codes::PERMISSION_DENIED]
         {
-            assert_eq!(next(&server(code)), Next::Stop, "{code:?}");
+            assert_eq!(next(&server(code)), RetryDecision::GiveUp, "{code:?}");
         }
-        assert_eq!(next(&CallError::Payload(String::new())), Next::Stop);
+        assert_eq!(next(&CallError::Payload(String::new())), RetryDecision::GiveUp);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use futures_util::{SinkExt, StreamExt};
 use tidegate_shared::protocol::{Encoding, Reply};
 use tokio_tungstenite::tungstenite::Message;
 
-use super::{ConnectError, Options, codec, handshake, socket::Socket};
+use super::{ConnectError, Options, codec, handshake, socket::ClientSocket};
 
 /// How long the gateway may take to say something.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// An open WebSocket on which nothing has been said.
 #[derive(Debug)]
 pub struct RawClient {
-    socket: Socket,
+    socket: ClientSocket,
     encoding: Encoding,
     replies: std::collections::VecDeque<Reply>,
 }

@@ -38,9 +38,9 @@ use super::{
 };
 
 /// A connected WebSocket.
-pub(super) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+pub(super) type ClientSocket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 /// Where the reply to a command goes.
-pub(super) type Caller = oneshot::Sender<Result<Reply, CallError>>;
+pub(super) type ReplySender = oneshot::Sender<Result<Reply, CallError>>;
 
 /// Commands taken from the queue at once; what is taken together travels together.
 const BATCH: usize = 64;
@@ -51,16 +51,16 @@ const CLOSE_WAIT: Duration = Duration::from_secs(2);
 
 /// What the handle asks of the task.
 #[derive(Debug)]
-pub(super) enum Order {
+pub(super) enum SocketCommand {
     /// Send a command; without a caller it expects no reply.
-    Send(Box<Command>, Option<Caller>),
+    Send(Box<Command>, Option<ReplySender>),
     /// End the connection in good order.
     Close,
 }
 
 /// What the handle and the task both see.
 #[derive(Debug, Default)]
-pub(super) struct Shared {
+pub(super) struct SocketStatus {
     /// Why the connection ended, once it has.
     pub(super) end: OnceLock<Closed>,
     /// Replies to commands that were answered before, or never sent.
@@ -68,18 +68,18 @@ pub(super) struct Shared {
 }
 
 /// The loop's state.
-pub(super) struct Driver {
-    sink: SplitSink<Socket, Message>,
-    stream: SplitStream<Socket>,
+pub(super) struct SocketDriver {
+    sink: SplitSink<ClientSocket, Message>,
+    stream: SplitStream<ClientSocket>,
     encoding: Encoding,
-    orders: mpsc::Receiver<Order>,
-    batch: Vec<Order>,
+    orders: mpsc::Receiver<SocketCommand>,
+    batch: Vec<SocketCommand>,
     events: mpsc::Sender<Event>,
     undelivered: VecDeque<Event>,
-    shared: Arc<Shared>,
+    shared: Arc<SocketStatus>,
     last_id: u32,
     /// A caller that gave up keeps its place, so that its late reply is not mistaken for a second one.
-    callers: HashMap<u32, Caller>,
+    callers: HashMap<u32, ReplySender>,
     frames: VecDeque<Message>,
     unflushed: bool,
     closing: bool,
@@ -88,13 +88,13 @@ pub(super) struct Driver {
     deadline: Option<Instant>,
 }
 
-impl Driver {
+impl SocketDriver {
     pub(super) fn new(
-        socket: Socket,
+        socket: ClientSocket,
         encoding: Encoding,
-        orders: mpsc::Receiver<Order>,
+        orders: mpsc::Receiver<SocketCommand>,
         events: mpsc::Sender<Event>,
-        shared: Arc<Shared>,
+        shared: Arc<SocketStatus>,
     ) -> Self {
         let (sink, stream) = socket.split();
         Self {
@@ -185,8 +185,8 @@ impl Driver {
         let mut encoded: Vec<Bytes> = Vec::with_capacity(self.batch.len());
         for order in std::mem::take(&mut self.batch) {
             match order {
-                Order::Send(command, caller) => encoded.extend(self.admit(command, caller)),
-                Order::Close => {
+                SocketCommand::Send(command, caller) => encoded.extend(self.admit(command, caller)),
+                SocketCommand::Close => {
                     self.closing = true;
                     self.deadline = Some(Instant::now() + CLOSE_WAIT);
                 }
@@ -201,7 +201,7 @@ impl Driver {
     }
 
     /// Gives a command its id and remembers who waits for it.
-    fn admit(&mut self, mut command: Box<Command>, caller: Option<Caller>) -> Option<Bytes> {
+    fn admit(&mut self, mut command: Box<Command>, caller: Option<ReplySender>) -> Option<Bytes> {
         if caller.is_some() {
             self.last_id += 1;
             command.id = self.last_id;

@@ -65,9 +65,9 @@ pub(crate) fn no_connection() -> &'static str {
 
 /// An argument that is a JSON value, kept as it was written.
 #[derive(Debug, Clone)]
-pub(crate) struct Json(pub(crate) Bytes);
+pub(crate) struct JsonArg(pub(crate) Bytes);
 
-impl FromStr for Json {
+impl FromStr for JsonArg {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -89,8 +89,8 @@ mod tests {
 
     #[test]
     fn an_argument_that_is_not_json_says_what_to_do() {
-        assert!("{\"a\": 1}".parse::<Json>().is_ok());
-        let error = "hello".parse::<Json>().unwrap_err();
+        assert!("{\"a\": 1}".parse::<JsonArg>().is_ok());
+        let error = "hello".parse::<JsonArg>().unwrap_err();
         assert!(error.contains("needs its quotes"), "{error}");
     }
 }

@@ -12,7 +12,7 @@ use tidegate_cli::{
 use tidegate_shared::protocol::codes;
 use tokio::time::{Instant, timeout_at};
 
-use crate::command::access::{self, AccessArgs, Json};
+use crate::command::access::{self, AccessArgs, JsonArg};
 
 /// Arguments of `tidegate call`.
 #[derive(Debug, clap::Args)]
@@ -21,7 +21,7 @@ pub(crate) struct Args {
     method: String,
     /// The payload.
     #[arg(value_name = "JSON", default_value = "null")]
-    data: Json,
+    data: JsonArg,
     /// An idempotency key: the same call with the same key gives the same answer.
     #[arg(long)]
     key: Option<String>,

@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::{Context, bail};
 use serde::Serialize;
 use tidegate_cli::{
-    demo::{self, Counts, Keep, Options},
+    demo::{self, Counts, KeepFiles, Options},
     output,
 };
 
@@ -21,7 +21,7 @@ pub(crate) struct Args {
     /// Leave the files and logs where they are; after a run that failed they stay in any case.
     #[arg(long)]
     keep: bool,
-    /// Run it so many times.
+    /// Run the demo this many times.
     #[arg(long, default_value_t = 1, value_name = "N")]
     repeat: usize,
     /// Write what was counted to this file.
@@ -31,19 +31,19 @@ pub(crate) struct Args {
 
 /// What `--json` writes.
 #[derive(Serialize)]
-struct Report {
+struct DemoReport {
     passed: bool,
-    runs: Vec<Run>,
+    runs: Vec<DemoRun>,
 }
 
 #[derive(Serialize)]
-struct Run {
+struct DemoRun {
     problems: Vec<String>,
     counts: Option<Counts>,
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let keep = if args.keep { Keep::Always } else { Keep::Failed };
+    let keep = if args.keep { KeepFiles::Always } else { KeepFiles::Failed };
     let options = Options { file: args.file, kills: args.kills, keep };
     let mut runs = Vec::new();
     for number in 1..=args.repeat {
@@ -58,7 +58,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         runs.push(run);
     }
     let failed = runs.iter().filter(|run| !run.problems.is_empty()).count();
-    let report = Report { passed: failed == 0, runs };
+    let report = DemoReport { passed: failed == 0, runs };
     if let Some(file) = &args.json {
         let json = serde_json::to_vec_pretty(&report)?;
         std::fs::write(file, json).with_context(|| format!("writing {}", file.display()))?;
@@ -70,7 +70,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 /// Shows what a run counted and says whether it passed.
-fn judge(counts: anyhow::Result<Counts>) -> Run {
+fn judge(counts: anyhow::Result<Counts>) -> DemoRun {
     match counts {
         Ok(counts) => {
             output::line(counts.table());
@@ -79,11 +79,11 @@ fn judge(counts: anyhow::Result<Counts>) -> Run {
                 [] => "passed: nothing lost, nothing twice".to_owned(),
                 problems => format!("failed: {}", problems.join("; ")),
             });
-            Run { problems, counts: Some(counts) }
+            DemoRun { problems, counts: Some(counts) }
         }
         Err(error) => {
             output::line(format!("failed: {error:#}"));
-            Run { problems: vec![format!("{error:#}")], counts: None }
+            DemoRun { problems: vec![format!("{error:#}")], counts: None }
         }
     }
 }

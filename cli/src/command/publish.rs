@@ -7,7 +7,7 @@ use async_nats::HeaderMap;
 use tidegate_cli::{client::Client, output};
 use tidegate_shared::{broker::Broker, channel::Channel, config::Config};
 
-use crate::command::access::{self, AccessArgs, Json};
+use crate::command::access::{self, AccessArgs, JsonArg};
 
 /// How long NATS may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -19,7 +19,7 @@ pub(crate) struct Args {
     channel: String,
     /// The payload.
     #[arg(value_name = "JSON")]
-    data: Json,
+    data: JsonArg,
     /// Publish through NATS as a service does, past the gateway.
     #[arg(long)]
     as_service: bool,

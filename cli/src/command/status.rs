@@ -5,8 +5,8 @@ use std::{process::ExitCode, time::Duration};
 use tidegate_cli::{
     output,
     stack::{
-        Phase, ProcessStatus,
-        control::{self, Request},
+        ProcessPhase, ProcessStatus,
+        control::{self, ControlRequest},
     },
 };
 
@@ -23,7 +23,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let answer = control::ask(&args.dir.dir, &Request::Status).await?;
+    let answer = control::ask(&args.dir.dir, &ControlRequest::Status).await?;
     if args.json {
         output::line(serde_json::to_string(&answer.processes)?);
     } else {
@@ -40,10 +40,10 @@ pub(crate) fn table(processes: &[ProcessStatus]) -> String {
     let mut table = row("NAME", "PID", "STATE", "RESTARTS", "UPTIME", "ADDRESS");
     for process in processes {
         let state = match process.phase {
-            Phase::Starting => "starting",
-            Phase::Ready => "ready",
-            Phase::Waiting => "crashed",
-            Phase::Stopped => "stopped",
+            ProcessPhase::Starting => "starting",
+            ProcessPhase::Ready => "ready",
+            ProcessPhase::Waiting => "crashed",
+            ProcessPhase::Stopped => "stopped",
         };
         let pid = process.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
         let uptime = humantime::format_duration(Duration::from_secs(process.uptime_ms / 1000)).to_string();

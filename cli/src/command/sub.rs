@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tidegate_cli::{
-    client::{CallError, Event, Events, Reconnecting, SessionOptions},
+    client::{CallError, Event, Events, ReconnectOptions, ReconnectingClient},
     output,
 };
 use tokio::time::Instant;
@@ -34,7 +34,7 @@ pub(crate) struct Args {
 
 /// One line.
 #[derive(Serialize)]
-struct Line<'a> {
+struct PublicationLine<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     channel: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -51,7 +51,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let connection = args.access.options(&config)?;
     let urls = vec![connection.url.clone()];
     let (session, events) =
-        Reconnecting::start(SessionOptions { connection, urls, channels: args.channels.clone() });
+        ReconnectingClient::start(ReconnectOptions { connection, urls, channels: args.channels.clone() });
     if let Err(error) = session.client(Instant::now() + PATIENCE).await {
         return Err(anyhow::Error::from(error).context(access::no_connection()));
     }
@@ -89,11 +89,11 @@ fn line(event: Event, all: bool) -> Option<String> {
             let data = raw(&data)?;
             let user = info.map(|info| info.user);
             let offset = (offset > 0).then_some(offset);
-            serde_json::to_string(&Line { channel: Some(&channel), offset, data, tags, user }).ok()
+            serde_json::to_string(&PublicationLine { channel: Some(&channel), offset, data, tags, user }).ok()
         }
         Event::Message { data } if all => {
             let data = raw(&data)?;
-            serde_json::to_string(&Line {
+            serde_json::to_string(&PublicationLine {
                 channel: None,
                 offset: None,
                 data,

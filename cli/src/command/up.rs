@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc};
 use anyhow::Context;
 use tidegate_cli::{
     output,
-    stack::{Stack, control::Control, server},
+    stack::{Stack, control::ControlServer, server},
 };
 use tidegate_shared::lifecycle::Lifecycle;
 use tokio::signal::unix::{SignalKind, signal};
@@ -86,7 +86,7 @@ async fn start(args: &Args, lifecycle: &Lifecycle) -> anyhow::Result<Option<Stac
 
 /// Answers questions about the stack until it is asked to end, then ends it in order. A second signal ends it at once.
 async fn hold(args: &Args, stack: &Arc<Stack>, lifecycle: &Lifecycle) -> anyhow::Result<ExitCode> {
-    let control = Control::listen(&args.dir.dir)?;
+    let control = ControlServer::listen(&args.dir.dir)?;
     output::line(banner::text(stack.config(), &stack.status())?);
     let ending = async {
         lifecycle.draining().await;

@@ -8,8 +8,8 @@ use tokio::time::Instant;
 
 use super::{
     plan::Plan,
-    subscriber::{Listener, NOTICE, Tally},
-    verdict::{Heard, Service},
+    subscriber::{DemoSubscriber, NOTICE, SubscriberCounts},
+    verdict::{DeliveryCounts, ServiceCounts},
 };
 
 /// How long the last publications may take to the listeners.
@@ -20,7 +20,7 @@ const ECHO: Duration = Duration::from_millis(500);
 /// Publishes as any other program would: to a channel, and to one user.
 pub(super) async fn speak_as_service(
     config: &Config,
-    listeners: &[Listener],
+    listeners: &[DemoSubscriber],
     deadline: Instant,
 ) -> anyhow::Result<()> {
     // Publications wait for nobody here: whoever is to hear them has to be connected.
@@ -37,9 +37,9 @@ pub(super) async fn speak_as_service(
 }
 
 /// Waits until every listener has what it can have; then a little for what should not come.
-pub(super) async fn wait_for_the_last_words(plan: &Plan, listeners: &[Listener]) {
+pub(super) async fn wait_for_the_last_words(plan: &Plan, listeners: &[DemoSubscriber]) {
     let end = Instant::now() + HEARING;
-    let complete = |listener: &Listener| {
+    let complete = |listener: &DemoSubscriber| {
         let tally = listener.tally(plan);
         tally.notices > 0 && (tally.missed == 0 || listener.record().interruptions > 0)
     };
@@ -50,12 +50,13 @@ pub(super) async fn wait_for_the_last_words(plan: &Plan, listeners: &[Listener])
 }
 
 /// Sums up what all listeners heard.
-pub(super) fn sum_up(plan: &Plan, listeners: &[Listener]) -> (Heard, Service) {
-    let (mut heard, mut alerts) = (Heard::default(), BTreeSet::new());
-    let mut service = Service { listeners: listeners.len(), ..Service::default() };
+pub(super) fn sum_up(plan: &Plan, listeners: &[DemoSubscriber]) -> (DeliveryCounts, ServiceCounts) {
+    let (mut heard, mut alerts) = (DeliveryCounts::default(), BTreeSet::new());
+    let mut service = ServiceCounts { listeners: listeners.len(), ..ServiceCounts::default() };
     for (index, listener) in listeners.iter().enumerate() {
         let interruptions = listener.record().interruptions;
-        let Tally { alerts: own, twice, missed, unknown, foreign, notices, personal } = listener.tally(plan);
+        let SubscriberCounts { alerts: own, twice, missed, unknown, foreign, notices, personal } =
+            listener.tally(plan);
         alerts.extend(own);
         heard.twice += twice;
         heard.unknown += unknown;

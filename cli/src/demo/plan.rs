@@ -48,7 +48,7 @@ pub(super) struct FeedError {
 }
 
 #[derive(Deserialize)]
-struct Event {
+struct FeedLine {
     id: String,
     net: String,
     mag: f64,
@@ -61,7 +61,7 @@ impl Plan {
         let (mut ids, mut alerts) = (BTreeSet::new(), BTreeSet::new());
         for (index, line) in feed.lines().enumerate() {
             let wrong = |problem: String| FeedError { line: index + 1, problem };
-            let event: Event = serde_json::from_str(line).map_err(|error| wrong(error.to_string()))?;
+            let event: FeedLine = serde_json::from_str(line).map_err(|error| wrong(error.to_string()))?;
             if !ids.insert(event.id.clone()) {
                 return Err(wrong(format!("the event {} is there twice", event.id)));
             }

@@ -9,9 +9,9 @@ use std::{
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::{subscriber::Listener, verdict::Probes};
+use super::{subscriber::DemoSubscriber, verdict::ProbeCounts};
 
-/// Requests.
+/// Probe requests in one run.
 const PROBES: usize = 200;
 /// Between two of them.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -21,28 +21,28 @@ const METHOD: &str = "later.echo";
 const POLL: Duration = Duration::from_millis(50);
 
 #[derive(Deserialize)]
-struct Receipt {
+struct ProbeReceipt {
     id: String,
 }
 
 /// What came of the probes.
 #[derive(Debug, Default)]
-pub(super) struct Probed {
-    pub(super) counts: Probes,
+pub(super) struct ProbeResults {
+    pub(super) counts: ProbeCounts,
     pub(super) accepted_after: Vec<Duration>,
     pub(super) failures: Vec<String>,
 }
 
 /// Sends the probes one after the other and waits for their answers on the personal channel of `listener`.
-pub(super) async fn run(listener: &Listener, deadline: Instant) -> Probed {
-    let mut probed = Probed::default();
+pub(super) async fn run(listener: &DemoSubscriber, deadline: Instant) -> ProbeResults {
+    let mut probed = ProbeResults::default();
     let mut ids = BTreeSet::new();
     for number in 0..PROBES {
         let begun = Instant::now();
         let (key, data) = (format!("probe-{number}"), number.to_string());
         let receipt = listener.session.call_keyed(METHOD, &key, data, deadline).await;
         probed.counts.sent += 1;
-        match receipt.map(|answered| serde_json::from_slice::<Receipt>(&answered.data)) {
+        match receipt.map(|answered| serde_json::from_slice::<ProbeReceipt>(&answered.data)) {
             Ok(Ok(receipt)) => {
                 probed.counts.accepted += 1;
                 probed.accepted_after.push(begun.elapsed());
@@ -63,7 +63,7 @@ pub(super) async fn run(listener: &Listener, deadline: Instant) -> Probed {
 }
 
 /// How often each request was answered on the personal channel.
-pub(super) fn answers(listener: &Listener) -> BTreeMap<String, usize> {
+pub(super) fn answers(listener: &DemoSubscriber) -> BTreeMap<String, usize> {
     let mut answers = BTreeMap::new();
     for id in listener.record().publications.iter().filter_map(|publication| publication.re.clone()) {
         *answers.entry(id).or_default() += 1;

@@ -11,11 +11,11 @@ use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 use super::{
     plan::Plan,
     progress::Progress,
-    reports::{self, Settled},
-    verdict::Requests,
+    reports::{self, ReportResult},
+    verdict::RequestCounts,
 };
 use crate::{
-    client::{Reconnecting, Unanswered},
+    client::{KeyedError, ReconnectingClient},
     stack::Stack,
 };
 
@@ -27,7 +27,7 @@ const REPORTS: usize = 256;
 /// What the stations come to.
 #[derive(Debug, Default)]
 pub(super) struct Replay {
-    pub(super) requests: Requests,
+    pub(super) requests: RequestCounts,
     /// Events whose request was accepted, and was neither rejected nor given up: each must have its row.
     pub(super) must: BTreeSet<String>,
     /// From first try to answer.
@@ -44,7 +44,7 @@ impl Replay {
     /// Sends everything through `sessions`, one a station. Without a stack to kill in, nothing is killed.
     pub(super) async fn run(
         plan: &Plan,
-        sessions: &[Reconnecting],
+        sessions: &[ReconnectingClient],
         victims: Option<&Stack>,
         deadline: Instant,
     ) -> anyhow::Result<Self> {
@@ -74,7 +74,7 @@ impl Replay {
         Ok(replay)
     }
 
-    fn take(&mut self, settled: Settled) {
+    fn take(&mut self, settled: ReportResult) {
         let requests = &mut self.requests;
         let own = settled.is_its_own();
         let (tries, accepted) = match &settled.result {
@@ -94,7 +94,7 @@ impl Replay {
                 let answer = String::from_utf8_lossy(&answered.data);
                 requests.failures.push(format!("{}: the answer is somebody else's: {answer}", settled.id));
             }
-            Err(Unanswered { last, .. }) => {
+            Err(KeyedError { last, .. }) => {
                 let dead = last.code() == Some(codes::DEAD_LETTER.code);
                 requests.dead += usize::from(dead);
                 requests.rejected += usize::from(last.is_applications());
@@ -121,14 +121,14 @@ fn victim(count: usize, total: usize) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::{Answered, CallError};
+    use crate::client::{CallError, KeyedAnswer};
 
-    fn settled(id: &str, result: Result<Answered, Unanswered>) -> Settled {
-        Settled { id: id.to_owned(), elapsed: Duration::from_millis(1), result }
+    fn settled(id: &str, result: Result<KeyedAnswer, KeyedError>) -> ReportResult {
+        ReportResult { id: id.to_owned(), elapsed: Duration::from_millis(1), result }
     }
 
-    fn answered(tries: u32) -> Answered {
-        Answered { data: r#"{"id":"a"}"#.into(), tries }
+    fn answered(tries: u32) -> KeyedAnswer {
+        KeyedAnswer { data: r#"{"id":"a"}"#.into(), tries }
     }
 
     #[test]
@@ -137,11 +137,11 @@ mod tests {
         replay.take(settled("a", Ok(answered(3))));
         replay.take(settled("b", Ok(answered(1))));
         let dead = CallError::from(codes::DEAD_LETTER.error());
-        replay.take(settled("c", Err(Unanswered { last: dead, accepted: true, tries: 1 })));
-        replay.take(settled("d", Err(Unanswered { last: CallError::Timeout, accepted: true, tries: 2 })));
-        replay.take(settled("e", Err(Unanswered { last: CallError::Timeout, accepted: false, tries: 0 })));
+        replay.take(settled("c", Err(KeyedError { last: dead, accepted: true, tries: 1 })));
+        replay.take(settled("d", Err(KeyedError { last: CallError::Timeout, accepted: true, tries: 2 })));
+        replay.take(settled("e", Err(KeyedError { last: CallError::Timeout, accepted: false, tries: 0 })));
         let rejected = CallError::Server { code: 422, message: "mag: missing".into(), temporary: false };
-        replay.take(settled("f", Err(Unanswered { last: rejected, accepted: true, tries: 1 })));
+        replay.take(settled("f", Err(KeyedError { last: rejected, accepted: true, tries: 1 })));
         let requests = &replay.requests;
         // The answer to "b" names another event: it was answered, but not for its own report.
         assert_eq!((requests.sent, requests.accepted, requests.answered), (5, 5, 1));

@@ -8,7 +8,7 @@ use std::{
 use anyhow::Context;
 use sqlx::{ConnectOptions, Connection, sqlite::SqliteConnectOptions};
 
-use super::verdict::Rows;
+use super::verdict::RowCounts;
 
 /// Reads the ids of all rows.
 pub(super) async fn ids(database: &Path) -> anyhow::Result<Vec<String>> {
@@ -21,12 +21,12 @@ pub(super) async fn ids(database: &Path) -> anyhow::Result<Vec<String>> {
 }
 
 /// Compares the rows with the events that were sent, and with those that must have a row.
-pub(super) fn count(ids: &[String], sent: &BTreeSet<String>, must: &BTreeSet<String>) -> Rows {
+pub(super) fn count(ids: &[String], sent: &BTreeSet<String>, must: &BTreeSet<String>) -> RowCounts {
     let mut rows: BTreeMap<&str, usize> = BTreeMap::new();
     for id in ids {
         *rows.entry(id).or_default() += 1;
     }
-    Rows {
+    RowCounts {
         stored: ids.len(),
         twice: ids.len() - rows.len(),
         missing: must.iter().filter(|id| !rows.contains_key(id.as_str())).cloned().collect(),

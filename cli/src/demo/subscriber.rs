@@ -10,7 +10,7 @@ use serde::Deserialize;
 use tokio::{task::JoinSet, time::Instant};
 
 use super::plan::Plan;
-use crate::client::{Event, Events, Reconnecting, SessionOptions};
+use crate::client::{Event, Events, ReconnectOptions, ReconnectingClient};
 
 /// The channel of all alerts.
 pub(super) const ALERTS: &str = "quakes:alerts";
@@ -19,28 +19,28 @@ pub(super) const NOTICE: &str = "quakes:notice";
 
 /// One listening client.
 #[derive(Debug)]
-pub(super) struct Listener {
+pub(super) struct DemoSubscriber {
     /// Its user.
     pub(super) user: String,
     /// Its connection.
-    pub(super) session: Reconnecting,
+    pub(super) session: ReconnectingClient,
     channels: Vec<String>,
-    heard: Arc<Mutex<Record>>,
+    heard: Arc<Mutex<ReceiveLog>>,
     _task: JoinSet<()>,
 }
 
 /// What a listener heard.
 #[derive(Debug, Default)]
-pub(super) struct Record {
+pub(super) struct ReceiveLog {
     /// Every publication in the order it came.
-    pub(super) publications: Vec<Publication>,
+    pub(super) publications: Vec<ReceivedPublication>,
     /// Connections that were lost.
     pub(super) interruptions: usize,
 }
 
 /// One publication.
 #[derive(Debug)]
-pub(super) struct Publication {
+pub(super) struct ReceivedPublication {
     pub(super) channel: String,
     pub(super) data: Bytes,
     /// The request it answers, if it is an answer.
@@ -49,7 +49,7 @@ pub(super) struct Publication {
 
 /// What one listener's record comes to.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Tally {
+pub(super) struct SubscriberCounts {
     /// The alerts it heard.
     pub(super) alerts: BTreeSet<String>,
     /// Publications it heard more than once.
@@ -66,11 +66,11 @@ pub(super) struct Tally {
     pub(super) personal: usize,
 }
 
-impl Listener {
+impl DemoSubscriber {
     /// Connects and begins to listen.
-    pub(super) fn start(user: String, options: SessionOptions) -> Self {
+    pub(super) fn start(user: String, options: ReconnectOptions) -> Self {
         let channels = options.channels.clone();
-        let (session, events) = Reconnecting::start(options);
+        let (session, events) = ReconnectingClient::start(options);
         let heard = Arc::new(Mutex::default());
         let mut task = JoinSet::new();
         task.spawn(listen(events, Arc::clone(&heard)));
@@ -84,26 +84,26 @@ impl Listener {
     }
 
     /// What it heard so far.
-    pub(super) fn record(&self) -> MutexGuard<'_, Record> {
+    pub(super) fn record(&self) -> MutexGuard<'_, ReceiveLog> {
         lock(&self.heard)
     }
 
     /// What its record comes to.
-    pub(super) fn tally(&self, plan: &Plan) -> Tally {
+    pub(super) fn tally(&self, plan: &Plan) -> SubscriberCounts {
         tally(&self.user, &self.channels, &self.record().publications, plan)
     }
 }
 
-fn lock(heard: &Mutex<Record>) -> MutexGuard<'_, Record> {
+fn lock(heard: &Mutex<ReceiveLog>) -> MutexGuard<'_, ReceiveLog> {
     heard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn listen(mut events: Events, heard: Arc<Mutex<Record>>) {
+async fn listen(mut events: Events, heard: Arc<Mutex<ReceiveLog>>) {
     while let Some(event) = events.next().await {
         let mut heard = lock(&heard);
         match event {
             Event::Publication { channel, data, mut tags, .. } => {
-                heard.publications.push(Publication { channel, data, re: tags.remove("re") });
+                heard.publications.push(ReceivedPublication { channel, data, re: tags.remove("re") });
             }
             Event::Disconnected(_) => heard.interruptions += 1,
             Event::Message { .. } | Event::Unsubscribed { .. } | Event::Connected { .. } => {}
@@ -111,8 +111,13 @@ async fn listen(mut events: Events, heard: Arc<Mutex<Record>>) {
     }
 }
 
-fn tally(user: &str, channels: &[String], publications: &[Publication], plan: &Plan) -> Tally {
-    let mut tally = Tally::default();
+fn tally(
+    user: &str,
+    channels: &[String],
+    publications: &[ReceivedPublication],
+    plan: &Plan,
+) -> SubscriberCounts {
+    let mut tally = SubscriberCounts::default();
     let mut heard: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
     let personal = format!("#{user}");
     for publication in publications {
@@ -145,10 +150,10 @@ fn expected<'a>(channel: &str, plan: &'a Plan) -> Option<&'a BTreeSet<String>> {
 
 fn event_id(data: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
-    struct Quake {
+    struct PublishedQuake {
         id: String,
     }
-    serde_json::from_slice::<Quake>(data).ok().map(|quake| quake.id)
+    serde_json::from_slice::<PublishedQuake>(data).ok().map(|event| event.id)
 }
 
 #[cfg(test)]
@@ -161,10 +166,10 @@ mod tests {
         Plan::read(&feed.join("\n")).unwrap()
     }
 
-    fn heard(publications: &[(&str, &str)]) -> Tally {
+    fn heard(publications: &[(&str, &str)]) -> SubscriberCounts {
         let publications: Vec<_> = publications
             .iter()
-            .map(|(channel, id)| Publication {
+            .map(|(channel, id)| ReceivedPublication {
                 channel: (*channel).to_owned(),
                 data: format!(r#"{{"id":"{id}"}}"#).into(),
                 re: None,
@@ -179,7 +184,10 @@ mod tests {
         let all =
             [(ALERTS, "a"), (ALERTS, "c"), ("quakes:ci", "a"), ("quakes:ci", "b"), (NOTICE, ""), ("#l", "")];
         let alerts = BTreeSet::from(["a".to_owned(), "c".to_owned()]);
-        assert_eq!(heard(&all), Tally { alerts, notices: 1, personal: 1, ..Tally::default() });
+        assert_eq!(
+            heard(&all),
+            SubscriberCounts { alerts, notices: 1, personal: 1, ..SubscriberCounts::default() }
+        );
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use super::latency::Times;
+use super::latency::Latency;
 
 /// What one run counted.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -16,35 +16,35 @@ pub struct Counts {
     /// What was killed on the way.
     pub kills: Vec<String>,
     /// The requests.
-    pub requests: Requests,
+    pub requests: RequestCounts,
     /// The database.
-    pub rows: Rows,
+    pub rows: RowCounts,
     /// What the listeners heard of the earthquakes.
-    pub heard: Heard,
+    pub heard: DeliveryCounts,
     /// What the listeners heard of the outside service.
-    pub service: Service,
+    pub service: ServiceCounts,
     /// The further requests that measure the way to acceptance.
-    pub probes: Probes,
+    pub probes: ProbeCounts,
     /// From a request's first try to its answer.
-    pub answer_ms: Times,
+    pub answer_ms: Latency,
     /// From a probe to its receipt.
-    pub accept_ms: Times,
+    pub accept_ms: Latency,
     /// How long the replay took.
     pub replay_ms: u64,
 }
 
 /// The requests of the stations.
 #[derive(Debug, Clone, Default, Serialize)]
-pub struct Requests {
+pub struct RequestCounts {
     /// Begun.
     pub sent: usize,
     /// Known to be stored: answered, or said to be stored.
     pub accepted: usize,
-    /// Answered.
+    /// Requests with an answer.
     pub answered: usize,
     /// Given up by the workers, and the station told so.
     pub dead: usize,
-    /// Answered with an error of the handler.
+    /// Requests that the handler answered with an error.
     pub rejected: usize,
     /// Asked for again, with the same key.
     pub retries: u64,
@@ -56,20 +56,20 @@ pub struct Requests {
 
 /// The database.
 #[derive(Debug, Clone, Default, Serialize)]
-pub struct Rows {
-    /// Rows.
+pub struct RowCounts {
+    /// Rows in the table.
     pub stored: usize,
-    /// Rows beyond one an event.
+    /// Rows beyond one per event.
     pub twice: usize,
     /// Accepted requests that were neither rejected nor given up, and have no row.
     pub missing: BTreeSet<String>,
-    /// Rows of events nobody reported.
+    /// Rows of events that no station reported.
     pub unknown: usize,
 }
 
 /// What the listeners heard of the earthquakes, in the channels they subscribed to.
 #[derive(Debug, Clone, Default, Serialize)]
-pub struct Heard {
+pub struct DeliveryCounts {
     /// Distinct alerts that some listener heard.
     pub alerts: usize,
     /// Publications a listener heard more than once.
@@ -84,7 +84,7 @@ pub struct Heard {
 
 /// Publications of an outside service.
 #[derive(Debug, Clone, Default, Serialize)]
-pub struct Service {
+pub struct ServiceCounts {
     /// Listeners that have to hear the notice.
     pub listeners: usize,
     /// Listeners that heard it once.
@@ -97,7 +97,7 @@ pub struct Service {
 
 /// The further requests.
 #[derive(Debug, Clone, Default, Serialize)]
-pub struct Probes {
+pub struct ProbeCounts {
     /// Begun.
     pub sent: usize,
     /// With a receipt.
@@ -220,11 +220,11 @@ mod tests {
         Counts {
             events: 10,
             alerts_expected: 2,
-            requests: Requests { sent: 10, accepted: 10, answered: 10, ..Requests::default() },
-            rows: Rows { stored: 10, ..Rows::default() },
-            heard: Heard { alerts: 2, ..Heard::default() },
-            service: Service { listeners: 4, notices: 4, personal: true, misdelivered: 0 },
-            probes: Probes { sent: 5, accepted: 5, answered: 5, twice: 0 },
+            requests: RequestCounts { sent: 10, accepted: 10, answered: 10, ..RequestCounts::default() },
+            rows: RowCounts { stored: 10, ..RowCounts::default() },
+            heard: DeliveryCounts { alerts: 2, ..DeliveryCounts::default() },
+            service: ServiceCounts { listeners: 4, notices: 4, personal: true, misdelivered: 0 },
+            probes: ProbeCounts { sent: 5, accepted: 5, answered: 5, twice: 0 },
             ..Counts::default()
         }
     }

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, bail};
 use tidegate_shared::config::Config;
 
-use super::{Kind, broker, port::Reserved, process::Spec};
+use super::{Kind, broker, port::ReservedPort, process::ProcessSpec};
 
 /// How long the broker may take to end.
 const BROKER_GRACE: Duration = Duration::from_secs(15);
@@ -32,24 +32,24 @@ pub(crate) struct Blueprint {
 }
 
 /// A process that can be started, with the ports that are kept for it.
-pub(crate) type Planned = (Spec, Vec<Reserved>);
+pub(crate) type PlannedProcess = (ProcessSpec, Vec<ReservedPort>);
 
 /// The addresses of one process.
-pub(crate) struct Place {
+pub(crate) struct Addresses {
     public: SocketAddr,
     internal: SocketAddr,
-    reserved: Vec<Reserved>,
+    reserved: Vec<ReservedPort>,
 }
 
 impl Blueprint {
     /// The broker. Changes `nats.url` to where it will be.
-    pub(crate) fn nats(&mut self) -> anyhow::Result<Planned> {
-        let Place { public, internal, reserved } = if self.free_ports {
-            Place::free()?
+    pub(crate) fn nats(&mut self) -> anyhow::Result<PlannedProcess> {
+        let Addresses { public, internal, reserved } = if self.free_ports {
+            Addresses::free()?
         } else {
             let port = local_port(&self.config.nats.url)?;
             let monitor = port.checked_add(MONITOR_OFFSET).unwrap_or(port - MONITOR_OFFSET);
-            Place::fixed(loopback(port), loopback(monitor))
+            Addresses::fixed(loopback(port), loopback(monitor))
         };
         if self.free_ports {
             self.config.nats.url = format!("nats://{public}");
@@ -59,7 +59,7 @@ impl Blueprint {
             broker::configuration(&self.config, public.port(), internal.port(), &data.display().to_string())?;
         let file = self.dir.join("nats.conf");
         std::fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
-        let spec = Spec {
+        let spec = ProcessSpec {
             name: "nats".to_owned(),
             kind: Kind::Nats,
             program: self.nats_server.clone(),
@@ -74,9 +74,9 @@ impl Blueprint {
     }
 
     /// The gateway or worker of this number, counted from 1.
-    pub(crate) fn member(&self, kind: Kind, number: usize) -> anyhow::Result<Planned> {
+    pub(crate) fn member(&self, kind: Kind, number: usize) -> anyhow::Result<PlannedProcess> {
         let name = format!("{kind}-{number}");
-        let Place { public, internal, reserved } = self.place(kind, number)?;
+        let Addresses { public, internal, reserved } = self.place(kind, number)?;
         let mut variables = self.common_variables();
         let mut args = vec!["--config".to_owned(), self.config_file.display().to_string()];
         let grace = match kind {
@@ -93,7 +93,7 @@ impl Blueprint {
             Kind::Nats => bail!("a stack has one nats"),
         };
         variables.extend(self.variables_of(&name));
-        let spec = Spec {
+        let spec = ProcessSpec {
             program: program(&format!("tidegate-{kind}"))?,
             name,
             kind,
@@ -108,20 +108,20 @@ impl Blueprint {
     }
 
     /// Where a member is: free ports, or the configured ones counted on from the first.
-    fn place(&self, kind: Kind, number: usize) -> anyhow::Result<Place> {
+    fn place(&self, kind: Kind, number: usize) -> anyhow::Result<Addresses> {
         let nth = |first: SocketAddr| -> anyhow::Result<SocketAddr> {
             let port = u16::try_from(number - 1).ok().and_then(|n| first.port().checked_add(n));
             Ok(SocketAddr::new(first.ip(), port.context("there are no ports for so many processes")?))
         };
         Ok(match (self.free_ports, kind) {
-            (true, Kind::Gateway) => Place::free()?,
-            (true, _) => Place::free_internal()?,
+            (true, Kind::Gateway) => Addresses::free()?,
+            (true, _) => Addresses::free_internal()?,
             (false, Kind::Gateway) => {
-                Place::fixed(nth(self.config.gateway.listen)?, nth(self.config.gateway.internal)?)
+                Addresses::fixed(nth(self.config.gateway.listen)?, nth(self.config.gateway.internal)?)
             }
             (false, _) => {
                 let internal = nth(self.config.worker.internal)?;
-                Place::fixed(internal, internal)
+                Addresses::fixed(internal, internal)
             }
         })
     }
@@ -146,9 +146,9 @@ impl Blueprint {
     }
 }
 
-impl Place {
+impl Addresses {
     fn free() -> std::io::Result<Self> {
-        let (public, internal) = (Reserved::draw()?, Reserved::draw()?);
+        let (public, internal) = (ReservedPort::draw()?, ReservedPort::draw()?);
         Ok(Self {
             public: public.address()?,
             internal: internal.address()?,
@@ -157,7 +157,7 @@ impl Place {
     }
 
     fn free_internal() -> std::io::Result<Self> {
-        let internal = Reserved::draw()?;
+        let internal = ReservedPort::draw()?;
         let address = internal.address()?;
         Ok(Self { public: address, internal: address, reserved: vec![internal] })
     }

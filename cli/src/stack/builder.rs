@@ -14,11 +14,11 @@ use tokio::task::spawn_blocking;
 
 use super::{
     Kind, Stack,
-    blueprint::{Blueprint, Planned},
+    blueprint::{Blueprint, PlannedProcess},
     log::Logs,
-    pid_file::Records,
+    pid_file::PidFiles,
     port,
-    process::Spec,
+    process::ProcessSpec,
     server, setup,
 };
 use crate::output;
@@ -29,7 +29,7 @@ const ATTEMPTS: usize = 3;
 /// What a stack is to consist of. By default: the broker alone, on free ports, in a directory of its own.
 #[derive(Debug, Clone)]
 pub struct Builder {
-    config: Source,
+    config: ConfigSource,
     gateways: usize,
     workers: usize,
     dir: Option<PathBuf>,
@@ -41,7 +41,7 @@ pub struct Builder {
 }
 
 #[derive(Debug, Clone)]
-enum Source {
+enum ConfigSource {
     Text(String),
     File(PathBuf),
 }
@@ -49,7 +49,7 @@ enum Source {
 impl Default for Builder {
     fn default() -> Self {
         Self {
-            config: Source::Text(String::new()),
+            config: ConfigSource::Text(String::new()),
             gateways: 0,
             workers: 0,
             dir: None,
@@ -66,14 +66,14 @@ impl Builder {
     /// The stack's `tidegate.toml`, on top of the defaults.
     #[must_use]
     pub fn config(mut self, toml: &str) -> Self {
-        self.config = Source::Text(toml.to_owned());
+        self.config = ConfigSource::Text(toml.to_owned());
         self
     }
 
     /// The same, from a file.
     #[must_use]
     pub fn config_file(mut self, path: impl Into<PathBuf>) -> Self {
-        self.config = Source::File(path.into());
+        self.config = ConfigSource::File(path.into());
         self
     }
 
@@ -187,7 +187,7 @@ impl Builder {
         Ok(stack)
     }
 
-    fn members(&self, blueprint: &Blueprint) -> anyhow::Result<Vec<Planned>> {
+    fn members(&self, blueprint: &Blueprint) -> anyhow::Result<Vec<PlannedProcess>> {
         let gateways = (1..=self.gateways).map(|number| blueprint.member(Kind::Gateway, number));
         gateways.chain((1..=self.workers).map(|number| blueprint.member(Kind::Worker, number))).collect()
     }
@@ -204,8 +204,8 @@ impl Builder {
     /// Reads the configuration as the processes will, but for their own addresses.
     fn read_config(&self, dir: &Path) -> anyhow::Result<(Config, PathBuf)> {
         let file = match &self.config {
-            Source::File(path) => path.clone(),
-            Source::Text(text) => {
+            ConfigSource::File(path) => path.clone(),
+            ConfigSource::Text(text) => {
                 let file = dir.join("tidegate.toml");
                 let text = if text.is_empty() { "# Every key has its default.\n" } else { text };
                 fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
@@ -218,8 +218,8 @@ impl Builder {
 }
 
 /// Makes sure that nobody runs a stack in this directory, or has left one there.
-async fn claim(dir: &Path) -> anyhow::Result<Records> {
-    let records = Records::open(dir)?;
+async fn claim(dir: &Path) -> anyhow::Result<PidFiles> {
+    let records = PidFiles::open(dir)?;
     if let Some(pid) = records.supervisor() {
         bail!(
             "a stack is running in {} already (pid {}): `tidegate status`, `tidegate down`",
@@ -250,7 +250,7 @@ fn remove_stored(dir: &Path) -> anyhow::Result<()> {
 }
 
 /// Refuses to start anything while somebody else has one of the ports.
-fn report_busy<'a>(specs: impl Iterator<Item = &'a Spec>) -> anyhow::Result<()> {
+fn report_busy<'a>(specs: impl Iterator<Item = &'a ProcessSpec>) -> anyhow::Result<()> {
     let mut taken = Vec::new();
     for spec in specs {
         let key = match spec.kind {

@@ -20,7 +20,7 @@ use tokio::{
     time::sleep,
 };
 
-use super::{Kind, Phase, ProcessStatus, Stack};
+use super::{Kind, ProcessPhase, ProcessStatus, Stack};
 
 /// The socket's name.
 const SOCKET: &str = "control.sock";
@@ -30,7 +30,7 @@ const LONGEST: u64 = 4096;
 /// What can be asked of a running stack.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "lowercase")]
-pub enum Request {
+pub enum ControlRequest {
     /// What every process is doing.
     Status,
     /// Have this many of them.
@@ -61,7 +61,7 @@ pub enum Request {
 
 /// What a running stack answers.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct Answer {
+pub struct ControlResponse {
     /// Why it could not be done.
     pub error: Option<String>,
     /// What was done.
@@ -72,12 +72,12 @@ pub struct Answer {
 
 /// The supervisor's end of the socket.
 #[derive(Debug)]
-pub struct Control {
+pub struct ControlServer {
     listener: UnixListener,
     path: PathBuf,
 }
 
-impl Control {
+impl ControlServer {
     /// Opens the socket of the stack in `dir`, in place of one that a killed supervisor left.
     pub fn listen(dir: &Path) -> anyhow::Result<Self> {
         let path = dir.join(SOCKET);
@@ -107,7 +107,7 @@ impl Control {
     }
 }
 
-impl Drop for Control {
+impl Drop for ControlServer {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
     }
@@ -123,7 +123,9 @@ async fn converse(stream: UnixStream, stack: Arc<Stack>, lifecycle: Lifecycle) {
     }
     let answer = match serde_json::from_str(&line) {
         Ok(request) => carry_out(&stack, &lifecycle, request).await,
-        Err(error) => Answer { error: Some(format!("not a question: {error}")), ..Answer::default() },
+        Err(error) => {
+            ControlResponse { error: Some(format!("not a question: {error}")), ..ControlResponse::default() }
+        }
     };
     let Ok(text) = serde_json::to_string(&answer) else { return };
     if write.write_all(format!("{text}\n").as_bytes()).await.is_ok() {
@@ -131,37 +133,37 @@ async fn converse(stream: UnixStream, stack: Arc<Stack>, lifecycle: Lifecycle) {
     }
 }
 
-async fn carry_out(stack: &Stack, lifecycle: &Lifecycle, request: Request) -> Answer {
+async fn carry_out(stack: &Stack, lifecycle: &Lifecycle, request: ControlRequest) -> ControlResponse {
     let (error, text) = match act(stack, lifecycle, request).await {
         Ok(text) => (None, text),
         Err(error) => (Some(format!("{error:#}")), String::new()),
     };
-    Answer { error, text, processes: stack.status() }
+    ControlResponse { error, text, processes: stack.status() }
 }
 
-async fn act(stack: &Stack, lifecycle: &Lifecycle, request: Request) -> anyhow::Result<String> {
+async fn act(stack: &Stack, lifecycle: &Lifecycle, request: ControlRequest) -> anyhow::Result<String> {
     Ok(match request {
-        Request::Status => String::new(),
-        Request::Scale { kind, count } => {
+        ControlRequest::Status => String::new(),
+        ControlRequest::Scale { kind, count } => {
             stack.scale(kind, count).await?;
             format!("{kind}s: {count}")
         }
-        Request::Kill { name } => {
+        ControlRequest::Kill { name } => {
             let name = any_of(stack, &name)?;
             let pid = stack.pid(&name).unwrap_or_default();
             stack.kill(&name).await?;
             format!("killed {name} (pid {pid}); it is started again")
         }
-        Request::Stop { name } => {
+        ControlRequest::Stop { name } => {
             let exit = stack.stop(&name).await?;
             format!("{name} ended ({exit}) and stays down until `tidegate start {name}`")
         }
-        Request::Start { name } => {
+        ControlRequest::Start { name } => {
             stack.start_process(&name).await?;
             stack.wait_ready(&name).await?;
             format!("{name} is ready")
         }
-        Request::Down => {
+        ControlRequest::Down => {
             lifecycle.drain();
             "ending".to_owned()
         }
@@ -176,13 +178,13 @@ fn any_of(stack: &Stack, name: &str) -> anyhow::Result<String> {
         _ => return Ok(name.to_owned()),
     };
     let running: Vec<ProcessStatus> =
-        stack.status().into_iter().filter(|p| p.kind == kind && p.phase == Phase::Ready).collect();
+        stack.status().into_iter().filter(|p| p.kind == kind && p.phase == ProcessPhase::Ready).collect();
     let chosen = running.choose(&mut rand::rng());
     Ok(chosen.with_context(|| format!("no {kind} is running"))?.name.clone())
 }
 
 /// Asks the stack that runs in `dir`.
-pub async fn ask(dir: &Path, request: &Request) -> anyhow::Result<Answer> {
+pub async fn ask(dir: &Path, request: &ControlRequest) -> anyhow::Result<ControlResponse> {
     let (answer, _) = converse_with(dir, request).await?;
     match answer.error {
         Some(error) => bail!(error),
@@ -197,7 +199,7 @@ pub async fn answers(dir: &Path) -> bool {
 
 /// Asks the stack in `dir` to end, and returns when it has. Also ends what a killed supervisor left there.
 pub async fn end(dir: &Path) -> anyhow::Result<String> {
-    let records = super::Records::open(dir)?;
+    let records = super::PidFiles::open(dir)?;
     let Some(supervisor) = records.supervisor() else {
         let ended = tokio::task::spawn_blocking(move || records.end_leftovers()).await?;
         return Ok(match ended.as_slice() {
@@ -205,7 +207,7 @@ pub async fn end(dir: &Path) -> anyhow::Result<String> {
             ended => format!("ended what an earlier stack left running: {}", ended.join(", ")),
         });
     };
-    let (_, mut stream) = converse_with(dir, &Request::Down).await?;
+    let (_, mut stream) = converse_with(dir, &ControlRequest::Down).await?;
     // The stream ends with the supervisor.
     let _ = stream.read_to_end(&mut Vec::new()).await;
     while records.supervisor() == Some(supervisor) {
@@ -214,7 +216,10 @@ pub async fn end(dir: &Path) -> anyhow::Result<String> {
     Ok("everything has ended".to_owned())
 }
 
-async fn converse_with(dir: &Path, request: &Request) -> anyhow::Result<(Answer, BufReader<UnixStream>)> {
+async fn converse_with(
+    dir: &Path,
+    request: &ControlRequest,
+) -> anyhow::Result<(ControlResponse, BufReader<UnixStream>)> {
     let path = dir.join(SOCKET);
     let stream = UnixStream::connect(&path).await;
     let mut stream = stream.with_context(|| format!("nothing runs in {}: `tidegate up`", dir.display()))?;

@@ -26,9 +26,9 @@ rm -rf -- "$1"
 
 /// The waiting shell. Dropping it lets it do its work, which is none when everything has ended.
 #[derive(Debug)]
-pub(crate) struct Guard(Child);
+pub(crate) struct CleanupGuard(Child);
 
-impl Guard {
+impl CleanupGuard {
     /// Watches over the stack in a temporary directory.
     pub(crate) fn over(dir: &Path) -> anyhow::Result<Self> {
         let mut command = Command::new("sh");
@@ -38,7 +38,7 @@ impl Guard {
     }
 }
 
-impl Drop for Guard {
+impl Drop for CleanupGuard {
     fn drop(&mut self) {
         drop(self.0.stdin.take());
         // It has nothing left to do but to end.
@@ -49,13 +49,13 @@ impl Drop for Guard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stack::pid_file::Records;
+    use crate::stack::pid_file::PidFiles;
 
     #[test]
     fn when_the_pipe_ends_recorded_processes_and_the_directory_are_gone() {
         let dir = tempfile::tempdir().unwrap();
-        let records = Records::open(dir.path()).unwrap();
-        let guard = Guard::over(dir.path()).unwrap();
+        let records = PidFiles::open(dir.path()).unwrap();
+        let guard = CleanupGuard::over(dir.path()).unwrap();
         let mut left = Command::new("sleep").arg("60").process_group(0).spawn().unwrap();
         let pid = rustix::process::Pid::from_child(&left);
         records.add("worker-1", pid);

@@ -24,11 +24,11 @@ const COLOURS: [u8; 6] = [36, 33, 35, 32, 34, 31];
 pub(crate) struct Logs {
     dir: PathBuf,
     echo: bool,
-    kept: Mutex<Kept>,
+    kept: Mutex<LogBuffer>,
 }
 
 #[derive(Debug, Default)]
-struct Kept {
+struct LogBuffer {
     lines: VecDeque<(String, String)>,
     bytes: usize,
     files: HashMap<String, (File, usize)>,
@@ -82,12 +82,12 @@ impl Logs {
         last.into_iter().rev().fold(String::new(), |tail, line| tail + "\n    " + line)
     }
 
-    fn kept(&self) -> MutexGuard<'_, Kept> {
+    fn kept(&self) -> MutexGuard<'_, LogBuffer> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Kept {
+impl LogBuffer {
     fn keep(&mut self, name: &str, line: &str) {
         self.bytes += name.len() + line.len();
         self.lines.push_back((name.to_owned(), line.to_owned()));

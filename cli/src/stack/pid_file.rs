@@ -19,9 +19,9 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// The processes of the stack in one directory.
 #[derive(Debug)]
-pub(crate) struct Records(PathBuf);
+pub(crate) struct PidFiles(PathBuf);
 
-impl Records {
+impl PidFiles {
     /// Opens the records of the stack in `dir`.
     pub(crate) fn open(dir: &Path) -> anyhow::Result<Self> {
         let pids = dir.join("pids");
@@ -106,7 +106,7 @@ mod tests {
     #[test]
     fn a_pid_with_another_start_time_is_somebody_else() {
         let dir = tempfile::tempdir().unwrap();
-        let records = Records::open(dir.path()).unwrap();
+        let records = PidFiles::open(dir.path()).unwrap();
         let me = rustix::process::getpid();
         records.add("me", me);
         assert_eq!(records.alive("me"), Some(me));

@@ -12,13 +12,13 @@ const ATTEMPTS: usize = 200;
 
 /// A free port of loopback. No other stack draws it until this is dropped, also while the process it is for is down.
 #[derive(Debug)]
-pub(crate) struct Reserved {
+pub(crate) struct ReservedPort {
     /// The port of the same number that nobody here uses otherwise: whoever draws has to get both.
     claim: UdpSocket,
     listener: Option<TcpListener>,
 }
 
-impl Reserved {
+impl ReservedPort {
     /// Takes a port outside the range the kernel gives to outgoing connections: a process that is restarted finds its
     /// port free even while thousands of clients connect.
     pub(crate) fn draw() -> io::Result<Self> {
@@ -97,18 +97,18 @@ mod tests {
 
     #[test]
     fn a_port_that_was_handed_over_can_be_listened_on_and_is_not_drawn_again() {
-        let mut reserved = Reserved::draw().unwrap();
+        let mut reserved = ReservedPort::draw().unwrap();
         let address = reserved.address().unwrap();
         reserved.hand_over();
         drop(TcpListener::bind(address).unwrap());
-        assert_eq!(Reserved::take(address.port()).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(ReservedPort::take(address.port()).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         drop(reserved);
-        Reserved::take(address.port()).unwrap();
+        ReservedPort::take(address.port()).unwrap();
     }
 
     #[test]
     fn a_reserved_port_is_busy_until_it_is_dropped() {
-        let reserved = Reserved::draw().unwrap();
+        let reserved = ReservedPort::draw().unwrap();
         let address = reserved.address().unwrap();
         let owner = busy(address).unwrap();
         assert!(owner.contains(&std::process::id().to_string()), "{owner}");

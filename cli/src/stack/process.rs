@@ -21,7 +21,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Kind, Phase, log::Logs, pid_file::Records, port::Reserved, probe};
+use super::{Kind, ProcessPhase, log::Logs, pid_file::PidFiles, port::ReservedPort, probe};
 
 /// The wait after a first crash; doubled with each further one.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
@@ -30,13 +30,13 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
 /// A process that was up for this long has not crashed in a row.
 const STABLE: Duration = Duration::from_secs(10);
 /// Crashes in a row after which a person is told that it will not get better by itself.
-pub(crate) const LOOP: u32 = 3;
+pub(crate) const CRASH_LOOP: u32 = 3;
 /// How long the pipes of an exited process are read: a grandchild may still hold them.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// How a process is started.
 #[derive(Debug)]
-pub(crate) struct Spec {
+pub(crate) struct ProcessSpec {
     pub(crate) name: String,
     pub(crate) kind: Kind,
     pub(crate) program: PathBuf,
@@ -54,18 +54,18 @@ pub(crate) struct Spec {
 
 /// What the task should make of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wanted {
-    Up,
+enum DesiredState {
+    Running,
     /// Down, after it finished what it does.
     Stopped,
     /// Down at once.
-    Held,
+    Killed,
 }
 
 /// What the process is doing.
 #[derive(Debug, Clone)]
-pub(crate) struct State {
-    pub(crate) phase: Phase,
+pub(crate) struct ProcessState {
+    pub(crate) phase: ProcessPhase,
     pub(crate) pid: Option<Pid>,
     pub(crate) starts: u32,
     pub(crate) restarts: u32,
@@ -79,18 +79,23 @@ pub(crate) struct State {
 /// A supervised process.
 #[derive(Debug)]
 pub(crate) struct Process {
-    pub(crate) spec: Spec,
-    reserved: Mutex<Vec<Reserved>>,
-    state: watch::Sender<State>,
-    wanted: watch::Sender<Wanted>,
+    pub(crate) spec: ProcessSpec,
+    reserved: Mutex<Vec<ReservedPort>>,
+    state: watch::Sender<ProcessState>,
+    wanted: watch::Sender<DesiredState>,
     logs: Arc<Logs>,
-    records: Arc<Records>,
+    records: Arc<PidFiles>,
 }
 
 impl Process {
-    pub(crate) fn new(spec: Spec, reserved: Vec<Reserved>, logs: Arc<Logs>, records: Arc<Records>) -> Self {
-        let state = State {
-            phase: Phase::Starting,
+    pub(crate) fn new(
+        spec: ProcessSpec,
+        reserved: Vec<ReservedPort>,
+        logs: Arc<Logs>,
+        records: Arc<PidFiles>,
+    ) -> Self {
+        let state = ProcessState {
+            phase: ProcessPhase::Starting,
             pid: None,
             starts: 0,
             restarts: 0,
@@ -103,7 +108,7 @@ impl Process {
             spec,
             reserved: Mutex::new(reserved),
             state: watch::Sender::new(state),
-            wanted: watch::Sender::new(Wanted::Up),
+            wanted: watch::Sender::new(DesiredState::Running),
             logs,
             records,
         }
@@ -113,22 +118,22 @@ impl Process {
     pub(crate) async fn supervise(self: Arc<Self>, end: CancellationToken) {
         let mut wanted = self.wanted.subscribe();
         while !end.is_cancelled() {
-            if !until(&mut wanted, &end, |wanted| wanted == Wanted::Up).await {
+            if !until(&mut wanted, &end, |wanted| wanted == DesiredState::Running).await {
                 break;
             }
             if self.run(&mut wanted, &end).await {
                 let pause = self.crashed();
                 tokio::select! {
                     () = sleep(pause) => {}
-                    _ = until(&mut wanted, &end, |wanted| wanted != Wanted::Up) => {}
+                    _ = until(&mut wanted, &end, |wanted| wanted != DesiredState::Running) => {}
                 }
             }
         }
-        self.set(|state| state.phase = Phase::Stopped);
+        self.set(|state| state.phase = ProcessPhase::Stopped);
     }
 
     /// Runs the process once. Returns whether it ended without being asked to.
-    async fn run(&self, wanted: &mut watch::Receiver<Wanted>, end: &CancellationToken) -> bool {
+    async fn run(&self, wanted: &mut watch::Receiver<DesiredState>, end: &CancellationToken) -> bool {
         let mut pipes = JoinSet::new();
         let mut child = match self.spawn(&mut pipes) {
             Ok(child) => child,
@@ -148,13 +153,13 @@ impl Process {
                 _ = child.wait() => break false,
                 () = &mut ready, if !is_ready => {
                     is_ready = true;
-                    self.set(|state| state.phase = Phase::Ready);
+                    self.set(|state| state.phase = ProcessPhase::Ready);
                 }
-                _ = until(wanted, end, |wanted| wanted != Wanted::Up) => break true,
+                _ = until(wanted, end, |wanted| wanted != DesiredState::Running) => break true,
             }
         };
         if asked {
-            let gently = *self.wanted.borrow() == Wanted::Stopped && !end.is_cancelled();
+            let gently = *self.wanted.borrow() == DesiredState::Stopped && !end.is_cancelled();
             self.end(&mut child, gently, end).await;
         }
         let exit = child.wait().await.ok();
@@ -164,7 +169,7 @@ impl Process {
         self.set(|state| {
             state.pid = None;
             state.exit = exit;
-            state.phase = if asked { Phase::Stopped } else { Phase::Waiting };
+            state.phase = if asked { ProcessPhase::Stopped } else { ProcessPhase::Waiting };
         });
         !asked
     }
@@ -172,7 +177,7 @@ impl Process {
     fn spawn(&self, pipes: &mut JoinSet<()>) -> std::io::Result<Child> {
         // The ports are let go just before the process takes them.
         let mut reserved = self.reserved.lock().unwrap_or_else(PoisonError::into_inner);
-        reserved.iter_mut().for_each(Reserved::hand_over);
+        reserved.iter_mut().for_each(ReservedPort::hand_over);
         drop(reserved);
         let mut child = Command::new(&self.spec.program)
             .args(&self.spec.args)
@@ -195,7 +200,7 @@ impl Process {
             self.records.add(&self.spec.name, pid);
         }
         self.set(|state| {
-            state.phase = Phase::Starting;
+            state.phase = ProcessPhase::Starting;
             state.pid = pid;
             state.exit = None;
             state.killed = false;
@@ -226,7 +231,7 @@ impl Process {
     /// Counts a crash and says how long to wait before the next start.
     fn crashed(&self) -> Duration {
         self.set(|state| {
-            state.phase = Phase::Waiting;
+            state.phase = ProcessPhase::Waiting;
             state.crashes = match state.since.elapsed() {
                 _ if state.killed => state.crashes,
                 up if up > STABLE => 1,
@@ -237,7 +242,7 @@ impl Process {
         let pause = (FIRST_BACKOFF * 2_u32.pow(state.crashes.saturating_sub(1).min(10))).min(LONGEST_BACKOFF);
         let how = state.exit.map_or_else(|| "did not start".to_owned(), |exit| format!("ended ({exit})"));
         let again = format!("next start in {pause:?}");
-        if state.crashes >= LOOP {
+        if state.crashes >= CRASH_LOOP {
             let tail = self.logs.tail(&self.spec.name);
             let told = format!(
                 "{} keeps crashing: {how}, {} times in a row, {again}. Its last lines:{tail}",
@@ -250,12 +255,12 @@ impl Process {
         pause
     }
 
-    fn set(&self, change: impl FnOnce(&mut State)) {
+    fn set(&self, change: impl FnOnce(&mut ProcessState)) {
         self.state.send_modify(change);
     }
 
     /// What the process is doing now.
-    pub(crate) fn state(&self) -> State {
+    pub(crate) fn state(&self) -> ProcessState {
         self.state.borrow().clone()
     }
 
@@ -286,29 +291,30 @@ impl Process {
 
     /// Ends the process and leaves it down: gently, or at once. Returns how it ended.
     pub(crate) async fn take_down(&self, gently: bool) -> Option<ExitStatus> {
-        self.wanted.send_replace(if gently { Wanted::Stopped } else { Wanted::Held });
+        self.wanted.send_replace(if gently { DesiredState::Stopped } else { DesiredState::Killed });
         self.watch(|state| state.pid.is_none()).await;
-        self.set(|state| state.phase = Phase::Stopped);
+        self.set(|state| state.phase = ProcessPhase::Stopped);
         self.state.borrow().exit
     }
 
     /// Starts the process that was taken down, and returns when it runs.
     pub(crate) async fn bring_up(&self) {
         self.set(|state| state.crashes = 0);
-        self.wanted.send_replace(Wanted::Up);
+        self.wanted.send_replace(DesiredState::Running);
         self.watch(|state| state.pid.is_some() || state.crashes > 0).await;
     }
 
     /// Returns when the process is ready to work, or why it is not going to be: `patience` crashes in a row, or too late.
     pub(crate) async fn ready(&self, patience: u32, limit: Duration) -> anyhow::Result<()> {
-        let settled = self
-            .watch(|state| matches!(state.phase, Phase::Ready | Phase::Stopped) || state.crashes >= patience);
+        let settled = self.watch(|state| {
+            matches!(state.phase, ProcessPhase::Ready | ProcessPhase::Stopped) || state.crashes >= patience
+        });
         let Ok(state) = timeout(limit, settled).await else {
             bail!("{} is not ready after {limit:?}:{}", self.spec.name, self.logs.tail(&self.spec.name));
         };
         match state.phase {
-            Phase::Ready => Ok(()),
-            Phase::Stopped => bail!("{} is stopped", self.spec.name),
+            ProcessPhase::Ready => Ok(()),
+            ProcessPhase::Stopped => bail!("{} is stopped", self.spec.name),
             _ => Err(anyhow::anyhow!(
                 "{}{}",
                 state.exit.map(|e| e.to_string()).unwrap_or_default(),
@@ -318,7 +324,7 @@ impl Process {
         }
     }
 
-    async fn watch(&self, reached: impl Fn(&State) -> bool) -> State {
+    async fn watch(&self, reached: impl Fn(&ProcessState) -> bool) -> ProcessState {
         let mut receiver = self.state.subscribe();
         // The sender is ours, so the channel cannot be closed.
         receiver.wait_for(reached).await.map_or_else(|_| self.state(), |state| state.clone())
@@ -327,9 +333,9 @@ impl Process {
 
 /// Waits until what is wanted is so, or the end. Returns whether it is so.
 async fn until(
-    wanted: &mut watch::Receiver<Wanted>,
+    wanted: &mut watch::Receiver<DesiredState>,
     end: &CancellationToken,
-    reached: impl Fn(Wanted) -> bool,
+    reached: impl Fn(DesiredState) -> bool,
 ) -> bool {
     tokio::select! {
         () = end.cancelled() => false,

@@ -4,7 +4,7 @@ use std::process::Stdio;
 
 use serde_json::{Value, json};
 use tidegate_cli::{
-    client::{CallError, Client, Event, Options, Reconnecting, SessionOptions},
+    client::{CallError, Client, Event, Options, ReconnectOptions, ReconnectingClient},
     stack::Stack,
     token::connection_token,
 };
@@ -165,7 +165,7 @@ async fn a_session_asks_on_while_its_gateway_is_killed() {
     let connection = options(&stack, "42");
     let urls = vec![connection.url.clone()];
     let (session, mut events) =
-        Reconnecting::start(SessionOptions { connection, urls, channels: Vec::new() });
+        ReconnectingClient::start(ReconnectOptions { connection, urls, channels: Vec::new() });
     let deadline = Instant::now() + Duration::from_secs(30);
     assert_eq!(session.call_keyed("echo", "a", "1", deadline).await.unwrap().data, "1");
     stack.kill("gateway-1").await.unwrap();

@@ -45,7 +45,7 @@ async fn a_stack_is_left_running_looked_at_changed_and_ended() {
     assert!(ok(dir, &["scale", "workers=2"]).contains("worker-2"));
     assert!(ok(dir, &["kill", "worker"]).starts_with("killed worker-"));
     eventually("both workers are ready", || {
-        status(dir).iter().filter(|p| p.phase == tidegate_cli::stack::Phase::Ready).count() == 4
+        status(dir).iter().filter(|p| p.phase == tidegate_cli::stack::ProcessPhase::Ready).count() == 4
     })
     .await;
     assert!(ok(dir, &["stop", "worker-2"]).contains("stays down"));

@@ -1,7 +1,7 @@
 //! Starting, restarting, pausing, ending.
 
 use rustix::process::{Pid, Signal, kill_process};
-use tidegate_cli::stack::{Kind, Phase, Stack, setup};
+use tidegate_cli::stack::{Kind, ProcessPhase, Stack, setup};
 
 use crate::support::{eventually, exists};
 
@@ -21,7 +21,7 @@ async fn the_broker_starts_alone_and_a_second_plan_is_empty() {
     assert_eq!(setup::plan(&broker, stack.config()).await.unwrap(), []);
     assert!(setup::apply(&broker, stack.config()).await.unwrap().is_empty());
     let status = stack.status();
-    assert_eq!((status.len(), status[0].phase), (1, Phase::Ready));
+    assert_eq!((status.len(), status[0].phase), (1, ProcessPhase::Ready));
     assert!(stack.log_of("nats").contains("Server is ready"));
     stack.down().await;
 }

@@ -37,20 +37,20 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// neither is reached.
 const IN_FLIGHT: usize = 256;
 
-type Callers = Arc<Mutex<HashMap<String, oneshot::Sender<Bytes>>>>;
+type PendingAnswers = Arc<Mutex<HashMap<String, oneshot::Sender<Bytes>>>>;
 
 /// A requester and a worker, each with a connection of its own.
 #[derive(Debug)]
-pub(super) struct Bare {
+pub(super) struct BareNats {
     requester: Broker,
     subjects: Subjects,
     own: GatewayId,
-    callers: Callers,
+    callers: PendingAnswers,
     /// Reads answers, and works.
     _tasks: JoinSet<()>,
 }
 
-impl Bare {
+impl BareNats {
     /// Connects both ends.
     pub(super) async fn start(config: &Config) -> anyhow::Result<Self> {
         let (nats, subjects, own) = (&config.nats, config.subjects(), GatewayId::random());
@@ -62,7 +62,7 @@ impl Bare {
         let consumer: Consumer<pull::Config> =
             worker.jetstream().get_consumer_from_stream(ROUTE, topology::IN).await?;
         let requests = consumer.messages().await?;
-        let callers = Callers::default();
+        let callers = PendingAnswers::default();
         let mut tasks = JoinSet::new();
         tasks.spawn(read_answers(answers, Arc::clone(&callers)));
         tasks.spawn(work(requests, worker, subjects.clone()));
@@ -82,7 +82,7 @@ impl Bare {
     }
 }
 
-async fn read_answers(mut answers: Subscriber, callers: Callers) {
+async fn read_answers(mut answers: Subscriber, callers: PendingAnswers) {
     while let Some(message) = answers.next().await {
         let id = Subjects::id_in(&message.subject).unwrap_or_default();
         let caller = callers.lock().unwrap_or_else(PoisonError::into_inner).remove(id);

@@ -10,7 +10,7 @@ use tokio::{
     time::{sleep_until, timeout},
 };
 
-use super::Way;
+use super::RequestPath;
 use crate::stats::{Failures, Series};
 
 /// After its last request a slice waits this long for answers: longer than any call waits.
@@ -18,15 +18,20 @@ const TAIL: Duration = Duration::from_secs(10);
 
 /// What one slice of one side came to.
 #[derive(Debug)]
-pub(super) struct Slice {
+pub(super) struct SliceResult {
     pub(super) series: Series,
     pub(super) lag: Series,
     pub(super) failures: Failures,
 }
 
 /// Asks `rate` times a second for `length`, and waits for the answers.
-pub(super) async fn slice(way: &Arc<Way>, rate: u32, length: Duration) -> anyhow::Result<Slice> {
-    let mut slice = Slice { series: Series::new()?, lag: Series::new()?, failures: Failures::default() };
+pub(super) async fn slice(
+    way: &Arc<RequestPath>,
+    rate: u32,
+    length: Duration,
+) -> anyhow::Result<SliceResult> {
+    let mut slice =
+        SliceResult { series: Series::new()?, lag: Series::new()?, failures: Failures::default() };
     let interval = Duration::from_secs(1) / rate;
     let mut asked = JoinSet::new();
     let started = Instant::now();
