@@ -9,12 +9,13 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitStatus,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
 use anyhow::{Context, bail};
 use futures_util::future::{join_all, try_join_all};
+use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 use tidegate_shared::config::Config;
@@ -297,11 +298,11 @@ impl Stack {
     fn finish(&self) {
         self.supervisor.stop();
         self.records.release();
-        self.temporary.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.temporary.lock().take();
     }
 
     fn processes(&self) -> MutexGuard<'_, Vec<Arc<Process>>> {
-        self.processes.lock().unwrap_or_else(PoisonError::into_inner)
+        self.processes.lock()
     }
 
     fn members(&self, kind: Kind) -> Vec<Arc<Process>> {

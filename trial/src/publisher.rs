@@ -1,11 +1,9 @@
 //! Another service that publishes at a fixed rate, and knows of every publication where it is stored.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tidegate_cli::stack::Stack;
 use tokio::{
     task::JoinSet,
@@ -56,7 +54,7 @@ impl Publisher {
             let channel = count % self.stored.len().max(1);
             let seq = self.store(channel, count).await;
             if let Some(list) = self.stored.get(channel) {
-                list.lock().unwrap_or_else(PoisonError::into_inner).push(seq);
+                list.lock().push(seq);
             }
             count += 1;
         }
@@ -123,6 +121,6 @@ impl Publisher {
 
     fn stored(&self, channel: usize) -> Vec<u64> {
         let list = self.stored.get(channel);
-        list.map(|list| list.lock().unwrap_or_else(PoisonError::into_inner).clone()).unwrap_or_default()
+        list.map(|list| list.lock().clone()).unwrap_or_default()
     }
 }

@@ -2,12 +2,13 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, SystemTime},
 };
 
+use parking_lot::Mutex;
 use tidegate_cli::{
     client::{Client, Event, Events, Options},
     stack::Stack,
@@ -123,7 +124,7 @@ impl SubscriberStats {
 
     pub(crate) fn times(&self) -> anyhow::Result<Percentiles> {
         let mut series = Series::new()?;
-        for time in self.back.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        for time in self.back.lock().iter() {
             series.record(*time)?;
         }
         Ok(series.times())
@@ -185,7 +186,7 @@ impl ActiveSubscriber {
             return false;
         }
         if let Some(cut) = cut {
-            self.who.told.back.lock().unwrap_or_else(PoisonError::into_inner).push(cut.elapsed());
+            self.who.told.back.lock().push(cut.elapsed());
         }
         self.listen(&client, &mut events).await;
         true

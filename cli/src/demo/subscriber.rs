@@ -2,10 +2,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
 
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 use serde::Deserialize;
 use tokio::{task::JoinSet, time::Instant};
 
@@ -85,7 +86,7 @@ impl DemoSubscriber {
 
     /// What it heard so far.
     pub(super) fn record(&self) -> MutexGuard<'_, ReceiveLog> {
-        lock(&self.heard)
+        self.heard.lock()
     }
 
     /// What its record comes to.
@@ -94,13 +95,9 @@ impl DemoSubscriber {
     }
 }
 
-fn lock(heard: &Mutex<ReceiveLog>) -> MutexGuard<'_, ReceiveLog> {
-    heard.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 async fn listen(mut events: Events, heard: Arc<Mutex<ReceiveLog>>) {
     while let Some(event) = events.next().await {
-        let mut heard = lock(&heard);
+        let mut heard = heard.lock();
         match event {
             Event::Publication { channel, data, mut tags, .. } => {
                 heard.publications.push(ReceivedPublication { channel, data, re: tags.remove("re") });

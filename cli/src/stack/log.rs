@@ -5,8 +5,9 @@ use std::{
     fs::{self, File},
     io::{self, Write},
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
 };
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::output;
 
@@ -83,7 +84,7 @@ impl Logs {
     }
 
     fn kept(&self) -> MutexGuard<'_, LogBuffer> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        self.kept.lock()
     }
 }
 

@@ -6,11 +6,12 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     process::{ExitStatus, Stdio},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
 use anyhow::{Context, bail};
+use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, BufReader},
@@ -176,7 +177,7 @@ impl Process {
 
     fn spawn(&self, pipes: &mut JoinSet<()>) -> std::io::Result<Child> {
         // The ports are let go just before the process takes them.
-        let mut reserved = self.reserved.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reserved = self.reserved.lock();
         reserved.iter_mut().for_each(ReservedPort::hand_over);
         drop(reserved);
         let mut child = Command::new(&self.spec.program)

@@ -3,12 +3,10 @@
 //! A thread of its own, so that children are started again and waited for whatever the program around does, and so that
 //! dropping a stack can wait until the last child is gone.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    thread::{self, JoinHandle},
-};
+use std::thread::{self, JoinHandle};
 
 use anyhow::Context;
+use parking_lot::Mutex;
 use tokio::runtime::{self, Handle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -52,7 +50,7 @@ impl Supervisor {
     /// Ends every task, which kills what still runs, and waits for the thread.
     pub(crate) fn stop(&self) {
         self.end.cancel();
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let thread = self.thread.lock().take();
         // A panic of the thread has been printed; the children were killed with its tasks.
         let _ = thread.map(JoinHandle::join);
     }

@@ -3,11 +3,7 @@
 //! The very streams of the stack, with the same users, message ids and acknowledgements: request into the work queue, a
 //! pull consumer, answer into the stream of answers, its republished copy. No gateway, no worker program, no WebSocket.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use async_nats::{
@@ -20,6 +16,7 @@ use async_nats::{
 };
 use bytes::Bytes;
 use futures_util::StreamExt;
+use parking_lot::Mutex;
 use tidegate_shared::{
     broker::Broker,
     config::Config,
@@ -73,7 +70,7 @@ impl BareNats {
     pub(super) async fn ask(&self, body: Bytes) -> anyhow::Result<Bytes> {
         let id = RequestId::plain(&self.own);
         let (caller, answer) = oneshot::channel();
-        self.callers.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_string(), caller);
+        self.callers.lock().insert(id.to_string(), caller);
         let subject = self.subjects.request(&Address::new(Kind::Rpc(ROUTE), "", &id));
         let message = PublishMessage::build().message_id(id.as_str()).payload(body);
         // The answer may be there before the acknowledgement, and says more.
@@ -85,7 +82,7 @@ impl BareNats {
 async fn read_answers(mut answers: Subscriber, callers: PendingAnswers) {
     while let Some(message) = answers.next().await {
         let id = Subjects::id_in(&message.subject).unwrap_or_default();
-        let caller = callers.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+        let caller = callers.lock().remove(id);
         // A caller that gave up has gone.
         let _ = caller.map(|caller| caller.send(message.payload));
     }
