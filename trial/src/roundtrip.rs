@@ -5,12 +5,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::{Context, bail, ensure};
-use bytes::Bytes;
+use anyhow::{Context, ensure};
 use serde::Serialize;
-use tidegate_cli::client::{CallError, Client};
 
-use self::{bare_nats::BareNats, open_loop::SliceResult};
+use self::{bare_nats::BareNats, open_loop::SliceResult, request_path::RequestPath};
 use crate::{
     process::{self, ForeignCpu},
     stats::{Failures, Percentiles, Series, median},
@@ -19,16 +17,12 @@ use crate::{
 
 mod bare_nats;
 mod open_loop;
+mod request_path;
 
 /// What the ratio may be.
 const TARGET: f64 = 1.3;
 /// Requests of each side before anything counts: the first ones meet cold caches and growing buffers.
 const WARM_UP: Duration = Duration::from_secs(2);
-/// A method without a route.
-const NO_METHOD: &str = "trial.nobody";
-/// Requests carry this much beside their number.
-const PADDING: usize = 100;
-
 /// How to ask.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
@@ -78,18 +72,6 @@ struct Comparison {
 struct Repetition {
     server: Percentiles,
     bare: Option<Percentiles>,
-}
-
-/// One way to the answer.
-#[derive(Debug)]
-enum RequestPath {
-    Server {
-        clients: Vec<Client>,
-        method: String,
-    },
-    Bare(Box<BareNats>),
-    /// To the server and back, no further.
-    Front(Vec<Client>),
 }
 
 /// All slices of one side.
@@ -161,33 +143,6 @@ async fn repetition(
             Repetition { server: server.measure(args).await?, bare: Some(first) }
         }
     })
-}
-
-impl RequestPath {
-    /// Asks once. The `n`-th body differs from all others, so an answer to another request is noticed.
-    async fn ask(&self, n: u64) -> anyhow::Result<()> {
-        let body = Bytes::from(format!(r#"{{"n":{n},"padding":"{:x>PADDING$}"}}"#, ""));
-        let answer = match self {
-            Self::Server { clients, method } => turn_of(clients, n)?.rpc(method, body.clone()).await?,
-            Self::Bare(bare) => bare.ask(body.clone()).await?,
-            Self::Front(clients) => return refused(turn_of(clients, n)?, body).await,
-        };
-        ensure!(answer == body, "the answer to another request");
-        Ok(())
-    }
-}
-
-fn turn_of(clients: &[Client], n: u64) -> anyhow::Result<&Client> {
-    clients.get(usize::try_from(n)? % clients.len()).context("no client")
-}
-
-/// Calls a method that no server has.
-async fn refused(client: &Client, body: Bytes) -> anyhow::Result<()> {
-    match client.rpc(NO_METHOD, body).await {
-        Err(CallError::Server { .. }) => Ok(()),
-        Err(error) => Err(error.into()),
-        Ok(_) => bail!("a server that answers {NO_METHOD}"),
-    }
 }
 
 impl PathMeasurement {

@@ -12,7 +12,7 @@ use tokio_tungstenite::{
     },
 };
 
-use super::{ConnectError, Options, socket::ClientSocket};
+use super::{error::ConnectError, options::Options, socket::ClientSocket};
 
 /// A load generator holds thousands of these: the library's own 128 KiB a connection would be gigabytes.
 const BUFFER: usize = 4 * 1024;

@@ -8,7 +8,7 @@ use futures_util::{SinkExt, StreamExt};
 use tidegate_shared::protocol::{Encoding, Reply};
 use tokio_tungstenite::tungstenite::Message;
 
-use super::{ConnectError, Options, codec, handshake, socket::ClientSocket};
+use super::{codec, error::ConnectError, handshake, options::Options, socket::ClientSocket};
 
 /// How long the gateway may take to say something.
 const PATIENCE: Duration = Duration::from_secs(15);

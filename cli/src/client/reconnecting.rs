@@ -16,10 +16,11 @@ use tokio::{
 };
 
 use super::{
-    Client, Options,
+    connection::Client,
     error::{CallError, Closed, ConnectError},
     event::{Event, Events},
     keyed::{self, KeyedAnswer, KeyedError, RetryDecision},
+    options::Options,
 };
 
 /// How a session connects.

@@ -1,9 +1,12 @@
 //! The client against a gateway of a few lines, which says exactly what each test needs.
 
-use std::future::Future;
+use std::{future::Future, time::Duration};
 
+use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
-use tidegate_shared::protocol::{Error, Message as Push, Publication, RpcResult, json};
+use tidegate_shared::protocol::{
+    Command, ConnectResult, Error, Message as Push, Publication, Reply, RpcResult, json,
+};
 use tokio::{
     net::{TcpListener, TcpStream},
     time::Instant,

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, bail};
 use tidegate_shared::config::Config;
 
-use super::{Kind, broker, port::ReservedPort, process::ProcessSpec};
+use super::{broker, port::ReservedPort, process::ProcessSpec, status::Kind};
 
 /// How long the broker may take to end.
 const BROKER_GRACE: Duration = Duration::from_secs(15);

@@ -13,13 +13,14 @@ use tidegate_shared::config::Config;
 use tokio::task::spawn_blocking;
 
 use super::{
-    Kind, Stack,
     blueprint::{Blueprint, PlannedProcess},
     log::Logs,
     pid_file::PidFiles,
     port,
     process::ProcessSpec,
+    running::Stack,
     server, setup,
+    status::Kind,
 };
 use crate::output;
 
@@ -59,6 +60,13 @@ impl Default for Builder {
             fresh: false,
             nats_server: None,
         }
+    }
+}
+
+impl Stack {
+    /// Returns a builder for a stack of the broker alone.
+    pub fn builder() -> Builder {
+        Builder::default()
     }
 }
 

@@ -20,7 +20,11 @@ use tokio::{
     time::sleep,
 };
 
-use super::{Kind, ProcessPhase, ProcessStatus, Stack};
+use super::{
+    pid_file::PidFiles,
+    running::Stack,
+    status::{Kind, ProcessPhase, ProcessStatus},
+};
 
 /// The socket's name.
 const SOCKET: &str = "control.sock";
@@ -199,7 +203,7 @@ pub async fn answers(dir: &Path) -> bool {
 
 /// Asks the stack in `dir` to end, and returns when it has. Also ends what a killed supervisor left there.
 pub async fn end(dir: &Path) -> anyhow::Result<String> {
-    let records = super::PidFiles::open(dir)?;
+    let records = PidFiles::open(dir)?;
     let Some(supervisor) = records.supervisor() else {
         let ended = tokio::task::spawn_blocking(move || records.end_leftovers()).await?;
         return Ok(match ended.as_slice() {

@@ -22,7 +22,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Kind, ProcessPhase, log::Logs, pid_file::PidFiles, port::ReservedPort, probe};
+use super::{
+    log::Logs,
+    pid_file::PidFiles,
+    port::ReservedPort,
+    probe,
+    status::{Kind, ProcessPhase},
+};
 
 /// The wait after a first crash; doubled with each further one.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);

@@ -10,7 +10,7 @@ use tokio::{
     time::{sleep_until, timeout},
 };
 
-use super::RequestPath;
+use super::request_path::RequestPath;
 use crate::stats::{Failures, Series};
 
 /// After its last request a slice waits this long for answers: longer than any call waits.
