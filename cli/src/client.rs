@@ -1,7 +1,7 @@
-//! A client of the Centrifuge protocol: what the commands, the demo, the load generator and the tests speak to a gateway with.
+//! A client of the Centrifuge protocol, used by the commands, the demo, the load generator and the tests.
 //!
-//! An ordinary client with no private door: it sees what any application sees. [`Client`] is one connection and never
-//! connects again; [`ReconnectingClient`] is the pattern an application writes around it; [`raw`] is for tests of bad input.
+//! It uses the public protocol only and sees what any application sees. [`Client`] is one connection and never
+//! reconnects; [`ReconnectingClient`] reconnects as an application would; [`raw`] is for tests of bad input.
 
 pub use self::{
     connection::Client,

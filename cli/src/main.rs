@@ -1,4 +1,4 @@
-//! `tidegate`: the one command people type.
+//! `tidegate`: the command line of the local stack and its tools.
 
 use std::process::ExitCode;
 
@@ -30,32 +30,32 @@ enum CliCommand {
     Up(up::Args),
     /// End the local stack in order: gateways, workers, broker.
     Down(down::Args),
-    /// Say what every process of the local stack is doing.
+    /// Show the state of every process of the local stack.
     Status(status::Args),
-    /// Have more or fewer workers or gateways: workers=4.
+    /// Change the number of workers or gateways: workers=4.
     Scale(scale::Args),
-    /// Kill one process (SIGKILL); it is started again.
+    /// Kill one process (SIGKILL); the stack restarts it.
     Kill(process::KillArgs),
     /// End one process and leave it down.
     Stop(process::Args),
     /// Start a process that was stopped.
     Start(process::Args),
-    /// Print what the processes have printed.
+    /// Print the logs of the processes.
     Logs(logs::Args),
-    /// Make the broker's streams and consumers what the configuration says.
+    /// Create or update the broker's streams and consumers to match the configuration.
     Apply(apply::Args),
-    /// Say whether the configuration can be used.
+    /// Check the configuration.
     CheckConfig(check_config::Args),
-    /// Print every key of the configuration with its default and what it means.
+    /// Print every configuration key with its default and its meaning.
     DefaultConfig(default_config::Args),
     /// Call a method and print its answer.
     Call(call::Args),
-    /// Print what is published in channels, one JSON line each.
+    /// Subscribe to channels and print each publication as a JSON line.
     Sub(sub::Args),
-    /// Publish into a channel.
+    /// Publish to a channel.
     #[command(name = "pub")]
     Publish(publish::Args),
-    /// Send a real feed through a stack of its own, kill processes on the way, and count.
+    /// Replay an earthquake feed through a temporary stack, kill processes meanwhile, and count losses and duplicates.
     Demo(demo::Args),
     /// Print a connection token for a user.
     Token(token::Args),

@@ -1,8 +1,8 @@
 //! A whole system on this machine: a broker, gateways and workers under one supervisor.
 //!
-//! `tidegate up` runs one for a person; tests, fault runs and benches run theirs, side by side, on free ports in
-//! directories of their own. Starts in the order of health, restarts what crashes, ends in the order that loses nothing.
-//! Never talks to clients.
+//! `tidegate up` runs one; tests, fault runs and benches run theirs side by side, on free ports in
+//! directories of their own. A stack starts the broker before the other processes, restarts crashed processes, and stops
+//! gateways, workers and broker in this order, which loses nothing. It does not talk to clients.
 
 use std::path::{Path, PathBuf};
 
@@ -28,7 +28,7 @@ pub mod setup;
 mod status;
 mod supervisor;
 
-/// Where the log of one process of the stack in `dir` is, or of all.
+/// Returns the log file of one process of the stack in `dir`, or the combined log.
 pub fn log_file(dir: &Path, name: Option<&str>) -> PathBuf {
     dir.join("logs").join(format!("{}.log", name.unwrap_or(log::COMBINED)))
 }

@@ -26,10 +26,10 @@ use super::{
     socket::{SocketCommand, SocketDriver, SocketStatus},
 };
 
-/// Commands that wait to be sent; a further one waits for its place.
+/// The capacity of the command queue. A sender waits while it is full.
 const ORDERS: usize = 256;
 
-/// A handle to one connection, cheap to clone. The connection is cut when the last handle is dropped.
+/// A handle to one connection, cheap to clone. Dropping the last handle closes the socket without a close frame.
 #[derive(Debug, Clone)]
 pub struct Client {
     inner: Arc<ClientInner>,
@@ -67,7 +67,7 @@ impl Client {
         Ok((Self { inner: Arc::new(inner) }, Events(receiver)))
     }
 
-    /// Returns what the gateway said when this client connected: its id, its personal channel, the ping interval.
+    /// Returns the gateway's reply to the connect command: the client id, the personal channel, the ping interval.
     pub fn connected(&self) -> &ConnectResult {
         &self.inner.connected
     }
@@ -82,12 +82,12 @@ impl Client {
         self.inner.shared.end.get()
     }
 
-    /// Returns how many replies came to commands that had their reply already. The protocol allows none.
+    /// Returns the number of second replies to one command. The protocol allows none.
     pub fn stray_replies(&self) -> u64 {
         self.inner.shared.strays.load(Ordering::Relaxed)
     }
 
-    /// Calls a method and waits for its answer.
+    /// Calls a method and waits for the answer.
     pub async fn rpc(&self, method: &str, data: impl Into<Bytes>) -> Result<Bytes, CallError> {
         self.rpc_timeout(method, data, self.inner.timeout).await
     }
@@ -105,37 +105,37 @@ impl Client {
         Ok(reply.rpc.unwrap_or_default().data)
     }
 
-    /// Publishes into a channel.
+    /// Publishes to a channel.
     pub async fn publish(&self, channel: &str, data: impl Into<Bytes>) -> Result<(), CallError> {
         let publish = PublishRequest { channel: channel.to_owned(), data: data.into(), kind: 0 };
         self.call(Command { publish: Some(publish), ..Command::default() }).await.map(drop)
     }
 
-    /// Begins to receive a channel.
+    /// Subscribes to a channel.
     pub async fn subscribe(&self, channel: &str) -> Result<SubscribeResult, CallError> {
         let subscribe = SubscribeRequest { channel: channel.to_owned(), ..SubscribeRequest::default() };
         let reply = self.call(Command { subscribe: Some(subscribe), ..Command::default() }).await?;
         Ok(reply.subscribe.unwrap_or_default())
     }
 
-    /// Ceases to receive a channel.
+    /// Unsubscribes from a channel.
     pub async fn unsubscribe(&self, channel: &str) -> Result<(), CallError> {
         let unsubscribe = UnsubscribeRequest { channel: channel.to_owned() };
         self.call(Command { unsubscribe: Some(unsubscribe), ..Command::default() }).await.map(drop)
     }
 
-    /// Brings a fresh token.
+    /// Refreshes the connection token.
     pub async fn refresh(&self, token: &str) -> Result<(), CallError> {
         let refresh = RefreshRequest { token: token.to_owned() };
         self.call(Command { refresh: Some(refresh), ..Command::default() }).await.map(drop)
     }
 
-    /// Sends any command, for verbs without a method here. Its id is chosen by this client.
+    /// Sends any command and waits for its reply. This client chooses the id.
     pub async fn call(&self, command: Command) -> Result<Reply, CallError> {
         self.exchange(command, self.inner.timeout).await
     }
 
-    /// Boxed, so that an application's futures do not carry the reply of every verb there is.
+    /// Boxed, so that the caller's futures do not hold space for the reply to every kind of command.
     async fn exchange(&self, command: Command, timeout: Duration) -> Result<Reply, CallError> {
         Box::pin(call(&self.inner.orders, &self.inner.shared, command, timeout)).await
     }
@@ -147,7 +147,7 @@ impl Client {
         sent.map_err(|_| ended(&self.inner.shared))
     }
 
-    /// Ends the connection in good order: what was queued before is sent first.
+    /// Closes the connection after the commands queued so far are sent.
     pub async fn close(&self) {
         if self.inner.orders.send(SocketCommand::Close).await.is_ok() {
             self.inner.orders.closed().await;

@@ -1,4 +1,4 @@
-//! What to do after a try of a keyed request failed. Pure: the pattern every application with keys needs.
+//! Retry rules for requests with an idempotency key. Pure; every application with keys needs the same rules.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ const CAP: Duration = Duration::from_secs(2);
 pub struct KeyedAnswer {
     /// The worker's answer.
     pub data: Bytes,
-    /// How often it was asked for; 1 means the first try was answered.
+    /// The number of tries; 1 means the first try was answered.
     pub tries: u32,
 }
 
@@ -25,26 +25,26 @@ pub struct KeyedAnswer {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{last} (try {tries})")]
 pub struct KeyedError {
-    /// What the last try said.
+    /// The error of the last try.
     pub last: CallError,
-    /// Whether some try said that the request is stored.
+    /// Whether any try reported the request as stored.
     pub accepted: bool,
-    /// How often it was asked for.
+    /// The number of tries.
     pub tries: u32,
 }
 
-/// What follows a try that was not answered.
+/// What to do after a failed try.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RetryDecision {
-    /// Ask again at once: the gateway itself waits, or another connection has to be found.
+    /// Retry at once: the gateway itself waits for the answer, or the client must find another connection.
     Now,
-    /// Ask again after a pause: something is overloaded or away.
+    /// Retry after a pause: a gateway or worker is overloaded or unavailable.
     AfterPause,
-    /// Asking again gives the same.
+    /// A retry gives the same error.
     GiveUp,
 }
 
-/// Decides what follows.
+/// Decides what to do after a failed try.
 pub(super) fn next(error: &CallError) -> RetryDecision {
     const STILL_WORKING: u32 = codes::STILL_WORKING.code;
     const OUTCOME_UNKNOWN: u32 = codes::OUTCOME_UNKNOWN.code;
@@ -60,15 +60,15 @@ pub(super) fn next(error: &CallError) -> RetryDecision {
     }
 }
 
-/// Whether a try that failed like this said that the request is stored: only a worker gives an application's errors.
+/// Whether this error proves that the request is stored. Application errors do: only a worker sends them.
 pub(super) fn says_accepted(error: &CallError) -> bool {
     const STILL_WORKING: u32 = codes::STILL_WORKING.code;
     const DEAD_LETTER: u32 = codes::DEAD_LETTER.code;
     matches!(error.code(), Some(STILL_WORKING | DEAD_LETTER)) || error.is_applications()
 }
 
-/// Returns the pause before the try that follows `failures` failed ones, with full jitter so that clients which failed
-/// together do not come back together.
+/// Returns the pause before the try that follows `failures` failed ones, with full jitter, so that clients that failed
+/// together do not retry together.
 pub(super) fn pause(failures: u32) -> Duration {
     let ceiling = BASE.saturating_mul(1 << failures.saturating_sub(1).min(10)).min(CAP);
     ceiling.mul_f64(rand::random_range(0.1..1.0))
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_still_be_answered_is_asked_for_again() {
+    fn errors_that_may_pass_are_retried() {
         assert_eq!(next(&server(codes::STILL_WORKING)), RetryDecision::Now);
         assert_eq!(next(&CallError::Timeout), RetryDecision::Now);
         assert_eq!(next(&Closed::lost("x").into()), RetryDecision::Now);
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_final_is_not_asked_for_again() {
+    fn final_errors_are_not_retried() {
         for code in [codes::DEAD_LETTER, codes::KEY_REUSED, codes::METHOD_NOT_FOUND, codes::PERMISSION_DENIED]
         {
             assert_eq!(next(&server(code)), RetryDecision::GiveUp, "{code:?}");
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn only_who_knows_that_it_is_stored_counts() {
+    fn only_errors_that_prove_storage_mark_a_request_as_accepted() {
         assert!(says_accepted(&server(codes::STILL_WORKING)));
         assert!(says_accepted(&server(codes::DEAD_LETTER)));
         let rejected = CallError::Server { code: 422, message: String::new(), temporary: false };

@@ -4,18 +4,18 @@ use std::time::Duration;
 
 use tidegate_shared::protocol::Encoding;
 
-/// How to connect.
+/// The settings of one connection.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The gateway's address, `ws://host:port/connection/websocket`.
     pub url: String,
-    /// The connection token; none connects anonymously.
+    /// The connection token. `None` connects anonymously.
     pub token: Option<String>,
     /// How messages are encoded.
     pub encoding: Encoding,
     /// How long a command waits for its reply.
     pub timeout: Duration,
-    /// How many events may wait to be looked at.
+    /// The capacity of the event queue.
     pub events: usize,
     /// The `Origin` a browser would send.
     pub origin: Option<String>,
@@ -40,7 +40,7 @@ impl Options {
         Self { token: Some(token.into()), ..self }
     }
 
-    /// Speaks this encoding.
+    /// Uses this encoding.
     #[must_use]
     pub fn encoding(self, encoding: Encoding) -> Self {
         Self { encoding, ..self }

@@ -1,7 +1,7 @@
-//! A client that comes back: the pattern an application writes around [`Client`].
+//! A client that reconnects, as an application would around [`Client`].
 //!
-//! Connects to any of several gateways in turn, subscribes again after each reconnect, and asks for the answer to a keyed
-//! request until it is there. What was published in a channel while it was away is not made up for here.
+//! Connects to any of several gateways in turn, subscribes again after each reconnect, and retries a keyed
+//! request until it is answered. It does not recover publications it missed while disconnected.
 
 use std::sync::{
     Arc,
@@ -23,14 +23,14 @@ use super::{
     options::Options,
 };
 
-/// How a session connects.
+/// The settings of a reconnecting client.
 #[derive(Debug, Clone)]
 pub struct ReconnectOptions {
-    /// How each connection is made; its `url` is not looked at.
+    /// How each connection is made; its `url` is ignored.
     pub connection: Options,
     /// The gateways, tried in turn.
     pub urls: Vec<String>,
-    /// The channels to receive.
+    /// The channels to subscribe to.
     pub channels: Vec<String>,
 }
 
@@ -38,7 +38,7 @@ pub struct ReconnectOptions {
 #[derive(Debug, Clone)]
 pub struct ReconnectingClient {
     state: watch::Receiver<SessionState>,
-    /// Of the connections that have ended.
+    /// Second replies on the connections that have ended.
     strays: Arc<AtomicU64>,
     _task: Arc<JoinSet<()>>,
 }
@@ -51,7 +51,7 @@ enum SessionState {
 }
 
 impl ReconnectingClient {
-    /// Begins to connect. The events of all connections come in one row, with `Connected` and `Disconnected` between them.
+    /// Starts to connect. The events of all connections share one queue, separated by `Connected` and `Disconnected`.
     pub fn start(options: ReconnectOptions) -> (Self, Events) {
         let (events, receiver) = mpsc::channel(options.connection.events.max(1));
         let (state, watched) = watch::channel(SessionState::Disconnected);
@@ -61,7 +61,7 @@ impl ReconnectingClient {
         (Self { state: watched, strays, _task: Arc::new(task) }, Events(receiver))
     }
 
-    /// Returns how many replies came to calls that had their reply already, on all connections so far.
+    /// Returns the number of second replies to one command, over all connections so far.
     pub fn stray_replies(&self) -> u64 {
         let now = match &*self.state.borrow() {
             SessionState::Connected(client) => client.stray_replies(),
@@ -70,7 +70,7 @@ impl ReconnectingClient {
         self.strays.load(Ordering::Relaxed) + now
     }
 
-    /// Returns the connection, once there is one.
+    /// Waits for a connection and returns it.
     pub async fn client(&self, deadline: Instant) -> Result<Client, CallError> {
         let mut state = self.state.clone();
         let waited =
@@ -86,9 +86,9 @@ impl ReconnectingClient {
         }
     }
 
-    /// Calls a method with an idempotency key until it is answered, whichever gateway is there to answer.
+    /// Calls a method with an idempotency key and retries on any gateway until it is answered.
     ///
-    /// Every try carries the same key, so however often it is sent, it is carried out for one answer.
+    /// Every try carries the same key, so repeated tries give one answer.
     pub async fn call_keyed(
         &self,
         method: &str,
@@ -113,7 +113,7 @@ impl ReconnectingClient {
             accepted |= keyed::says_accepted(&last);
             let pause = match keyed::next(&last) {
                 RetryDecision::GiveUp => return Err(KeyedError { last, accepted, tries }),
-                // Never a tight loop, whatever a server says.
+                // A pause even here, so that no server error causes a tight loop.
                 RetryDecision::Now => keyed::pause(1),
                 RetryDecision::AfterPause => keyed::pause(tries),
             };
@@ -129,7 +129,7 @@ async fn attempt(client: &Client, method: &str, data: Bytes, deadline: Instant) 
     timeout_at(deadline, client.rpc(method, data)).await.unwrap_or(Err(CallError::Timeout))
 }
 
-/// Connects, passes events on until the connection ends, and begins again.
+/// Connects, forwards events until the connection ends, and reconnects.
 async fn run(
     options: ReconnectOptions,
     state: watch::Sender<SessionState>,
@@ -178,12 +178,12 @@ async fn connect(
         client.subscribe(channel).await?;
     }
     let connected = Event::Connected { url: url.to_owned(), client: client.id().to_owned() };
-    // A receiver that was dropped does not want to know.
+    // The receiver may have been dropped to discard events.
     let _ = events.send(connected).await;
     Ok((client, incoming))
 }
 
-/// Hands events through until the connection has ended.
+/// Forwards events until the connection ends.
 async fn pass_on(mut incoming: Events, events: &mpsc::Sender<Event>) -> Closed {
     while let Some(event) = incoming.next().await {
         let end = match &event {

@@ -1,4 +1,4 @@
-//! The client against a gateway of a few lines, which says exactly what each test needs.
+//! Tests of the client against a scripted gateway.
 
 use std::{future::Future, time::Duration};
 
@@ -89,7 +89,7 @@ where
 }
 
 #[tokio::test]
-async fn replies_find_their_calls_in_any_order_and_calls_made_together_travel_together() {
+async fn replies_match_their_calls_in_any_order_and_concurrent_calls_share_a_message() {
     let script = |mut gateway: FakeGateway| async move {
         let commands = gateway.commands().await;
         assert_eq!(commands.len(), 3);
@@ -141,7 +141,7 @@ async fn a_ping_is_answered_with_a_pong() {
 }
 
 #[tokio::test]
-async fn whoever_waits_when_the_connection_ends_is_told_the_reason() {
+async fn pending_and_later_calls_fail_with_the_close_reason() {
     let script = |mut gateway: FakeGateway| async move {
         gateway.commands().await;
         gateway.close(3008, "slow").await;
@@ -209,7 +209,7 @@ async fn a_keyed_call_is_answered_by_the_second_gateway_when_the_first_dies() {
 }
 
 #[tokio::test]
-async fn a_session_does_not_come_back_after_a_final_close() {
+async fn a_session_does_not_reconnect_after_a_final_close() {
     let (listener, options) = listen().await;
     let urls = vec![options.url.clone()];
     let (session, _events) =

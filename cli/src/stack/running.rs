@@ -27,7 +27,7 @@ use super::{
 /// How long a process may take to become ready.
 const READY_LIMIT: Duration = Duration::from_secs(30);
 
-/// A running system. Dropping it kills every process and waits until they are gone.
+/// A running stack. Dropping it kills every process and waits until all have ended.
 #[derive(Debug)]
 pub struct Stack {
     blueprint: Blueprint,
@@ -36,7 +36,7 @@ pub struct Stack {
     logs: Arc<Logs>,
     records: Arc<PidFiles>,
     temporary: Mutex<Option<(CleanupGuard, TempDir)>>,
-    // Two callers that scale at once would draw the same names.
+    // Serializes `scale`: two concurrent calls would use the same names.
     scaling: tokio::sync::Mutex<()>,
 }
 
@@ -60,7 +60,7 @@ impl Stack {
         })
     }
 
-    /// Starts processes, all at once, and waits until they are ready. One that ends before that fails the start.
+    /// Starts processes concurrently and waits until all are ready. A process that ends before it is ready fails the start.
     pub(super) async fn launch(&self, planned: Vec<PlannedProcess>) -> anyhow::Result<()> {
         let started: Vec<Arc<Process>> = planned
             .into_iter()
@@ -81,29 +81,29 @@ impl Stack {
         Ok(())
     }
 
-    /// The configuration, with the broker's actual address.
+    /// Returns the configuration with the broker's actual address.
     pub fn config(&self) -> &Config {
         &self.blueprint.config
     }
 
-    /// Where the broker is.
+    /// Returns the broker's URL.
     pub fn nats_url(&self) -> &str {
         &self.blueprint.config.nats.url
     }
 
-    /// Where the stack's files are.
+    /// Returns the directory of the stack's files.
     pub fn dir(&self) -> &Path {
         &self.blueprint.dir
     }
 
-    /// The nats-server it runs.
+    /// Returns the path of the nats-server program.
     pub fn nats_server(&self) -> &PathBuf {
         &self.blueprint.nats_server
     }
 
-    /// Where the gateways are.
+    /// Returns the addresses of the gateways.
     pub fn gateways(&self) -> Vec<GatewayAddress> {
-        let gateways = self.members(Kind::Gateway).into_iter().map(|process| GatewayAddress {
+        let gateways = self.processes_of(Kind::Gateway).into_iter().map(|process| GatewayAddress {
             name: process.spec.name.clone(),
             websocket: format!("ws://{}/connection/websocket", process.spec.public),
             public: process.spec.public,
@@ -112,66 +112,66 @@ impl Stack {
         gateways.collect()
     }
 
-    /// Where health and metrics of the workers are.
+    /// Returns the health and metrics addresses of the workers.
     pub fn worker_addresses(&self) -> Vec<SocketAddr> {
-        self.members(Kind::Worker).iter().map(|process| process.spec.internal).collect()
+        self.processes_of(Kind::Worker).iter().map(|process| process.spec.internal).collect()
     }
 
-    /// Kills a process (SIGKILL) and returns when it is gone. It is started again after a moment.
+    /// Kills a process (SIGKILL) and waits until it has ended. The supervisor restarts it.
     pub async fn kill(&self, name: &str) -> anyhow::Result<()> {
         self.process(name)?.kill().await
     }
 
-    /// Asks a process to end (SIGTERM), waits for it and leaves it down. Returns how it ended.
+    /// Stops a process (SIGTERM), waits for its end and leaves it stopped. Returns its exit status.
     pub async fn stop(&self, name: &str) -> anyhow::Result<ExitStatus> {
         let exit = self.process(name)?.take_down(true).await;
         exit.with_context(|| format!("{name} was not running"))
     }
 
-    /// Kills a process and leaves it down until [`Stack::start_process`].
+    /// Kills a process and leaves it stopped until [`Stack::start_process`].
     pub async fn hold(&self, name: &str) -> anyhow::Result<()> {
         self.process(name)?.take_down(false).await;
         Ok(())
     }
 
-    /// Starts a process that was stopped or held. It runs when this returns; [`Stack::wait_ready`] waits until it works.
+    /// Starts a stopped process. It runs when this returns; [`Stack::wait_ready`] waits until it is ready.
     pub async fn start_process(&self, name: &str) -> anyhow::Result<()> {
         self.process(name)?.bring_up().await;
         Ok(())
     }
 
-    /// Pauses a process (SIGSTOP): to others it looks like a machine that hangs.
+    /// Pauses a process (SIGSTOP): to its peers it looks like a hung machine.
     pub fn pause(&self, name: &str) -> anyhow::Result<()> {
         self.process(name)?.pause(true)
     }
 
-    /// Lets a paused process go on.
+    /// Resumes a paused process (SIGCONT).
     pub fn resume(&self, name: &str) -> anyhow::Result<()> {
         self.process(name)?.pause(false)
     }
 
-    /// The process id, while the process runs.
+    /// Returns the process id while the process runs.
     pub fn pid(&self, name: &str) -> Option<i32> {
         self.process(name).ok()?.state().pid.map(|pid| pid.as_raw_nonzero().get())
     }
 
-    /// How often a process was started again.
+    /// Returns the number of restarts of a process.
     pub fn restarts(&self, name: &str) -> u32 {
         self.process(name).map_or(0, |process| process.state().restarts)
     }
 
-    /// Waits until a process works.
+    /// Waits until a process is ready.
     pub async fn wait_ready(&self, name: &str) -> anyhow::Result<()> {
         self.process(name)?.ready(CRASH_LOOP, READY_LIMIT).await
     }
 
-    /// Starts or ends gateways or workers until there are `count`: the last ones go first, finishing what they do.
+    /// Starts or stops gateways or workers until there are `count`. Stops the highest numbers, which finish their work first.
     pub async fn scale(&self, kind: Kind, count: usize) -> anyhow::Result<()> {
         if kind == Kind::Nats {
             bail!("a stack has one nats");
         }
         let _one_at_a_time = self.scaling.lock().await;
-        let now = self.members(kind);
+        let now = self.processes_of(kind);
         let added: Vec<PlannedProcess> = (now.len() + 1..=count)
             .map(|number| self.blueprint.member(kind, number))
             .collect::<anyhow::Result<_>>()?;
@@ -181,26 +181,26 @@ impl Stack {
         self.launch(added).await
     }
 
-    /// What every process is doing.
+    /// Returns the state of every process.
     pub fn status(&self) -> Vec<ProcessStatus> {
         let processes = self.processes();
         processes.iter().map(|process| status_of(process)).collect()
     }
 
-    /// What all processes have printed lately, with their names before the lines.
+    /// Returns the recent output of all processes, each line with the process name.
     pub fn log(&self) -> String {
         self.logs.all()
     }
 
-    /// What one process has printed lately.
+    /// Returns the recent output of one process.
     pub fn log_of(&self, name: &str) -> String {
         self.logs.of(name)
     }
 
-    /// Ends everything in the order that loses nothing: gateways, workers, broker. A temporary directory is removed.
+    /// Stops gateways, workers and broker in this order, which loses nothing. Removes a temporary directory.
     pub async fn down(&self) {
         for kind in [Kind::Gateway, Kind::Worker, Kind::Nats] {
-            join_all(self.members(kind).iter().map(|process| process.take_down(true))).await;
+            join_all(self.processes_of(kind).iter().map(|process| process.take_down(true))).await;
         }
         self.finish();
     }
@@ -215,7 +215,7 @@ impl Stack {
         self.processes.lock()
     }
 
-    fn members(&self, kind: Kind) -> Vec<Arc<Process>> {
+    fn processes_of(&self, kind: Kind) -> Vec<Arc<Process>> {
         self.processes().iter().filter(|process| process.spec.kind == kind).cloned().collect()
     }
 
@@ -224,7 +224,7 @@ impl Stack {
         let found = processes.iter().find(|process| process.spec.name == name);
         found.cloned().with_context(|| {
             let names: Vec<&str> = processes.iter().map(|process| process.spec.name.as_str()).collect();
-            format!("there is no {name}; there are {}", names.join(", "))
+            format!("the stack has no process {name}; there are {}", names.join(", "))
         })
     }
 }

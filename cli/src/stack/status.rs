@@ -4,7 +4,7 @@ use std::{fmt, net::SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-/// What a process is.
+/// The kind of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
@@ -16,51 +16,51 @@ pub enum Kind {
     Worker,
 }
 
-/// What a process is doing.
+/// The state of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ProcessPhase {
-    /// It was started and is not ready yet.
+    /// Started, not ready yet.
     Starting,
-    /// It works.
+    /// Ready for work.
     Ready,
-    /// It crashed and will be started again.
+    /// Crashed; waits for its restart.
     Waiting,
-    /// It is down because somebody asked for it.
+    /// Stopped on request.
     Stopped,
 }
 
-/// Where one gateway is.
+/// The addresses of one gateway.
 #[derive(Debug, Clone)]
 pub struct GatewayAddress {
-    /// The process' name.
+    /// The name of the process.
     pub name: String,
-    /// Where clients connect, as they write it.
+    /// The WebSocket URL for clients.
     pub websocket: String,
-    /// Where clients connect.
+    /// The address for clients.
     pub public: SocketAddr,
-    /// Where health and metrics are.
+    /// The address of health and metrics.
     pub internal: SocketAddr,
 }
 
 /// One line of `tidegate status`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ProcessStatus {
-    /// The process' name.
+    /// The name of the process.
     pub name: String,
-    /// What it is.
+    /// The kind.
     pub kind: Kind,
-    /// What it is doing.
+    /// The state.
     pub phase: ProcessPhase,
     /// Its process id, while it runs.
     pub pid: Option<i32>,
-    /// How often it was started again.
+    /// The number of restarts.
     pub restarts: u32,
-    /// For how long it has been running.
+    /// The time since its last start, in milliseconds.
     pub uptime_ms: u64,
-    /// Where it listens.
+    /// The address it listens on.
     pub address: String,
-    /// Where its health and metrics are, and a gateway's server API.
+    /// The URL of health and metrics, and of a gateway's server API.
     pub internal: String,
 }
 
