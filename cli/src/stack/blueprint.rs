@@ -1,4 +1,4 @@
-//! How the processes of one stack are started: programs, arguments, environment, ports.
+//! Plans the processes of a stack: programs, arguments, environment, ports.
 
 use std::{
     env,
@@ -12,14 +12,14 @@ use tidegate_shared::config::Config;
 
 use super::{broker, port::ReservedPort, process::ProcessSpec, status::Kind};
 
-/// How long the broker may take to end.
+/// How long the broker may take to stop.
 const BROKER_GRACE: Duration = Duration::from_secs(15);
-/// What a process may take beyond the time its configuration gives it to end.
+/// Extra time to stop, beyond the drain time of the configuration.
 const MARGIN: Duration = Duration::from_secs(3);
-/// From the broker's port to that of its monitoring: 4222 and 8222.
+/// Distance from the broker's client port to its monitoring port: 4222 and 8222.
 const MONITOR_OFFSET: u16 = 4000;
 
-/// Everything that is decided before the first process starts.
+/// The decisions made before the first process starts.
 #[derive(Debug)]
 pub(crate) struct Blueprint {
     pub(crate) config: Config,
@@ -27,11 +27,11 @@ pub(crate) struct Blueprint {
     pub(crate) dir: PathBuf,
     pub(crate) nats_server: PathBuf,
     pub(crate) free_ports: bool,
-    /// Extra environment: for processes whose names begin with the first, variable and value.
+    /// Extra environment variables: process name prefix, variable, value.
     pub(crate) variables: Vec<(String, String, String)>,
 }
 
-/// A process that can be started, with the ports that are kept for it.
+/// A process to start, with its reserved ports.
 pub(crate) type PlannedProcess = (ProcessSpec, Vec<ReservedPort>);
 
 /// The addresses of one process.
@@ -42,7 +42,7 @@ pub(crate) struct Addresses {
 }
 
 impl Blueprint {
-    /// The broker. Changes `nats.url` to where it will be.
+    /// Plans the broker. Sets `nats.url` to its address.
     pub(crate) fn nats(&mut self) -> anyhow::Result<PlannedProcess> {
         let Addresses { public, internal, reserved } = if self.free_ports {
             Addresses::free()?
@@ -73,8 +73,8 @@ impl Blueprint {
         Ok((spec, reserved))
     }
 
-    /// The gateway or worker of this number, counted from 1.
-    pub(crate) fn member(&self, kind: Kind, number: usize) -> anyhow::Result<PlannedProcess> {
+    /// Plans the gateway or worker with this number, counted from 1.
+    pub(crate) fn process(&self, kind: Kind, number: usize) -> anyhow::Result<PlannedProcess> {
         let name = format!("{kind}-{number}");
         let Addresses { public, internal, reserved } = self.place(kind, number)?;
         let mut variables = self.common_variables();
@@ -107,11 +107,14 @@ impl Blueprint {
         Ok((spec, reserved))
     }
 
-    /// Where a member is: free ports, or the configured ones counted on from the first.
+    /// Chooses addresses: free ports, or the configured port plus the number of processes before this one.
     fn place(&self, kind: Kind, number: usize) -> anyhow::Result<Addresses> {
         let nth = |first: SocketAddr| -> anyhow::Result<SocketAddr> {
             let port = u16::try_from(number - 1).ok().and_then(|n| first.port().checked_add(n));
-            Ok(SocketAddr::new(first.ip(), port.context("there are no ports for so many processes")?))
+            Ok(SocketAddr::new(
+                first.ip(),
+                port.context("no port is left for so many processes: configure a lower port")?,
+            ))
         };
         Ok(match (self.free_ports, kind) {
             (true, Kind::Gateway) => Addresses::free()?,
@@ -133,7 +136,7 @@ impl Blueprint {
             ("NO_COLOR".to_owned(), "1".to_owned()),
         ];
         if self.free_ports {
-            // Stacks side by side must not meet in a file either.
+            // Stacks side by side must not share a database file.
             let database = self.dir.join("quakes.db").display().to_string();
             variables.push(("TIDEGATE_QUAKES__DATABASE".to_owned(), database));
         }
@@ -171,7 +174,7 @@ fn loopback(port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
 }
 
-/// The port of a broker that this stack is to run.
+/// Returns the broker's port from a loopback URL.
 fn local_port(url: &str) -> anyhow::Result<u16> {
     let address = url.strip_prefix("nats://").unwrap_or(url);
     let (host, port) = address.rsplit_once(':').unwrap_or((address, "4222"));
@@ -181,7 +184,7 @@ fn local_port(url: &str) -> anyhow::Result<u16> {
     port.parse().with_context(|| format!("nats.url is {url}, which has no port"))
 }
 
-/// Finds a program of the workspace: beside this one, or one directory up, as tests run from `target/<profile>/deps`.
+/// Finds a program of the workspace: beside this one, or one directory up, because tests run from `target/<profile>/deps`.
 fn program(name: &str) -> anyhow::Result<PathBuf> {
     let this = env::current_exe().context("finding this program")?;
     let dirs = this.ancestors().skip(1).take(2);

@@ -173,7 +173,7 @@ impl Stack {
         let _one_at_a_time = self.scaling.lock().await;
         let now = self.processes_of(kind);
         let added: Vec<PlannedProcess> = (now.len() + 1..=count)
-            .map(|number| self.blueprint.member(kind, number))
+            .map(|number| self.blueprint.process(kind, number))
             .collect::<anyhow::Result<_>>()?;
         let surplus = now.get(count..).unwrap_or_default();
         join_all(surplus.iter().map(|process| process.take_down(true))).await;
