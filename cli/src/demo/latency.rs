@@ -1,23 +1,23 @@
-//! How long things took. Pure.
+//! Latency summaries. Pure.
 
 use std::{fmt, time::Duration};
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-/// The middle and the slow end of a series, in milliseconds.
+/// Percentiles of a series of durations, in milliseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Latency {
-    /// Half of it was faster.
+    /// The median.
     pub p50: f64,
-    /// All but one in a hundred were faster.
+    /// The 99th percentile.
     pub p99: f64,
-    /// The slowest.
+    /// The maximum.
     pub max: f64,
 }
 
 impl Latency {
-    /// Sums up a series.
+    /// Summarizes a series.
     pub(super) fn of(series: impl IntoIterator<Item = Duration>) -> anyhow::Result<Self> {
         let mut histogram = Histogram::<u64>::new(3)?;
         for duration in series {

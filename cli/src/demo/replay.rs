@@ -1,4 +1,4 @@
-//! The replay: every station reports everything, while processes are killed.
+//! The replay: every station sends its reports while processes are killed.
 
 use std::{
     collections::BTreeSet,
@@ -19,29 +19,29 @@ use crate::{
     stack::Stack,
 };
 
-/// What is killed when a third is answered, and when two thirds are: one of two workers, one of two gateways.
+/// The processes killed after a third and after two thirds of the answers: one of two workers, one of two gateways.
 const VICTIMS: [&str; 2] = ["worker-1", "gateway-2"];
-/// Reports on their way from the stations to whoever counts them.
+/// The capacity of the queue of report results.
 const REPORTS: usize = 256;
 
-/// What the stations come to.
+/// The results of all stations.
 #[derive(Debug, Default)]
 pub(super) struct Replay {
     pub(super) requests: RequestCounts,
-    /// Events whose request was accepted, and was neither rejected nor given up: each must have its row.
-    pub(super) must: BTreeSet<String>,
-    /// From first try to answer.
+    /// Events whose request was accepted, not rejected and not a dead letter: each must have a row.
+    pub(super) rows_expected: BTreeSet<String>,
+    /// The time from the first try to the answer, per request.
     pub(super) elapsed: Vec<Duration>,
-    /// Which processes were killed.
+    /// The killed processes.
     pub(super) kills: Vec<String>,
-    /// When the last of them was.
+    /// The time of the last kill.
     pub(super) last_kill: Option<Instant>,
-    /// How long it took.
+    /// The duration of the replay.
     pub(super) duration: Duration,
 }
 
 impl Replay {
-    /// Sends everything through `sessions`, one a station. Without a stack to kill in, nothing is killed.
+    /// Sends every report through `sessions`, one per station. Without `victims` no process is killed.
     pub(super) async fn run(
         plan: &Plan,
         sessions: &[ReconnectingClient],
@@ -76,7 +76,7 @@ impl Replay {
 
     fn take(&mut self, settled: ReportResult) {
         let requests = &mut self.requests;
-        let own = settled.is_its_own();
+        let own = settled.answers_this_report();
         let (tries, accepted) = match &settled.result {
             Ok(answered) => (answered.tries, true),
             Err(unanswered) => (unanswered.tries, unanswered.accepted),
@@ -92,7 +92,9 @@ impl Replay {
             }
             Ok(answered) => {
                 let answer = String::from_utf8_lossy(&answered.data);
-                requests.failures.push(format!("{}: the answer is somebody else's: {answer}", settled.id));
+                requests
+                    .failures
+                    .push(format!("{}: the answer belongs to another request: {answer}", settled.id));
             }
             Err(KeyedError { last, .. }) => {
                 let dead = last.code() == Some(codes::DEAD_LETTER.code);
@@ -103,12 +105,12 @@ impl Replay {
             }
         }
         if accepted && !without_row {
-            self.must.insert(settled.id);
+            self.rows_expected.insert(settled.id);
         }
     }
 }
 
-/// Who is killed after so many answers.
+/// Returns the process to kill after `count` answers.
 fn victim(count: usize, total: usize) -> Option<&'static str> {
     let [worker, gateway] = VICTIMS;
     match count {
@@ -149,7 +151,7 @@ mod tests {
             (requests.dead, requests.rejected, requests.retries, requests.failures.len()),
             (1, 1, 3, 5)
         );
-        assert_eq!(replay.must.into_iter().collect::<Vec<_>>(), ["a", "b", "d"]);
+        assert_eq!(replay.rows_expected.into_iter().collect::<Vec<_>>(), ["a", "b", "d"]);
     }
 
     #[test]

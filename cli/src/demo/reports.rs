@@ -1,4 +1,4 @@
-//! A reporting station: sends its earthquakes, a few at a time, and asks again until each is answered.
+//! Sends the reports of a station, a few at a time, and retries each until it is answered.
 
 use std::time::Duration;
 
@@ -11,23 +11,23 @@ use crate::client::{KeyedAnswer, KeyedError, ReconnectingClient};
 
 /// Unanswered requests of one station at a time.
 const IN_FLIGHT: usize = 8;
-/// The method that takes an earthquake.
+/// The method that stores an earthquake.
 const METHOD: &str = "quakes.report";
 
-/// How one report ended.
+/// The result of one report.
 #[derive(Debug)]
 pub(super) struct ReportResult {
     /// The earthquake's id.
     pub(super) id: String,
-    /// From the first try to the end.
+    /// The time from the first try to the result.
     pub(super) elapsed: Duration,
     /// The answer, or why there is none.
     pub(super) result: Result<KeyedAnswer, KeyedError>,
 }
 
 impl ReportResult {
-    /// Whether the answer is the answer to this report.
-    pub(super) fn is_its_own(&self) -> bool {
+    /// Whether the answer belongs to this report.
+    pub(super) fn answers_this_report(&self) -> bool {
         #[derive(Deserialize)]
         struct ReportAnswer {
             id: String,
@@ -39,7 +39,7 @@ impl ReportResult {
     }
 }
 
-/// Reports everything of the plan; ends early when nobody listens to `settled`.
+/// Sends every report of the plan; ends early when the receiver of `settled` is dropped.
 pub(super) async fn report(
     plan: StationPlan,
     session: ReconnectingClient,
@@ -66,14 +66,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_to_another_report_is_noticed() {
+    fn an_answer_to_another_report_is_detected() {
         let settled = |data: &'static str| ReportResult {
             id: "us1".to_owned(),
             elapsed: Duration::ZERO,
             result: Ok(KeyedAnswer { data: data.into(), tries: 1 }),
         };
-        assert!(settled(r#"{"id":"us1","stored":true}"#).is_its_own());
-        assert!(!settled(r#"{"id":"us2","stored":true}"#).is_its_own());
-        assert!(!settled("null").is_its_own());
+        assert!(settled(r#"{"id":"us1","stored":true}"#).answers_this_report());
+        assert!(!settled(r#"{"id":"us2","stored":true}"#).answers_this_report());
+        assert!(!settled("null").answers_this_report());
     }
 }

@@ -1,4 +1,4 @@
-//! What the workers stored, read from the database file itself.
+//! The rows that the workers stored, read from the database file.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,8 +20,8 @@ pub(super) async fn ids(database: &Path) -> anyhow::Result<Vec<String>> {
     Ok(ids)
 }
 
-/// Compares the rows with the events that were sent, and with those that must have a row.
-pub(super) fn count(ids: &[String], sent: &BTreeSet<String>, must: &BTreeSet<String>) -> RowCounts {
+/// Compares the rows with the events sent and with the events that must have a row.
+pub(super) fn count(ids: &[String], sent: &BTreeSet<String>, expected: &BTreeSet<String>) -> RowCounts {
     let mut rows: BTreeMap<&str, usize> = BTreeMap::new();
     for id in ids {
         *rows.entry(id).or_default() += 1;
@@ -29,7 +29,7 @@ pub(super) fn count(ids: &[String], sent: &BTreeSet<String>, must: &BTreeSet<Str
     RowCounts {
         stored: ids.len(),
         twice: ids.len() - rows.len(),
-        missing: must.iter().filter(|id| !rows.contains_key(id.as_str())).cloned().collect(),
+        missing: expected.iter().filter(|id| !rows.contains_key(id.as_str())).cloned().collect(),
         unknown: rows.keys().filter(|id| !sent.contains(**id)).count(),
     }
 }

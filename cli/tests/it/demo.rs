@@ -10,7 +10,7 @@ async fn nothing_is_lost_and_nothing_comes_twice_while_processes_are_killed() {
     let counts = demo::run(&Options { file, kills: true, keep: KeepFiles::Failed }).await.unwrap();
     assert_eq!(counts.problems(), Vec::<String>::new(), "{}", counts.table());
     assert_eq!(counts.kills, ["worker-1", "gateway-2"]);
-    assert!(counts.heard.interruptions > 0, "a gateway with listeners was killed: {}", counts.table());
+    assert!(counts.deliveries.interruptions > 0, "a gateway with subscribers was killed: {}", counts.table());
 }
 
 #[tokio::test]
