@@ -1,4 +1,4 @@
-//! `tidegate demo`: a real feed through a real system, with processes killed on the way.
+//! `tidegate demo`: replays a feed through a temporary stack while processes are killed.
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -15,21 +15,21 @@ pub(crate) struct Args {
     /// The feed: one earthquake a line.
     #[arg(long, default_value = "examples/quakes/earthquakes.ndjson", value_name = "FILE")]
     file: PathBuf,
-    /// Kill a worker and a gateway on the way.
+    /// Kill a worker and a gateway during the run.
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL")]
     kills: bool,
-    /// Leave the files and logs where they are; after a run that failed they stay in any case.
+    /// Keep the files and logs. After a failed run they are always kept.
     #[arg(long)]
     keep: bool,
     /// Run the demo this many times.
     #[arg(long, default_value_t = 1, value_name = "N")]
     repeat: usize,
-    /// Write what was counted to this file.
+    /// Write the counts to this file as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
 
-/// What `--json` writes.
+/// The document `--json` writes.
 #[derive(Serialize)]
 struct DemoReport {
     passed: bool,
@@ -50,7 +50,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         if args.repeat > 1 {
             output::note(format!("run {number} of {}", args.repeat));
         }
-        // Interrupted, the stack is dropped, which ends its processes.
+        // An interrupt drops the stack, which ends its processes.
         let run = tokio::select! {
             counts = demo::run(&options) => judge(counts),
             _ = tokio::signal::ctrl_c() => bail!("interrupted"),
@@ -69,7 +69,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(if report.passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Shows what a run counted and says whether it passed.
+/// Prints the counts of a run and whether it passed.
 fn judge(counts: anyhow::Result<Counts>) -> DemoRun {
     match counts {
         Ok(counts) => {

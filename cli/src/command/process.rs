@@ -1,4 +1,4 @@
-//! `tidegate kill`, `stop` and `start`: what happens to one process of the local stack.
+//! `tidegate kill`, `stop` and `start`: act on one process of the local stack.
 
 use std::process::ExitCode;
 

@@ -9,7 +9,7 @@ use tidegate_shared::{broker::Broker, channel::Channel, config::Config};
 
 use crate::command::access::{self, AccessArgs, JsonArg};
 
-/// How long NATS may take.
+/// How long the connection to NATS may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Arguments of `tidegate pub`.
@@ -20,7 +20,7 @@ pub(crate) struct Args {
     /// The payload.
     #[arg(value_name = "JSON")]
     data: JsonArg,
-    /// Publish through NATS as a service does, past the gateway.
+    /// Publish through NATS as a service does, without the gateway.
     #[arg(long)]
     as_service: bool,
     #[command(flatten)]

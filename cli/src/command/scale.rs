@@ -1,4 +1,4 @@
-//! `tidegate scale workers=4`: more or fewer workers or gateways, while everything runs.
+//! `tidegate scale workers=4`: changes the number of workers or gateways of a running stack.
 
 use std::{process::ExitCode, str::FromStr};
 
@@ -17,12 +17,12 @@ use crate::command::{DirArgs, status};
 pub(crate) struct Args {
     #[command(flatten)]
     dir: DirArgs,
-    /// What there should be: workers=N, gateways=N.
+    /// The new numbers: workers=N, gateways=N.
     #[arg(required = true, value_name = "WHAT=N")]
     targets: Vec<ScaleTarget>,
 }
 
-/// How many of what.
+/// The new number of one kind of process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct ScaleTarget {
     kind: Kind,
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_target_says_how_many_of_what() {
+    fn a_target_parses_into_kind_and_count() {
         assert_eq!("workers=4".parse(), Ok(ScaleTarget { kind: Kind::Worker, count: 4 }));
         assert_eq!("gateways=0".parse(), Ok(ScaleTarget { kind: Kind::Gateway, count: 0 }));
         assert!("nats=2".parse::<ScaleTarget>().is_err());

@@ -1,4 +1,4 @@
-//! `tidegate status`: what every process of the local stack is doing.
+//! `tidegate status`: prints the state of every process of the local stack.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -17,7 +17,7 @@ use crate::command::DirArgs;
 pub(crate) struct Args {
     #[command(flatten)]
     dir: DirArgs,
-    /// For programs: a JSON array.
+    /// Print a JSON array.
     #[arg(long)]
     json: bool,
 }
@@ -32,7 +32,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// One line a process.
+/// Returns a table with one line per process.
 pub(crate) fn table(processes: &[ProcessStatus]) -> String {
     let row = |name: &str, pid: &str, state: &str, restarts: &str, uptime: &str, address: &str| {
         format!("{name:<12}{pid:>8}  {state:<10}{restarts:>8}  {uptime:>10}  {address}\n")

@@ -1,4 +1,4 @@
-//! `tidegate sub`: what is published in channels, one JSON line each.
+//! `tidegate sub`: prints the publications of channels, one JSON line each.
 
 use std::{collections::BTreeMap, process::ExitCode, time::Duration};
 
@@ -22,7 +22,7 @@ pub(crate) struct Args {
     /// The channels, such as chat:lobby.
     #[arg(value_name = "CHANNEL", required_unless_present = "all")]
     channels: Vec<String>,
-    /// Show the personal channel and messages too.
+    /// Also print the personal channel and messages.
     #[arg(long)]
     all: bool,
     /// End after this many lines.
@@ -32,7 +32,7 @@ pub(crate) struct Args {
     access: AccessArgs,
 }
 
-/// One line.
+/// One line of output.
 #[derive(Serialize)]
 struct PublicationLine<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -82,7 +82,7 @@ async fn show(args: &Args, mut events: Events) {
     }
 }
 
-/// Turns an event into a line, or says on standard error what is none.
+/// Turns a publication or message into a line. Prints other events to standard error.
 fn line(event: Event, all: bool) -> Option<String> {
     match event {
         Event::Publication { channel, data, offset, tags, info } if all || !channel.starts_with('#') => {
@@ -118,7 +118,7 @@ fn line(event: Event, all: bool) -> Option<String> {
     }
 }
 
-/// A JSON connection carries nothing else; what is missing is `null`.
+/// A JSON connection carries only JSON. An empty payload is `null`.
 fn raw(data: &Bytes) -> Option<&RawValue> {
     if data.is_empty() { serde_json::from_str("null").ok() } else { serde_json::from_slice(data).ok() }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use tidegate_cli::demo::{self, KeepFiles, Options};
 
 #[tokio::test]
-async fn nothing_is_lost_and_nothing_comes_twice_while_processes_are_killed() {
+async fn the_demo_counts_no_loss_and_no_duplicate_while_processes_are_killed() {
     let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../examples/quakes/earthquakes.ndjson");
     let counts = demo::run(&Options { file, kills: true, keep: KeepFiles::Failed }).await.unwrap();
     assert_eq!(counts.problems(), Vec::<String>::new(), "{}", counts.table());
