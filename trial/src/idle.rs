@@ -1,6 +1,6 @@
-//! Scenario `idle`: connections that do nothing, and what each of them costs the gateway in memory and processor time.
+//! Scenario `idle`: the memory and processor time that idle connections cost the gateway.
 //!
-//! Connected in two halves. The first includes what a process allocates once; the second is what one more costs.
+//! Connects in two halves. The first includes one-time allocations; the second gives the cost of a further connection.
 
 use std::time::{Duration, Instant};
 
@@ -15,10 +15,10 @@ use crate::{
     target::Target,
 };
 
-/// What a connection may cost at first, and what is aimed at later.
+/// The target memory per connection now, and the later target.
 const TARGET_KIB: f64 = 12.0;
 const LATER_KIB: f64 = 6.0;
-/// Handshakes at a time: a flood would measure the listen backlog.
+/// Concurrent handshakes. More would measure the listen backlog.
 const HANDSHAKES: usize = 64;
 /// Memory has settled when it stays within this range ...
 const STEADY_KIB: u64 = 64;
@@ -29,7 +29,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Memory that does not settle in this time is read as it is.
 const SETTLE_LIMIT: Duration = Duration::from_secs(20);
 
-/// How many, and what to look at.
+/// The size of the run.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
     /// Connections
@@ -41,7 +41,7 @@ pub(crate) struct Args {
     cpu: Option<Duration>,
 }
 
-/// The figures.
+/// The results.
 #[derive(Debug, Serialize)]
 pub(crate) struct Idle {
     connections: usize,
@@ -52,7 +52,7 @@ pub(crate) struct Idle {
     foreign_cpu_percent: f64,
 }
 
-/// The memory without connections, with half of them, with all.
+/// The memory without connections, with half of them, and with all.
 #[derive(Debug, Serialize)]
 struct MemoryGrowth {
     empty: Memory,
@@ -73,7 +73,7 @@ struct CpuUsage {
 
 /// Runs the scenario.
 pub(crate) async fn run(target: &Target, args: &Args) -> anyhow::Result<Idle> {
-    ensure!(args.connections >= 2, "nothing to measure");
+    ensure!(args.connections >= 2, "--connections must be at least 2");
     process::raise_descriptors()?;
     let pid = target.gateway_pid()?;
     let neighbours = ForeignCpu::watch(target.pids())?;
@@ -114,7 +114,7 @@ async fn connect(
     Ok(started.elapsed())
 }
 
-/// Reads the memory once it has ceased to change.
+/// Reads the memory once it is steady.
 async fn settled(pid: Option<u32>) -> anyhow::Result<Option<Memory>> {
     let Some(pid) = pid else { return Ok(None) };
     let started = Instant::now();
@@ -138,7 +138,7 @@ fn is_steady(readings: &[Memory]) -> bool {
     high - low <= STEADY_KIB
 }
 
-/// Each connection gets as many pings as every other in whole intervals, wherever in its interval the window begins.
+/// Measures processor time over whole ping intervals, in which every connection gets the same number of pings.
 async fn watch_processor(pid: u32, clients: &[Client], about: Duration) -> anyhow::Result<CpuUsage> {
     let ping = clients.first().map_or(0, |client| client.connected().ping).max(1);
     let interval = Duration::from_secs(u64::from(ping));
@@ -195,7 +195,7 @@ impl MemoryGrowth {
 }
 
 impl Idle {
-    /// The table a person reads.
+    /// Returns the table for the terminal.
     pub(crate) fn table(&self) -> String {
         let mut lines = vec![
             format!("idle: {} connections", self.connections),
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_allocated_once_does_not_count_for_a_further_connection() {
+    fn one_time_allocations_do_not_count_for_a_further_connection() {
         let growth = MemoryGrowth::of(memory(1000), memory(3000), memory(4000), 200);
         assert!((growth.kib_per_connection - 15.0).abs() < 1e-9);
         assert!((growth.kib_per_further_connection - 10.0).abs() < 1e-9);

@@ -1,4 +1,4 @@
-//! Another service that publishes at a fixed rate, and knows of every publication where it is stored.
+//! A service that publishes at a fixed rate and records the stream sequence of every publication.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tokio::{
 
 use crate::subscriber::{Segment, SubscriberStats};
 
-/// How long the last publications may take to be everywhere.
+/// How long the last publications may take to reach all subscribers.
 const SETTLE: Duration = Duration::from_secs(30);
 
 /// A publisher, and the sequences of what it has published, by channel.
@@ -39,7 +39,7 @@ impl Publisher {
         Ok(Self { jetstream, subject: format!("tide.ch.{namespace}.c"), stored })
     }
 
-    /// Publishes in every channel in turn, this many a second, until `end`; goes on with each until it is acknowledged.
+    /// Publishes to the channels in turn, `rate` times a second, until `end`. Retries each publication until it is acknowledged.
     pub(crate) async fn run(&self, rate: u32, end: impl Future<Output = ()>) -> usize {
         let mut ticks = interval(Duration::from_secs(1) / rate.max(1));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -80,19 +80,18 @@ impl Publisher {
         }
     }
 
-    /// Waits until every subscriber has the newest publication of its channel, or time is up: then something is missing.
-    pub(crate) async fn settle(&self, told: &SubscriberStats, subscribers: usize) {
+    /// Waits until every subscriber has the newest publication of its channel, or until the limit.
+    pub(crate) async fn settle(&self, stats: &SubscriberStats, subscribers: usize) {
         let channels = 0..self.stored.len();
         let newest: Vec<u64> =
             channels.map(|channel| self.stored(channel).last().copied().unwrap_or(0)).collect();
         let deadline = Instant::now() + SETTLE;
-        while told.up_to_date(&newest) < subscribers && Instant::now() < deadline {
+        while stats.up_to_date(&newest) < subscribers && Instant::now() < deadline {
             sleep(Duration::from_millis(100)).await;
         }
     }
 
-    /// Compares what subscribers got of their channels with what is stored: how many are missing, how many came twice or out
-    /// of order.
+    /// Compares received with stored publications. Returns how many are missing, and how many are duplicates or out of order.
     pub(crate) async fn compare_all(
         &self,
         mut subscribers: JoinSet<(usize, Vec<Segment>)>,

@@ -19,11 +19,11 @@ mod bare_nats;
 mod open_loop;
 mod request_path;
 
-/// What the ratio may be.
+/// The target ratio of server to bare NATS.
 const TARGET: f64 = 1.3;
 /// Requests of each side before anything counts: the first ones meet cold caches and growing buffers.
 const WARM_UP: Duration = Duration::from_secs(2);
-/// How to ask.
+/// The load.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
     /// Requests a second, however slow the answers are
@@ -43,7 +43,7 @@ pub(crate) struct Args {
     method: String,
 }
 
-/// The figures.
+/// The results.
 #[derive(Debug, Serialize)]
 pub(crate) struct RoundTrip {
     rate: u32,
@@ -74,7 +74,7 @@ struct Repetition {
     bare: Option<Percentiles>,
 }
 
-/// All slices of one side.
+/// The results of all slices of one path.
 struct PathMeasurement {
     way: Arc<RequestPath>,
     series: Series,
@@ -178,7 +178,7 @@ fn compare(times: Percentiles, repetitions: &[Repetition]) -> anyhow::Result<Com
 }
 
 impl RoundTrip {
-    /// The table a person reads.
+    /// Returns the table for the terminal.
     pub(crate) fn table(&self) -> String {
         let mut lines = vec![
             format!(
@@ -215,7 +215,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_bad_repetition_does_not_decide() {
+    fn one_bad_repetition_does_not_change_the_verdict() {
         let times = |p50| Percentiles { count: 1, p50, p99: 2.0 * p50, max: 0.0 };
         let repetition = |server, bare| Repetition { server: times(server), bare: Some(times(bare)) };
         let repetitions = [repetition(1.2, 1.0), repetition(9.0, 1.0), repetition(2.2, 2.0)];

@@ -1,4 +1,4 @@
-//! How long things took, and how often they failed. Pure.
+//! Durations and failure counts. Pure.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -12,7 +12,7 @@ const DIGITS: u8 = 3;
 #[derive(Debug, Clone)]
 pub(crate) struct Series(Histogram<u64>);
 
-/// What a series comes to, in milliseconds.
+/// Count and percentiles of a series, in milliseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub(crate) struct Percentiles {
     pub(crate) count: u64,
@@ -21,7 +21,7 @@ pub(crate) struct Percentiles {
     pub(crate) max: f64,
 }
 
-/// What went wrong, and how often.
+/// Failures with their counts.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub(crate) struct Failures(BTreeMap<String, u64>);
@@ -73,7 +73,7 @@ impl Failures {
     }
 }
 
-/// The middle one; nothing of nothing.
+/// Returns the median, or `None` without values.
 pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);

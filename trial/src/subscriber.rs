@@ -1,4 +1,4 @@
-//! One subscriber that comes back from wherever it is cut, and writes down what it was told and what it got.
+//! A subscriber that reconnects after every cut and records recoveries and publications.
 
 use std::{
     sync::{
@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::stats::{Percentiles, Series};
 
-/// What all subscribers were told.
+/// Recovery counts and offsets of all subscribers.
 pub(crate) struct SubscriberStats {
     begun: AtomicUsize,
     resumed: AtomicUsize,
@@ -30,7 +30,7 @@ pub(crate) struct SubscriberStats {
     newest: Vec<AtomicU64>,
 }
 
-/// Publications a subscriber got in one go: everything behind `base` that it was not told to have missed.
+/// Publications received without a failed recovery in between: all after `base`.
 #[derive(Debug, Default)]
 pub(crate) struct Segment {
     base: u64,
@@ -44,27 +44,27 @@ pub(crate) struct ReconnectBackoff {
     pub(crate) max: Duration,
 }
 
-/// Who subscribes to what, and where.
+/// The settings of a subscriber.
 pub(crate) struct Subscriber {
-    /// Which one this is.
+    /// Its number.
     pub(crate) number: usize,
     /// Tried in turn.
     pub(crate) urls: Vec<String>,
     pub(crate) token: String,
     pub(crate) channel: String,
     pub(crate) backoff: ReconnectBackoff,
-    pub(crate) told: Arc<SubscriberStats>,
+    pub(crate) stats: Arc<SubscriberStats>,
 }
 
-/// A subscriber at work.
+/// A running subscriber.
 struct ActiveSubscriber {
-    who: Subscriber,
+    settings: Subscriber,
     epoch: String,
     segments: Vec<Segment>,
 }
 
 impl From<u64> for Segment {
-    /// Nothing yet behind this offset.
+    /// An empty segment after this offset.
     fn from(base: u64) -> Self {
         Self { base, offsets: Vec::new() }
     }
@@ -154,9 +154,9 @@ pub(crate) fn token(stack: &Stack, number: usize) -> anyhow::Result<String> {
 }
 
 impl Subscriber {
-    /// Subscribes, and comes back whenever it is cut, until everything is over.
+    /// Subscribes, and reconnects after every cut, until `done`.
     pub(crate) async fn run(self, done: CancellationToken) -> Vec<Segment> {
-        let mut listener = ActiveSubscriber { who: self, epoch: String::new(), segments: Vec::new() };
+        let mut listener = ActiveSubscriber { settings: self, epoch: String::new(), segments: Vec::new() };
         let (mut turn, mut failures, mut cut) = (0, 0, None);
         loop {
             let came_back = tokio::select! {
@@ -170,23 +170,23 @@ impl Subscriber {
             cut.get_or_insert_with(Instant::now);
             tokio::select! {
                 () = done.cancelled() => return listener.segments,
-                () = sleep(listener.who.backoff.pause(failures)) => failures += 1,
+                () = sleep(listener.settings.backoff.pause(failures)) => failures += 1,
             }
         }
     }
 }
 
 impl ActiveSubscriber {
-    /// One connection, until it ends; false if it never came to a subscription.
+    /// Runs one connection until it ends. Returns false if it never subscribed.
     async fn live(&mut self, turn: usize, cut: Option<Instant>) -> bool {
-        let Some(url) = self.who.urls.get(turn % self.who.urls.len().max(1)) else { return false };
-        let options = Options::new(url).token(self.who.token.clone());
+        let Some(url) = self.settings.urls.get(turn % self.settings.urls.len().max(1)) else { return false };
+        let options = Options::new(url).token(self.settings.token.clone());
         let Ok((client, mut events)) = Client::connect(options).await else { return false };
         if self.subscribe(&client).await.is_none() {
             return false;
         }
         if let Some(cut) = cut {
-            self.who.told.back.lock().push(cut.elapsed());
+            self.settings.stats.back.lock().push(cut.elapsed());
         }
         self.listen(&client, &mut events).await;
         true
@@ -195,7 +195,9 @@ impl ActiveSubscriber {
     async fn listen(&mut self, client: &Client, events: &mut Events) -> Option<()> {
         loop {
             match events.next().await? {
-                Event::Publication { channel, offset, .. } if channel == self.who.channel => self.got(offset),
+                Event::Publication { channel, offset, .. } if channel == self.settings.channel => {
+                    self.got(offset);
+                }
                 Event::Unsubscribed { code: 2500.., .. } => self.subscribe(client).await?,
                 Event::Disconnected(_) => return None,
                 _ => {}
@@ -206,7 +208,7 @@ impl ActiveSubscriber {
     async fn subscribe(&mut self, client: &Client) -> Option<()> {
         let known = self.segments.last().map(Segment::newest);
         let request = SubscribeRequest {
-            channel: self.who.channel.clone(),
+            channel: self.settings.channel.clone(),
             recover: known.is_some(),
             offset: known.unwrap_or_default(),
             epoch: self.epoch.clone(),
@@ -218,16 +220,16 @@ impl ActiveSubscriber {
     }
 
     fn subscribed(&mut self, result: SubscribeResult) {
-        let told = Arc::clone(&self.who.told);
+        let stats = Arc::clone(&self.settings.stats);
         self.epoch = result.epoch;
         if result.recovered {
-            told.resumed.fetch_add(1, Ordering::Relaxed);
+            stats.resumed.fetch_add(1, Ordering::Relaxed);
             for publication in result.publications {
                 self.got(publication.offset);
             }
             return;
         }
-        let counter = if result.was_recovering { &told.not_recovered } else { &told.begun };
+        let counter = if result.was_recovering { &stats.not_recovered } else { &stats.begun };
         counter.fetch_add(1, Ordering::Relaxed);
         self.segments.push(result.offset.into());
         self.note(result.offset);
@@ -241,7 +243,7 @@ impl ActiveSubscriber {
     }
 
     fn note(&self, offset: u64) {
-        self.who.told.note(self.who.number, offset);
+        self.settings.stats.note(self.settings.number, offset);
     }
 }
 
@@ -250,7 +252,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_missing_twice_or_out_of_order_is_counted() {
+    fn missing_duplicate_and_disordered_publications_are_counted() {
         let segment = |base, offsets: &[u64]| Segment { base, offsets: offsets.to_vec() };
         let stored = [1, 3, 5, 7];
         assert_eq!(segment(1, &[3, 5, 7]).compare(&stored, true), (0, 0));
@@ -271,11 +273,11 @@ mod tests {
     }
 
     #[test]
-    fn who_has_the_newest_publication_of_its_channel_is_up_to_date() {
-        let told = SubscriberStats::new(4);
+    fn a_subscriber_with_the_newest_publication_of_its_channel_is_up_to_date() {
+        let stats = SubscriberStats::new(4);
         for (number, offset) in [7, 8, 6, 9].into_iter().enumerate() {
-            told.newest[number].store(offset, Ordering::Relaxed);
+            stats.newest[number].store(offset, Ordering::Relaxed);
         }
-        assert_eq!(told.up_to_date(&[7, 8]), 3);
+        assert_eq!(stats.up_to_date(&[7, 8]), 3);
     }
 }

@@ -1,4 +1,4 @@
-//! What is measured: a stack of our own, or any server of the protocol that somebody else runs.
+//! The measured server: a stack of this program, or an external server of the protocol.
 
 use std::time::{Duration, SystemTime};
 
@@ -23,7 +23,7 @@ name = "bare"
 match = "rpc.bare"
 "#;
 
-/// A server somebody else runs.
+/// An external server.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct ExternalServer {
     /// Measure this server instead of a stack of our own: ws://host:port/connection/websocket

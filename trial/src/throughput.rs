@@ -24,10 +24,10 @@ mod stream_watch;
 
 /// The longest run: a stuck system has to end as a failure, not as a hanging terminal.
 const LIMIT: Duration = Duration::from_mins(2);
-/// After its last answer a caller listens this long for second answers.
-const ECHOES: Duration = Duration::from_secs(1);
+/// How long a caller waits for second answers after its last answer.
+const DUPLICATE_WAIT: Duration = Duration::from_secs(1);
 
-/// How to ask.
+/// The load.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
     /// Callers, each a user with a connection
@@ -44,7 +44,7 @@ pub(crate) struct Args {
     method: String,
 }
 
-/// The figures.
+/// The results.
 #[derive(Debug, Serialize)]
 pub(crate) struct Throughput {
     callers: usize,
@@ -56,12 +56,12 @@ pub(crate) struct Throughput {
     stray_replies: u64,
     requests_per_second: f64,
     times: Percentiles,
-    /// What the stream of requests has seen; nothing for a server somebody else runs.
+    /// What the request stream stored. `None` for an external server.
     stored: Option<StoredRequests>,
     foreign_cpu_percent: f64,
 }
 
-/// What one caller, or all of them, came to.
+/// The results of one caller, or of all together.
 struct CallerTotals {
     series: Series,
     failures: Failures,
@@ -157,7 +157,7 @@ async fn ask(
     }
     tally.finished = Instant::now();
     drop(answers);
-    tokio::time::sleep(ECHOES).await;
+    tokio::time::sleep(DUPLICATE_WAIT).await;
     tally.stray_replies = client.stray_replies();
     Ok(tally)
 }
@@ -170,7 +170,7 @@ impl CallerTotals {
 }
 
 impl Throughput {
-    /// What is not as it has to be, a sentence each.
+    /// Returns the failed checks, one sentence each.
     pub(crate) fn problems(&self) -> Vec<String> {
         let answered = usize::try_from(self.answered).unwrap_or(usize::MAX);
         let mut problems = Vec::new();
@@ -184,7 +184,7 @@ impl Throughput {
         problems
     }
 
-    /// The table a person reads.
+    /// Returns the table for the terminal.
     pub(crate) fn table(&self) -> String {
         let mut lines = vec![
             format!(
@@ -200,7 +200,8 @@ impl Throughput {
         lines.push(format!("  second answers  {}", self.stray_replies));
         match &self.stored {
             Some(stored) => lines.extend(stored.lines()),
-            None => lines.push("  order           not looked at: the stream is somebody else's".to_owned()),
+            None => lines
+                .push("  order           not checked: the stream belongs to an external server".to_owned()),
         }
         lines.push(process::foreign_line(self.foreign_cpu_percent));
         let problems = self.problems();

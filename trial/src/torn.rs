@@ -1,7 +1,7 @@
-//! Torn connections: many subscribers behind a proxy that cuts them at random, gateways and the broker killed on the way,
-//! publications going on. Whoever was always told that it recovered has to have everything, once and in order.
+//! Scenario `torn`: a proxy cuts the connections of many subscribers at random, and gateways and the broker are killed during
+//! publications. A subscriber whose recoveries all succeeded must have every publication once and in order.
 //!
-//! Counts, does not assume: what was published is what the broker acknowledged, what was received is what came.
+//! Published means acknowledged by the broker.
 
 use std::{sync::Arc, time::Duration};
 
@@ -34,7 +34,7 @@ history_size = 1000
 const BACKOFF: ReconnectBackoff =
     ReconnectBackoff { min: Duration::from_millis(20), max: Duration::from_millis(100) };
 
-/// What is torn, and how often.
+/// The size and the faults of the run.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
     /// Subscribers, spread evenly over the channels
@@ -56,7 +56,7 @@ pub(crate) struct Args {
     kill_every: Duration,
 }
 
-/// What came of it.
+/// The result.
 #[derive(Debug, Serialize)]
 pub(crate) struct TornResult {
     subscribers: usize,
@@ -73,7 +73,7 @@ pub(crate) struct TornResult {
 }
 
 impl TornResult {
-    /// Whether everything adds up.
+    /// Whether there are no losses, duplicates or disorder.
     pub(crate) fn adds_up(&self) -> bool {
         self.publications > 0 && self.resumed > 0 && self.missing == 0 && self.twice_or_out_of_order == 0
     }
@@ -104,7 +104,7 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<TornResult> {
     let gateways = stack.gateways().iter().map(|gateway| gateway.public).collect();
     let proxy = Proxy::start(gateways, args.cut_every).await?;
     let publisher = Publisher::connect(&stack, "torn", args.channels).await?;
-    let told = Arc::new(SubscriberStats::new(args.subscribers));
+    let stats = Arc::new(SubscriberStats::new(args.subscribers));
     let done = CancellationToken::new();
     let mut subscribers = JoinSet::new();
     for number in 0..args.subscribers {
@@ -115,7 +115,7 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<TornResult> {
             token: crate::subscriber::token(&stack, number)?,
             channel: format!("torn:c{channel}"),
             backoff: BACKOFF,
-            told: Arc::clone(&told),
+            stats: Arc::clone(&stats),
         };
         let done = done.clone();
         subscribers.spawn(async move { (channel, subscriber.run(done).await) });
@@ -124,7 +124,7 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<TornResult> {
         tokio::join!(publisher.run(args.rate, sleep(args.time)), tear(&stack, args));
     let gateways_killed = gateways_killed?;
     proxy.stop_cutting();
-    publisher.settle(&told, args.subscribers).await;
+    publisher.settle(&stats, args.subscribers).await;
     done.cancel();
     let (missing, twice_or_out_of_order) = publisher.compare_all(subscribers).await?;
     let outcome = TornResult {
@@ -133,18 +133,18 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<TornResult> {
         publications,
         cuts: proxy.cuts(),
         gateways_killed,
-        resumed: told.resumed(),
-        not_recovered: told.not_recovered(),
+        resumed: stats.resumed(),
+        not_recovered: stats.not_recovered(),
         missing,
         twice_or_out_of_order,
-        back: told.times()?,
+        back: stats.times()?,
     };
     ensure!(!stack.log().contains("panicked"), "a process has panicked: {}", stack.log());
     stack.down().await;
     Ok(outcome)
 }
 
-/// Kills a gateway now and then, and the broker once, half-way.
+/// Kills a gateway every `kill_every`, and the broker once, half-way.
 async fn tear(stack: &Stack, args: &Args) -> anyhow::Result<u32> {
     let (start, mut killed, mut broker_killed) = (Instant::now(), 0_u32, false);
     loop {

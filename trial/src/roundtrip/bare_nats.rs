@@ -1,4 +1,4 @@
-//! The floor: the same round trip with nothing but the NATS client on both ends.
+//! The baseline: the same round trip with only the NATS client on both ends.
 //!
 //! The very streams of the stack, with the same users, message ids and acknowledgements: request into the work queue, a
 //! pull consumer, answer into the stream of answers, its republished copy. No gateway, no worker program, no WebSocket.
@@ -83,7 +83,7 @@ async fn read_answers(mut answers: Subscriber, callers: PendingAnswers) {
     while let Some(message) = answers.next().await {
         let id = Subjects::id_in(&message.subject).unwrap_or_default();
         let caller = callers.lock().remove(id);
-        // A caller that gave up has gone.
+        // The caller may have timed out.
         let _ = caller.map(|caller| caller.send(message.payload));
     }
 }

@@ -1,4 +1,4 @@
-//! The open loop: requests leave at their time, whether or not earlier ones are answered.
+//! The open loop: requests are sent on schedule, whether or not earlier ones are answered.
 
 use std::{
     sync::Arc,
@@ -16,7 +16,7 @@ use crate::stats::{Failures, Series};
 /// After its last request a slice waits this long for answers: longer than any call waits.
 const TAIL: Duration = Duration::from_secs(10);
 
-/// What one slice of one side came to.
+/// The results of one slice.
 #[derive(Debug)]
 pub(super) struct SliceResult {
     pub(super) series: Series,

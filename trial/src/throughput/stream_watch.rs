@@ -1,6 +1,6 @@
-//! What the stream of requests has stored, and in which order, as the broker itself tells.
+//! Records which requests the stream stored, and in which order, from the broker's own copies.
 //!
-//! Acknowledged requests leave a work queue, so it cannot be read afterwards. For the run the stream is told to republish
+//! Acknowledged requests leave a work queue, so it cannot be read afterwards. For the run the stream is configured to republish
 //! what it has stored; the copies carry the stream's own sequence numbers. A subscription to the requests' subjects would
 //! also see what the stream refused, and would know nothing of its order.
 
@@ -116,7 +116,7 @@ impl StoredRequests {
         stored
     }
 
-    /// What is not as it has to be, a sentence each.
+    /// Returns the failed checks, one sentence each.
     pub(super) fn problems(&self) -> impl Iterator<Item = String> {
         let counts = [
             (self.missing, "requests are missing in the stream"),
@@ -126,7 +126,7 @@ impl StoredRequests {
         counts.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}"))
     }
 
-    /// The lines a person reads.
+    /// Returns the lines for the table.
     pub(super) fn lines(&self) -> [String; 4] {
         [
             format!("  stored          {}", self.requests),
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_double_or_overtaken_is_counted() {
+    fn missing_duplicate_and_disordered_requests_are_counted() {
         let all = stored(&[(1, 0, 1), (2, 0, 0), (3, 0, 2), (4, 0, 2)], 4);
         assert_eq!(all, StoredRequests { requests: 3, missing: 1, twice: 1, out_of_order: 1 });
         assert_eq!(all.problems().count(), 3);
