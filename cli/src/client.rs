@@ -1,232 +1,27 @@
-//! A client of the Centrifuge protocol: what the commands, the demo, the load generator and the tests speak to a gateway with.
+//! A client of the Centrifuge protocol, used by the commands, the demo, the load generator and the tests.
 //!
-//! An ordinary client with no private door: it sees what any application sees. [`Client`] is one connection and never
-//! connects again; [`Reconnecting`] is the pattern an application writes around it; [`raw`] is for tests of bad input.
+//! It uses the public protocol only and sees what any application sees. [`Client`] is one connection and never
+//! reconnects; [`ReconnectingClient`] reconnects as an application would; [`raw`] is for tests of bad input.
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
-
-use bytes::Bytes;
-use tidegate_shared::{
-    VERSION,
-    protocol::{
-        Command, ConnectRequest, ConnectResult, Encoding, PublishRequest, RefreshRequest, Reply, RpcRequest,
-        SendRequest, SubscribeRequest, SubscribeResult, UnsubscribeRequest,
-    },
-};
-use tokio::{
-    sync::{mpsc, oneshot},
-    task::JoinSet,
-};
-
-use self::socket::{Driver, Order, Shared};
 pub use self::{
+    connection::Client,
     error::{CallError, Closed, ConnectError},
     event::{Event, Events},
-    keyed::{Answered, Unanswered},
-    session::{Reconnecting, SessionOptions},
+    keyed::{KeyedAnswer, KeyedError},
+    options::Options,
+    reconnecting::{ReconnectOptions, ReconnectingClient},
 };
 
 mod codec;
+mod connection;
 mod error;
 mod event;
 mod handshake;
 mod keyed;
+mod options;
 pub mod raw;
-mod session;
+mod reconnecting;
 mod socket;
-
-/// Commands that wait to be sent; a further one waits for its place.
-const ORDERS: usize = 256;
-
-/// How to connect.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// The gateway's address, `ws://host:port/connection/websocket`.
-    pub url: String,
-    /// The connection token; none connects anonymously.
-    pub token: Option<String>,
-    /// How messages are encoded.
-    pub encoding: Encoding,
-    /// How long a command waits for its reply.
-    pub timeout: Duration,
-    /// How many events may wait to be looked at.
-    pub events: usize,
-    /// The `Origin` a browser would send.
-    pub origin: Option<String>,
-}
-
-impl Options {
-    /// JSON, no token, and the 5 seconds that the protocol's other clients wait for a reply.
-    pub fn new(url: impl Into<String>) -> Self {
-        Self {
-            url: url.into(),
-            token: None,
-            encoding: Encoding::Json,
-            timeout: Duration::from_secs(5),
-            events: 256,
-            origin: None,
-        }
-    }
-
-    /// Connects with this token.
-    #[must_use]
-    pub fn token(self, token: impl Into<String>) -> Self {
-        Self { token: Some(token.into()), ..self }
-    }
-
-    /// Speaks this encoding.
-    #[must_use]
-    pub fn encoding(self, encoding: Encoding) -> Self {
-        Self { encoding, ..self }
-    }
-}
-
-/// A handle to one connection, cheap to clone. The connection is cut when the last handle is dropped.
-#[derive(Debug, Clone)]
-pub struct Client {
-    inner: Arc<Inner>,
-}
-
-#[derive(Debug)]
-struct Inner {
-    orders: mpsc::Sender<Order>,
-    shared: Arc<Shared>,
-    timeout: Duration,
-    connected: ConnectResult,
-    /// Aborted with the last handle.
-    _task: JoinSet<()>,
-}
-
-impl Client {
-    /// Connects and authenticates.
-    pub async fn connect(options: Options) -> Result<(Self, Events), ConnectError> {
-        let socket = handshake::open(&options).await?;
-        let (orders, queue) = mpsc::channel(ORDERS);
-        let (events, receiver) = mpsc::channel(options.events.max(1));
-        let shared = Arc::new(Shared::default());
-        let mut task = JoinSet::new();
-        task.spawn(Driver::new(socket, options.encoding, queue, events, Arc::clone(&shared)).run());
-        let connect = ConnectRequest {
-            token: options.token.unwrap_or_default(),
-            name: "tidegate".to_owned(),
-            version: VERSION.to_owned(),
-            ..ConnectRequest::default()
-        };
-        let command = Command { connect: Some(connect), ..Command::default() };
-        let reply = Box::pin(call(&orders, &shared, command, options.timeout)).await?;
-        let connected = reply.connect.unwrap_or_default();
-        let inner = Inner { orders, shared, timeout: options.timeout, connected, _task: task };
-        Ok((Self { inner: Arc::new(inner) }, Events(receiver)))
-    }
-
-    /// Returns what the gateway said when this client connected: its id, its personal channel, the ping interval.
-    pub fn connected(&self) -> &ConnectResult {
-        &self.inner.connected
-    }
-
-    /// Returns the connection's id.
-    pub fn id(&self) -> &str {
-        &self.inner.connected.client
-    }
-
-    /// Returns why the connection ended, once it has.
-    pub fn closed(&self) -> Option<&Closed> {
-        self.inner.shared.end.get()
-    }
-
-    /// Returns how many replies came to commands that had their reply already. The protocol allows none.
-    pub fn stray_replies(&self) -> u64 {
-        self.inner.shared.strays.load(Ordering::Relaxed)
-    }
-
-    /// Calls a method and waits for its answer.
-    pub async fn rpc(&self, method: &str, data: impl Into<Bytes>) -> Result<Bytes, CallError> {
-        self.rpc_timeout(method, data, self.inner.timeout).await
-    }
-
-    /// Calls a method and waits at most `timeout` for its answer.
-    pub async fn rpc_timeout(
-        &self,
-        method: &str,
-        data: impl Into<Bytes>,
-        timeout: Duration,
-    ) -> Result<Bytes, CallError> {
-        let rpc = RpcRequest { data: data.into(), method: method.to_owned() };
-        let command = Command { rpc: Some(rpc), ..Command::default() };
-        let reply = self.exchange(command, timeout).await?;
-        Ok(reply.rpc.unwrap_or_default().data)
-    }
-
-    /// Publishes into a channel.
-    pub async fn publish(&self, channel: &str, data: impl Into<Bytes>) -> Result<(), CallError> {
-        let publish = PublishRequest { channel: channel.to_owned(), data: data.into(), kind: 0 };
-        self.call(Command { publish: Some(publish), ..Command::default() }).await.map(drop)
-    }
-
-    /// Begins to receive a channel.
-    pub async fn subscribe(&self, channel: &str) -> Result<SubscribeResult, CallError> {
-        let subscribe = SubscribeRequest { channel: channel.to_owned(), ..SubscribeRequest::default() };
-        let reply = self.call(Command { subscribe: Some(subscribe), ..Command::default() }).await?;
-        Ok(reply.subscribe.unwrap_or_default())
-    }
-
-    /// Ceases to receive a channel.
-    pub async fn unsubscribe(&self, channel: &str) -> Result<(), CallError> {
-        let unsubscribe = UnsubscribeRequest { channel: channel.to_owned() };
-        self.call(Command { unsubscribe: Some(unsubscribe), ..Command::default() }).await.map(drop)
-    }
-
-    /// Brings a fresh token.
-    pub async fn refresh(&self, token: &str) -> Result<(), CallError> {
-        let refresh = RefreshRequest { token: token.to_owned() };
-        self.call(Command { refresh: Some(refresh), ..Command::default() }).await.map(drop)
-    }
-
-    /// Sends any command, for verbs without a method here. Its id is chosen by this client.
-    pub async fn call(&self, command: Command) -> Result<Reply, CallError> {
-        self.exchange(command, self.inner.timeout).await
-    }
-
-    /// Boxed, so that an application's futures do not carry the reply of every verb there is.
-    async fn exchange(&self, command: Command, timeout: Duration) -> Result<Reply, CallError> {
-        Box::pin(call(&self.inner.orders, &self.inner.shared, command, timeout)).await
-    }
-
-    /// Sends a message that gets no reply.
-    pub async fn send(&self, data: impl Into<Bytes>) -> Result<(), CallError> {
-        let command = Command { send: Some(SendRequest { data: data.into() }), ..Command::default() };
-        let sent = self.inner.orders.send(Order::Send(Box::new(command), None)).await;
-        sent.map_err(|_| ended(&self.inner.shared))
-    }
-
-    /// Ends the connection in good order: what was queued before is sent first.
-    pub async fn close(&self) {
-        if self.inner.orders.send(Order::Close).await.is_ok() {
-            self.inner.orders.closed().await;
-        }
-    }
-}
-
-async fn call(
-    orders: &mpsc::Sender<Order>,
-    shared: &Shared,
-    command: Command,
-    timeout: Duration,
-) -> Result<Reply, CallError> {
-    let (caller, reply) = oneshot::channel();
-    let exchange = async {
-        orders.send(Order::Send(Box::new(command), Some(caller))).await.map_err(|_| ended(shared))?;
-        reply.await.map_err(|_| ended(shared))?
-    };
-    tokio::time::timeout(timeout, exchange).await.unwrap_or(Err(CallError::Timeout))
-}
-
-fn ended(shared: &Shared) -> CallError {
-    CallError::Closed(shared.end.get().cloned().unwrap_or_else(Closed::by_caller))
-}
 
 #[cfg(test)]
 mod tests;

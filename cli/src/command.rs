@@ -23,21 +23,21 @@ use std::path::PathBuf;
 
 use tidegate_shared::config::{Config, ConfigError, FILE_VARIABLE};
 
-/// The name of the configuration file that is used when none is given.
+/// The configuration file used without `--config`.
 const CONFIG_FILE: &str = "tidegate.toml";
 
-/// Which local stack.
+/// Selects the local stack.
 #[derive(Debug, clap::Args)]
 pub(crate) struct DirArgs {
-    /// Where the local stack keeps its files.
+    /// Directory of the local stack's files.
     #[arg(long, default_value = ".run", value_name = "DIR")]
     pub(crate) dir: PathBuf,
 }
 
-/// Where the configuration comes from.
+/// Selects the configuration file.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ConfigArgs {
-    /// The configuration file; without one `tidegate.toml` of this directory, if there is one.
+    /// Configuration file [default: ./tidegate.toml, if it exists].
     #[arg(long, env = FILE_VARIABLE, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 }

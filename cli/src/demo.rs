@@ -1,7 +1,7 @@
-//! `tidegate demo`: a real feed through a real system, with processes killed on the way, and everything counted.
+//! `tidegate demo`: replays an earthquake feed through a stack, kills processes meanwhile, and counts the results.
 //!
-//! Stations report earthquakes, workers store and publish them, listeners hear them. Clients are ordinary ones: what is
-//! counted is what an application would see, and the rows of the database.
+//! Stations report earthquakes, workers store and publish them, subscribers receive them. The clients are ordinary ones: the
+//! counts are what an application would see, and the rows of the database.
 
 use std::{
     path::{Path, PathBuf},
@@ -14,58 +14,58 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 pub use self::verdict::Counts;
 use self::{
-    listener::{ALERTS, Listener, NOTICE},
+    latency::Latency,
     plan::Plan,
-    probe::Probed,
+    probe::ProbeResults,
     replay::Replay,
-    times::Times,
+    subscriber::{ALERTS, DemoSubscriber, NOTICE},
 };
 use crate::{
-    client::{Options as Connection, Reconnecting, SessionOptions},
+    client::{Options as Connection, ReconnectOptions, ReconnectingClient},
     output,
     stack::Stack,
     token::connection_token,
 };
 
-mod hearing;
-mod listener;
+mod delivery;
+mod latency;
 mod plan;
 mod probe;
 mod progress;
 mod replay;
+mod reports;
 mod rows;
-mod station;
-mod times;
+mod subscriber;
 mod verdict;
 
-/// A run takes seconds; one that takes this long has failed.
+/// The time limit of a run, which normally takes seconds.
 const LIMIT: Duration = Duration::from_mins(2);
-/// How long clients ask for their answers: less than the limit, so that what is missing is counted and named.
+/// How long clients retry: less than the limit, so that missing answers are counted and named.
 const PATIENCE: Duration = Duration::from_secs(80);
-/// The configured `worker.ack_wait`: how long the work of a killed worker lies still.
+/// The configured `worker.ack_wait`: the delay before the requests of a killed worker are redelivered.
 const ACK_WAIT: Duration = Duration::from_secs(5);
-/// Listeners, spread over the gateways.
+/// Subscribers, spread over the gateways.
 const LISTENERS: usize = 4;
 
-/// What to run.
+/// The settings of a run.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The feed: one earthquake a line.
     pub file: PathBuf,
-    /// Whether a worker and a gateway are killed on the way.
+    /// Whether a worker and a gateway are killed during the run.
     pub kills: bool,
-    /// When the stack's files stay.
-    pub keep: Keep,
+    /// When the stack's files are kept.
+    pub keep: KeepFiles,
 }
 
-/// When a run's files stay.
+/// When the files of a run are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Keep {
-    /// In any case.
+pub enum KeepFiles {
+    /// After every run.
     Always,
-    /// When the run failed: they are what it takes to find out why.
+    /// After a failed run, to find its cause.
     Failed,
-    /// Not even then.
+    /// After no run.
     Never,
 }
 
@@ -86,7 +86,7 @@ pub async fn run(options: &Options) -> anyhow::Result<Counts> {
     };
     stack.down().await;
     let passed = counts.as_ref().is_ok_and(|counts| counts.problems().is_empty());
-    if options.keep == Keep::Always || (options.keep == Keep::Failed && !passed) {
+    if options.keep == KeepFiles::Always || (options.keep == KeepFiles::Failed && !passed) {
         keep(dir);
     }
     counts
@@ -124,7 +124,7 @@ answer = "later"
     )
 }
 
-/// One run against a stack that is up.
+/// One run against a running stack.
 struct Demo<'a> {
     plan: Plan,
     stack: &'a Stack,
@@ -136,33 +136,33 @@ impl Demo<'_> {
     async fn run(self) -> anyhow::Result<Counts> {
         let deadline = Instant::now() + PATIENCE;
         let urls: Vec<String> = self.stack.gateways().into_iter().map(|gateway| gateway.websocket).collect();
-        let listeners = self.listeners(&urls)?;
-        // On the gateway that is not killed: an answer on a personal channel is not sent again to who comes back.
+        let subscribers = self.subscribers(&urls)?;
+        // On the gateway that is not killed: an answer on a personal channel is not sent again after a reconnect.
         let prober =
-            self.listener("prober".to_owned(), urls.iter().take(1).cloned().collect(), Vec::new())?;
-        for listener in listeners.iter().chain([&prober]) {
-            listener.ready(deadline).await.with_context(|| listener.user.clone())?;
+            self.subscriber("prober".to_owned(), urls.iter().take(1).cloned().collect(), Vec::new())?;
+        for subscriber in subscribers.iter().chain([&prober]) {
+            subscriber.ready(deadline).await.with_context(|| subscriber.user.clone())?;
         }
         let stations = self.stations(&urls)?;
         output::note(format!(
-            "{} stations report {} earthquakes to 2 gateways and 2 workers, {} clients listen",
+            "{} stations report {} earthquakes to 2 gateways and 2 workers, {} clients subscribe",
             stations.len(),
             self.plan.events(),
-            listeners.len()
+            subscribers.len()
         ));
         let victims = self.kills.then_some(self.stack);
         let replay = Replay::run(&self.plan, &stations, victims, deadline);
         let (replay, probed) = tokio::join!(replay, probe::run(&prober, deadline));
         let mut replay = replay?;
-        hearing::speak_as_service(self.stack.config(), &listeners, deadline).await?;
+        delivery::publish_as_service(self.stack.config(), &subscribers, deadline).await?;
         if let Some(kill) = replay.last_kill {
-            // What a killed worker had answered but not acknowledged comes back now, and may say things again.
+            // Requests that a killed worker answered but did not acknowledge are redelivered now and may cause duplicates.
             sleep_until(kill + ACK_WAIT).await;
         }
-        hearing::wait_for_the_last_words(&self.plan, &listeners).await;
+        delivery::wait_for_deliveries(&self.plan, &subscribers).await;
         replay.requests.stray_replies =
-            stations.iter().chain([&prober.session]).map(Reconnecting::stray_replies).sum();
-        self.count(replay, probed, &prober, &listeners).await
+            stations.iter().chain([&prober.session]).map(ReconnectingClient::stray_replies).sum();
+        self.count(replay, probed, &prober, &subscribers).await
     }
 
     fn session(
@@ -170,35 +170,40 @@ impl Demo<'_> {
         user: &str,
         urls: Vec<String>,
         channels: Vec<String>,
-    ) -> anyhow::Result<SessionOptions> {
+    ) -> anyhow::Result<ReconnectOptions> {
         let hour = Duration::from_hours(1);
         let token = connection_token(&self.stack.config().auth, user, hour, SystemTime::now())?;
-        Ok(SessionOptions { connection: Connection::new("").token(token), urls, channels })
+        Ok(ReconnectOptions { connection: Connection::new("").token(token), urls, channels })
     }
 
-    fn listener(&self, user: String, urls: Vec<String>, channels: Vec<String>) -> anyhow::Result<Listener> {
+    fn subscriber(
+        &self,
+        user: String,
+        urls: Vec<String>,
+        channels: Vec<String>,
+    ) -> anyhow::Result<DemoSubscriber> {
         let options = self.session(&user, urls, channels)?;
-        Ok(Listener::start(user, options))
+        Ok(DemoSubscriber::start(user, options))
     }
 
-    /// Listeners on every gateway, each with the alerts, the notices, and some of the largest networks.
-    fn listeners(&self, urls: &[String]) -> anyhow::Result<Vec<Listener>> {
+    /// Starts subscribers on every gateway, each to the alerts, the notices, and some of the largest networks.
+    fn subscribers(&self, urls: &[String]) -> anyhow::Result<Vec<DemoSubscriber>> {
         let networks = self.plan.largest_networks();
-        let listener = |number: usize| {
+        let subscriber = |number: usize| {
             let mut channels = vec![ALERTS.to_owned(), NOTICE.to_owned()];
             let own = networks.iter().skip(number % 2).step_by(2).take(3);
             channels.extend(own.map(|network| format!("quakes:{network}")));
-            self.listener(format!("listener-{}", number + 1), turned(urls, number / 2), channels)
+            self.subscriber(format!("subscriber-{}", number + 1), rotated(urls, number / 2), channels)
         };
-        (0..LISTENERS).map(listener).collect()
+        (0..LISTENERS).map(subscriber).collect()
     }
 
-    /// The stations' sessions, spread over the gateways.
-    fn stations(&self, urls: &[String]) -> anyhow::Result<Vec<Reconnecting>> {
+    /// Starts the stations' sessions, spread over the gateways.
+    fn stations(&self, urls: &[String]) -> anyhow::Result<Vec<ReconnectingClient>> {
         let stations = self.plan.stations.iter().enumerate().map(|(number, station)| {
-            let options = self.session(&station.name, turned(urls, number), Vec::new())?;
-            // A station has no use for events: nobody reads them, so they are dropped as they come.
-            Ok(Reconnecting::start(options).0)
+            let options = self.session(&station.name, rotated(urls, number), Vec::new())?;
+            // A station reads no events, so the receiver is dropped.
+            Ok(ReconnectingClient::start(options).0)
         });
         stations.collect()
     }
@@ -206,34 +211,34 @@ impl Demo<'_> {
     async fn count(
         &self,
         replay: Replay,
-        mut probed: Probed,
-        prober: &Listener,
-        listeners: &[Listener],
+        mut probed: ProbeResults,
+        prober: &DemoSubscriber,
+        subscribers: &[DemoSubscriber],
     ) -> anyhow::Result<Counts> {
         let sent = self.plan.networks.values().flatten().cloned().collect();
-        let rows = rows::count(&rows::ids(&self.database).await?, &sent, &replay.must);
+        let rows = rows::count(&rows::ids(&self.database).await?, &sent, &replay.rows_expected);
         probed.counts.twice = probe::answers(prober).values().filter(|count| **count > 1).count();
         let mut requests = replay.requests;
         requests.failures.append(&mut probed.failures);
-        let (heard, service) = hearing::sum_up(&self.plan, listeners);
+        let (deliveries, service) = delivery::count(&self.plan, subscribers);
         Ok(Counts {
             events: self.plan.events(),
             alerts_expected: self.plan.alerts.len(),
             kills: replay.kills,
             requests,
             rows,
-            heard,
+            deliveries,
             service,
             probes: probed.counts,
-            answer_ms: Times::of(replay.elapsed)?,
-            accept_ms: Times::of(probed.accepted_after)?,
+            answer_ms: Latency::of(replay.elapsed)?,
+            accept_ms: Latency::of(probed.accepted_after)?,
             replay_ms: replay.duration.as_millis().try_into()?,
         })
     }
 }
 
-/// The addresses, beginning with another one.
-fn turned(urls: &[String], by: usize) -> Vec<String> {
+/// Rotates the addresses.
+fn rotated(urls: &[String], by: usize) -> Vec<String> {
     let mut urls = urls.to_vec();
     let by = by % urls.len().max(1);
     urls.rotate_left(by);

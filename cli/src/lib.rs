@@ -1,4 +1,4 @@
-//! What the `tidegate` command is made of, as a library: tests, faults and benches use the same parts.
+//! The parts of the `tidegate` command as a library, shared with the tests, the fault runs and the benches.
 
 pub mod client;
 pub mod demo;

@@ -1,4 +1,4 @@
-//! `tidegate`: the one command people type.
+//! `tidegate`: the command line of the local stack and its tools.
 
 use std::process::ExitCode;
 
@@ -21,41 +21,41 @@ const BAD_CONFIG: u8 = 64;
 #[command(name = "tidegate", version, propagate_version = true)]
 struct Cli {
     #[command(subcommand)]
-    command: Command,
+    command: CliCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum CliCommand {
     /// Start the local stack: a broker, gateways and workers.
     Up(up::Args),
     /// End the local stack in order: gateways, workers, broker.
     Down(down::Args),
-    /// Say what every process of the local stack is doing.
+    /// Show the state of every process of the local stack.
     Status(status::Args),
-    /// Have more or fewer workers or gateways: workers=4.
+    /// Change the number of workers or gateways: workers=4.
     Scale(scale::Args),
-    /// Kill one process (SIGKILL); it is started again.
-    Kill(process::Kill),
+    /// Kill one process (SIGKILL); the stack restarts it.
+    Kill(process::KillArgs),
     /// End one process and leave it down.
     Stop(process::Args),
     /// Start a process that was stopped.
     Start(process::Args),
-    /// Print what the processes have printed.
+    /// Print the logs of the processes.
     Logs(logs::Args),
-    /// Make the broker's streams and consumers what the configuration says.
+    /// Create or update the broker's streams and consumers to match the configuration.
     Apply(apply::Args),
-    /// Say whether the configuration can be used.
+    /// Check the configuration.
     CheckConfig(check_config::Args),
-    /// Print every key of the configuration with its default and what it means.
+    /// Print every configuration key with its default and its meaning.
     DefaultConfig(default_config::Args),
     /// Call a method and print its answer.
     Call(call::Args),
-    /// Print what is published in channels, one JSON line each.
+    /// Subscribe to channels and print each publication as a JSON line.
     Sub(sub::Args),
-    /// Publish into a channel.
+    /// Publish to a channel.
     #[command(name = "pub")]
     Publish(publish::Args),
-    /// Send a real feed through a stack of its own, kill processes on the way, and count.
+    /// Replay an earthquake feed through a temporary stack, kill processes meanwhile, and count losses and duplicates.
     Demo(demo::Args),
     /// Print a connection token for a user.
     Token(token::Args),
@@ -74,24 +74,24 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(command: Command) -> anyhow::Result<ExitCode> {
+async fn run(command: CliCommand) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Up(args) => up::run(args).await,
-        Command::Down(args) => down::run(args).await,
-        Command::Status(args) => status::run(args).await,
-        Command::Scale(args) => scale::run(args).await,
-        Command::Kill(args) => process::kill(args).await,
-        Command::Stop(args) => process::stop(args).await,
-        Command::Start(args) => process::start(args).await,
-        Command::Logs(args) => logs::run(args).await,
-        Command::Apply(args) => apply::run(args).await,
-        Command::CheckConfig(args) => check_config::run(args).await,
-        Command::DefaultConfig(args) => default_config::run(args).await,
-        Command::Call(args) => call::run(args).await,
-        Command::Sub(args) => sub::run(args).await,
-        Command::Publish(args) => publish::run(args).await,
-        Command::Demo(args) => demo::run(args).await,
-        Command::Token(args) => token::run(args).await,
-        Command::Version(args) => version::run(args).await,
+        CliCommand::Up(args) => up::run(args).await,
+        CliCommand::Down(args) => down::run(args).await,
+        CliCommand::Status(args) => status::run(args).await,
+        CliCommand::Scale(args) => scale::run(args).await,
+        CliCommand::Kill(args) => process::kill(args).await,
+        CliCommand::Stop(args) => process::stop(args).await,
+        CliCommand::Start(args) => process::start(args).await,
+        CliCommand::Logs(args) => logs::run(args).await,
+        CliCommand::Apply(args) => apply::run(args).await,
+        CliCommand::CheckConfig(args) => check_config::run(args).await,
+        CliCommand::DefaultConfig(args) => default_config::run(args).await,
+        CliCommand::Call(args) => call::run(args).await,
+        CliCommand::Sub(args) => sub::run(args).await,
+        CliCommand::Publish(args) => publish::run(args).await,
+        CliCommand::Demo(args) => demo::run(args).await,
+        CliCommand::Token(args) => token::run(args).await,
+        CliCommand::Version(args) => version::run(args).await,
     }
 }

@@ -1,17 +1,17 @@
-//! What a person reads: the only place that writes to standard output.
+//! Output for a person: the only module that writes to standard output.
 //!
-//! Logs go elsewhere (standard error); a reader that went away, such as `head`, is no error.
+//! Logs go to standard error. A closed standard output, as behind `head`, is not an error.
 
 use std::io::{IsTerminal, Write};
 
 /// Writes one line to standard output.
 pub fn line(text: impl AsRef<str>) {
     let mut out = std::io::stdout().lock();
-    // Nobody is left to tell when standard output is closed.
+    // A closed standard output leaves no place to report the error.
     let _ = writeln!(out, "{}", text.as_ref()).and_then(|()| out.flush());
 }
 
-/// Writes text to standard output as it is.
+/// Writes text to standard output unchanged.
 pub fn text(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());

@@ -1,4 +1,4 @@
-//! Connection tokens (HS256), as an application's back end makes them.
+//! Connection tokens (HS256), as an application's back end creates them.
 
 use std::time::{Duration, SystemTime};
 
@@ -7,7 +7,7 @@ use serde::Serialize;
 use tidegate_shared::config::AuthConfig;
 
 #[derive(Serialize)]
-struct Claims<'a> {
+struct TokenClaims<'a> {
     sub: &'a str,
     iat: u64,
     exp: u64,
@@ -17,7 +17,7 @@ struct Claims<'a> {
     aud: &'a str,
 }
 
-/// Returns a token that lets `user` connect for `ttl` from `now` on.
+/// Returns a connection token for `user` that is valid for `ttl` from `now`.
 pub fn connection_token(
     auth: &AuthConfig,
     user: &str,
@@ -26,10 +26,10 @@ pub fn connection_token(
 ) -> anyhow::Result<String> {
     anyhow::ensure!(
         !auth.hmac_secret.is_empty(),
-        "auth.hmac_secret is empty: tokens come from the configured issuers, give one with --token"
+        "auth.hmac_secret is empty: get a token from a configured issuer and pass it with --token"
     );
     let iat = now.duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
-    let claims = Claims {
+    let claims = TokenClaims {
         sub: user,
         iat,
         exp: iat.saturating_add(ttl.as_secs()),
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_carries_the_user_and_its_end_and_the_configured_names() {
+    fn a_token_carries_the_user_the_expiry_and_the_configured_issuer() {
         let variables = BTreeMap::from([("TIDEGATE_AUTH__ISSUER".to_owned(), "tests".to_owned())]);
         let auth = Config::from_sources(None, variables, &[]).unwrap().auth;
         let token = connection_token(&auth, "42", Duration::from_mins(1), SystemTime::now()).unwrap();
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_worth_nothing_under_another_key() {
+    fn a_token_does_not_verify_with_another_key() {
         let auth = Config::from_sources(None, BTreeMap::new(), &[]).unwrap().auth;
         let token = connection_token(&auth, "42", Duration::from_mins(1), SystemTime::now()).unwrap();
         assert!(claims(&token, b"another").is_err());

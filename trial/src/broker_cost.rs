@@ -1,5 +1,6 @@
-//! What many subscriptions cost the broker and a gateway: first many channels, one NATS subscription each, while publications go
-//! on; then many users behind one wildcard, while a service publishes to many more. Nothing may be lost on the way.
+//! Scenario `broker-cost`: what many subscriptions cost the broker and a gateway. First many channels, one NATS subscription
+//! each, during publications; then many users behind one wildcard, while a service publishes to many more. No publication may
+//! be lost.
 
 use std::{
     sync::{
@@ -26,85 +27,85 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    process::{self, Memory, Neighbours},
+    process::{self, ForeignCpu, Memory},
     publisher::Publisher,
-    subscriber::{Backoff, Segment, Told},
+    subscriber::{ReconnectBackoff, Segment, SubscriberStats},
 };
 
-/// Handshakes at a time.
+/// Concurrent handshakes.
 const HANDSHAKES: usize = 64;
-/// Publications of the service that are not acknowledged.
+/// Unacknowledged publications of the service.
 const IN_FLIGHT: usize = 256;
-/// How long a reply may take: it is the whole that is measured.
+/// How long a reply may take: long, because the total time is measured.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How often a subscription is asked for again.
+/// The most retries of one subscription.
 const MOST_RETRIES: u32 = 10;
 /// How long the last publication may take to arrive.
 const SETTLE: Duration = Duration::from_secs(30);
 
-/// How much of everything.
+/// The size of the run.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
     /// Connections that subscribe to channels
     #[arg(long, default_value_t = 1000)]
     connections: usize,
-    /// Channels of each of them, which nobody else has
+    /// Channels per connection, not shared with others
     #[arg(long, default_value_t = 50)]
     channels: usize,
-    /// Publications a second in these channels, meanwhile
+    /// Publications per second in these channels meanwhile
     #[arg(long, default_value_t = 200)]
     rate: u32,
     /// Users that are connected; this process and the gateway have a descriptor for each
     #[arg(long, default_value_t = 19_000)]
     users: usize,
-    /// Users that are published to, one publication each; those connected are the first of them
+    /// Users that get one publication each; the connected users are the first of them
     #[arg(long, default_value_t = 100_000)]
     subjects: usize,
 }
 
-/// What came of it.
+/// The result of both parts.
 #[derive(Debug, Serialize)]
-pub(crate) struct Outcome {
+pub(crate) struct BrokerCostResult {
     connections: usize,
-    channels: Part,
+    channels: SubscriptionCost,
     users_connected: usize,
-    users: Part,
+    users: SubscriptionCost,
     foreign_cpu_percent: f64,
 }
 
-/// One of the two.
+/// The result of one part.
 #[derive(Debug, Serialize)]
-struct Part {
+struct SubscriptionCost {
     subscriptions: usize,
-    /// Until all were subscribed, or everything was published.
+    /// The time until all were subscribed, or all was published.
     millis: u128,
-    /// Subscriptions that the gateway put off, and that were asked for again.
+    /// Retries of subscriptions that the gateway refused with a temporary error.
     retries: usize,
     publications: usize,
     lost: usize,
-    gateway: Cost,
-    broker: Cost,
+    gateway: ProcessCost,
+    broker: ProcessCost,
 }
 
-/// What a process needed.
+/// The memory and processor time of a process.
 #[derive(Debug, Serialize)]
-struct Cost {
+struct ProcessCost {
     before: Memory,
     after: Memory,
     cpu_millis: u128,
 }
 
-/// A process that is watched.
-struct Watched {
+/// Measures the cost of a process.
+struct ProcessMeter {
     pid: u32,
     memory: Memory,
     cpu: Duration,
 }
 
-/// Runs both on stacks of their own.
-pub(crate) async fn run(args: &Args) -> anyhow::Result<Outcome> {
-    ensure!(args.connections > 0 && args.channels > 0, "there would be no channels");
-    ensure!(args.users <= args.subjects, "not everybody who is connected would be published to");
+/// Runs both parts, each on a new stack.
+pub(crate) async fn run(args: &Args) -> anyhow::Result<BrokerCostResult> {
+    ensure!(args.connections > 0 && args.channels > 0, "--connections and --channels must be positive");
+    ensure!(args.users <= args.subjects, "--subjects must be at least --users");
     process::raise_descriptors()?;
     let config = format!(
         "[gateway.limits]\nconnections = {}\nchannels = {}\n\
@@ -113,36 +114,36 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<Outcome> {
         args.channels,
     );
     let stack = start(&config).await?;
-    let neighbours = Neighbours::watch(pids(&stack)?)?;
+    let neighbours = ForeignCpu::watch(pids(&stack)?)?;
     let channels = many_channels(&stack, args).await.context("many channels")?;
     let mut foreign_cpu_percent = neighbours.percent()?;
     stack.down().await;
     let stack = start(&config).await?;
-    let neighbours = Neighbours::watch(pids(&stack)?)?;
+    let neighbours = ForeignCpu::watch(pids(&stack)?)?;
     let users = many_users(&stack, args).await.context("many users")?;
     foreign_cpu_percent = foreign_cpu_percent.max(neighbours.percent()?);
     stack.down().await;
     let (connections, users_connected) = (args.connections, args.users);
-    Ok(Outcome { connections, channels, users_connected, users, foreign_cpu_percent })
+    Ok(BrokerCostResult { connections, channels, users_connected, users, foreign_cpu_percent })
 }
 
 async fn start(config: &str) -> anyhow::Result<Stack> {
     Stack::builder().config(config).gateways(1).start().await.context("starting a stack")
 }
 
-/// Subscribes every connection to channels of its own while somebody publishes in all of them.
-async fn many_channels(stack: &Stack, args: &Args) -> anyhow::Result<Part> {
+/// Subscribes every connection to channels of its own while a service publishes to all of them.
+async fn many_channels(stack: &Stack, args: &Args) -> anyhow::Result<SubscriptionCost> {
     let all = args.connections * args.channels;
     let publisher = Publisher::connect(stack, "cost", all).await?;
-    let told = Arc::new(Told::new(all));
+    let stats = Arc::new(SubscriberStats::new(all));
     let clients = connect(stack, args.connections).await?;
-    let (gateway, broker) = (Watched::start(stack, "gateway-1")?, Watched::start(stack, "nats")?);
+    let (gateway, broker) = (ProcessMeter::start(stack, "gateway-1")?, ProcessMeter::start(stack, "nats")?);
     let (done, over) = (CancellationToken::new(), CancellationToken::new());
     let (mut listeners, retries) = (JoinSet::new(), AtomicUsize::new(0));
     let started = Instant::now();
     let subscribing = async {
         let each = clients.into_iter().enumerate().map(async |(number, (client, events))| {
-            // The publisher takes the channels in turn: so it takes the connections in turn.
+            // The publisher cycles through the channels; this numbering makes it cycle through the connections.
             let numbers: Vec<usize> = (0..args.channels).map(|n| n * args.connections + number).collect();
             let results = try_join_all(numbers.iter().map(|n| subscribe(&client, *n, &retries))).await?;
             let segments: Vec<_> = numbers.into_iter().zip(results.into_iter().map(Segment::from)).collect();
@@ -156,9 +157,9 @@ async fn many_channels(stack: &Stack, args: &Args) -> anyhow::Result<Part> {
     let (publications, subscribed) = tokio::join!(publisher.run(args.rate, over.cancelled()), subscribing);
     let (subscribed, took) = subscribed?;
     for (client, events, segments) in subscribed {
-        listeners.spawn(listen(client, events, segments, Arc::clone(&told), done.clone()));
+        listeners.spawn(listen(client, events, segments, Arc::clone(&stats), done.clone()));
     }
-    publisher.settle(&told, all).await;
+    publisher.settle(&stats, all).await;
     done.cancel();
     let (gateway, broker) = (gateway.stop()?, broker.stop()?);
     let mut lost = 0;
@@ -169,10 +170,10 @@ async fn many_channels(stack: &Stack, args: &Args) -> anyhow::Result<Part> {
         }
     }
     let (millis, retries) = (took.as_millis(), retries.into_inner());
-    Ok(Part { subscriptions: all, millis, retries, publications, lost, gateway, broker })
+    Ok(SubscriptionCost { subscriptions: all, millis, retries, publications, lost, gateway, broker })
 }
 
-/// Subscribes as the SDKs do, which try again after a while when the gateway says so.
+/// Subscribes as the SDKs do, with retries after temporary errors.
 async fn subscribe(client: &Client, number: usize, retries: &AtomicUsize) -> anyhow::Result<u64> {
     let channel = format!("cost:c{number}");
     let mut failures = 0;
@@ -183,21 +184,21 @@ async fn subscribe(client: &Client, number: usize, retries: &AtomicUsize) -> any
             Err(error) => return Err(error).with_context(|| format!("subscribing to {channel}")),
         }
         retries.fetch_add(1, Ordering::Relaxed);
-        sleep(Backoff::SDK.pause(failures)).await;
+        sleep(ReconnectBackoff::SDK.pause(failures)).await;
         failures += 1;
     }
 }
 
-/// Writes down what comes, until everything is over; what came while others still subscribed has been kept.
+/// Records publications until `done`. Those that arrived while others still subscribed are in the event queue.
 async fn listen(
     _client: Client,
     mut events: Events,
     mut segments: Vec<(usize, Segment)>,
-    told: Arc<Told>,
+    stats: Arc<SubscriberStats>,
     done: CancellationToken,
 ) -> Vec<(usize, Segment)> {
     for (number, segment) in &segments {
-        told.note(*number, segment.newest());
+        stats.note(*number, segment.newest());
     }
     loop {
         let event = tokio::select! {
@@ -210,7 +211,7 @@ async fn listen(
                 let segment = segments.iter_mut().find(|(channel, _)| Some(*channel) == number);
                 if let Some((number, segment)) = segment {
                     segment.push(offset);
-                    told.note(*number, offset);
+                    stats.note(*number, offset);
                 }
             }
             Some(_) => {}
@@ -219,11 +220,11 @@ async fn listen(
     }
 }
 
-/// Publishes to everybody, those included who are not connected, and has each connection count what it gets.
-async fn many_users(stack: &Stack, args: &Args) -> anyhow::Result<Part> {
+/// Publishes to all users, connected or not, and checks the publication each connection gets.
+async fn many_users(stack: &Stack, args: &Args) -> anyhow::Result<SubscriptionCost> {
     let clients = connect(stack, args.users).await?;
     let publisher = Publisher::connect(stack, "user", 0).await?;
-    let (gateway, broker) = (Watched::start(stack, "gateway-1")?, Watched::start(stack, "nats")?);
+    let (gateway, broker) = (ProcessMeter::start(stack, "gateway-1")?, ProcessMeter::start(stack, "nats")?);
     let started = Instant::now();
     let publishing = stream::iter(0..args.subjects)
         .map(|number| publisher.store_in(format!("tide.ch.user.u{number}"), number))
@@ -235,14 +236,14 @@ async fn many_users(stack: &Stack, args: &Args) -> anyhow::Result<Part> {
         let wanted = (format!("#u{number}"), Bytes::from(number.to_string()));
         let got = timeout_at(deadline, events.next()).await;
         let is_it = matches!(got, Ok(Some(Event::Publication { channel, data, .. })) if (&channel, &data) == (&wanted.0, &wanted.1));
-        // A second one would be as wrong as none.
+        // A duplicate counts as lost, too.
         lost += usize::from(!is_it || events.try_next().is_some());
         drop(client);
     }
     let (gateway, broker) = (gateway.stop()?, broker.stop()?);
     let (subscriptions, publications) = (1, args.subjects);
     let millis = took.as_millis();
-    Ok(Part { subscriptions, millis, retries: 0, publications, lost, gateway, broker })
+    Ok(SubscriptionCost { subscriptions, millis, retries: 0, publications, lost, gateway, broker })
 }
 
 async fn connect(stack: &Stack, count: usize) -> anyhow::Result<Vec<(Client, Events)>> {
@@ -267,19 +268,19 @@ fn pid(stack: &Stack, name: &str) -> anyhow::Result<u32> {
     Ok(stack.pid(name).with_context(|| format!("{name} does not run"))?.try_into()?)
 }
 
-impl Watched {
+impl ProcessMeter {
     fn start(stack: &Stack, name: &str) -> anyhow::Result<Self> {
         let pid = pid(stack, name)?;
         Ok(Self { pid, memory: Memory::of(pid)?, cpu: process::cpu(pid)? })
     }
 
-    fn stop(self) -> anyhow::Result<Cost> {
+    fn stop(self) -> anyhow::Result<ProcessCost> {
         let cpu = process::cpu(self.pid)?.saturating_sub(self.cpu);
-        Ok(Cost { before: self.memory, after: Memory::of(self.pid)?, cpu_millis: cpu.as_millis() })
+        Ok(ProcessCost { before: self.memory, after: Memory::of(self.pid)?, cpu_millis: cpu.as_millis() })
     }
 }
 
-impl Cost {
+impl ProcessCost {
     fn line(&self, name: &str) -> String {
         format!(
             "    {name:<14} {} MiB before, {} MiB after, {} ms of processor time",
@@ -290,14 +291,14 @@ impl Cost {
     }
 }
 
-impl Outcome {
-    /// Whether nothing was lost.
+impl BrokerCostResult {
+    /// Whether no publication was lost.
     pub(crate) fn adds_up(&self) -> bool {
         self.channels.publications > 0 && self.channels.lost + self.users.lost == 0
     }
 
     pub(crate) fn print(&self) {
-        let part = |part: &Part| {
+        let part = |part: &SubscriptionCost| {
             [
                 format!("    publications   {}, lost {}", part.publications, part.lost),
                 part.gateway.line("gateway"),
@@ -308,7 +309,7 @@ impl Outcome {
         let mut lines = vec![
             "broker-cost:".to_owned(),
             format!(
-                "  {} connections subscribed to {} channels in {} ms, {} asked for again",
+                "  {} connections subscribed to {} channels in {} ms, {} retries",
                 self.connections, channels.subscriptions, channels.millis, channels.retries
             ),
         ];

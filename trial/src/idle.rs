@@ -1,6 +1,6 @@
-//! Scenario `idle`: connections that do nothing, and what each of them costs the gateway in memory and processor time.
+//! Scenario `idle`: the memory and processor time that idle connections cost the gateway.
 //!
-//! Connected in two halves. The first includes what a process allocates once; the second is what one more costs.
+//! Connects in two halves. The first includes one-time allocations; the second gives the cost of a further connection.
 
 use std::time::{Duration, Instant};
 
@@ -11,14 +11,14 @@ use tidegate_cli::client::Client;
 use tokio::time::sleep;
 
 use crate::{
-    process::{self, Memory, Neighbours},
+    process::{self, ForeignCpu, Memory},
     target::Target,
 };
 
-/// What a connection may cost at first, and what is aimed at later.
+/// The target memory per connection now, and the later target.
 const TARGET_KIB: f64 = 12.0;
 const LATER_KIB: f64 = 6.0;
-/// Handshakes at a time: a flood would measure the listen backlog.
+/// Concurrent handshakes. More would measure the listen backlog.
 const HANDSHAKES: usize = 64;
 /// Memory has settled when it stays within this range ...
 const STEADY_KIB: u64 = 64;
@@ -29,7 +29,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Memory that does not settle in this time is read as it is.
 const SETTLE_LIMIT: Duration = Duration::from_secs(20);
 
-/// How many, and what to look at.
+/// The size of the run.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
     /// Connections
@@ -41,20 +41,20 @@ pub(crate) struct Args {
     cpu: Option<Duration>,
 }
 
-/// The figures.
+/// The results.
 #[derive(Debug, Serialize)]
 pub(crate) struct Idle {
     connections: usize,
     /// Connects a second, tokens and personal channels included; a client waits for its reply before the next begins.
     connects_per_second: f64,
-    memory: Option<Growth>,
-    processor: Option<Processor>,
+    memory: Option<MemoryGrowth>,
+    processor: Option<CpuUsage>,
     foreign_cpu_percent: f64,
 }
 
-/// The memory without connections, with half of them, with all.
+/// The memory without connections, with half of them, and with all.
 #[derive(Debug, Serialize)]
-struct Growth {
+struct MemoryGrowth {
     empty: Memory,
     half: Memory,
     full: Memory,
@@ -65,7 +65,7 @@ struct Growth {
 }
 
 #[derive(Debug, Serialize)]
-struct Processor {
+struct CpuUsage {
     window_secs: f64,
     ping_interval_secs: u32,
     micros_per_connection_and_second: f64,
@@ -73,10 +73,10 @@ struct Processor {
 
 /// Runs the scenario.
 pub(crate) async fn run(target: &Target, args: &Args) -> anyhow::Result<Idle> {
-    ensure!(args.connections >= 2, "nothing to measure");
+    ensure!(args.connections >= 2, "--connections must be at least 2");
     process::raise_descriptors()?;
     let pid = target.gateway_pid()?;
-    let neighbours = Neighbours::watch(target.pids())?;
+    let neighbours = ForeignCpu::watch(target.pids())?;
     let (half, mut clients) = (args.connections / 2, Vec::new());
     let empty = settled(pid).await?;
     let first = connect(target, 0..half, &mut clients).await?;
@@ -84,7 +84,9 @@ pub(crate) async fn run(target: &Target, args: &Args) -> anyhow::Result<Idle> {
     let second = connect(target, half..args.connections, &mut clients).await?;
     let full = settled(pid).await?;
     let memory = match (empty, at_half, full) {
-        (Some(empty), Some(at_half), Some(full)) => Some(Growth::of(empty, at_half, full, args.connections)),
+        (Some(empty), Some(at_half), Some(full)) => {
+            Some(MemoryGrowth::of(empty, at_half, full, args.connections))
+        }
         _ => None,
     };
     let processor = match (pid, args.cpu) {
@@ -112,7 +114,7 @@ async fn connect(
     Ok(started.elapsed())
 }
 
-/// Reads the memory once it has ceased to change.
+/// Reads the memory once it is steady.
 async fn settled(pid: Option<u32>) -> anyhow::Result<Option<Memory>> {
     let Some(pid) = pid else { return Ok(None) };
     let started = Instant::now();
@@ -136,8 +138,8 @@ fn is_steady(readings: &[Memory]) -> bool {
     high - low <= STEADY_KIB
 }
 
-/// Each connection gets as many pings as every other in whole intervals, wherever in its interval the window begins.
-async fn watch_processor(pid: u32, clients: &[Client], about: Duration) -> anyhow::Result<Processor> {
+/// Measures processor time over whole ping intervals, in which every connection gets the same number of pings.
+async fn watch_processor(pid: u32, clients: &[Client], about: Duration) -> anyhow::Result<CpuUsage> {
     let ping = clients.first().map_or(0, |client| client.connected().ping).max(1);
     let interval = Duration::from_secs(u64::from(ping));
     let intervals = (about.as_secs_f64() / interval.as_secs_f64()).round().max(1.0);
@@ -146,7 +148,7 @@ async fn watch_processor(pid: u32, clients: &[Client], about: Duration) -> anyho
     sleep(window).await;
     let used = process::cpu(pid)?.saturating_sub(before);
     let micros = used.as_secs_f64() * 1e6 / window.as_secs_f64();
-    Ok(Processor {
+    Ok(CpuUsage {
         window_secs: window.as_secs_f64(),
         ping_interval_secs: ping,
         micros_per_connection_and_second: micros / per(clients.len(), 1.0),
@@ -158,7 +160,7 @@ fn per(count: usize, divisor: f64) -> f64 {
     count as f64 / divisor
 }
 
-impl Growth {
+impl MemoryGrowth {
     fn of(empty: Memory, half: Memory, full: Memory, connections: usize) -> Self {
         #[expect(clippy::cast_precision_loss, reason = "less than a terabyte")]
         let growth = |from: u64, to: u64| to as f64 - from as f64;
@@ -193,13 +195,13 @@ impl Growth {
 }
 
 impl Idle {
-    /// The table a person reads.
+    /// Returns the table for the terminal.
     pub(crate) fn table(&self) -> String {
         let mut lines = vec![
             format!("idle: {} connections", self.connections),
             format!("  connected       {:.0} a second", self.connects_per_second),
         ];
-        lines.extend(self.memory.iter().flat_map(Growth::lines));
+        lines.extend(self.memory.iter().flat_map(MemoryGrowth::lines));
         lines.extend(self.processor.iter().map(|processor| {
             format!(
                 "  processor       {:.2} us a second per connection, pings every {} s, over {} s",
@@ -222,8 +224,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_allocated_once_does_not_count_for_a_further_connection() {
-        let growth = Growth::of(memory(1000), memory(3000), memory(4000), 200);
+    fn one_time_allocations_do_not_count_for_a_further_connection() {
+        let growth = MemoryGrowth::of(memory(1000), memory(3000), memory(4000), 200);
         assert!((growth.kib_per_connection - 15.0).abs() < 1e-9);
         assert!((growth.kib_per_further_connection - 10.0).abs() < 1e-9);
         assert!((growth.anonymous_kib_per_connection - 7.5).abs() < 1e-9);

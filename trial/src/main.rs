@@ -1,7 +1,7 @@
-//! `tidegate-trial`: a load generator that speaks the protocol of the clients to any server of it, Tidegate or another.
+//! `tidegate-trial`: a load generator for any server of the Centrifuge protocol, Tidegate or another.
 //!
-//! Measures from outside, as a client sees it, over loopback only; every run is bounded in count and in time. Figures are
-//! no tests: missing a target is printed, and only counts that do not add up fail.
+//! It measures as a client, over loopback only; every run is bounded in count and in time. A missed target is
+//! printed; only losses, duplicates and disorder fail a run.
 
 mod broker_cost;
 mod idle;
@@ -28,8 +28,8 @@ use serde::Serialize;
 use tidegate_cli::output;
 
 use crate::{
-    report::{Conditions, Report},
-    target::{Outside, Target},
+    report::{BenchReport, Conditions},
+    target::{ExternalServer, Target},
 };
 
 #[global_allocator]
@@ -42,30 +42,30 @@ struct Cli {
     #[command(subcommand)]
     scenario: Scenario,
     #[command(flatten)]
-    outside: Outside,
+    outside: ExternalServer,
     /// Write the figures to this file too
     #[arg(long, global = true, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Measure a debug build, whose figures mean nothing
+    /// Allow a debug build, whose figures are meaningless
     #[arg(long, global = true)]
     debug_ok: bool,
 }
 
 #[derive(Debug, Subcommand)]
 enum Scenario {
-    /// All of them, as they are by default: two to three minutes
+    /// Run roundtrip, throughput and idle with their defaults: two to three minutes
     Bench,
-    /// From request to answer at a fixed rate, beside the same over bare NATS
+    /// Measure round trips at a fixed rate, compared with bare NATS
     Roundtrip(roundtrip::Args),
-    /// Many callers at once: how fast, and whether everything adds up
+    /// Measure many concurrent callers; check that each request is answered and stored once, in order
     Throughput(throughput::Args),
-    /// What a connection that does nothing costs
+    /// Measure the cost of idle connections
     Idle(idle::Args),
-    /// What 50,000 channels and 100,000 users cost the broker, and whether anything is lost: half a minute
+    /// Measure the broker's cost of 50,000 channels and 100,000 users; check for losses: half a minute
     BrokerCost(broker_cost::Args),
-    /// Connections cut, gateways and the broker killed: does everybody who recovered have everything
+    /// Cut connections, kill gateways and the broker; check what recovered subscribers received
     Torn(torn::Args),
-    /// A gateway with thousands of subscribers killed: is everybody back in time, with everything
+    /// Kill a gateway with thousands of subscribers; check that all recover in time
     Storm(storm::Args),
 }
 
@@ -83,7 +83,7 @@ async fn main() -> ExitCode {
 
 async fn run(cli: Cli) -> anyhow::Result<bool> {
     if cfg!(debug_assertions) && !cli.debug_ok {
-        bail!("this is a debug build: `cargo build --release --workspace --bins`, or --debug-ok");
+        bail!("this is a debug build: run `cargo build --release --workspace --bins`, or pass --debug-ok");
     }
     match &cli.scenario {
         Scenario::Torn(args) => {
@@ -106,7 +106,7 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
         }
         _ => {}
     }
-    let mut report = Report::new(Conditions::here()?);
+    let mut report = BenchReport::new(Conditions::here()?);
     let outside = &cli.outside;
     match &cli.scenario {
         Scenario::Bench => bench(outside, &mut report).await?,
@@ -129,39 +129,47 @@ fn write(file: Option<&Path>, outcome: &impl Serialize) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn bench(outside: &Outside, report: &mut Report) -> anyhow::Result<()> {
+async fn bench(outside: &ExternalServer, report: &mut BenchReport) -> anyhow::Result<()> {
     idle(outside, &defaults()?, report).await?;
     roundtrip(outside, &defaults()?, report).await?;
     throughput(outside, &defaults()?, report).await
 }
 
-async fn roundtrip(outside: &Outside, args: &roundtrip::Args, report: &mut Report) -> anyhow::Result<()> {
+async fn roundtrip(
+    outside: &ExternalServer,
+    args: &roundtrip::Args,
+    report: &mut BenchReport,
+) -> anyhow::Result<()> {
     let target = begin("roundtrip", outside, (1, 1), report).await?;
     report.roundtrip = Some(roundtrip::run(&target, args).await?);
     target.end().await;
     Ok(())
 }
 
-async fn throughput(outside: &Outside, args: &throughput::Args, report: &mut Report) -> anyhow::Result<()> {
+async fn throughput(
+    outside: &ExternalServer,
+    args: &throughput::Args,
+    report: &mut BenchReport,
+) -> anyhow::Result<()> {
     let target = begin("throughput", outside, (2, 2), report).await?;
     report.throughput = Some(throughput::run(&target, args).await?);
     target.end().await;
     Ok(())
 }
 
-async fn idle(outside: &Outside, args: &idle::Args, report: &mut Report) -> anyhow::Result<()> {
+async fn idle(outside: &ExternalServer, args: &idle::Args, report: &mut BenchReport) -> anyhow::Result<()> {
     let target = begin("idle", outside, (1, 0), report).await?;
     report.idle = Some(idle::run(&target, args).await?);
     target.end().await;
     Ok(())
 }
 
-/// Starts a fresh system, so that no scenario measures what another left behind.
+/// Starts a new stack, so that scenarios do not affect each other.
 async fn begin(
     name: &str,
-    outside: &Outside,
+    outside: &ExternalServer,
     (gateways, workers): (usize, usize),
-    report: &mut Report,
+    report: &mut BenchReport,
 ) -> anyhow::Result<Target> {
     let target = Target::start(outside, gateways, workers).await?;
     if let Some(stack) = target.stack() {
@@ -171,7 +179,7 @@ async fn begin(
     Ok(target)
 }
 
-/// A scenario's arguments as they are when none is given.
+/// Returns the default arguments of a scenario.
 fn defaults<A: Args + FromArgMatches>() -> anyhow::Result<A> {
     let command = A::augment_args(clap::Command::new("bench"));
     Ok(A::from_arg_matches(&command.try_get_matches_from(["bench"])?)?)

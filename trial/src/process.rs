@@ -1,4 +1,4 @@
-//! What the kernel says about processes: memory and processor time, read from `/proc`.
+//! Memory and processor time of processes, read from `/proc`.
 
 use std::{
     fs,
@@ -17,7 +17,7 @@ const WORK: [usize; 5] = [1, 2, 3, 6, 7];
 /// The resident memory of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(crate) struct Memory {
-    /// All of it.
+    /// All resident memory.
     pub(crate) rss_kib: u64,
     /// Without pages of files, which the kernel may drop and read again.
     pub(crate) anonymous_kib: u64,
@@ -46,23 +46,23 @@ pub(crate) fn cpu(pid: u32) -> anyhow::Result<Duration> {
 /// With this much foreign work, in percent of all processors, a run has to be repeated.
 const NOISY: f64 = 12.0;
 
-/// Watches how much of the machine others use: figures taken beside foreign work mean little.
+/// Measures the processor time of other processes, which distorts the results.
 #[derive(Debug)]
-pub(crate) struct Neighbours {
+pub(crate) struct ForeignCpu {
     ours: Vec<u32>,
     started: Instant,
     machine: Duration,
     own: Duration,
 }
 
-impl Neighbours {
+impl ForeignCpu {
     /// Begins to watch. `ours` are the processes that belong to the measurement.
     pub(crate) fn watch(ours: Vec<u32>) -> anyhow::Result<Self> {
         let (machine, own) = (machine()?, total(&ours));
         Ok(Self { ours, started: Instant::now(), machine, own })
     }
 
-    /// How many percent of all processors others have used since.
+    /// Returns the processor time of other processes since the start, in percent of all processors.
     pub(crate) fn percent(&self) -> anyhow::Result<f64> {
         let busy = machine()?.saturating_sub(self.machine);
         let foreign = busy.saturating_sub(total(&self.ours).saturating_sub(self.own));
@@ -72,7 +72,7 @@ impl Neighbours {
     }
 }
 
-/// The line a person reads about the neighbours.
+/// Returns the line about other processes for the tables.
 pub(crate) fn foreign_line(percent: f64) -> String {
     let remark = if percent < NOISY { "" } else { "  too much: run it again on a quiet machine" };
     format!("  foreign CPU     {percent:.1} %{remark}")
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn waiting_is_no_work() {
+    fn idle_and_iowait_do_not_count_as_work() {
         assert_eq!(work("cpu  1 2 4 8000 9000 16 32 64 0 0\ncpu0 1 1 1"), Some(1 + 2 + 4 + 16 + 32));
     }
 

@@ -1,20 +1,18 @@
-//! Another service that publishes at a fixed rate, and knows of every publication where it is stored.
+//! A service that publishes at a fixed rate and records the stream sequence of every publication.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tidegate_cli::stack::Stack;
 use tokio::{
     task::JoinSet,
     time::{Instant, MissedTickBehavior, interval, sleep},
 };
 
-use crate::subscriber::{Segment, Told};
+use crate::subscriber::{Segment, SubscriberStats};
 
-/// How long the last publications may take to be everywhere.
+/// How long the last publications may take to reach all subscribers.
 const SETTLE: Duration = Duration::from_secs(30);
 
 /// A publisher, and the sequences of what it has published, by channel.
@@ -41,7 +39,7 @@ impl Publisher {
         Ok(Self { jetstream, subject: format!("tide.ch.{namespace}.c"), stored })
     }
 
-    /// Publishes in every channel in turn, this many a second, until `end`; goes on with each until it is acknowledged.
+    /// Publishes to the channels in turn, `rate` times a second, until `end`. Retries each publication until it is acknowledged.
     pub(crate) async fn run(&self, rate: u32, end: impl Future<Output = ()>) -> usize {
         let mut ticks = interval(Duration::from_secs(1) / rate.max(1));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -56,7 +54,7 @@ impl Publisher {
             let channel = count % self.stored.len().max(1);
             let seq = self.store(channel, count).await;
             if let Some(list) = self.stored.get(channel) {
-                list.lock().unwrap_or_else(PoisonError::into_inner).push(seq);
+                list.lock().push(seq);
             }
             count += 1;
         }
@@ -82,19 +80,18 @@ impl Publisher {
         }
     }
 
-    /// Waits until every subscriber has the newest publication of its channel, or time is up: then something is missing.
-    pub(crate) async fn settle(&self, told: &Told, subscribers: usize) {
+    /// Waits until every subscriber has the newest publication of its channel, or until the limit.
+    pub(crate) async fn settle(&self, stats: &SubscriberStats, subscribers: usize) {
         let channels = 0..self.stored.len();
         let newest: Vec<u64> =
             channels.map(|channel| self.stored(channel).last().copied().unwrap_or(0)).collect();
         let deadline = Instant::now() + SETTLE;
-        while told.up_to_date(&newest) < subscribers && Instant::now() < deadline {
+        while stats.up_to_date(&newest) < subscribers && Instant::now() < deadline {
             sleep(Duration::from_millis(100)).await;
         }
     }
 
-    /// Compares what subscribers got of their channels with what is stored: how many are missing, how many came twice or out
-    /// of order.
+    /// Compares received with stored publications. Returns how many are missing, and how many are duplicates or out of order.
     pub(crate) async fn compare_all(
         &self,
         mut subscribers: JoinSet<(usize, Vec<Segment>)>,
@@ -123,6 +120,6 @@ impl Publisher {
 
     fn stored(&self, channel: usize) -> Vec<u64> {
         let list = self.stored.get(channel);
-        list.map(|list| list.lock().unwrap_or_else(PoisonError::into_inner).clone()).unwrap_or_default()
+        list.map(|list| list.lock().clone()).unwrap_or_default()
     }
 }

@@ -1,4 +1,4 @@
-//! What is reported: the figures, and the conditions without which they mean nothing.
+//! The report: results, and the conditions of the measurement.
 
 use std::{fs, path::Path};
 
@@ -11,7 +11,7 @@ use tidegate_cli::{
 
 use crate::{idle::Idle, roundtrip::RoundTrip, throughput::Throughput};
 
-/// Under which conditions the figures were taken.
+/// The conditions of the measurement.
 #[derive(Debug, Serialize)]
 pub(crate) struct Conditions {
     profile: &'static str,
@@ -20,18 +20,18 @@ pub(crate) struct Conditions {
     processor: String,
     kernel: String,
     network: &'static str,
-    broker: Option<Broker>,
+    broker: Option<BrokerInfo>,
 }
 
 #[derive(Debug, Serialize)]
-struct Broker {
+struct BrokerInfo {
     version: String,
     sync_interval: String,
 }
 
-/// Everything one invocation measured.
+/// The results of one invocation.
 #[derive(Debug, Serialize)]
-pub(crate) struct Report {
+pub(crate) struct BenchReport {
     pub(crate) conditions: Conditions,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) roundtrip: Option<RoundTrip>,
@@ -42,7 +42,7 @@ pub(crate) struct Report {
 }
 
 impl Conditions {
-    /// Looks at this machine.
+    /// Reads the conditions of this machine.
     pub(crate) fn here() -> anyhow::Result<Self> {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo")?;
         let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
@@ -57,13 +57,13 @@ impl Conditions {
         })
     }
 
-    /// Looks at the broker of a stack.
+    /// Reads the broker's version and sync interval.
     pub(crate) async fn look_at(&mut self, stack: &Stack) -> anyhow::Result<()> {
         let file = stack.dir().join("nats.conf");
         let text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
         let version = setup::connect(stack.config()).await?.client().server_info().version;
         let sync_interval = sync_interval(&text).unwrap_or("the server's default").to_owned();
-        self.broker = Some(Broker { version, sync_interval });
+        self.broker = Some(BrokerInfo { version, sync_interval });
         Ok(())
     }
 
@@ -82,12 +82,12 @@ fn sync_interval(conf: &str) -> Option<&str> {
     conf.lines().find_map(|line| line.trim().strip_prefix("sync_interval:")).map(str::trim)
 }
 
-impl Report {
+impl BenchReport {
     pub(crate) fn new(conditions: Conditions) -> Self {
         Self { conditions, roundtrip: None, throughput: None, idle: None }
     }
 
-    /// Writes the tables for a person.
+    /// Prints the tables.
     pub(crate) fn print(&self) {
         output::line(self.conditions.table());
         let tables = [
@@ -100,14 +100,14 @@ impl Report {
         }
     }
 
-    /// Writes the figures for a program.
+    /// Writes the results as JSON.
     pub(crate) fn write(&self, file: &Path) -> anyhow::Result<()> {
         let mut text = serde_json::to_string_pretty(self)?;
         text.push('\n');
         fs::write(file, text).with_context(|| format!("writing {}", file.display()))
     }
 
-    /// Whether everything that has to add up does. A figure beyond its target is no failure.
+    /// Whether the throughput run has no problems. A missed target is not a failure.
     pub(crate) fn passes(&self) -> bool {
         self.throughput.as_ref().is_none_or(|throughput| throughput.problems().is_empty())
     }

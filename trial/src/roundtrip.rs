@@ -5,31 +5,25 @@
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::{Context, bail, ensure};
-use bytes::Bytes;
+use anyhow::{Context, ensure};
 use serde::Serialize;
-use tidegate_cli::client::{CallError, Client};
 
-use self::{bare::Bare, pace::Slice};
+use self::{bare_nats::BareNats, open_loop::SliceResult, request_path::RequestPath};
 use crate::{
-    process::{self, Neighbours},
-    stats::{Failures, Series, Times, median},
+    process::{self, ForeignCpu},
+    stats::{Failures, Percentiles, Series, median},
     target::Target,
 };
 
-mod bare;
-mod pace;
+mod bare_nats;
+mod open_loop;
+mod request_path;
 
-/// What the ratio may be.
+/// The target ratio of server to bare NATS.
 const TARGET: f64 = 1.3;
 /// Requests of each side before anything counts: the first ones meet cold caches and growing buffers.
 const WARM_UP: Duration = Duration::from_secs(2);
-/// A method without a route.
-const NO_METHOD: &str = "trial.nobody";
-/// Requests carry this much beside their number.
-const PADDING: usize = 100;
-
-/// How to ask.
+/// The load.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
     /// Requests a second, however slow the answers are
@@ -49,26 +43,26 @@ pub(crate) struct Args {
     method: String,
 }
 
-/// The figures.
+/// The results.
 #[derive(Debug, Serialize)]
 pub(crate) struct RoundTrip {
     rate: u32,
     slice_secs: f64,
     connections: usize,
-    server: Times,
+    server: Percentiles,
     bare: Option<Comparison>,
     /// Commands that the server refuses by itself: what sockets and the server's front cost, without broker and worker.
-    front: Times,
+    front: Percentiles,
     repetitions: Vec<Repetition>,
     failures: Failures,
     /// How late requests were sent: a generator that is late measures itself.
-    lag: Times,
+    lag: Percentiles,
     foreign_cpu_percent: f64,
 }
 
 #[derive(Debug, Serialize)]
 struct Comparison {
-    times: Times,
+    times: Percentiles,
     ratio_p50: f64,
     ratio_p99: f64,
     target: f64,
@@ -76,25 +70,13 @@ struct Comparison {
 
 #[derive(Debug, Serialize)]
 struct Repetition {
-    server: Times,
-    bare: Option<Times>,
+    server: Percentiles,
+    bare: Option<Percentiles>,
 }
 
-/// One way to the answer.
-#[derive(Debug)]
-enum Way {
-    Server {
-        clients: Vec<Client>,
-        method: String,
-    },
-    Bare(Box<Bare>),
-    /// To the server and back, no further.
-    Front(Vec<Client>),
-}
-
-/// All slices of one side.
-struct Side {
-    way: Arc<Way>,
+/// The results of all slices of one path.
+struct PathMeasurement {
+    way: Arc<RequestPath>,
     series: Series,
     lag: Series,
     failures: Failures,
@@ -107,16 +89,18 @@ pub(crate) async fn run(target: &Target, args: &Args) -> anyhow::Result<RoundTri
     for number in 0..args.connections {
         clients.push(target.connect(number).await?);
     }
-    let mut front = Side::new(Way::Front(clients.clone()))?;
-    let mut server = Side::new(Way::Server { clients, method: args.method.clone() })?;
+    let mut front = PathMeasurement::new(RequestPath::Front(clients.clone()))?;
+    let mut server = PathMeasurement::new(RequestPath::Server { clients, method: args.method.clone() })?;
     let mut bare = match target.stack() {
-        Some(stack) => Some(Side::new(Way::Bare(Box::new(Bare::start(stack.config()).await?)))?),
+        Some(stack) => {
+            Some(PathMeasurement::new(RequestPath::Bare(Box::new(BareNats::start(stack.config()).await?)))?)
+        }
         None => None,
     };
     for side in [Some(&server), bare.as_ref()].into_iter().flatten() {
-        pace::slice(&side.way, args.rate, WARM_UP).await?;
+        open_loop::slice(&side.way, args.rate, WARM_UP).await?;
     }
-    let neighbours = Neighbours::watch(target.pids())?;
+    let neighbours = ForeignCpu::watch(target.pids())?;
     let mut repetitions = Vec::new();
     for turn in 0..args.repetitions {
         repetitions.push(repetition(&mut server, bare.as_mut(), turn, args).await?);
@@ -144,8 +128,8 @@ pub(crate) async fn run(target: &Target, args: &Args) -> anyhow::Result<RoundTri
 
 /// The sides take turns at being first, so that a drift favours neither.
 async fn repetition(
-    server: &mut Side,
-    bare: Option<&mut Side>,
+    server: &mut PathMeasurement,
+    bare: Option<&mut PathMeasurement>,
     turn: usize,
     args: &Args,
 ) -> anyhow::Result<Repetition> {
@@ -161,41 +145,15 @@ async fn repetition(
     })
 }
 
-impl Way {
-    /// Asks once. The `n`-th body differs from all others, so an answer to another request is noticed.
-    async fn ask(&self, n: u64) -> anyhow::Result<()> {
-        let body = Bytes::from(format!(r#"{{"n":{n},"padding":"{:x>PADDING$}"}}"#, ""));
-        let answer = match self {
-            Self::Server { clients, method } => turn_of(clients, n)?.rpc(method, body.clone()).await?,
-            Self::Bare(bare) => bare.ask(body.clone()).await?,
-            Self::Front(clients) => return refused(turn_of(clients, n)?, body).await,
-        };
-        ensure!(answer == body, "the answer to another request");
-        Ok(())
-    }
-}
-
-fn turn_of(clients: &[Client], n: u64) -> anyhow::Result<&Client> {
-    clients.get(usize::try_from(n)? % clients.len()).context("no client")
-}
-
-/// Calls a method that no server has.
-async fn refused(client: &Client, body: Bytes) -> anyhow::Result<()> {
-    match client.rpc(NO_METHOD, body).await {
-        Err(CallError::Server { .. }) => Ok(()),
-        Err(error) => Err(error.into()),
-        Ok(_) => bail!("a server that answers {NO_METHOD}"),
-    }
-}
-
-impl Side {
-    fn new(way: Way) -> anyhow::Result<Self> {
+impl PathMeasurement {
+    fn new(way: RequestPath) -> anyhow::Result<Self> {
         let (series, lag) = (Series::new()?, Series::new()?);
         Ok(Self { way: Arc::new(way), series, lag, failures: Failures::default() })
     }
 
-    async fn measure(&mut self, args: &Args) -> anyhow::Result<Times> {
-        let Slice { series, lag, failures } = pace::slice(&self.way, args.rate, args.slice).await?;
+    async fn measure(&mut self, args: &Args) -> anyhow::Result<Percentiles> {
+        let SliceResult { series, lag, failures } =
+            open_loop::slice(&self.way, args.rate, args.slice).await?;
         self.series.add(&series)?;
         self.lag.add(&lag)?;
         self.failures.add(failures);
@@ -203,15 +161,15 @@ impl Side {
     }
 
     /// Takes over what both sides have in common, and leaves the other side's times.
-    fn absorb(&mut self, other: Self) -> anyhow::Result<Times> {
+    fn absorb(&mut self, other: Self) -> anyhow::Result<Percentiles> {
         self.lag.add(&other.lag)?;
         self.failures.add(other.failures);
         Ok(other.series.times())
     }
 }
 
-fn compare(times: Times, repetitions: &[Repetition]) -> anyhow::Result<Comparison> {
-    let ratio = |of: fn(&Times) -> f64| {
+fn compare(times: Percentiles, repetitions: &[Repetition]) -> anyhow::Result<Comparison> {
+    let ratio = |of: fn(&Percentiles) -> f64| {
         let ratios = repetitions.iter().filter_map(|r| Some(of(&r.server) / of(r.bare.as_ref()?)));
         median(ratios).context("no repetition has both sides")
     };
@@ -220,7 +178,7 @@ fn compare(times: Times, repetitions: &[Repetition]) -> anyhow::Result<Compariso
 }
 
 impl RoundTrip {
-    /// The table a person reads.
+    /// Returns the table for the terminal.
     pub(crate) fn table(&self) -> String {
         let mut lines = vec![
             format!(
@@ -257,8 +215,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_bad_repetition_does_not_decide() {
-        let times = |p50| Times { count: 1, p50, p99: 2.0 * p50, max: 0.0 };
+    fn one_bad_repetition_does_not_change_the_verdict() {
+        let times = |p50| Percentiles { count: 1, p50, p99: 2.0 * p50, max: 0.0 };
         let repetition = |server, bare| Repetition { server: times(server), bare: Some(times(bare)) };
         let repetitions = [repetition(1.2, 1.0), repetition(9.0, 1.0), repetition(2.2, 2.0)];
         let comparison = compare(times(1.0), &repetitions).unwrap();

@@ -1,4 +1,4 @@
-//! What a gateway and the broker say about themselves, over HTTP.
+//! Reads metrics of a gateway and the broker over HTTP.
 
 use std::{collections::HashMap, fs, net::SocketAddr, time::Duration};
 
@@ -23,35 +23,35 @@ fn value(page: &str, name: &str) -> Option<u64> {
     page.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
 }
 
-/// What the broker got from each connection of the gateways: requests and publications, by connection.
+/// Messages the broker received from each gateway connection: requests and publications, by connection id.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Asked(HashMap<u64, u64>);
+pub(crate) struct BrokerRequestCounts(HashMap<u64, u64>);
 
 #[derive(Deserialize)]
-struct Connections {
-    connections: Vec<Connection>,
+struct Connz {
+    connections: Vec<ConnzConnection>,
 }
 
 #[derive(Deserialize)]
-struct Connection {
+struct ConnzConnection {
     cid: u64,
     #[serde(default)]
     name: String,
     in_msgs: u64,
 }
 
-impl Asked {
+impl BrokerRequestCounts {
     pub(crate) async fn of(stack: &Stack) -> anyhow::Result<Self> {
         let file = stack.dir().join("nats.conf");
         let text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
         let port = monitor_port(&text).context("the broker has no monitoring")?;
         let page = get(SocketAddr::from(([127, 0, 0, 1], port)), "/connz?limit=1024").await?;
-        let all: Connections = serde_json::from_str(&page).context("reading /connz")?;
+        let all: Connz = serde_json::from_str(&page).context("reading /connz")?;
         let gateways = all.connections.into_iter().filter(|connection| connection.name == "tidegate-gateway");
         Ok(Self(gateways.map(|connection| (connection.cid, connection.in_msgs)).collect()))
     }
 
-    /// How many more than at an earlier time.
+    /// Returns the increase since an earlier reading.
     pub(crate) fn since(&self, earlier: &Self) -> u64 {
         self.0.iter().map(|(cid, now)| now - earlier.0.get(cid).copied().unwrap_or_default().min(*now)).sum()
     }
@@ -97,8 +97,8 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_is_new_counts_whole() {
-        let asked = |pairs: &[(u64, u64)]| Asked(pairs.iter().copied().collect());
+    fn all_messages_of_a_new_connection_count() {
+        let asked = |pairs: &[(u64, u64)]| BrokerRequestCounts(pairs.iter().copied().collect());
         assert_eq!(asked(&[(1, 10), (3, 5)]).since(&asked(&[(1, 4), (2, 100)])), 11);
     }
 }

@@ -1,4 +1,4 @@
-//! How long things took, and how often they failed. Pure.
+//! Durations and failure counts. Pure.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -12,16 +12,16 @@ const DIGITS: u8 = 3;
 #[derive(Debug, Clone)]
 pub(crate) struct Series(Histogram<u64>);
 
-/// What a series comes to, in milliseconds.
+/// Count and percentiles of a series, in milliseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
-pub(crate) struct Times {
+pub(crate) struct Percentiles {
     pub(crate) count: u64,
     pub(crate) p50: f64,
     pub(crate) p99: f64,
     pub(crate) max: f64,
 }
 
-/// What went wrong, and how often.
+/// Failures with their counts.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub(crate) struct Failures(BTreeMap<String, u64>);
@@ -39,15 +39,15 @@ impl Series {
         Ok(self.0.add(&other.0)?)
     }
 
-    pub(crate) fn times(&self) -> Times {
+    pub(crate) fn times(&self) -> Percentiles {
         #[expect(clippy::cast_precision_loss, reason = "microseconds of a run of minutes")]
         let milliseconds = |micros: u64| micros as f64 / 1000.0;
         let at = |quantile| milliseconds(self.0.value_at_quantile(quantile));
-        Times { count: self.0.len(), p50: at(0.5), p99: at(0.99), max: milliseconds(self.0.max()) }
+        Percentiles { count: self.0.len(), p50: at(0.5), p99: at(0.99), max: milliseconds(self.0.max()) }
     }
 }
 
-impl fmt::Display for Times {
+impl fmt::Display for Percentiles {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "p50 {:7.2} ms   p99 {:7.2} ms   slowest {:7.2} ms", self.p50, self.p99, self.max)
     }
@@ -73,7 +73,7 @@ impl Failures {
     }
 }
 
-/// The middle one; nothing of nothing.
+/// Returns the median, or `None` without values.
 pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);

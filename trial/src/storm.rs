@@ -1,5 +1,5 @@
-//! The storm: a gateway with thousands of subscribers is killed while publications go on, and all of them come to the other
-//! one. Everybody has to be back in time with everything, and the broker must not feel how many they are.
+//! Scenario `storm`: a gateway with thousands of subscribers is killed during publications, and all reconnect to the other
+//! one. Every subscriber must recover in time without a loss, and the broker's load must not grow with their number.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,9 +15,9 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     process,
     publisher::Publisher,
-    scrape::{self, Asked},
-    stats::Times,
-    subscriber::{Backoff, Segment, Subscriber, Told},
+    scrape::{self, BrokerRequestCounts},
+    stats::Percentiles,
+    subscriber::{ReconnectBackoff, Segment, Subscriber, SubscriberStats},
 };
 
 const CONFIG: &str = r#"
@@ -32,10 +32,10 @@ const START_PAUSE: Duration = Duration::from_millis(10);
 const START_LIMIT: Duration = Duration::from_mins(1);
 /// How long everything is quiet before the kill, and goes on after the last has resumed.
 const CALM: Duration = Duration::from_secs(2);
-/// How often is looked whether everybody is back.
+/// The interval of checks whether all subscribers are back.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// How many, and in how much time.
+/// The size and the time limit of the run.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
     /// Subscribers of the gateway that is killed, spread evenly over the channels
@@ -46,14 +46,14 @@ pub(crate) struct Args {
     /// Publications a second, over all channels
     #[arg(long, default_value_t = 200)]
     rate: u32,
-    /// When everybody has to be back
+    /// Time limit for all subscribers to recover
     #[arg(long, default_value = "20s", value_parser = humantime::parse_duration)]
     limit: Duration,
 }
 
-/// What came of it.
+/// The result.
 #[derive(Debug, Serialize)]
-pub(crate) struct Outcome {
+pub(crate) struct StormResult {
     subscribers: usize,
     channels: usize,
     publications: usize,
@@ -61,47 +61,47 @@ pub(crate) struct Outcome {
     not_recovered: usize,
     missing: usize,
     twice_or_out_of_order: usize,
-    /// From the kill until the last had resumed; nothing if not all had in time.
+    /// The time from the kill until the last subscriber resumed. `None` if not all resumed in time.
     last_resumed_ms: Option<u128>,
     limit_ms: u128,
     /// From the end of its connection to the reply that brings what was missed, in milliseconds.
-    back: Times,
-    /// Reads of the stream for those who came back, by the gateway they came to.
+    back: Percentiles,
+    /// Stream reads for recoveries by the remaining gateway.
     recovery_reads: u64,
-    /// All the broker was asked by the gateways meanwhile.
+    /// All messages from the gateways to the broker meanwhile.
     broker_requests: u64,
 }
 
 /// Runs the scenario on a stack of its own.
-pub(crate) async fn run(args: &Args) -> anyhow::Result<Outcome> {
-    ensure!(args.subscribers > 0 && args.channels > 0, "nobody would be in the storm");
+pub(crate) async fn run(args: &Args) -> anyhow::Result<StormResult> {
+    ensure!(args.subscribers > 0 && args.channels > 0, "--subscribers and --channels must be positive");
     process::raise_descriptors()?;
     let stack = Stack::builder().config(CONFIG).gateways(2).start().await.context("starting a stack")?;
     let publisher = Publisher::connect(&stack, "storm", args.channels).await?;
-    let (told, done) = (Arc::new(Told::new(args.subscribers)), CancellationToken::new());
-    let subscribers = start(&stack, args, &told, &done).await?;
+    let (stats, done) = (Arc::new(SubscriberStats::new(args.subscribers)), CancellationToken::new());
+    let subscribers = start(&stack, args, &stats, &done).await?;
     let over = CancellationToken::new();
     let storm = async {
-        let storm = strike(&stack, args, &told).await;
+        let storm = strike(&stack, args, &stats).await;
         over.cancel();
         storm
     };
     let (publications, storm) = tokio::join!(publisher.run(args.rate, over.cancelled()), storm);
-    let Storm { last_resumed, recovery_reads, broker_requests } = storm?;
-    publisher.settle(&told, args.subscribers).await;
+    let StormMeasurement { last_resumed, recovery_reads, broker_requests } = storm?;
+    publisher.settle(&stats, args.subscribers).await;
     done.cancel();
     let (missing, twice_or_out_of_order) = publisher.compare_all(subscribers).await?;
-    let outcome = Outcome {
+    let outcome = StormResult {
         subscribers: args.subscribers,
         channels: args.channels,
         publications,
-        resumed: told.resumed(),
-        not_recovered: told.not_recovered(),
+        resumed: stats.resumed(),
+        not_recovered: stats.not_recovered(),
         missing,
         twice_or_out_of_order,
         last_resumed_ms: last_resumed.map(|time| time.as_millis()),
         limit_ms: args.limit.as_millis(),
-        back: told.times()?,
+        back: stats.times()?,
         recovery_reads,
         broker_requests,
     };
@@ -110,11 +110,11 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<Outcome> {
     Ok(outcome)
 }
 
-/// Subscribes everybody at the first gateway.
+/// Connects all subscribers to the first gateway.
 async fn start(
     stack: &Stack,
     args: &Args,
-    told: &Arc<Told>,
+    stats: &Arc<SubscriberStats>,
     done: &CancellationToken,
 ) -> anyhow::Result<JoinSet<(usize, Vec<Segment>)>> {
     let urls: Vec<String> = stack.gateways().into_iter().map(|gateway| gateway.websocket).collect();
@@ -126,8 +126,8 @@ async fn start(
             urls: urls.clone(),
             token: crate::subscriber::token(stack, number)?,
             channel: format!("storm:c{channel}"),
-            backoff: Backoff::SDK,
-            told: Arc::clone(told),
+            backoff: ReconnectBackoff::SDK,
+            stats: Arc::clone(stats),
         };
         let done = done.clone();
         subscribers.spawn(async move { (channel, subscriber.run(done).await) });
@@ -136,39 +136,39 @@ async fn start(
         }
     }
     let deadline = Instant::now() + START_LIMIT;
-    while told.begun() < args.subscribers {
-        ensure!(Instant::now() < deadline, "{} of {} subscribed", told.begun(), args.subscribers);
+    while stats.begun() < args.subscribers {
+        ensure!(Instant::now() < deadline, "{} of {} subscribed", stats.begun(), args.subscribers);
         sleep(LOOK).await;
     }
     Ok(subscribers)
 }
 
-struct Storm {
+struct StormMeasurement {
     last_resumed: Option<Duration>,
     recovery_reads: u64,
     broker_requests: u64,
 }
 
-/// Kills the first gateway and waits until everybody has resumed at the second.
-async fn strike(stack: &Stack, args: &Args, told: &Told) -> anyhow::Result<Storm> {
+/// Kills the first gateway and waits until all subscribers have resumed at the second.
+async fn strike(stack: &Stack, args: &Args, stats: &SubscriberStats) -> anyhow::Result<StormMeasurement> {
     sleep(CALM).await;
     let second = stack.gateways().get(1).context("a stack with one gateway")?.internal;
-    let before = Asked::of(stack).await?;
+    let before = BrokerRequestCounts::of(stack).await?;
     let start = Instant::now();
     stack.hold("gateway-1").await?;
-    let back = || told.resumed() + told.not_recovered();
+    let back = || stats.resumed() + stats.not_recovered();
     while back() < args.subscribers && start.elapsed() < args.limit {
         sleep(LOOK).await;
     }
     let last_resumed = (back() >= args.subscribers).then(|| start.elapsed());
-    let broker_requests = Asked::of(stack).await?.since(&before);
+    let broker_requests = BrokerRequestCounts::of(stack).await?.since(&before);
     let recovery_reads = scrape::counter(second, "tidegate_gateway_recovery_reads_total ").await?;
     sleep(CALM).await;
-    Ok(Storm { last_resumed, recovery_reads, broker_requests })
+    Ok(StormMeasurement { last_resumed, recovery_reads, broker_requests })
 }
 
-impl Outcome {
-    /// Whether everything is as it has to be.
+impl StormResult {
+    /// Whether all recovered in time without losses, duplicates or disorder.
     pub(crate) fn adds_up(&self) -> bool {
         self.publications > 0
             && self.last_resumed_ms.is_some()

@@ -1,13 +1,14 @@
-//! One subscriber that comes back from wherever it is cut, and writes down what it was told and what it got.
+//! A subscriber that reconnects after every cut and records recoveries and publications.
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, SystemTime},
 };
 
+use parking_lot::Mutex;
 use tidegate_cli::{
     client::{Client, Event, Events, Options},
     stack::Stack,
@@ -17,10 +18,10 @@ use tidegate_shared::protocol::{Command, SubscribeRequest, SubscribeResult};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::stats::{Series, Times};
+use crate::stats::{Percentiles, Series};
 
-/// What all subscribers were told.
-pub(crate) struct Told {
+/// Recovery counts and offsets of all subscribers.
+pub(crate) struct SubscriberStats {
     begun: AtomicUsize,
     resumed: AtomicUsize,
     not_recovered: AtomicUsize,
@@ -29,7 +30,7 @@ pub(crate) struct Told {
     newest: Vec<AtomicU64>,
 }
 
-/// Publications a subscriber got in one go: everything behind `base` that it was not told to have missed.
+/// Publications received without a failed recovery in between: all after `base`.
 #[derive(Debug, Default)]
 pub(crate) struct Segment {
     base: u64,
@@ -38,32 +39,32 @@ pub(crate) struct Segment {
 
 /// How long a client that is cut off waits before each try: from `min` on, doubling up to `max`, with full jitter.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Backoff {
+pub(crate) struct ReconnectBackoff {
     pub(crate) min: Duration,
     pub(crate) max: Duration,
 }
 
-/// Who subscribes to what, and where.
+/// The settings of a subscriber.
 pub(crate) struct Subscriber {
-    /// Which one this is.
+    /// Its number.
     pub(crate) number: usize,
     /// Tried in turn.
     pub(crate) urls: Vec<String>,
     pub(crate) token: String,
     pub(crate) channel: String,
-    pub(crate) backoff: Backoff,
-    pub(crate) told: Arc<Told>,
+    pub(crate) backoff: ReconnectBackoff,
+    pub(crate) stats: Arc<SubscriberStats>,
 }
 
-/// A subscriber at work.
-struct Listener {
-    who: Subscriber,
+/// A running subscriber.
+struct ActiveSubscriber {
+    settings: Subscriber,
     epoch: String,
     segments: Vec<Segment>,
 }
 
 impl From<u64> for Segment {
-    /// Nothing yet behind this offset.
+    /// An empty segment after this offset.
     fn from(base: u64) -> Self {
         Self { base, offsets: Vec::new() }
     }
@@ -90,7 +91,7 @@ impl Segment {
     }
 }
 
-impl Told {
+impl SubscriberStats {
     pub(crate) fn new(subscribers: usize) -> Self {
         Self {
             begun: AtomicUsize::new(0),
@@ -121,9 +122,9 @@ impl Told {
         self.not_recovered.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn times(&self) -> anyhow::Result<Times> {
+    pub(crate) fn times(&self) -> anyhow::Result<Percentiles> {
         let mut series = Series::new()?;
-        for time in self.back.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        for time in self.back.lock().iter() {
             series.record(*time)?;
         }
         Ok(series.times())
@@ -136,7 +137,7 @@ impl Told {
     }
 }
 
-impl Backoff {
+impl ReconnectBackoff {
     /// That of the published JavaScript SDK.
     pub(crate) const SDK: Self = Self { min: Duration::from_millis(500), max: Duration::from_secs(20) };
 
@@ -153,9 +154,9 @@ pub(crate) fn token(stack: &Stack, number: usize) -> anyhow::Result<String> {
 }
 
 impl Subscriber {
-    /// Subscribes, and comes back whenever it is cut, until everything is over.
+    /// Subscribes, and reconnects after every cut, until `done`.
     pub(crate) async fn run(self, done: CancellationToken) -> Vec<Segment> {
-        let mut listener = Listener { who: self, epoch: String::new(), segments: Vec::new() };
+        let mut listener = ActiveSubscriber { settings: self, epoch: String::new(), segments: Vec::new() };
         let (mut turn, mut failures, mut cut) = (0, 0, None);
         loop {
             let came_back = tokio::select! {
@@ -169,23 +170,23 @@ impl Subscriber {
             cut.get_or_insert_with(Instant::now);
             tokio::select! {
                 () = done.cancelled() => return listener.segments,
-                () = sleep(listener.who.backoff.pause(failures)) => failures += 1,
+                () = sleep(listener.settings.backoff.pause(failures)) => failures += 1,
             }
         }
     }
 }
 
-impl Listener {
-    /// One connection, until it ends; false if it never came to a subscription.
+impl ActiveSubscriber {
+    /// Runs one connection until it ends. Returns false if it never subscribed.
     async fn live(&mut self, turn: usize, cut: Option<Instant>) -> bool {
-        let Some(url) = self.who.urls.get(turn % self.who.urls.len().max(1)) else { return false };
-        let options = Options::new(url).token(self.who.token.clone());
+        let Some(url) = self.settings.urls.get(turn % self.settings.urls.len().max(1)) else { return false };
+        let options = Options::new(url).token(self.settings.token.clone());
         let Ok((client, mut events)) = Client::connect(options).await else { return false };
         if self.subscribe(&client).await.is_none() {
             return false;
         }
         if let Some(cut) = cut {
-            self.who.told.back.lock().unwrap_or_else(PoisonError::into_inner).push(cut.elapsed());
+            self.settings.stats.back.lock().push(cut.elapsed());
         }
         self.listen(&client, &mut events).await;
         true
@@ -194,7 +195,9 @@ impl Listener {
     async fn listen(&mut self, client: &Client, events: &mut Events) -> Option<()> {
         loop {
             match events.next().await? {
-                Event::Publication { channel, offset, .. } if channel == self.who.channel => self.got(offset),
+                Event::Publication { channel, offset, .. } if channel == self.settings.channel => {
+                    self.got(offset);
+                }
                 Event::Unsubscribed { code: 2500.., .. } => self.subscribe(client).await?,
                 Event::Disconnected(_) => return None,
                 _ => {}
@@ -205,7 +208,7 @@ impl Listener {
     async fn subscribe(&mut self, client: &Client) -> Option<()> {
         let known = self.segments.last().map(Segment::newest);
         let request = SubscribeRequest {
-            channel: self.who.channel.clone(),
+            channel: self.settings.channel.clone(),
             recover: known.is_some(),
             offset: known.unwrap_or_default(),
             epoch: self.epoch.clone(),
@@ -217,16 +220,16 @@ impl Listener {
     }
 
     fn subscribed(&mut self, result: SubscribeResult) {
-        let told = Arc::clone(&self.who.told);
+        let stats = Arc::clone(&self.settings.stats);
         self.epoch = result.epoch;
         if result.recovered {
-            told.resumed.fetch_add(1, Ordering::Relaxed);
+            stats.resumed.fetch_add(1, Ordering::Relaxed);
             for publication in result.publications {
                 self.got(publication.offset);
             }
             return;
         }
-        let counter = if result.was_recovering { &told.not_recovered } else { &told.begun };
+        let counter = if result.was_recovering { &stats.not_recovered } else { &stats.begun };
         counter.fetch_add(1, Ordering::Relaxed);
         self.segments.push(result.offset.into());
         self.note(result.offset);
@@ -240,7 +243,7 @@ impl Listener {
     }
 
     fn note(&self, offset: u64) {
-        self.who.told.note(self.who.number, offset);
+        self.settings.stats.note(self.settings.number, offset);
     }
 }
 
@@ -249,7 +252,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_missing_twice_or_out_of_order_is_counted() {
+    fn missing_duplicate_and_disordered_publications_are_counted() {
         let segment = |base, offsets: &[u64]| Segment { base, offsets: offsets.to_vec() };
         let stored = [1, 3, 5, 7];
         assert_eq!(segment(1, &[3, 5, 7]).compare(&stored, true), (0, 0));
@@ -261,7 +264,7 @@ mod tests {
 
     #[test]
     fn pauses_grow_within_their_bounds() {
-        let backoff = Backoff::SDK;
+        let backoff = ReconnectBackoff::SDK;
         for failures in 0..100 {
             let most = backoff.min + backoff.min * 2_u32.pow(failures.min(6));
             let pause = backoff.pause(failures);
@@ -270,11 +273,11 @@ mod tests {
     }
 
     #[test]
-    fn who_has_the_newest_publication_of_its_channel_is_up_to_date() {
-        let told = Told::new(4);
+    fn a_subscriber_with_the_newest_publication_of_its_channel_is_up_to_date() {
+        let stats = SubscriberStats::new(4);
         for (number, offset) in [7, 8, 6, 9].into_iter().enumerate() {
-            told.newest[number].store(offset, Ordering::Relaxed);
+            stats.newest[number].store(offset, Ordering::Relaxed);
         }
-        assert_eq!(told.up_to_date(&[7, 8]), 3);
+        assert_eq!(stats.up_to_date(&[7, 8]), 3);
     }
 }

@@ -1,4 +1,4 @@
-//! What is measured: a stack of our own, or any server of the protocol that somebody else runs.
+//! The measured server: a stack of this program, or an external server of the protocol.
 
 use std::time::{Duration, SystemTime};
 
@@ -23,9 +23,9 @@ name = "bare"
 match = "rpc.bare"
 "#;
 
-/// A server somebody else runs.
+/// An external server.
 #[derive(Debug, Clone, clap::Args)]
-pub(crate) struct Outside {
+pub(crate) struct ExternalServer {
     /// Measure this server instead of a stack of our own: ws://host:port/connection/websocket
     #[arg(long, global = true)]
     url: Option<String>,
@@ -41,13 +41,17 @@ pub(crate) struct Outside {
 #[derive(Debug)]
 pub(crate) struct Target {
     urls: Vec<String>,
-    outside: Outside,
+    outside: ExternalServer,
     stack: Option<Stack>,
 }
 
 impl Target {
     /// The outside server, or else a stack of this size on free ports.
-    pub(crate) async fn start(outside: &Outside, gateways: usize, workers: usize) -> anyhow::Result<Self> {
+    pub(crate) async fn start(
+        outside: &ExternalServer,
+        gateways: usize,
+        workers: usize,
+    ) -> anyhow::Result<Self> {
         let outside = outside.clone();
         if let Some(url) = &outside.url {
             return Ok(Self { urls: vec![url.clone()], outside, stack: None });

@@ -13,21 +13,21 @@ use serde::Serialize;
 use tidegate_cli::client::Client;
 use tokio::task::JoinSet;
 
-use self::watch::{Stored, Watch};
+use self::stream_watch::{StoredRequests, StreamWatch};
 use crate::{
-    process::{self, Neighbours},
-    stats::{Failures, Series, Times},
+    process::{self, ForeignCpu},
+    stats::{Failures, Percentiles, Series},
     target::Target,
 };
 
-mod watch;
+mod stream_watch;
 
 /// The longest run: a stuck system has to end as a failure, not as a hanging terminal.
 const LIMIT: Duration = Duration::from_mins(2);
-/// After its last answer a caller listens this long for second answers.
-const ECHOES: Duration = Duration::from_secs(1);
+/// How long a caller waits for second answers after its last answer.
+const DUPLICATE_WAIT: Duration = Duration::from_secs(1);
 
-/// How to ask.
+/// The load.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
     /// Callers, each a user with a connection
@@ -44,7 +44,7 @@ pub(crate) struct Args {
     method: String,
 }
 
-/// The figures.
+/// The results.
 #[derive(Debug, Serialize)]
 pub(crate) struct Throughput {
     callers: usize,
@@ -55,14 +55,14 @@ pub(crate) struct Throughput {
     /// Second answers to one request.
     stray_replies: u64,
     requests_per_second: f64,
-    times: Times,
-    /// What the stream of requests has seen; nothing for a server somebody else runs.
-    stored: Option<Stored>,
+    times: Percentiles,
+    /// What the request stream stored. `None` for an external server.
+    stored: Option<StoredRequests>,
     foreign_cpu_percent: f64,
 }
 
-/// What one caller, or all of them, came to.
-struct Tally {
+/// The results of one caller, or of all together.
+struct CallerTotals {
     series: Series,
     failures: Failures,
     stray_replies: u64,
@@ -74,14 +74,14 @@ pub(crate) async fn run(target: &Target, args: &Args) -> anyhow::Result<Throughp
     ensure!(args.callers > 0 && args.window > 0 && args.requests >= args.callers, "nothing to measure");
     let each = args.requests / args.callers;
     let watch = match target.stack() {
-        Some(stack) => Some(Watch::start(stack.config()).await?),
+        Some(stack) => Some(StreamWatch::start(stack.config()).await?),
         None => None,
     };
     let mut callers = Vec::new();
     for number in 0..args.callers {
         callers.push(target.connect(number).await?);
     }
-    let neighbours = Neighbours::watch(target.pids())?;
+    let neighbours = ForeignCpu::watch(target.pids())?;
     let started = Instant::now();
     let asking = ask_all(callers, each, args.window, args.method.as_str().into());
     let tally = tokio::time::timeout(LIMIT, asking).await.context("not finished within the limit")??;
@@ -112,12 +112,12 @@ async fn ask_all(
     each: usize,
     window: usize,
     method: Arc<str>,
-) -> anyhow::Result<Tally> {
+) -> anyhow::Result<CallerTotals> {
     let mut asking = JoinSet::new();
     for (number, client) in callers.into_iter().enumerate() {
         asking.spawn(ask(client, number, each, window, Arc::clone(&method)));
     }
-    let mut all = Tally::new()?;
+    let mut all = CallerTotals::new()?;
     while let Some(tally) = asking.join_next().await {
         let tally = tally??;
         all.series.add(&tally.series)?;
@@ -135,8 +135,8 @@ async fn ask(
     each: usize,
     window: usize,
     method: Arc<str>,
-) -> anyhow::Result<Tally> {
-    let mut tally = Tally::new()?;
+) -> anyhow::Result<CallerTotals> {
+    let mut tally = CallerTotals::new()?;
     let requests = (0..each).map(|n| {
         let (client, method) = (&client, &method);
         let body = Bytes::from(format!(r#"{{"caller":{caller},"n":{n}}}"#));
@@ -157,12 +157,12 @@ async fn ask(
     }
     tally.finished = Instant::now();
     drop(answers);
-    tokio::time::sleep(ECHOES).await;
+    tokio::time::sleep(DUPLICATE_WAIT).await;
     tally.stray_replies = client.stray_replies();
     Ok(tally)
 }
 
-impl Tally {
+impl CallerTotals {
     fn new() -> anyhow::Result<Self> {
         let (series, failures) = (Series::new()?, Failures::default());
         Ok(Self { series, failures, stray_replies: 0, finished: Instant::now() })
@@ -170,7 +170,7 @@ impl Tally {
 }
 
 impl Throughput {
-    /// What is not as it has to be, a sentence each.
+    /// Returns the failed checks, one sentence each.
     pub(crate) fn problems(&self) -> Vec<String> {
         let answered = usize::try_from(self.answered).unwrap_or(usize::MAX);
         let mut problems = Vec::new();
@@ -180,11 +180,11 @@ impl Throughput {
         if self.stray_replies > 0 {
             problems.push(format!("{} requests were answered twice", self.stray_replies));
         }
-        problems.extend(self.stored.iter().flat_map(Stored::problems));
+        problems.extend(self.stored.iter().flat_map(StoredRequests::problems));
         problems
     }
 
-    /// The table a person reads.
+    /// Returns the table for the terminal.
     pub(crate) fn table(&self) -> String {
         let mut lines = vec![
             format!(
@@ -200,7 +200,8 @@ impl Throughput {
         lines.push(format!("  second answers  {}", self.stray_replies));
         match &self.stored {
             Some(stored) => lines.extend(stored.lines()),
-            None => lines.push("  order           not looked at: the stream is somebody else's".to_owned()),
+            None => lines
+                .push("  order           not checked: the stream belongs to an external server".to_owned()),
         }
         lines.push(process::foreign_line(self.foreign_cpu_percent));
         let problems = self.problems();
@@ -224,7 +225,7 @@ mod tests {
             failures: Failures::default(),
             stray_replies: 0,
             requests_per_second: 100.0,
-            times: Times::default(),
+            times: Percentiles::default(),
             stored: None,
             foreign_cpu_percent: 0.0,
         }

@@ -1,7 +1,7 @@
-//! Torn connections: many subscribers behind a proxy that cuts them at random, gateways and the broker killed on the way,
-//! publications going on. Whoever was always told that it recovered has to have everything, once and in order.
+//! Scenario `torn`: a proxy cuts the connections of many subscribers at random, and gateways and the broker are killed during
+//! publications. A subscriber whose recoveries all succeeded must have every publication once and in order.
 //!
-//! Counts, does not assume: what was published is what the broker acknowledged, what was received is what came.
+//! Published means acknowledged by the broker.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,8 +17,8 @@ use tokio_util::sync::CancellationToken;
 use self::proxy::Proxy;
 use crate::{
     publisher::Publisher,
-    stats::Times,
-    subscriber::{Backoff, Subscriber, Told},
+    stats::Percentiles,
+    subscriber::{ReconnectBackoff, Subscriber, SubscriberStats},
 };
 
 mod proxy;
@@ -31,9 +31,10 @@ allow_subscribe = "authenticated"
 history_size = 1000
 "#;
 /// Subscribers that are cut off come back at once, nearly: breaks are what is sought here.
-const BACKOFF: Backoff = Backoff { min: Duration::from_millis(20), max: Duration::from_millis(100) };
+const BACKOFF: ReconnectBackoff =
+    ReconnectBackoff { min: Duration::from_millis(20), max: Duration::from_millis(100) };
 
-/// What is torn, and how often.
+/// The size and the faults of the run.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
     /// Subscribers, spread evenly over the channels
@@ -55,9 +56,9 @@ pub(crate) struct Args {
     kill_every: Duration,
 }
 
-/// What came of it.
+/// The result.
 #[derive(Debug, Serialize)]
-pub(crate) struct Outcome {
+pub(crate) struct TornResult {
     subscribers: usize,
     channels: usize,
     publications: usize,
@@ -68,11 +69,11 @@ pub(crate) struct Outcome {
     missing: usize,
     twice_or_out_of_order: usize,
     /// From the cut to the reply that brings what was missed, in milliseconds.
-    back: Times,
+    back: Percentiles,
 }
 
-impl Outcome {
-    /// Whether everything adds up.
+impl TornResult {
+    /// Whether there are no losses, duplicates or disorder.
     pub(crate) fn adds_up(&self) -> bool {
         self.publications > 0 && self.resumed > 0 && self.missing == 0 && self.twice_or_out_of_order == 0
     }
@@ -98,12 +99,12 @@ impl Outcome {
 }
 
 /// Runs the scenario on a stack of its own.
-pub(crate) async fn run(args: &Args) -> anyhow::Result<Outcome> {
+pub(crate) async fn run(args: &Args) -> anyhow::Result<TornResult> {
     let stack = Stack::builder().config(CONFIG).gateways(2).start().await.context("starting a stack")?;
     let gateways = stack.gateways().iter().map(|gateway| gateway.public).collect();
     let proxy = Proxy::start(gateways, args.cut_every).await?;
     let publisher = Publisher::connect(&stack, "torn", args.channels).await?;
-    let told = Arc::new(Told::new(args.subscribers));
+    let stats = Arc::new(SubscriberStats::new(args.subscribers));
     let done = CancellationToken::new();
     let mut subscribers = JoinSet::new();
     for number in 0..args.subscribers {
@@ -114,7 +115,7 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<Outcome> {
             token: crate::subscriber::token(&stack, number)?,
             channel: format!("torn:c{channel}"),
             backoff: BACKOFF,
-            told: Arc::clone(&told),
+            stats: Arc::clone(&stats),
         };
         let done = done.clone();
         subscribers.spawn(async move { (channel, subscriber.run(done).await) });
@@ -123,27 +124,27 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<Outcome> {
         tokio::join!(publisher.run(args.rate, sleep(args.time)), tear(&stack, args));
     let gateways_killed = gateways_killed?;
     proxy.stop_cutting();
-    publisher.settle(&told, args.subscribers).await;
+    publisher.settle(&stats, args.subscribers).await;
     done.cancel();
     let (missing, twice_or_out_of_order) = publisher.compare_all(subscribers).await?;
-    let outcome = Outcome {
+    let outcome = TornResult {
         subscribers: args.subscribers,
         channels: args.channels,
         publications,
         cuts: proxy.cuts(),
         gateways_killed,
-        resumed: told.resumed(),
-        not_recovered: told.not_recovered(),
+        resumed: stats.resumed(),
+        not_recovered: stats.not_recovered(),
         missing,
         twice_or_out_of_order,
-        back: told.times()?,
+        back: stats.times()?,
     };
     ensure!(!stack.log().contains("panicked"), "a process has panicked: {}", stack.log());
     stack.down().await;
     Ok(outcome)
 }
 
-/// Kills a gateway now and then, and the broker once, half-way.
+/// Kills a gateway every `kill_every`, and the broker once, half-way.
 async fn tear(stack: &Stack, args: &Args) -> anyhow::Result<u32> {
     let (start, mut killed, mut broker_killed) = (Instant::now(), 0_u32, false);
     loop {

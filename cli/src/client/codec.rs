@@ -1,4 +1,4 @@
-//! From commands to WebSocket messages and back to replies. Pure.
+//! Encodes commands into WebSocket messages and decodes replies. Pure.
 
 use bytes::{Bytes, BytesMut};
 use tidegate_shared::protocol::{CodecError, Command, Encoding, Reply, json, protobuf};
@@ -7,7 +7,7 @@ use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 /// Commands are batched into one message up to this size: well under the gateway's limit for one message.
 const FRAME_BYTES: usize = 16 * 1024;
 
-/// Encodes one command, without what joins it to others.
+/// Encodes one command, without the framing between commands.
 pub(super) fn encode(encoding: Encoding, command: &Command) -> Result<Bytes, CodecError> {
     match encoding {
         Encoding::Json => json::encode(command),
@@ -39,7 +39,7 @@ pub(super) fn frames(encoding: Encoding, commands: &[Bytes]) -> Vec<Message> {
     frames
 }
 
-/// The answer to a ping: a command with nothing in it.
+/// The answer to a ping: an empty command.
 pub(super) fn pong(encoding: Encoding) -> Message {
     match encoding {
         Encoding::Json => Message::text("{}"),
@@ -47,7 +47,7 @@ pub(super) fn pong(encoding: Encoding) -> Message {
     }
 }
 
-/// Reads the replies of one message; nothing for control frames.
+/// Decodes the replies in one message. Control frames hold none.
 pub(super) fn replies(encoding: Encoding, message: Message) -> Result<Vec<Reply>, CodecError> {
     let bytes = match message {
         Message::Text(text) => Bytes::from(text),
@@ -63,7 +63,7 @@ pub(super) fn replies(encoding: Encoding, message: Message) -> Result<Vec<Reply>
     }
 }
 
-/// JSON is UTF-8, so turning it into text always succeeds; a message that could not be text would not be sent.
+/// JSON is UTF-8, so the conversion to text always succeeds; `None` would drop the message.
 fn message(encoding: Encoding, frame: Bytes) -> Option<Message> {
     match encoding {
         Encoding::Json => Utf8Bytes::try_from(frame).ok().map(Message::Text),
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pong_is_a_command_with_nothing_in_it() {
+    fn a_pong_is_an_empty_command() {
         for encoding in [Encoding::Json, Encoding::Protobuf] {
             assert_eq!(decode(encoding, &pong(encoding)), [Command::default()]);
         }

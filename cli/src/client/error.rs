@@ -1,4 +1,4 @@
-//! How a call can fail, told apart by what the caller does next.
+//! The errors of a client, separated by what the caller can do next.
 
 use tidegate_shared::protocol::{self, codes::Disconnect};
 
@@ -8,27 +8,27 @@ use tidegate_shared::protocol::{self, codes::Disconnect};
 pub struct Closed {
     /// The server's close code, or one of the codes below 3000 that stand for a broken transport.
     pub code: u16,
-    /// Its text.
+    /// The close reason.
     pub reason: String,
 }
 
 impl Closed {
-    /// The transport ended without a word.
+    /// The transport ended without a close frame.
     pub(crate) fn lost(why: impl std::fmt::Display) -> Self {
         Self { code: 1006, reason: why.to_string() }
     }
 
-    /// This side ended it.
+    /// The client closed the connection.
     pub(crate) fn by_caller() -> Self {
         Self { code: 1000, reason: "closed by the caller".to_owned() }
     }
 
-    /// The server said something that is not the protocol.
+    /// The server sent a malformed reply.
     pub(crate) fn malformed(why: impl std::fmt::Display) -> Self {
         Self { code: 1002, reason: format!("malformed reply: {why}") }
     }
 
-    /// Whether connecting again can help.
+    /// Whether a reconnect can succeed.
     pub fn reconnects(&self) -> bool {
         Disconnect { code: self.code, reason: "".into() }.reconnects()
     }
@@ -40,9 +40,9 @@ pub enum CallError {
     /// The gateway, or a worker behind it, answered with an error.
     #[error("{code} {message}")]
     Server {
-        /// Its number.
+        /// The error code.
         code: u32,
-        /// Its text.
+        /// The close reason.
         message: String,
         /// Whether the same call may succeed later.
         temporary: bool,
@@ -50,7 +50,7 @@ pub enum CallError {
     /// The connection ended first: whether the command was carried out is unknown.
     #[error(transparent)]
     Closed(#[from] Closed),
-    /// Nothing came in time: whether the command was carried out is unknown.
+    /// No reply came in time: whether the command was carried out is unknown.
     #[error("no reply in time")]
     Timeout,
     /// The payload cannot be carried by this connection's encoding; nothing was sent.
@@ -59,7 +59,7 @@ pub enum CallError {
 }
 
 impl CallError {
-    /// The number of the server's error.
+    /// The server's error code.
     pub fn code(&self) -> Option<u32> {
         match self {
             Self::Server { code, .. } => Some(*code),
@@ -79,23 +79,23 @@ impl From<protocol::Error> for CallError {
     }
 }
 
-/// Why there is no connection.
+/// Why a connection attempt failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConnectError {
-    /// The address makes no sense.
+    /// The address is invalid.
     #[error("cannot connect to {url}: {reason}")]
     Address {
         /// The address.
         url: String,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
-    /// Nobody answers there, or not with a WebSocket.
+    /// No server answers at the address, or not with a WebSocket.
     #[error("cannot reach {url}: {reason}")]
     Unreachable {
         /// The address.
         url: String,
-        /// What the system said.
+        /// The error of the system.
         reason: String,
     },
     /// The handshake was refused.
@@ -112,7 +112,7 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
-    /// Whether trying again can help.
+    /// Whether a retry can succeed.
     pub fn is_temporary(&self) -> bool {
         match self {
             Self::Address { .. } | Self::Refused(CallError::Payload(_)) => false,

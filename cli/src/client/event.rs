@@ -1,4 +1,4 @@
-//! What a client is told without having asked.
+//! Events: what the server sends a client without a request.
 
 use std::collections::BTreeMap;
 
@@ -17,9 +17,9 @@ pub enum Event {
         channel: String,
         /// The payload.
         data: Bytes,
-        /// Its place in the channel's stream; 0 when the channel has none.
+        /// Its offset in the channel's stream; 0 in a channel without history.
         offset: u64,
-        /// Small facts beside the payload; an answer has `re`.
+        /// Metadata of the publication. An answer carries the request id as `re`.
         tags: BTreeMap<String, String>,
         /// The client that published it, if a client did.
         info: Option<ClientInfo>,
@@ -33,14 +33,14 @@ pub enum Event {
     Unsubscribed {
         /// The channel.
         channel: String,
-        /// Below 2500 it is over for good.
+        /// The unsubscribe code. Below 2500 the client must not subscribe again.
         code: u32,
         /// The server's text.
         reason: String,
     },
-    /// A connection stands. Only a [`Reconnecting`](super::Reconnecting) session tells this.
+    /// The session has connected. Only a [`ReconnectingClient`](super::ReconnectingClient) sends this.
     Connected {
-        /// Where to.
+        /// The gateway's address.
         url: String,
         /// The connection's id.
         client: String,
@@ -50,7 +50,7 @@ pub enum Event {
 }
 
 impl Event {
-    /// Reads a push; nothing if it is of a kind this client has no use for.
+    /// Converts a push. Returns `None` for a kind this client does not use.
     pub(super) fn from_push(push: Push) -> Option<Self> {
         let channel = push.channel;
         if let Some(p) = push.publication {
@@ -71,18 +71,18 @@ impl Event {
 
 /// The events of one client, in the order they came.
 ///
-/// Bounded: while it is full the socket is not read, so a client that does not look at its events gets no replies either,
-/// and the gateway ends it as slow. Drop it if the events are of no interest.
+/// Bounded: while the queue is full the socket is not read, so replies stop as well and the gateway disconnects the client
+/// as slow. Drop this to discard the events.
 #[derive(Debug)]
 pub struct Events(pub(super) mpsc::Receiver<Event>);
 
 impl Events {
-    /// Returns the next event; nothing once the client has ended.
+    /// Returns the next event, or `None` once the client has ended.
     pub async fn next(&mut self) -> Option<Event> {
         self.0.recv().await
     }
 
-    /// Returns an event if one is there already.
+    /// Returns a queued event, or `None` if the queue is empty.
     pub fn try_next(&mut self) -> Option<Event> {
         self.0.try_recv().ok()
     }

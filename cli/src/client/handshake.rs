@@ -1,4 +1,4 @@
-//! From an address to an open WebSocket.
+//! Opens a WebSocket to a gateway.
 
 use tidegate_shared::protocol::{Encoding, PROTOBUF_SUBPROTOCOL};
 use tokio_tungstenite::{
@@ -12,12 +12,12 @@ use tokio_tungstenite::{
     },
 };
 
-use super::{ConnectError, Options, socket::Socket};
+use super::{error::ConnectError, options::Options, socket::ClientSocket};
 
-/// A load generator holds thousands of these: the library's own 128 KiB a connection would be gigabytes.
+/// Buffer size. A load generator holds thousands of connections; the library's default of 128 KiB each would be gigabytes.
 const BUFFER: usize = 4 * 1024;
 
-pub(super) async fn open(options: &Options) -> Result<Socket, ConnectError> {
+pub(super) async fn open(options: &Options) -> Result<ClientSocket, ConnectError> {
     let config = WebSocketConfig::default().read_buffer_size(BUFFER).write_buffer_size(BUFFER);
     let opening = connect_async_with_config(request(options)?, Some(config), true);
     let opened = tokio::time::timeout(options.timeout, opening).await;

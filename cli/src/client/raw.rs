@@ -1,4 +1,4 @@
-//! A WebSocket without manners, for tests of what a gateway does with bad input: it sends anything and answers no ping.
+//! A raw WebSocket for tests of bad input: it sends arbitrary messages and does not answer pings.
 
 use std::time::Duration;
 
@@ -8,15 +8,15 @@ use futures_util::{SinkExt, StreamExt};
 use tidegate_shared::protocol::{Encoding, Reply};
 use tokio_tungstenite::tungstenite::Message;
 
-use super::{ConnectError, Options, codec, handshake, socket::Socket};
+use super::{codec, error::ConnectError, handshake, options::Options, socket::ClientSocket};
 
-/// How long the gateway may take to say something.
+/// How long the gateway may take to send a message.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// An open WebSocket on which nothing has been said.
+/// An open WebSocket without a connect command.
 #[derive(Debug)]
 pub struct RawClient {
-    socket: Socket,
+    socket: ClientSocket,
     encoding: Encoding,
     replies: std::collections::VecDeque<Reply>,
 }
@@ -28,17 +28,17 @@ impl RawClient {
         Ok(Self { socket, encoding: options.encoding, replies: std::collections::VecDeque::new() })
     }
 
-    /// Sends a text message as it is.
+    /// Sends a text message unchanged.
     pub async fn send_text(&mut self, text: &str) -> anyhow::Result<()> {
         Ok(self.socket.send(Message::text(text)).await?)
     }
 
-    /// Sends a binary message as it is.
+    /// Sends a binary message unchanged.
     pub async fn send_binary(&mut self, bytes: impl Into<Bytes>) -> anyhow::Result<()> {
         Ok(self.socket.send(Message::binary(bytes.into())).await?)
     }
 
-    /// Returns the next reply or push; pings are passed over.
+    /// Returns the next reply or push. Skips pings.
     pub async fn reply(&mut self) -> anyhow::Result<Reply> {
         loop {
             while let Some(reply) = self.replies.pop_front() {
@@ -53,7 +53,7 @@ impl RawClient {
         }
     }
 
-    /// Waits for the end, whatever comes before it, and makes sure that it comes with this code. Returns the reason.
+    /// Waits for the close frame, skips other messages, and checks its code. Returns the reason.
     pub async fn expect_close(&mut self, code: u16) -> anyhow::Result<String> {
         loop {
             if let Message::Close(frame) = self.message().await? {
@@ -68,7 +68,7 @@ impl RawClient {
     async fn message(&mut self) -> anyhow::Result<Message> {
         let next = tokio::time::timeout(PATIENCE, self.socket.next()).await;
         Ok(next
-            .context("the gateway says nothing")?
+            .context("the gateway sent no message in time")?
             .context("the connection ended without a close frame")??)
     }
 }

@@ -1,6 +1,6 @@
-//! The task that owns a client's socket: one loop that sends commands, matches replies and hands out events.
+//! The task that owns a client's socket: one loop that sends commands, matches replies and delivers events.
 //!
-//! Never decides what a reply means to the caller and never connects again.
+//! It does not interpret replies and does not reconnect.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -38,29 +38,29 @@ use super::{
 };
 
 /// A connected WebSocket.
-pub(super) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
-/// Where the reply to a command goes.
-pub(super) type Caller = oneshot::Sender<Result<Reply, CallError>>;
+pub(super) type ClientSocket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+/// Receives the reply to a command.
+pub(super) type ReplySender = oneshot::Sender<Result<Reply, CallError>>;
 
-/// Commands taken from the queue at once; what is taken together travels together.
+/// The most commands taken from the queue at once. They are sent in one batch.
 const BATCH: usize = 64;
 /// How much later than announced a ping may come: the other clients of the protocol allow the same.
 const PING_GRACE: Duration = Duration::from_secs(10);
 /// How long the server may take to answer a close.
 const CLOSE_WAIT: Duration = Duration::from_secs(2);
 
-/// What the handle asks of the task.
+/// A command from the handle to the task.
 #[derive(Debug)]
-pub(super) enum Order {
-    /// Send a command; without a caller it expects no reply.
-    Send(Box<Command>, Option<Caller>),
-    /// End the connection in good order.
+pub(super) enum SocketCommand {
+    /// Send a command. Without a sender no reply is expected.
+    Send(Box<Command>, Option<ReplySender>),
+    /// Close the connection with a close frame.
     Close,
 }
 
-/// What the handle and the task both see.
+/// State shared by the handle and the task.
 #[derive(Debug, Default)]
-pub(super) struct Shared {
+pub(super) struct SocketStatus {
     /// Why the connection ended, once it has.
     pub(super) end: OnceLock<Closed>,
     /// Replies to commands that were answered before, or never sent.
@@ -68,18 +68,18 @@ pub(super) struct Shared {
 }
 
 /// The loop's state.
-pub(super) struct Driver {
-    sink: SplitSink<Socket, Message>,
-    stream: SplitStream<Socket>,
+pub(super) struct SocketDriver {
+    sink: SplitSink<ClientSocket, Message>,
+    stream: SplitStream<ClientSocket>,
     encoding: Encoding,
-    orders: mpsc::Receiver<Order>,
-    batch: Vec<Order>,
+    orders: mpsc::Receiver<SocketCommand>,
+    batch: Vec<SocketCommand>,
     events: mpsc::Sender<Event>,
     undelivered: VecDeque<Event>,
-    shared: Arc<Shared>,
+    shared: Arc<SocketStatus>,
     last_id: u32,
-    /// A caller that gave up keeps its place, so that its late reply is not mistaken for a second one.
-    callers: HashMap<u32, Caller>,
+    /// A caller that timed out keeps its entry, so that its late reply does not count as a second one.
+    callers: HashMap<u32, ReplySender>,
     frames: VecDeque<Message>,
     unflushed: bool,
     closing: bool,
@@ -88,13 +88,13 @@ pub(super) struct Driver {
     deadline: Option<Instant>,
 }
 
-impl Driver {
+impl SocketDriver {
     pub(super) fn new(
-        socket: Socket,
+        socket: ClientSocket,
         encoding: Encoding,
-        orders: mpsc::Receiver<Order>,
+        orders: mpsc::Receiver<SocketCommand>,
         events: mpsc::Sender<Event>,
-        shared: Arc<Shared>,
+        shared: Arc<SocketStatus>,
     ) -> Self {
         let (sink, stream) = socket.split();
         Self {
@@ -117,14 +117,14 @@ impl Driver {
         }
     }
 
-    /// Runs until the connection ends, then tells the callers and the events why.
+    /// Runs until the connection ends, then reports the reason to the callers and as an event.
     pub(super) async fn run(mut self) {
         let closed = loop {
             if let Break(closed) = self.step().await {
                 break closed;
             }
         };
-        // First the reason, then the callers and the queue: whoever finds them gone finds the reason.
+        // The reason is set before the callers and the queue are dropped, so that a failed call can read it.
         let _ = self.shared.end.set(closed.clone());
         self.callers.clear();
         drop(self.orders);
@@ -140,7 +140,7 @@ impl Driver {
         self.feed().await?;
         let deadline = self.deadline.unwrap_or_else(|| Instant::now() + PING_GRACE);
         tokio::select! {
-            // A full event queue stops the reading: the one place where back-pressure belongs.
+            // A full event queue stops the reads: this is the only back-pressure.
             message = self.stream.next(), if self.undelivered.is_empty() => self.received(message),
             open = has_room(&self.events), if !self.undelivered.is_empty() => {
                 self.deliver(open);
@@ -171,7 +171,7 @@ impl Driver {
         }
     }
 
-    /// Hands the next message to the socket. Does not wait: the one before has been flushed.
+    /// Passes the next message to the socket. Does not wait: the previous message has been flushed.
     async fn feed(&mut self) -> ControlFlow<Closed> {
         if self.unflushed {
             return Continue(());
@@ -185,8 +185,8 @@ impl Driver {
         let mut encoded: Vec<Bytes> = Vec::with_capacity(self.batch.len());
         for order in std::mem::take(&mut self.batch) {
             match order {
-                Order::Send(command, caller) => encoded.extend(self.admit(command, caller)),
-                Order::Close => {
+                SocketCommand::Send(command, caller) => encoded.extend(self.admit(command, caller)),
+                SocketCommand::Close => {
                     self.closing = true;
                     self.deadline = Some(Instant::now() + CLOSE_WAIT);
                 }
@@ -200,8 +200,8 @@ impl Driver {
         Continue(())
     }
 
-    /// Gives a command its id and remembers who waits for it.
-    fn admit(&mut self, mut command: Box<Command>, caller: Option<Caller>) -> Option<Bytes> {
+    /// Assigns the command's id, stores the caller and encodes the command.
+    fn admit(&mut self, mut command: Box<Command>, caller: Option<ReplySender>) -> Option<Bytes> {
         if caller.is_some() {
             self.last_id += 1;
             command.id = self.last_id;
@@ -213,7 +213,7 @@ impl Driver {
             }
             Err(error) => {
                 if let Some(caller) = caller {
-                    // A caller that has gone needs no error.
+                    // The caller may have timed out.
                     let _ = caller.send(Err(CallError::Payload(error.to_string())));
                 }
                 None
@@ -225,7 +225,7 @@ impl Driver {
         let message = match message {
             Some(Ok(Message::Close(frame))) => return Break(self.closed_by(frame)),
             Some(Ok(message)) => message,
-            // However the server ends it: it was this side that asked for the end.
+            // After a close request any end of the connection counts as closed by the caller.
             Some(Err(_)) | None if self.closing => return Break(Closed::by_caller()),
             Some(Err(error)) => return Break(Closed::lost(error)),
             None => return Break(Closed::lost("connection lost")),
@@ -270,7 +270,7 @@ impl Driver {
         match self.callers.remove(&reply.id) {
             Some(caller) => {
                 let result = reply.error.clone().map_or(Ok(reply), |error| Err(error.into()));
-                // A caller that gave up has gone.
+                // The caller may have timed out.
                 let _ = caller.send(result);
             }
             None => {
@@ -280,8 +280,8 @@ impl Driver {
     }
 }
 
-/// Waits until an event can be handed over; false if nobody wants events.
+/// Waits for room in the event queue. Returns false if the receiver was dropped.
 async fn has_room(events: &mpsc::Sender<Event>) -> bool {
-    // The place is given back: this task is the only one that sends, so it stays free.
+    // The permit is released at once: this task is the only sender, so the room stays.
     events.reserve().await.is_ok()
 }

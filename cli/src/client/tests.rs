@@ -1,9 +1,12 @@
-//! The client against a gateway of a few lines, which says exactly what each test needs.
+//! Tests of the client against a scripted gateway.
 
-use std::future::Future;
+use std::{future::Future, time::Duration};
 
+use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
-use tidegate_shared::protocol::{Error, Message as Push, Publication, RpcResult, json};
+use tidegate_shared::protocol::{
+    Command, ConnectResult, Error, Message as Push, Publication, Reply, RpcResult, json,
+};
 use tokio::{
     net::{TcpListener, TcpStream},
     time::Instant,
@@ -16,9 +19,9 @@ use tokio_tungstenite::{
 use super::*;
 
 /// The gateway's side of one connection.
-struct Gateway(WebSocketStream<TcpStream>);
+struct FakeGateway(WebSocketStream<TcpStream>);
 
-impl Gateway {
+impl FakeGateway {
     /// Takes the next connection and answers its connect command.
     async fn accept(listener: &TcpListener) -> Self {
         let (stream, _) = listener.accept().await.unwrap();
@@ -67,7 +70,7 @@ async fn listen() -> (TcpListener, Options) {
 
 /// Runs a gateway's script beside a client's.
 async fn with_gateway<S, C, R>(
-    server: impl FnOnce(Gateway) -> S,
+    server: impl FnOnce(FakeGateway) -> S,
     client: impl FnOnce(Client, Events) -> C,
 ) -> R
 where
@@ -76,7 +79,7 @@ where
 {
     let (listener, options) = listen().await;
     // Boxed: scripts hold whole replies, one for every verb.
-    let server = Box::pin(async { server(Gateway::accept(&listener).await).await });
+    let server = Box::pin(async { server(FakeGateway::accept(&listener).await).await });
     let client = async {
         let (handle, events) = Client::connect(options).await.unwrap();
         client(handle, events).await
@@ -86,8 +89,8 @@ where
 }
 
 #[tokio::test]
-async fn replies_find_their_calls_in_any_order_and_calls_made_together_travel_together() {
-    let script = |mut gateway: Gateway| async move {
+async fn replies_match_their_calls_in_any_order_and_concurrent_calls_share_a_message() {
+    let script = |mut gateway: FakeGateway| async move {
         let commands = gateway.commands().await;
         assert_eq!(commands.len(), 3);
         let replies = commands.iter().rev().map(|c| Reply {
@@ -107,7 +110,7 @@ async fn replies_find_their_calls_in_any_order_and_calls_made_together_travel_to
 
 #[tokio::test]
 async fn a_second_reply_is_counted_and_a_late_one_is_not() {
-    let script = |mut gateway: Gateway| async move {
+    let script = |mut gateway: FakeGateway| async move {
         let first = gateway.commands().await.remove(0);
         let second = gateway.commands().await.remove(0);
         gateway.say([answer(first.id, "1"), answer(second.id, "2"), answer(second.id, "2")]).await;
@@ -125,7 +128,7 @@ async fn a_second_reply_is_counted_and_a_late_one_is_not() {
 
 #[tokio::test]
 async fn a_ping_is_answered_with_a_pong() {
-    let script = |mut gateway: Gateway| async move {
+    let script = |mut gateway: FakeGateway| async move {
         gateway.say([Reply::ping()]).await;
         assert_eq!(gateway.commands().await, [Command::default()]);
         gateway.close(3001, "shutdown").await;
@@ -138,8 +141,8 @@ async fn a_ping_is_answered_with_a_pong() {
 }
 
 #[tokio::test]
-async fn whoever_waits_when_the_connection_ends_is_told_the_reason() {
-    let script = |mut gateway: Gateway| async move {
+async fn pending_and_later_calls_fail_with_the_close_reason() {
+    let script = |mut gateway: FakeGateway| async move {
         gateway.commands().await;
         gateway.close(3008, "slow").await;
     };
@@ -155,7 +158,7 @@ async fn whoever_waits_when_the_connection_ends_is_told_the_reason() {
 async fn more_events_than_fit_are_all_delivered_in_order() {
     let publication =
         |offset| Reply::publication("c", Publication { data: "1".into(), offset, ..Publication::default() });
-    let script = |mut gateway: Gateway| async move {
+    let script = |mut gateway: FakeGateway| async move {
         gateway.say((1..=600).map(publication)).await;
         let push = tidegate_shared::protocol::Push {
             message: Some(Push { data: "2".into() }),
@@ -184,35 +187,35 @@ async fn a_keyed_call_is_answered_by_the_second_gateway_when_the_first_dies() {
     let ((first, options), (second, other)) = (listen().await, listen().await);
     let urls = vec![options.url.clone(), other.url];
     let (session, mut events) =
-        Reconnecting::start(SessionOptions { connection: options, urls, channels: Vec::new() });
+        ReconnectingClient::start(ReconnectOptions { connection: options, urls, channels: Vec::new() });
     let gateways = async {
-        let mut gateway = Gateway::accept(&first).await;
+        let mut gateway = FakeGateway::accept(&first).await;
         let command = gateway.commands().await.remove(0);
         let busy = Error { code: 1001, message: "accepted, still working".into(), temporary: true };
         gateway.say([Reply::error(command.id, busy)]).await;
         let again = gateway.commands().await.remove(0);
         assert_eq!(again.rpc, command.rpc);
         drop(gateway);
-        let mut gateway = Gateway::accept(&second).await;
+        let mut gateway = FakeGateway::accept(&second).await;
         let last = gateway.commands().await.remove(0);
         assert_eq!(last.rpc.unwrap().method, "orders.place#7f3c");
         gateway.say([answer(last.id, "true")]).await;
     };
     let deadline = Instant::now() + Duration::from_secs(20);
     let (answered, ()) = tokio::join!(session.call_keyed("orders.place", "7f3c", "{}", deadline), gateways);
-    assert_eq!(answered, Ok(Answered { data: "true".into(), tries: 3 }));
+    assert_eq!(answered, Ok(KeyedAnswer { data: "true".into(), tries: 3 }));
     assert!(matches!(events.next().await, Some(Event::Connected { .. })));
     assert!(matches!(events.next().await, Some(Event::Disconnected(_))));
 }
 
 #[tokio::test]
-async fn a_session_does_not_come_back_after_a_final_close() {
+async fn a_session_does_not_reconnect_after_a_final_close() {
     let (listener, options) = listen().await;
     let urls = vec![options.url.clone()];
     let (session, _events) =
-        Reconnecting::start(SessionOptions { connection: options, urls, channels: Vec::new() });
+        ReconnectingClient::start(ReconnectOptions { connection: options, urls, channels: Vec::new() });
     let gateway = async {
-        Gateway::accept(&listener).await.close(3500, "invalid token").await;
+        FakeGateway::accept(&listener).await.close(3500, "invalid token").await;
     };
     let deadline = Instant::now() + Duration::from_secs(20);
     let call = async {

@@ -1,4 +1,4 @@
-//! What `call`, `sub` and `pub` have in common: where the gateway is, and who is asking.
+//! Options shared by `call`, `sub` and `pub`: the gateway's address and the user.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -14,29 +14,29 @@ use tidegate_shared::config::{Config, Environment};
 
 use crate::command::ConfigArgs;
 
-/// Who a person at the command line is while nothing is at stake.
+/// The default user in development.
 const DEVELOPMENT_USER: &str = "42";
-/// How long a token made for one command is good.
+/// The lifetime of a token made for one command.
 const TOKEN_TTL: Duration = Duration::from_hours(1);
 
-/// Where the gateway is, and who is asking.
+/// The gateway's address and the user.
 #[derive(Debug, clap::Args)]
 pub(crate) struct AccessArgs {
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
-    /// The gateway; without it `gateway.listen` of the configuration.
+    /// The gateway's URL [default: from `gateway.listen` of the configuration].
     #[arg(long, value_name = "URL")]
     pub(crate) url: Option<String>,
-    /// The user to be, with a token made from `auth.hmac_secret`; 42 in development.
+    /// The user; signs a token with `auth.hmac_secret` [default in development: 42].
     #[arg(long, conflicts_with = "token")]
     pub(crate) user: Option<String>,
-    /// A token made elsewhere.
+    /// A connection token from another issuer.
     #[arg(long)]
     token: Option<String>,
 }
 
 impl AccessArgs {
-    /// Returns how to connect.
+    /// Returns the connection settings.
     pub(crate) fn options(&self, config: &Config) -> anyhow::Result<Options> {
         let url = self.url.clone().unwrap_or_else(|| websocket(config.gateway.listen));
         let token = match &self.token {
@@ -48,7 +48,10 @@ impl AccessArgs {
 
     fn user(&self, config: &Config) -> anyhow::Result<&str> {
         let fallback = (config.env == Environment::Development).then_some(DEVELOPMENT_USER);
-        self.user.as_deref().or(fallback).context("outside development say who you are: --user or --token")
+        self.user
+            .as_deref()
+            .or(fallback)
+            .context("outside development a user is needed: pass --user or --token")
     }
 }
 
@@ -58,16 +61,16 @@ fn websocket(listen: SocketAddr) -> String {
     format!("ws://{}/connection/websocket", SocketAddr::new(ip, listen.port()))
 }
 
-/// What to say when there is no connection.
+/// The error context of a failed connection.
 pub(crate) fn no_connection() -> &'static str {
     "no connection (is the stack running? `make up` starts one)"
 }
 
 /// An argument that is a JSON value, kept as it was written.
 #[derive(Debug, Clone)]
-pub(crate) struct Json(pub(crate) Bytes);
+pub(crate) struct JsonArg(pub(crate) Bytes);
 
-impl FromStr for Json {
+impl FromStr for JsonArg {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -82,15 +85,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_gateway_that_listens_everywhere_is_reached_here() {
+    fn a_gateway_that_listens_on_all_addresses_is_reached_on_loopback() {
         assert_eq!(websocket("0.0.0.0:8000".parse().unwrap()), "ws://127.0.0.1:8000/connection/websocket");
         assert_eq!(websocket("[::1]:8000".parse().unwrap()), "ws://[::1]:8000/connection/websocket");
     }
 
     #[test]
-    fn an_argument_that_is_not_json_says_what_to_do() {
-        assert!("{\"a\": 1}".parse::<Json>().is_ok());
-        let error = "hello".parse::<Json>().unwrap_err();
+    fn an_argument_that_is_not_json_is_refused_with_a_hint() {
+        assert!("{\"a\": 1}".parse::<JsonArg>().is_ok());
+        let error = "hello".parse::<JsonArg>().unwrap_err();
         assert!(error.contains("needs its quotes"), "{error}");
     }
 }

@@ -1,4 +1,4 @@
-//! `tidegate apply`: makes the broker's streams and consumers what the configuration says.
+//! `tidegate apply`: creates and updates the broker's streams and consumers to match the configuration.
 
 use std::process::ExitCode;
 
@@ -12,15 +12,15 @@ use crate::command::ConfigArgs;
 pub(crate) struct Args {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Only say what would be changed.
+    /// Only print the changes.
     #[arg(long)]
     dry_run: bool,
-    /// Make the stream of this namespace anew if it cannot be updated. The publications it keeps are LOST, and clients that
-    /// come back are told that they could not recover. May be given several times.
+    /// Recreate the stream of this namespace if it cannot be updated. Its stored publications are LOST, and clients that
+    /// reconnect learn that they did not recover. May be given several times.
     #[arg(long, value_name = "NAMESPACE")]
     recreate_channels: Vec<String>,
-    /// After the stream of this namespace was restored from an older copy: tell its clients, within half a minute, that their
-    /// positions mean nothing any more. May be given several times.
+    /// Start a new epoch for this namespace, after its stream was restored from an older copy: its clients learn within half a
+    /// minute that their offsets are invalid. May be given several times.
     #[arg(long, value_name = "NAMESPACE")]
     new_epoch: Vec<String>,
 }

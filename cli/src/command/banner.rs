@@ -1,4 +1,4 @@
-//! What a person needs next, once a stack is up.
+//! The text printed when a stack is up: addresses, a token, commands to try.
 
 use std::{
     fmt::Write,
@@ -14,14 +14,14 @@ use tidegate_shared::{
     config::{Config, Environment, NatsUser, Secret},
 };
 
-/// The user everything here is shown for.
+/// The user of the example token.
 const USER: &str = "42";
-/// How long the token is good: a day of trying things out.
+/// The lifetime of the example token: a day.
 const TTL: Duration = Duration::from_hours(24);
-/// How the text ends.
+/// The last line of the text.
 pub(crate) const LAST_LINE: &str = "status, logs, scale, kill, down: `tidegate help`";
 
-/// The text.
+/// Returns the text.
 pub(crate) fn text(config: &Config, processes: &[ProcessStatus]) -> anyhow::Result<String> {
     let names: Vec<&str> = processes.iter().map(|process| process.name.as_str()).collect();
     let mut text = format!("\nTidegate is up: {}\n\n", names.join(", "));
@@ -37,7 +37,7 @@ pub(crate) fn text(config: &Config, processes: &[ProcessStatus]) -> anyhow::Resu
     }
     let gateways = processes.iter().filter(|process| process.kind == Kind::Gateway);
     let elsewhere = gateways.map(|gateway| gateway.address.as_str()).next();
-    // On free ports the configuration does not say where the gateway is.
+    // On free ports the configuration does not hold the gateway's address.
     let url = elsewhere.filter(|address| !address.contains(&format!("//{}/", config.gateway.listen)));
     let url = url.map(|address| format!(" --url {address}")).unwrap_or_default();
     let program = program();
@@ -50,12 +50,12 @@ pub(crate) fn text(config: &Config, processes: &[ProcessStatus]) -> anyhow::Resu
     Ok(text)
 }
 
-/// This program as the person has called it, so that what is shown can be typed.
+/// Returns this program's name as it was typed, so that the shown commands work.
 fn program() -> String {
     std::env::args().next().unwrap_or_else(|| "tidegate".to_owned())
 }
 
-/// The line with which any machine that reaches the broker publishes to the clients.
+/// Returns a `nats pub` line that publishes to a channel from any machine that reaches the broker.
 fn publish_line(config: &Config, channel: &str) -> String {
     let subject =
         Channel::parse(channel).map(|channel| config.subjects().channel(&channel)).unwrap_or_default();
@@ -65,7 +65,7 @@ fn publish_line(config: &Config, channel: &str) -> String {
     format!("nats pub --server nats://{user}:{password}@{address} {subject} '{{\"text\":\"hi\"}}'")
 }
 
-/// A password everybody knows, or that there is one.
+/// Returns a built-in password, and a placeholder for any other.
 fn shown(password: &Secret) -> &str {
     if password.is_built_in() { password.expose() } else { "PASSWORD" }
 }

@@ -1,4 +1,4 @@
-//! `tidegate call`: one request, its answer on standard output, its way on standard error.
+//! `tidegate call`: sends one request; prints the answer to standard output and progress to standard error.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -12,7 +12,7 @@ use tidegate_cli::{
 use tidegate_shared::protocol::codes;
 use tokio::time::{Instant, timeout_at};
 
-use crate::command::access::{self, AccessArgs, Json};
+use crate::command::access::{self, AccessArgs, JsonArg};
 
 /// Arguments of `tidegate call`.
 #[derive(Debug, clap::Args)]
@@ -21,7 +21,7 @@ pub(crate) struct Args {
     method: String,
     /// The payload.
     #[arg(value_name = "JSON", default_value = "null")]
-    data: Json,
+    data: JsonArg,
     /// An idempotency key: the same call with the same key gives the same answer.
     #[arg(long)]
     key: Option<String>,
@@ -32,7 +32,7 @@ pub(crate) struct Args {
     access: AccessArgs,
 }
 
-/// What a route with `answer = "later"` replies at once.
+/// The immediate reply of a route with `answer = "later"`.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Receipt {
@@ -103,7 +103,7 @@ async fn later(receipt: &Receipt, mut events: Events, begun: Instant, timeout: D
                 ));
                 if *duplicate {
                     output::note(
-                        "it was asked before: its answer went to the personal channel when it was ready",
+                        "the request is a duplicate: its answer was published on the personal channel when it was ready",
                     );
                 }
                 return ExitCode::FAILURE;
@@ -112,7 +112,7 @@ async fn later(receipt: &Receipt, mut events: Events, begun: Instant, timeout: D
     }
 }
 
-/// What a person can do about an error.
+/// Returns the next step after an error.
 fn advice(error: &CallError, keyed: bool) -> Option<&'static str> {
     const STILL_WORKING: u32 = codes::STILL_WORKING.code;
     const OUTCOME_UNKNOWN: u32 = codes::OUTCOME_UNKNOWN.code;
@@ -122,18 +122,16 @@ fn advice(error: &CallError, keyed: bool) -> Option<&'static str> {
             "the request is stored: repeat the same call with the same --key to get its answer"
         }
         (Some(STILL_WORKING), false) => {
-            "the request is stored: its answer goes to the user's personal channel (tidegate sub --all); with --key it \
-             could be asked for again"
+            "the request is stored: its answer goes to the user's personal channel (tidegate sub --all); with --key \
+             the call could be repeated"
         }
-        (Some(OUTCOME_UNKNOWN), true) => {
-            "repeat the same call with the same --key: it is carried out for one answer"
-        }
+        (Some(OUTCOME_UNKNOWN), true) => "repeat the same call with the same --key: it gives one answer",
         (Some(OUTCOME_UNKNOWN), false) => {
-            "it may be stored; repeating it may carry it out twice, which --key would prevent"
+            "the request may be stored; repeating it may execute it twice, which --key prevents"
         }
-        (Some(NOT_ACCEPTED), _) => "nothing was stored: try again",
+        (Some(NOT_ACCEPTED), _) => "the request was not stored: try again",
         (None, true) if !matches!(error, CallError::Payload(_)) => {
-            "repeat the same call with the same --key: it is carried out for one answer"
+            "repeat the same call with the same --key: it gives one answer"
         }
         _ => return None,
     })
@@ -152,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_receipt_is_read_as_one() {
+    fn only_a_receipt_parses_as_one() {
         let receipt = Receipt { id: "a.b".into(), seq: 7, duplicate: false };
         assert_eq!(
             serde_json::from_str::<Receipt>(r#"{"id":"a.b","seq":7,"duplicate":false}"#).unwrap(),

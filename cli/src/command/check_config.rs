@@ -1,4 +1,4 @@
-//! `tidegate check-config`: whether the configuration can be used.
+//! `tidegate check-config`: checks the configuration.
 
 use std::process::ExitCode;
 

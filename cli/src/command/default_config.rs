@@ -1,4 +1,4 @@
-//! `tidegate default-config`: the reference of the configuration.
+//! `tidegate default-config`: prints the configuration reference.
 
 use std::process::ExitCode;
 

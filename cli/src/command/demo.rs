@@ -1,11 +1,11 @@
-//! `tidegate demo`: a real feed through a real system, with processes killed on the way.
+//! `tidegate demo`: replays a feed through a temporary stack while processes are killed.
 
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, bail};
 use serde::Serialize;
 use tidegate_cli::{
-    demo::{self, Counts, Keep, Options},
+    demo::{self, Counts, KeepFiles, Options},
     output,
 };
 
@@ -15,42 +15,42 @@ pub(crate) struct Args {
     /// The feed: one earthquake a line.
     #[arg(long, default_value = "examples/quakes/earthquakes.ndjson", value_name = "FILE")]
     file: PathBuf,
-    /// Kill a worker and a gateway on the way.
+    /// Kill a worker and a gateway during the run.
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL")]
     kills: bool,
-    /// Leave the files and logs where they are; after a run that failed they stay in any case.
+    /// Keep the files and logs. After a failed run they are always kept.
     #[arg(long)]
     keep: bool,
-    /// Run it so many times.
+    /// Run the demo this many times.
     #[arg(long, default_value_t = 1, value_name = "N")]
     repeat: usize,
-    /// Write what was counted to this file.
+    /// Write the counts to this file as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
 
-/// What `--json` writes.
+/// The document `--json` writes.
 #[derive(Serialize)]
-struct Report {
+struct DemoReport {
     passed: bool,
-    runs: Vec<Run>,
+    runs: Vec<DemoRun>,
 }
 
 #[derive(Serialize)]
-struct Run {
+struct DemoRun {
     problems: Vec<String>,
     counts: Option<Counts>,
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let keep = if args.keep { Keep::Always } else { Keep::Failed };
+    let keep = if args.keep { KeepFiles::Always } else { KeepFiles::Failed };
     let options = Options { file: args.file, kills: args.kills, keep };
     let mut runs = Vec::new();
     for number in 1..=args.repeat {
         if args.repeat > 1 {
             output::note(format!("run {number} of {}", args.repeat));
         }
-        // Interrupted, the stack is dropped, which ends its processes.
+        // An interrupt drops the stack, which ends its processes.
         let run = tokio::select! {
             counts = demo::run(&options) => judge(counts),
             _ = tokio::signal::ctrl_c() => bail!("interrupted"),
@@ -58,7 +58,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         runs.push(run);
     }
     let failed = runs.iter().filter(|run| !run.problems.is_empty()).count();
-    let report = Report { passed: failed == 0, runs };
+    let report = DemoReport { passed: failed == 0, runs };
     if let Some(file) = &args.json {
         let json = serde_json::to_vec_pretty(&report)?;
         std::fs::write(file, json).with_context(|| format!("writing {}", file.display()))?;
@@ -69,8 +69,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(if report.passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Shows what a run counted and says whether it passed.
-fn judge(counts: anyhow::Result<Counts>) -> Run {
+/// Prints the counts of a run and whether it passed.
+fn judge(counts: anyhow::Result<Counts>) -> DemoRun {
     match counts {
         Ok(counts) => {
             output::line(counts.table());
@@ -79,11 +79,11 @@ fn judge(counts: anyhow::Result<Counts>) -> Run {
                 [] => "passed: nothing lost, nothing twice".to_owned(),
                 problems => format!("failed: {}", problems.join("; ")),
             });
-            Run { problems, counts: Some(counts) }
+            DemoRun { problems, counts: Some(counts) }
         }
         Err(error) => {
             output::line(format!("failed: {error:#}"));
-            Run { problems: vec![format!("{error:#}")], counts: None }
+            DemoRun { problems: vec![format!("{error:#}")], counts: None }
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `tidegate up --detach`: the same command again, in the background, watched until it is ready.
+//! `tidegate up --detach`: starts the same command in the background and waits until it is ready.
 
 use std::{
     env, fs,
@@ -11,9 +11,9 @@ use anyhow::{Context, bail};
 use tidegate_cli::{output, stack::control};
 use tokio::{process::Command, time::sleep};
 
-/// What the process in the background writes, but for the logs of the stack.
+/// The output of the background process, without the logs of the stack.
 const LOG: &str = "up.log";
-/// The pause between two looks.
+/// The interval of readiness checks.
 const PAUSE: Duration = Duration::from_millis(50);
 
 pub(crate) async fn run(dir: &Path) -> anyhow::Result<ExitCode> {
@@ -25,7 +25,7 @@ pub(crate) async fn run(dir: &Path) -> anyhow::Result<ExitCode> {
     let file = fs::File::create(&log).with_context(|| format!("creating {}", log.display()))?;
     let args = env::args_os().skip(1).filter(|arg| arg != "--detach" && arg != "-d");
     let mut child = Command::new(env::current_exe()?)
-        // What it shows to be typed begins as this command did.
+        // The banner shows commands with the program name that was typed.
         .arg0(env::args_os().next().unwrap_or_default())
         .args(args)
         .arg("--detached")
@@ -46,7 +46,7 @@ pub(crate) async fn run(dir: &Path) -> anyhow::Result<ExitCode> {
             }
             () = sleep(PAUSE) => {
                 let said = fs::read_to_string(&log).unwrap_or_default();
-                // The last thing it does before it answers is to say what a person needs to know.
+                // Ready: it serves the control socket and its banner is complete.
                 if !said.is_empty() && control::answers(dir).await && said.contains(super::banner::LAST_LINE) {
                     output::text(&said);
                     return Ok(ExitCode::SUCCESS);

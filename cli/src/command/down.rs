@@ -1,4 +1,4 @@
-//! `tidegate down`: ends the local stack in order.
+//! `tidegate down`: stops gateways, workers and broker of the local stack.
 
 use std::process::ExitCode;
 

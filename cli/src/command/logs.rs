@@ -1,4 +1,4 @@
-//! `tidegate logs`: what the processes of the local stack have printed.
+//! `tidegate logs`: prints the output of the local stack's processes.
 
 use std::{
     fs::File,
@@ -14,7 +14,7 @@ use tokio::time::sleep;
 
 use crate::command::DirArgs;
 
-/// How often a followed file is looked at.
+/// The interval of checks for new output.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Arguments of `tidegate logs`.
@@ -22,10 +22,10 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub(crate) struct Args {
     #[command(flatten)]
     dir: DirArgs,
-    /// Go on as more is printed.
+    /// Keep printing new output.
     #[arg(long, short)]
     follow: bool,
-    /// One process; without a name all of them.
+    /// The process [default: all].
     name: Option<String>,
 }
 
@@ -41,9 +41,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Prints what is behind `read` bytes and returns how many have been read now. A shorter file is a new one.
+/// Prints the file from offset `read` and returns the new offset. A shorter file is a new one.
 fn print_from(path: &Path, read: u64) -> anyhow::Result<u64> {
-    let mut file = File::open(path).with_context(|| format!("there is no {}", path.display()))?;
+    let mut file = File::open(path)
+        .with_context(|| format!("cannot open {}: see `tidegate status` for the names", path.display()))?;
     let length = file.metadata()?.len();
     let from = if length < read { 0 } else { read };
     file.seek(SeekFrom::Start(from))?;

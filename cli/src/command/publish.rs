@@ -7,9 +7,9 @@ use async_nats::HeaderMap;
 use tidegate_cli::{client::Client, output};
 use tidegate_shared::{broker::Broker, channel::Channel, config::Config};
 
-use crate::command::access::{self, AccessArgs, Json};
+use crate::command::access::{self, AccessArgs, JsonArg};
 
-/// How long NATS may take.
+/// How long the connection to NATS may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Arguments of `tidegate pub`.
@@ -19,8 +19,8 @@ pub(crate) struct Args {
     channel: String,
     /// The payload.
     #[arg(value_name = "JSON")]
-    data: Json,
-    /// Publish through NATS as a service does, past the gateway.
+    data: JsonArg,
+    /// Publish through NATS as a service does, without the gateway.
     #[arg(long)]
     as_service: bool,
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! `tidegate scale workers=4`: more or fewer workers or gateways, while everything runs.
+//! `tidegate scale workers=4`: changes the number of workers or gateways of a running stack.
 
 use std::{process::ExitCode, str::FromStr};
 
@@ -6,7 +6,7 @@ use tidegate_cli::{
     output,
     stack::{
         Kind,
-        control::{self, Request},
+        control::{self, ControlRequest},
     },
 };
 
@@ -17,19 +17,19 @@ use crate::command::{DirArgs, status};
 pub(crate) struct Args {
     #[command(flatten)]
     dir: DirArgs,
-    /// What there should be: workers=N, gateways=N.
+    /// The new numbers: workers=N, gateways=N.
     #[arg(required = true, value_name = "WHAT=N")]
-    targets: Vec<Target>,
+    targets: Vec<ScaleTarget>,
 }
 
-/// How many of what.
+/// The new number of one kind of process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Target {
+struct ScaleTarget {
     kind: Kind,
     count: usize,
 }
 
-impl FromStr for Target {
+impl FromStr for ScaleTarget {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -46,8 +46,8 @@ impl FromStr for Target {
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut processes = Vec::new();
-    for Target { kind, count } in args.targets {
-        processes = control::ask(&args.dir.dir, &Request::Scale { kind, count }).await?.processes;
+    for ScaleTarget { kind, count } in args.targets {
+        processes = control::ask(&args.dir.dir, &ControlRequest::Scale { kind, count }).await?.processes;
     }
     output::text(&status::table(&processes));
     Ok(ExitCode::SUCCESS)
@@ -58,10 +58,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_target_says_how_many_of_what() {
-        assert_eq!("workers=4".parse(), Ok(Target { kind: Kind::Worker, count: 4 }));
-        assert_eq!("gateways=0".parse(), Ok(Target { kind: Kind::Gateway, count: 0 }));
-        assert!("nats=2".parse::<Target>().is_err());
-        assert!("workers".parse::<Target>().is_err());
+    fn a_target_parses_into_kind_and_count() {
+        assert_eq!("workers=4".parse(), Ok(ScaleTarget { kind: Kind::Worker, count: 4 }));
+        assert_eq!("gateways=0".parse(), Ok(ScaleTarget { kind: Kind::Gateway, count: 0 }));
+        assert!("nats=2".parse::<ScaleTarget>().is_err());
+        assert!("workers".parse::<ScaleTarget>().is_err());
     }
 }

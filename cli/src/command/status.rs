@@ -1,12 +1,12 @@
-//! `tidegate status`: what every process of the local stack is doing.
+//! `tidegate status`: prints the state of every process of the local stack.
 
 use std::{process::ExitCode, time::Duration};
 
 use tidegate_cli::{
     output,
     stack::{
-        Phase, ProcessStatus,
-        control::{self, Request},
+        ProcessPhase, ProcessStatus,
+        control::{self, ControlRequest},
     },
 };
 
@@ -17,13 +17,13 @@ use crate::command::DirArgs;
 pub(crate) struct Args {
     #[command(flatten)]
     dir: DirArgs,
-    /// For programs: a JSON array.
+    /// Print a JSON array.
     #[arg(long)]
     json: bool,
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let answer = control::ask(&args.dir.dir, &Request::Status).await?;
+    let answer = control::ask(&args.dir.dir, &ControlRequest::Status).await?;
     if args.json {
         output::line(serde_json::to_string(&answer.processes)?);
     } else {
@@ -32,7 +32,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// One line a process.
+/// Returns a table with one line per process.
 pub(crate) fn table(processes: &[ProcessStatus]) -> String {
     let row = |name: &str, pid: &str, state: &str, restarts: &str, uptime: &str, address: &str| {
         format!("{name:<12}{pid:>8}  {state:<10}{restarts:>8}  {uptime:>10}  {address}\n")
@@ -40,10 +40,10 @@ pub(crate) fn table(processes: &[ProcessStatus]) -> String {
     let mut table = row("NAME", "PID", "STATE", "RESTARTS", "UPTIME", "ADDRESS");
     for process in processes {
         let state = match process.phase {
-            Phase::Starting => "starting",
-            Phase::Ready => "ready",
-            Phase::Waiting => "crashed",
-            Phase::Stopped => "stopped",
+            ProcessPhase::Starting => "starting",
+            ProcessPhase::Ready => "ready",
+            ProcessPhase::Waiting => "crashed",
+            ProcessPhase::Stopped => "stopped",
         };
         let pid = process.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
         let uptime = humantime::format_duration(Duration::from_secs(process.uptime_ms / 1000)).to_string();

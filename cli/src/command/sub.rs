@@ -1,4 +1,4 @@
-//! `tidegate sub`: what is published in channels, one JSON line each.
+//! `tidegate sub`: prints the publications of channels, one JSON line each.
 
 use std::{collections::BTreeMap, process::ExitCode, time::Duration};
 
@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tidegate_cli::{
-    client::{CallError, Event, Events, Reconnecting, SessionOptions},
+    client::{CallError, Event, Events, ReconnectOptions, ReconnectingClient},
     output,
 };
 use tokio::time::Instant;
@@ -22,7 +22,7 @@ pub(crate) struct Args {
     /// The channels, such as chat:lobby.
     #[arg(value_name = "CHANNEL", required_unless_present = "all")]
     channels: Vec<String>,
-    /// Show the personal channel and messages too.
+    /// Also print the personal channel and messages.
     #[arg(long)]
     all: bool,
     /// End after this many lines.
@@ -32,9 +32,9 @@ pub(crate) struct Args {
     access: AccessArgs,
 }
 
-/// One line.
+/// One line of output.
 #[derive(Serialize)]
-struct Line<'a> {
+struct PublicationLine<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     channel: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -51,7 +51,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let connection = args.access.options(&config)?;
     let urls = vec![connection.url.clone()];
     let (session, events) =
-        Reconnecting::start(SessionOptions { connection, urls, channels: args.channels.clone() });
+        ReconnectingClient::start(ReconnectOptions { connection, urls, channels: args.channels.clone() });
     if let Err(error) = session.client(Instant::now() + PATIENCE).await {
         return Err(anyhow::Error::from(error).context(access::no_connection()));
     }
@@ -82,18 +82,18 @@ async fn show(args: &Args, mut events: Events) {
     }
 }
 
-/// Turns an event into a line, or says on standard error what is none.
+/// Turns a publication or message into a line. Prints other events to standard error.
 fn line(event: Event, all: bool) -> Option<String> {
     match event {
         Event::Publication { channel, data, offset, tags, info } if all || !channel.starts_with('#') => {
             let data = raw(&data)?;
             let user = info.map(|info| info.user);
             let offset = (offset > 0).then_some(offset);
-            serde_json::to_string(&Line { channel: Some(&channel), offset, data, tags, user }).ok()
+            serde_json::to_string(&PublicationLine { channel: Some(&channel), offset, data, tags, user }).ok()
         }
         Event::Message { data } if all => {
             let data = raw(&data)?;
-            serde_json::to_string(&Line {
+            serde_json::to_string(&PublicationLine {
                 channel: None,
                 offset: None,
                 data,
@@ -118,7 +118,7 @@ fn line(event: Event, all: bool) -> Option<String> {
     }
 }
 
-/// A JSON connection carries nothing else; what is missing is `null`.
+/// A JSON connection carries only JSON. An empty payload is `null`.
 fn raw(data: &Bytes) -> Option<&RawValue> {
     if data.is_empty() { serde_json::from_str("null").ok() } else { serde_json::from_slice(data).ok() }
 }

@@ -1,4 +1,4 @@
-//! `tidegate token`: a connection token.
+//! `tidegate token`: prints a connection token.
 
 use std::{process::ExitCode, time::SystemTime};
 
@@ -11,10 +11,10 @@ use crate::command::ConfigArgs;
 pub(crate) struct Args {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Who the token is for.
+    /// The user of the token.
     #[arg(long)]
     user: String,
-    /// How long it is good, such as 30s or 1h.
+    /// The lifetime, such as 30s or 1h.
     #[arg(long, default_value = "1h", value_name = "DURATION")]
     ttl: humantime::Duration,
 }

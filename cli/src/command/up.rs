@@ -1,11 +1,11 @@
-//! `tidegate up`: the local stack, until somebody ends it.
+//! `tidegate up`: runs the local stack until `tidegate down` or a signal.
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use anyhow::Context;
 use tidegate_cli::{
     output,
-    stack::{Stack, control::Control, server},
+    stack::{Stack, control::ControlServer, server},
 };
 use tidegate_shared::lifecycle::Lifecycle;
 use tokio::signal::unix::{SignalKind, signal};
@@ -19,25 +19,25 @@ pub(crate) struct Args {
     pub(crate) config: ConfigArgs,
     #[command(flatten)]
     pub(crate) dir: DirArgs,
-    /// How many workers.
+    /// The number of workers.
     #[arg(long, default_value_t = 2, value_name = "N")]
     workers: usize,
-    /// How many gateways.
+    /// The number of gateways.
     #[arg(long, default_value_t = 1, value_name = "N")]
     gateways: usize,
-    /// Return when everything is ready, and leave it running.
+    /// Run in the background; return when every process is ready.
     #[arg(long, short)]
     detach: bool,
-    /// Take whatever ports are free instead of the configured ones.
+    /// Use free ports instead of the configured ones.
     #[arg(long)]
     free_ports: bool,
-    /// Begin without what the broker has stored before.
+    /// Remove the broker's stored data first.
     #[arg(long)]
     fresh: bool,
-    /// The nats-server to run.
+    /// The nats-server program.
     #[arg(long, env = server::VARIABLE, value_name = "FILE")]
     nats_server: Option<PathBuf>,
-    /// Says that this is the process `--detach` has left running.
+    /// Marks the background process of `--detach`.
     #[arg(long, hide = true, conflicts_with = "detach")]
     detached: bool,
 }
@@ -57,13 +57,13 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     loop {
         tokio::select! {
             result = &mut running => return result,
-            // The terminal is gone. In the background that means nothing, else it means the person is.
+            // The terminal was closed. A background stack ignores that; a foreground stack stops.
             _ = hangup.recv() => if !args.detached { lifecycle.drain() },
         }
     }
 }
 
-/// Starts the stack, unless somebody asks to stop meanwhile.
+/// Starts the stack. Returns `None` if a signal asks it to stop meanwhile.
 async fn start(args: &Args, lifecycle: &Lifecycle) -> anyhow::Result<Option<Stack>> {
     let mut builder = Stack::builder()
         .dir(&args.dir.dir)
@@ -84,9 +84,9 @@ async fn start(args: &Args, lifecycle: &Lifecycle) -> anyhow::Result<Option<Stac
     }
 }
 
-/// Answers questions about the stack until it is asked to end, then ends it in order. A second signal ends it at once.
+/// Serves control requests until a stop is requested, then stops the stack in order. A second signal ends it at once.
 async fn hold(args: &Args, stack: &Arc<Stack>, lifecycle: &Lifecycle) -> anyhow::Result<ExitCode> {
-    let control = Control::listen(&args.dir.dir)?;
+    let control = ControlServer::listen(&args.dir.dir)?;
     output::line(banner::text(stack.config(), &stack.status())?);
     let ending = async {
         lifecycle.draining().await;

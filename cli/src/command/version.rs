@@ -1,4 +1,4 @@
-//! `tidegate version`: which build this is.
+//! `tidegate version`: prints the version.
 
 use std::process::ExitCode;
 
@@ -8,7 +8,7 @@ use tidegate_shared::{VERSION, broker::MIN_SERVER};
 /// Arguments of `tidegate version`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// For programs: one JSON object.
+    /// Print a JSON object.
     #[arg(long)]
     json: bool,
 }

@@ -1,13 +1,13 @@
-//! What the demo is going to send, and what has to come of it. Pure: computed from the feed alone.
+//! The requests the demo sends and the results it expects. Pure: computed from the feed alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use serde::Deserialize;
 
-/// Stations at most; the smallest networks share the last one.
+/// The most stations; the smallest networks share the last one.
 const STATIONS: usize = 12;
-/// From this magnitude on an earthquake is an alert: the stock worker's rule, written down a second time on purpose.
+/// From this magnitude on an earthquake is an alert: the stock worker's rule, repeated here on purpose as an independent check.
 const ALERT_MAGNITUDE: f64 = 4.5;
 
 /// One earthquake of the feed.
@@ -31,15 +31,15 @@ pub(super) struct StationPlan {
 /// The whole feed.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Plan {
-    /// Who reports what.
+    /// The stations with their reports.
     pub(super) stations: Vec<StationPlan>,
-    /// The ids that have to become alerts.
+    /// The ids that must become alerts.
     pub(super) alerts: BTreeSet<String>,
     /// The ids each network reports.
     pub(super) networks: BTreeMap<String, BTreeSet<String>>,
 }
 
-/// Why a feed cannot be replayed.
+/// An invalid line of the feed.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {problem}")]
 pub(super) struct FeedError {
@@ -48,7 +48,7 @@ pub(super) struct FeedError {
 }
 
 #[derive(Deserialize)]
-struct Event {
+struct FeedLine {
     id: String,
     net: String,
     mag: f64,
@@ -61,9 +61,9 @@ impl Plan {
         let (mut ids, mut alerts) = (BTreeSet::new(), BTreeSet::new());
         for (index, line) in feed.lines().enumerate() {
             let wrong = |problem: String| FeedError { line: index + 1, problem };
-            let event: Event = serde_json::from_str(line).map_err(|error| wrong(error.to_string()))?;
+            let event: FeedLine = serde_json::from_str(line).map_err(|error| wrong(error.to_string()))?;
             if !ids.insert(event.id.clone()) {
-                return Err(wrong(format!("the event {} is there twice", event.id)));
+                return Err(wrong(format!("the event {} occurs twice", event.id)));
             }
             if event.mag >= ALERT_MAGNITUDE {
                 alerts.insert(event.id.clone());
@@ -78,12 +78,12 @@ impl Plan {
         Ok(Self { stations: stations(by_network), alerts, networks })
     }
 
-    /// How many earthquakes there are.
+    /// Returns the number of earthquakes.
     pub(super) fn events(&self) -> usize {
         self.stations.iter().map(|station| station.quakes.len()).sum()
     }
 
-    /// The networks with the most earthquakes, largest first.
+    /// Returns the networks, the one with the most earthquakes first.
     pub(super) fn largest_networks(&self) -> Vec<&str> {
         let mut networks: Vec<_> = self.networks.iter().collect();
         networks.sort_by_key(|(_, ids)| std::cmp::Reverse(ids.len()));
@@ -91,7 +91,7 @@ impl Plan {
     }
 }
 
-/// One station a network, the largest first; what is left over shares the last station.
+/// Makes one station per network, the largest first; the remaining networks share the last station.
 fn stations(by_network: BTreeMap<String, Vec<Quake>>) -> Vec<StationPlan> {
     let mut networks: Vec<_> = by_network.into_iter().collect();
     networks.sort_by_key(|(_, quakes)| std::cmp::Reverse(quakes.len()));
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_feed_that_cannot_be_counted_is_refused_with_its_line() {
+    fn an_invalid_feed_is_refused_with_its_line_number() {
         let line = r#"{"id":"a","net":"ci","mag":1.0}"#;
         assert_eq!(Plan::read(&format!("{line}\n{line}")).unwrap_err().line, 2);
         assert_eq!(Plan::read(&format!("{line}\n{{}}")).unwrap_err().line, 2);

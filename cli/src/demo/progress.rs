@@ -1,4 +1,4 @@
-//! How far a run is: a bar on a terminal, a line now and then elsewhere.
+//! The progress of a run: a bar on a terminal, otherwise a line every two seconds.
 
 use std::{
     io::IsTerminal,
@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::output;
 
-/// How often a line is written where there is no bar.
+/// The interval of progress lines when there is no bar.
 const INTERVAL: Duration = Duration::from_secs(2);
 
 /// The progress of one replay.
@@ -17,7 +17,7 @@ const INTERVAL: Duration = Duration::from_secs(2);
 pub(super) struct Progress {
     total: usize,
     bar: Option<ProgressBar>,
-    spoken: Instant,
+    last_line: Instant,
 }
 
 impl Progress {
@@ -28,22 +28,22 @@ impl Progress {
         } else {
             None
         };
-        Ok(Self { total, bar, spoken: Instant::now() })
+        Ok(Self { total, bar, last_line: Instant::now() })
     }
 
-    /// So many requests are settled.
+    /// Shows the number of settled requests.
     pub(super) fn at(&mut self, settled: usize) {
         match &self.bar {
             Some(bar) => bar.set_position(settled as u64),
-            None if self.spoken.elapsed() >= INTERVAL => {
-                self.spoken = Instant::now();
+            None if self.last_line.elapsed() >= INTERVAL => {
+                self.last_line = Instant::now();
                 output::note(format!("{settled} of {} answered", self.total));
             }
             None => {}
         }
     }
 
-    /// Something happened.
+    /// Prints a line beside the bar.
     pub(super) fn say(&self, text: impl AsRef<str>) {
         match &self.bar {
             Some(bar) => bar.suspend(|| output::note(text)),

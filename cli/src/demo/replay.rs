@@ -1,4 +1,4 @@
-//! The replay: every station reports everything, while processes are killed.
+//! The replay: every station sends its reports while processes are killed.
 
 use std::{
     collections::BTreeSet,
@@ -11,40 +11,40 @@ use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 use super::{
     plan::Plan,
     progress::Progress,
-    station::{self, Settled},
-    verdict::Requests,
+    reports::{self, ReportResult},
+    verdict::RequestCounts,
 };
 use crate::{
-    client::{Reconnecting, Unanswered},
+    client::{KeyedError, ReconnectingClient},
     stack::Stack,
 };
 
-/// What is killed when a third is answered, and when two thirds are: one of two workers, one of two gateways.
+/// The processes killed after a third and after two thirds of the answers: one of two workers, one of two gateways.
 const VICTIMS: [&str; 2] = ["worker-1", "gateway-2"];
-/// Reports on their way from the stations to whoever counts them.
+/// The capacity of the queue of report results.
 const REPORTS: usize = 256;
 
-/// What the stations come to.
+/// The results of all stations.
 #[derive(Debug, Default)]
 pub(super) struct Replay {
-    pub(super) requests: Requests,
-    /// Events whose request was accepted, and was neither rejected nor given up: each must have its row.
-    pub(super) must: BTreeSet<String>,
-    /// From first try to answer.
+    pub(super) requests: RequestCounts,
+    /// Events whose request was accepted, not rejected and not a dead letter: each must have a row.
+    pub(super) rows_expected: BTreeSet<String>,
+    /// The time from the first try to the answer, per request.
     pub(super) elapsed: Vec<Duration>,
-    /// Which processes were killed.
+    /// The killed processes.
     pub(super) kills: Vec<String>,
-    /// When the last of them was.
+    /// The time of the last kill.
     pub(super) last_kill: Option<Instant>,
-    /// How long it took.
+    /// The duration of the replay.
     pub(super) duration: Duration,
 }
 
 impl Replay {
-    /// Sends everything through `sessions`, one a station. Without a stack to kill in, nothing is killed.
+    /// Sends every report through `sessions`, one per station. Without `victims` no process is killed.
     pub(super) async fn run(
         plan: &Plan,
-        sessions: &[Reconnecting],
+        sessions: &[ReconnectingClient],
         victims: Option<&Stack>,
         deadline: Instant,
     ) -> anyhow::Result<Self> {
@@ -52,7 +52,7 @@ impl Replay {
         let (settled, mut reports) = mpsc::channel(REPORTS);
         let mut stations = JoinSet::new();
         for (station, session) in plan.stations.iter().zip(sessions) {
-            stations.spawn(station::report(station.clone(), session.clone(), deadline, settled.clone()));
+            stations.spawn(reports::report(station.clone(), session.clone(), deadline, settled.clone()));
         }
         drop(settled);
         let total = plan.events();
@@ -74,9 +74,9 @@ impl Replay {
         Ok(replay)
     }
 
-    fn take(&mut self, settled: Settled) {
+    fn take(&mut self, settled: ReportResult) {
         let requests = &mut self.requests;
-        let own = settled.is_its_own();
+        let own = settled.answers_this_report();
         let (tries, accepted) = match &settled.result {
             Ok(answered) => (answered.tries, true),
             Err(unanswered) => (unanswered.tries, unanswered.accepted),
@@ -92,9 +92,11 @@ impl Replay {
             }
             Ok(answered) => {
                 let answer = String::from_utf8_lossy(&answered.data);
-                requests.failures.push(format!("{}: the answer is somebody else's: {answer}", settled.id));
+                requests
+                    .failures
+                    .push(format!("{}: the answer belongs to another request: {answer}", settled.id));
             }
-            Err(Unanswered { last, .. }) => {
+            Err(KeyedError { last, .. }) => {
                 let dead = last.code() == Some(codes::DEAD_LETTER.code);
                 requests.dead += usize::from(dead);
                 requests.rejected += usize::from(last.is_applications());
@@ -103,12 +105,12 @@ impl Replay {
             }
         }
         if accepted && !without_row {
-            self.must.insert(settled.id);
+            self.rows_expected.insert(settled.id);
         }
     }
 }
 
-/// Who is killed after so many answers.
+/// Returns the process to kill after `count` answers.
 fn victim(count: usize, total: usize) -> Option<&'static str> {
     let [worker, gateway] = VICTIMS;
     match count {
@@ -121,14 +123,14 @@ fn victim(count: usize, total: usize) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::{Answered, CallError};
+    use crate::client::{CallError, KeyedAnswer};
 
-    fn settled(id: &str, result: Result<Answered, Unanswered>) -> Settled {
-        Settled { id: id.to_owned(), elapsed: Duration::from_millis(1), result }
+    fn settled(id: &str, result: Result<KeyedAnswer, KeyedError>) -> ReportResult {
+        ReportResult { id: id.to_owned(), elapsed: Duration::from_millis(1), result }
     }
 
-    fn answered(tries: u32) -> Answered {
-        Answered { data: r#"{"id":"a"}"#.into(), tries }
+    fn answered(tries: u32) -> KeyedAnswer {
+        KeyedAnswer { data: r#"{"id":"a"}"#.into(), tries }
     }
 
     #[test]
@@ -137,11 +139,11 @@ mod tests {
         replay.take(settled("a", Ok(answered(3))));
         replay.take(settled("b", Ok(answered(1))));
         let dead = CallError::from(codes::DEAD_LETTER.error());
-        replay.take(settled("c", Err(Unanswered { last: dead, accepted: true, tries: 1 })));
-        replay.take(settled("d", Err(Unanswered { last: CallError::Timeout, accepted: true, tries: 2 })));
-        replay.take(settled("e", Err(Unanswered { last: CallError::Timeout, accepted: false, tries: 0 })));
+        replay.take(settled("c", Err(KeyedError { last: dead, accepted: true, tries: 1 })));
+        replay.take(settled("d", Err(KeyedError { last: CallError::Timeout, accepted: true, tries: 2 })));
+        replay.take(settled("e", Err(KeyedError { last: CallError::Timeout, accepted: false, tries: 0 })));
         let rejected = CallError::Server { code: 422, message: "mag: missing".into(), temporary: false };
-        replay.take(settled("f", Err(Unanswered { last: rejected, accepted: true, tries: 1 })));
+        replay.take(settled("f", Err(KeyedError { last: rejected, accepted: true, tries: 1 })));
         let requests = &replay.requests;
         // The answer to "b" names another event: it was answered, but not for its own report.
         assert_eq!((requests.sent, requests.accepted, requests.answered), (5, 5, 1));
@@ -149,7 +151,7 @@ mod tests {
             (requests.dead, requests.rejected, requests.retries, requests.failures.len()),
             (1, 1, 3, 5)
         );
-        assert_eq!(replay.must.into_iter().collect::<Vec<_>>(), ["a", "b", "d"]);
+        assert_eq!(replay.rows_expected.into_iter().collect::<Vec<_>>(), ["a", "b", "d"]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What the workers stored, read from the database file itself.
+//! The rows that the workers stored, read from the database file.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,7 +8,7 @@ use std::{
 use anyhow::Context;
 use sqlx::{ConnectOptions, Connection, sqlite::SqliteConnectOptions};
 
-use super::verdict::Rows;
+use super::verdict::RowCounts;
 
 /// Reads the ids of all rows.
 pub(super) async fn ids(database: &Path) -> anyhow::Result<Vec<String>> {
@@ -20,16 +20,16 @@ pub(super) async fn ids(database: &Path) -> anyhow::Result<Vec<String>> {
     Ok(ids)
 }
 
-/// Compares the rows with the events that were sent, and with those that must have a row.
-pub(super) fn count(ids: &[String], sent: &BTreeSet<String>, must: &BTreeSet<String>) -> Rows {
+/// Compares the rows with the events sent and with the events that must have a row.
+pub(super) fn count(ids: &[String], sent: &BTreeSet<String>, expected: &BTreeSet<String>) -> RowCounts {
     let mut rows: BTreeMap<&str, usize> = BTreeMap::new();
     for id in ids {
         *rows.entry(id).or_default() += 1;
     }
-    Rows {
+    RowCounts {
         stored: ids.len(),
         twice: ids.len() - rows.len(),
-        missing: must.iter().filter(|id| !rows.contains_key(id.as_str())).cloned().collect(),
+        missing: expected.iter().filter(|id| !rows.contains_key(id.as_str())).cloned().collect(),
         unknown: rows.keys().filter(|id| !sent.contains(**id)).count(),
     }
 }

@@ -1,115 +1,116 @@
-//! From what was counted to a table and a verdict. Pure: nothing here is measured, nothing assumed.
+//! The counts of a run, their table and the verdict. Pure: it only evaluates counts.
 
 use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use super::times::Times;
+use super::latency::Latency;
 
-/// What one run counted.
+/// The counts of one run.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Counts {
     /// Events in the feed.
     pub events: usize,
     /// Events of the feed that are alerts.
     pub alerts_expected: usize,
-    /// What was killed on the way.
+    /// The processes killed during the run.
     pub kills: Vec<String>,
     /// The requests.
-    pub requests: Requests,
-    /// The database.
-    pub rows: Rows,
-    /// What the listeners heard of the earthquakes.
-    pub heard: Heard,
-    /// What the listeners heard of the outside service.
-    pub service: Service,
-    /// The further requests that measure the way to acceptance.
-    pub probes: Probes,
-    /// From a request's first try to its answer.
-    pub answer_ms: Times,
-    /// From a probe to its receipt.
-    pub accept_ms: Times,
-    /// How long the replay took.
+    pub requests: RequestCounts,
+    /// The rows of the database.
+    pub rows: RowCounts,
+    /// The earthquakes the subscribers received.
+    #[serde(rename = "heard")]
+    pub deliveries: DeliveryCounts,
+    /// The publications of the outside service.
+    pub service: ServiceCounts,
+    /// The probe requests, which measure the time to acceptance.
+    pub probes: ProbeCounts,
+    /// The time from a request's first try to its answer.
+    pub answer_ms: Latency,
+    /// The time from a probe to its receipt.
+    pub accept_ms: Latency,
+    /// The duration of the replay.
     pub replay_ms: u64,
 }
 
 /// The requests of the stations.
 #[derive(Debug, Clone, Default, Serialize)]
-pub struct Requests {
-    /// Begun.
+pub struct RequestCounts {
+    /// Requests sent.
     pub sent: usize,
-    /// Known to be stored: answered, or said to be stored.
+    /// Requests known to be stored: answered, or reported as stored.
     pub accepted: usize,
-    /// Answered.
+    /// Requests with an answer.
     pub answered: usize,
-    /// Given up by the workers, and the station told so.
+    /// Requests that became dead letters, as reported to the station.
     pub dead: usize,
-    /// Answered with an error of the handler.
+    /// Requests that the handler answered with an error.
     pub rejected: usize,
-    /// Asked for again, with the same key.
+    /// Retries with the same key.
     pub retries: u64,
-    /// Replies to a call that had its reply.
+    /// Second replies to one call.
     pub stray_replies: u64,
-    /// What was refused or never answered.
+    /// The errors of refused and unanswered requests.
     pub failures: Vec<String>,
 }
 
-/// The database.
+/// The rows of the database.
 #[derive(Debug, Clone, Default, Serialize)]
-pub struct Rows {
-    /// Rows.
+pub struct RowCounts {
+    /// Rows in the table.
     pub stored: usize,
-    /// Rows beyond one an event.
+    /// Rows beyond one per event.
     pub twice: usize,
-    /// Accepted requests that were neither rejected nor given up, and have no row.
+    /// Accepted requests, neither rejected nor dead letters, without a row.
     pub missing: BTreeSet<String>,
-    /// Rows of events nobody reported.
+    /// Rows of events that no station reported.
     pub unknown: usize,
 }
 
-/// What the listeners heard of the earthquakes, in the channels they subscribed to.
+/// The earthquakes the subscribers received on their channels.
 #[derive(Debug, Clone, Default, Serialize)]
-pub struct Heard {
-    /// Distinct alerts that some listener heard.
+pub struct DeliveryCounts {
+    /// Distinct alerts that any subscriber received.
     pub alerts: usize,
-    /// Publications a listener heard more than once.
+    /// Publications a subscriber received more than once.
     pub twice: usize,
-    /// Publications that a listener which was connected all the time did not hear.
+    /// Publications missed by subscribers that stayed connected.
     pub missed: usize,
-    /// Publications of events that do not belong into their channel.
+    /// Publications whose event does not belong in their channel.
     pub unknown: usize,
-    /// Connections that listeners lost on the way.
+    /// Connections the subscribers lost.
     pub interruptions: usize,
 }
 
 /// Publications of an outside service.
 #[derive(Debug, Clone, Default, Serialize)]
-pub struct Service {
-    /// Listeners that have to hear the notice.
+pub struct ServiceCounts {
+    /// Subscribers of the notice channel.
     pub listeners: usize,
-    /// Listeners that heard it once.
+    /// Subscribers that received the notice once.
     pub notices: usize,
-    /// Whether the addressed user heard the personal message once.
+    /// Whether the addressed user received the personal message once.
     pub personal: bool,
-    /// Frames that reached somebody they were not meant for.
+    /// Publications that reached the wrong client.
     pub misdelivered: usize,
 }
 
-/// The further requests.
+/// The probe requests.
 #[derive(Debug, Clone, Default, Serialize)]
-pub struct Probes {
-    /// Begun.
+pub struct ProbeCounts {
+    /// Requests sent.
     pub sent: usize,
-    /// With a receipt.
+    /// Probes with a receipt.
     pub accepted: usize,
-    /// Whose answer came on the personal channel.
+    /// Probes with an answer on the personal channel.
     pub answered: usize,
-    /// Answers beyond one.
+    /// Answers beyond one per probe.
     pub twice: usize,
 }
 
 impl Counts {
-    /// Accepted, and then neither answered nor a dead letter, or answered without a row.
+    /// Returns the number of accepted requests without an answer or dead letter, or without the row they must have.
     pub fn lost(&self) -> usize {
         let requests = &self.requests;
         let unsettled =
@@ -117,15 +118,16 @@ impl Counts {
         unsettled.max(self.rows.missing.len())
     }
 
-    /// Answers beyond one a request, rows beyond one an event, publications beyond one a listener.
+    /// Returns the number of duplicate answers, rows and publications.
     pub fn duplicates(&self) -> u64 {
-        let counted = self.rows.twice + self.heard.twice + self.probes.twice;
+        let counted = self.rows.twice + self.deliveries.twice + self.probes.twice;
         self.requests.stray_replies + counted as u64
     }
 
-    /// Returns what is not as it has to be, a sentence each. Empty means that the run passed.
+    /// Returns the failed checks, one sentence each. Empty if the run passed.
     pub fn problems(&self) -> Vec<String> {
-        let (requests, rows, heard, probes) = (&self.requests, &self.rows, &self.heard, &self.probes);
+        let (requests, rows, deliveries, probes) =
+            (&self.requests, &self.rows, &self.deliveries, &self.probes);
         let checks = [
             (requests.sent != self.events, format!("{} of {} events were sent", requests.sent, self.events)),
             (
@@ -142,13 +144,16 @@ impl Counts {
             ),
             (rows.unknown > 0, format!("{} rows belong to no event", rows.unknown)),
             (
-                heard.alerts != self.alerts_expected,
-                format!("{} of {} alerts were heard", heard.alerts, self.alerts_expected),
+                deliveries.alerts != self.alerts_expected,
+                format!("{} of {} alerts were received", deliveries.alerts, self.alerts_expected),
             ),
-            (heard.unknown > 0, format!("{} publications do not belong into their channel", heard.unknown)),
             (
-                heard.missed > 0,
-                format!("listeners that stayed connected missed {} publications", heard.missed),
+                deliveries.unknown > 0,
+                format!("{} publications do not belong in their channel", deliveries.unknown),
+            ),
+            (
+                deliveries.missed > 0,
+                format!("subscribers that stayed connected missed {} publications", deliveries.missed),
             ),
             (self.lost() > 0, format!("{} accepted requests are lost", self.lost())),
             (self.duplicates() > 0, format!("{} duplicates", self.duplicates())),
@@ -162,19 +167,25 @@ impl Counts {
             ),
             (
                 self.service.notices != self.service.listeners,
-                format!("{} of {} listeners heard the service", self.service.notices, self.service.listeners),
+                format!(
+                    "{} of {} subscribers received the service's notice",
+                    self.service.notices, self.service.listeners
+                ),
             ),
-            (!self.service.personal, "the addressed user did not hear the service exactly once".to_owned()),
+            (
+                !self.service.personal,
+                "the addressed user did not receive the service's message exactly once".to_owned(),
+            ),
             (
                 self.service.misdelivered > 0,
-                format!("{} frames reached the wrong client", self.service.misdelivered),
+                format!("{} publications reached the wrong client", self.service.misdelivered),
             ),
         ];
         let failed = checks.into_iter().filter_map(|(failed, text)| failed.then_some(text));
         failed.chain(requests.failures.iter().take(5).cloned()).collect()
     }
 
-    /// Returns the table a person reads.
+    /// Returns the table for the terminal.
     pub fn table(&self) -> String {
         let requests = &self.requests;
         let replay = std::time::Duration::from_millis(self.replay_ms);
@@ -188,12 +199,12 @@ impl Counts {
             ("answered", format!("{} ({} asked for again)", requests.answered, requests.retries)),
             ("dead letters", requests.dead.to_string()),
             ("rows stored", self.rows.stored.to_string()),
-            ("alerts heard", format!("{} of {}", self.heard.alerts, self.alerts_expected)),
+            ("alerts heard", format!("{} of {}", self.deliveries.alerts, self.alerts_expected)),
             (
                 "listeners",
                 format!(
                     "{} connections lost, {} publications missed by those that stayed",
-                    self.heard.interruptions, self.heard.missed
+                    self.deliveries.interruptions, self.deliveries.missed
                 ),
             ),
             ("lost", self.lost().to_string()),
@@ -220,17 +231,17 @@ mod tests {
         Counts {
             events: 10,
             alerts_expected: 2,
-            requests: Requests { sent: 10, accepted: 10, answered: 10, ..Requests::default() },
-            rows: Rows { stored: 10, ..Rows::default() },
-            heard: Heard { alerts: 2, ..Heard::default() },
-            service: Service { listeners: 4, notices: 4, personal: true, misdelivered: 0 },
-            probes: Probes { sent: 5, accepted: 5, answered: 5, twice: 0 },
+            requests: RequestCounts { sent: 10, accepted: 10, answered: 10, ..RequestCounts::default() },
+            rows: RowCounts { stored: 10, ..RowCounts::default() },
+            deliveries: DeliveryCounts { alerts: 2, ..DeliveryCounts::default() },
+            service: ServiceCounts { listeners: 4, notices: 4, personal: true, misdelivered: 0 },
+            probes: ProbeCounts { sent: 5, accepted: 5, answered: 5, twice: 0 },
             ..Counts::default()
         }
     }
 
     #[test]
-    fn a_run_in_which_everything_adds_up_passes() {
+    fn a_run_without_losses_or_duplicates_passes() {
         assert_eq!(good().problems(), Vec::<String>::new());
         assert!(good().table().contains("10 of 10 events"));
     }
@@ -257,11 +268,11 @@ mod tests {
     }
 
     #[test]
-    fn whatever_comes_twice_is_a_duplicate() {
+    fn every_second_answer_row_or_publication_is_a_duplicate() {
         for spoil in [
             |counts: &mut Counts| counts.requests.stray_replies = 1,
             |counts: &mut Counts| counts.rows.twice = 1,
-            |counts: &mut Counts| counts.heard.twice = 1,
+            |counts: &mut Counts| counts.deliveries.twice = 1,
             |counts: &mut Counts| counts.probes.twice = 1,
         ] {
             let mut counts = good();
@@ -275,8 +286,8 @@ mod tests {
     fn each_further_shortfall_fails_the_run() {
         for spoil in [
             |counts: &mut Counts| counts.requests.sent = 9,
-            |counts: &mut Counts| counts.heard.alerts = 1,
-            |counts: &mut Counts| counts.heard.missed = 1,
+            |counts: &mut Counts| counts.deliveries.alerts = 1,
+            |counts: &mut Counts| counts.deliveries.missed = 1,
             |counts: &mut Counts| counts.probes.answered = 4,
             |counts: &mut Counts| counts.service.notices = 3,
             |counts: &mut Counts| counts.service.personal = false,

@@ -1,4 +1,4 @@
-//! How the processes of one stack are started: programs, arguments, environment, ports.
+//! Plans the processes of a stack: programs, arguments, environment, ports.
 
 use std::{
     env,
@@ -10,16 +10,16 @@ use std::{
 use anyhow::{Context, bail};
 use tidegate_shared::config::Config;
 
-use super::{Kind, broker, port::Reserved, process::Spec};
+use super::{broker, port::ReservedPort, process::ProcessSpec, status::Kind};
 
-/// How long the broker may take to end.
+/// How long the broker may take to stop.
 const BROKER_GRACE: Duration = Duration::from_secs(15);
-/// What a process may take beyond the time its configuration gives it to end.
+/// Extra time to stop, beyond the drain time of the configuration.
 const MARGIN: Duration = Duration::from_secs(3);
-/// From the broker's port to that of its monitoring: 4222 and 8222.
+/// Distance from the broker's client port to its monitoring port: 4222 and 8222.
 const MONITOR_OFFSET: u16 = 4000;
 
-/// Everything that is decided before the first process starts.
+/// The decisions made before the first process starts.
 #[derive(Debug)]
 pub(crate) struct Blueprint {
     pub(crate) config: Config,
@@ -27,29 +27,29 @@ pub(crate) struct Blueprint {
     pub(crate) dir: PathBuf,
     pub(crate) nats_server: PathBuf,
     pub(crate) free_ports: bool,
-    /// Extra environment: for processes whose names begin with the first, variable and value.
+    /// Extra environment variables: process name prefix, variable, value.
     pub(crate) variables: Vec<(String, String, String)>,
 }
 
-/// A process that can be started, with the ports that are kept for it.
-pub(crate) type Planned = (Spec, Vec<Reserved>);
+/// A process to start, with its reserved ports.
+pub(crate) type PlannedProcess = (ProcessSpec, Vec<ReservedPort>);
 
 /// The addresses of one process.
-pub(crate) struct Place {
+pub(crate) struct Addresses {
     public: SocketAddr,
     internal: SocketAddr,
-    reserved: Vec<Reserved>,
+    reserved: Vec<ReservedPort>,
 }
 
 impl Blueprint {
-    /// The broker. Changes `nats.url` to where it will be.
-    pub(crate) fn nats(&mut self) -> anyhow::Result<Planned> {
-        let Place { public, internal, reserved } = if self.free_ports {
-            Place::free()?
+    /// Plans the broker. Sets `nats.url` to its address.
+    pub(crate) fn nats(&mut self) -> anyhow::Result<PlannedProcess> {
+        let Addresses { public, internal, reserved } = if self.free_ports {
+            Addresses::free()?
         } else {
             let port = local_port(&self.config.nats.url)?;
             let monitor = port.checked_add(MONITOR_OFFSET).unwrap_or(port - MONITOR_OFFSET);
-            Place::fixed(loopback(port), loopback(monitor))
+            Addresses::fixed(loopback(port), loopback(monitor))
         };
         if self.free_ports {
             self.config.nats.url = format!("nats://{public}");
@@ -59,7 +59,7 @@ impl Blueprint {
             broker::configuration(&self.config, public.port(), internal.port(), &data.display().to_string())?;
         let file = self.dir.join("nats.conf");
         std::fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
-        let spec = Spec {
+        let spec = ProcessSpec {
             name: "nats".to_owned(),
             kind: Kind::Nats,
             program: self.nats_server.clone(),
@@ -73,10 +73,10 @@ impl Blueprint {
         Ok((spec, reserved))
     }
 
-    /// The gateway or worker of this number, counted from 1.
-    pub(crate) fn member(&self, kind: Kind, number: usize) -> anyhow::Result<Planned> {
+    /// Plans the gateway or worker with this number, counted from 1.
+    pub(crate) fn process(&self, kind: Kind, number: usize) -> anyhow::Result<PlannedProcess> {
         let name = format!("{kind}-{number}");
-        let Place { public, internal, reserved } = self.place(kind, number)?;
+        let Addresses { public, internal, reserved } = self.place(kind, number)?;
         let mut variables = self.common_variables();
         let mut args = vec!["--config".to_owned(), self.config_file.display().to_string()];
         let grace = match kind {
@@ -93,7 +93,7 @@ impl Blueprint {
             Kind::Nats => bail!("a stack has one nats"),
         };
         variables.extend(self.variables_of(&name));
-        let spec = Spec {
+        let spec = ProcessSpec {
             program: program(&format!("tidegate-{kind}"))?,
             name,
             kind,
@@ -107,21 +107,24 @@ impl Blueprint {
         Ok((spec, reserved))
     }
 
-    /// Where a member is: free ports, or the configured ones counted on from the first.
-    fn place(&self, kind: Kind, number: usize) -> anyhow::Result<Place> {
+    /// Chooses addresses: free ports, or the configured port plus the number of processes before this one.
+    fn place(&self, kind: Kind, number: usize) -> anyhow::Result<Addresses> {
         let nth = |first: SocketAddr| -> anyhow::Result<SocketAddr> {
             let port = u16::try_from(number - 1).ok().and_then(|n| first.port().checked_add(n));
-            Ok(SocketAddr::new(first.ip(), port.context("there are no ports for so many processes")?))
+            Ok(SocketAddr::new(
+                first.ip(),
+                port.context("no port is left for so many processes: configure a lower port")?,
+            ))
         };
         Ok(match (self.free_ports, kind) {
-            (true, Kind::Gateway) => Place::free()?,
-            (true, _) => Place::free_internal()?,
+            (true, Kind::Gateway) => Addresses::free()?,
+            (true, _) => Addresses::free_internal()?,
             (false, Kind::Gateway) => {
-                Place::fixed(nth(self.config.gateway.listen)?, nth(self.config.gateway.internal)?)
+                Addresses::fixed(nth(self.config.gateway.listen)?, nth(self.config.gateway.internal)?)
             }
             (false, _) => {
                 let internal = nth(self.config.worker.internal)?;
-                Place::fixed(internal, internal)
+                Addresses::fixed(internal, internal)
             }
         })
     }
@@ -133,7 +136,7 @@ impl Blueprint {
             ("NO_COLOR".to_owned(), "1".to_owned()),
         ];
         if self.free_ports {
-            // Stacks side by side must not meet in a file either.
+            // Stacks side by side must not share a database file.
             let database = self.dir.join("quakes.db").display().to_string();
             variables.push(("TIDEGATE_QUAKES__DATABASE".to_owned(), database));
         }
@@ -146,9 +149,9 @@ impl Blueprint {
     }
 }
 
-impl Place {
+impl Addresses {
     fn free() -> std::io::Result<Self> {
-        let (public, internal) = (Reserved::draw()?, Reserved::draw()?);
+        let (public, internal) = (ReservedPort::draw()?, ReservedPort::draw()?);
         Ok(Self {
             public: public.address()?,
             internal: internal.address()?,
@@ -157,7 +160,7 @@ impl Place {
     }
 
     fn free_internal() -> std::io::Result<Self> {
-        let internal = Reserved::draw()?;
+        let internal = ReservedPort::draw()?;
         let address = internal.address()?;
         Ok(Self { public: address, internal: address, reserved: vec![internal] })
     }
@@ -171,7 +174,7 @@ fn loopback(port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
 }
 
-/// The port of a broker that this stack is to run.
+/// Returns the broker's port from a loopback URL.
 fn local_port(url: &str) -> anyhow::Result<u16> {
     let address = url.strip_prefix("nats://").unwrap_or(url);
     let (host, port) = address.rsplit_once(':').unwrap_or((address, "4222"));
@@ -181,7 +184,7 @@ fn local_port(url: &str) -> anyhow::Result<u16> {
     port.parse().with_context(|| format!("nats.url is {url}, which has no port"))
 }
 
-/// Finds a program of the workspace: beside this one, or one directory up, as tests run from `target/<profile>/deps`.
+/// Finds a program of the workspace: beside this one, or one directory up, because tests run from `target/<profile>/deps`.
 fn program(name: &str) -> anyhow::Result<PathBuf> {
     let this = env::current_exe().context("finding this program")?;
     let dirs = this.ancestors().skip(1).take(2);

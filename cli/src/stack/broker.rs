@@ -9,7 +9,7 @@ use tidegate_shared::{
 /// The configuration every stack starts from.
 const NATS_CONF: &str = include_str!("../../../nats.conf");
 
-/// Writes the configuration of one broker: `port` for clients, `monitor` for its health, `data` for its files.
+/// Returns the configuration of one broker: `port` for clients, `monitor` for its health, `data` for its files.
 pub(crate) fn configuration(config: &Config, port: u16, monitor: u16, data: &str) -> anyhow::Result<String> {
     let nats = &config.nats;
     let values = [
@@ -28,7 +28,8 @@ pub(crate) fn configuration(config: &Config, port: u16, monitor: u16, data: &str
     Ok(text)
 }
 
-/// Lets the gateway read the streams, and empty channels, of the namespaces that have history: a wildcard cannot name them.
+/// Grants the gateway reads and purges for each namespace with history. One line per stream: a wildcard cannot match a part of
+/// a stream name.
 fn with_namespaces(text: &str, config: &Config) -> String {
     let is_one = |line: &&str| line.trim_start().starts_with("\"$JS.API.DIRECT.GET.TIDE_CH_");
     let mut lines: Vec<String> = Vec::new();
@@ -48,7 +49,7 @@ fn with_namespaces(text: &str, config: &Config) -> String {
     lines.join("\n") + "\n"
 }
 
-/// Replaces the value of the variable that is defined at a line's start.
+/// Replaces the value of a variable defined at the start of a line.
 fn with(text: &str, name: &str, value: &str) -> Option<String> {
     let definition = format!("{name} = ");
     let line = text.lines().find(|line| line.starts_with(&definition))?;

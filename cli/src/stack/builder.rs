@@ -1,4 +1,4 @@
-//! Decides what a stack consists of, and starts it in the order of health.
+//! Builds a stack: collects its settings, then starts the broker before the other processes.
 
 use std::{
     collections::BTreeSet,
@@ -13,23 +13,24 @@ use tidegate_shared::config::Config;
 use tokio::task::spawn_blocking;
 
 use super::{
-    Kind, Stack,
-    blueprint::{Blueprint, Planned},
+    blueprint::{Blueprint, PlannedProcess},
     log::Logs,
+    pid_file::PidFiles,
     port,
-    process::Spec,
-    record::Records,
+    process::ProcessSpec,
+    running::Stack,
     server, setup,
+    status::Kind,
 };
 use crate::output;
 
-/// How often the start is repeated when somebody took a free port first.
+/// Start attempts when another process takes a chosen free port first.
 const ATTEMPTS: usize = 3;
 
-/// What a stack is to consist of. By default: the broker alone, on free ports, in a directory of its own.
+/// The settings of a stack. Default: the broker alone, on free ports, in a temporary directory.
 #[derive(Debug, Clone)]
 pub struct Builder {
-    config: Source,
+    config: ConfigSource,
     gateways: usize,
     workers: usize,
     dir: Option<PathBuf>,
@@ -41,7 +42,7 @@ pub struct Builder {
 }
 
 #[derive(Debug, Clone)]
-enum Source {
+enum ConfigSource {
     Text(String),
     File(PathBuf),
 }
@@ -49,7 +50,7 @@ enum Source {
 impl Default for Builder {
     fn default() -> Self {
         Self {
-            config: Source::Text(String::new()),
+            config: ConfigSource::Text(String::new()),
             gateways: 0,
             workers: 0,
             dir: None,
@@ -62,50 +63,57 @@ impl Default for Builder {
     }
 }
 
+impl Stack {
+    /// Returns a builder for a stack of the broker alone.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+}
+
 impl Builder {
-    /// The stack's `tidegate.toml`, on top of the defaults.
+    /// Sets the text of `tidegate.toml`. Missing keys have their defaults.
     #[must_use]
     pub fn config(mut self, toml: &str) -> Self {
-        self.config = Source::Text(toml.to_owned());
+        self.config = ConfigSource::Text(toml.to_owned());
         self
     }
 
-    /// The same, from a file.
+    /// Sets the path of `tidegate.toml`.
     #[must_use]
     pub fn config_file(mut self, path: impl Into<PathBuf>) -> Self {
-        self.config = Source::File(path.into());
+        self.config = ConfigSource::File(path.into());
         self
     }
 
-    /// How many gateways.
+    /// Sets the number of gateways.
     #[must_use]
     pub fn gateways(mut self, count: usize) -> Self {
         self.gateways = count;
         self
     }
 
-    /// How many workers.
+    /// Sets the number of workers.
     #[must_use]
     pub fn workers(mut self, count: usize) -> Self {
         self.workers = count;
         self
     }
 
-    /// Where its files are, and stay. Otherwise in a temporary directory.
+    /// Sets the directory of the stack's files, which stay there. Default: a temporary directory.
     #[must_use]
     pub fn dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.dir = Some(dir.into());
         self
     }
 
-    /// Takes whatever ports are free: the default.
+    /// Uses free ports (the default).
     #[must_use]
     pub fn free_ports(mut self) -> Self {
         self.free_ports = true;
         self
     }
 
-    /// Takes the ports of the configuration, further gateways and workers those behind them.
+    /// Uses the configured ports. Further gateways and workers use the ports after them.
     #[must_use]
     pub fn configured_ports(mut self) -> Self {
         self.free_ports = false;
@@ -124,21 +132,21 @@ impl Builder {
         self
     }
 
-    /// Whether what the processes print is shown.
+    /// Sets whether the output of the processes is printed.
     #[must_use]
     pub fn echo_logs(mut self, echo: bool) -> Self {
         self.echo = echo;
         self
     }
 
-    /// Whether what the broker has stored in the directory is removed first.
+    /// Sets whether the broker's stored data in the directory is removed before the start.
     #[must_use]
     pub fn fresh(mut self, fresh: bool) -> Self {
         self.fresh = fresh;
         self
     }
 
-    /// The nats-server to run, instead of the one that is found or fetched.
+    /// Sets the nats-server program. Default: search for it, then fetch it.
     #[must_use]
     pub fn nats_server(mut self, program: Option<PathBuf>) -> Self {
         self.nats_server = program;
@@ -160,7 +168,7 @@ impl Builder {
         let named = self.nats_server.clone();
         let nats_server = spawn_blocking(move || server::find(named.as_deref())).await??;
         let (dir, temporary) = self.directory()?;
-        // First: nothing of a stack that runs there may be touched.
+        // First: the files of a running stack must not be touched.
         let records = claim(&dir).await?;
         let (config, config_file) = self.read_config(&dir)?;
         let mut blueprint = Blueprint {
@@ -187,9 +195,9 @@ impl Builder {
         Ok(stack)
     }
 
-    fn members(&self, blueprint: &Blueprint) -> anyhow::Result<Vec<Planned>> {
-        let gateways = (1..=self.gateways).map(|number| blueprint.member(Kind::Gateway, number));
-        gateways.chain((1..=self.workers).map(|number| blueprint.member(Kind::Worker, number))).collect()
+    fn members(&self, blueprint: &Blueprint) -> anyhow::Result<Vec<PlannedProcess>> {
+        let gateways = (1..=self.gateways).map(|number| blueprint.process(Kind::Gateway, number));
+        gateways.chain((1..=self.workers).map(|number| blueprint.process(Kind::Worker, number))).collect()
     }
 
     fn directory(&self) -> anyhow::Result<(PathBuf, Option<TempDir>)> {
@@ -201,11 +209,11 @@ impl Builder {
         Ok((dir.path().to_owned(), Some(dir)))
     }
 
-    /// Reads the configuration as the processes will, but for their own addresses.
+    /// Reads the configuration as the processes read it, except for their own addresses.
     fn read_config(&self, dir: &Path) -> anyhow::Result<(Config, PathBuf)> {
         let file = match &self.config {
-            Source::File(path) => path.clone(),
-            Source::Text(text) => {
+            ConfigSource::File(path) => path.clone(),
+            ConfigSource::Text(text) => {
                 let file = dir.join("tidegate.toml");
                 let text = if text.is_empty() { "# Every key has its default.\n" } else { text };
                 fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
@@ -217,9 +225,9 @@ impl Builder {
     }
 }
 
-/// Makes sure that nobody runs a stack in this directory, or has left one there.
-async fn claim(dir: &Path) -> anyhow::Result<Records> {
-    let records = Records::open(dir)?;
+/// Claims the directory: fails if a stack runs in it, and ends the leftovers of a killed supervisor.
+async fn claim(dir: &Path) -> anyhow::Result<PidFiles> {
+    let records = PidFiles::open(dir)?;
     if let Some(pid) = records.supervisor() {
         bail!(
             "a stack is running in {} already (pid {}): `tidegate status`, `tidegate down`",
@@ -233,7 +241,7 @@ async fn claim(dir: &Path) -> anyhow::Result<Records> {
     })
     .await?;
     if !ended.is_empty() {
-        output::note(format!("ended what an earlier stack left running: {}", ended.join(", ")));
+        output::note(format!("ended the processes an earlier stack left running: {}", ended.join(", ")));
     }
     records.claim();
     Ok(records)
@@ -249,8 +257,8 @@ fn remove_stored(dir: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// Refuses to start anything while somebody else has one of the ports.
-fn report_busy<'a>(specs: impl Iterator<Item = &'a Spec>) -> anyhow::Result<()> {
+/// Fails if another process listens on one of the ports.
+fn report_busy<'a>(specs: impl Iterator<Item = &'a ProcessSpec>) -> anyhow::Result<()> {
     let mut taken = Vec::new();
     for spec in specs {
         let key = match spec.kind {
@@ -271,7 +279,7 @@ fn report_busy<'a>(specs: impl Iterator<Item = &'a Spec>) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// Whether a start failed because somebody was faster to take a port.
+/// Whether a start failed because another process took a port first.
 fn lost_a_port(error: &anyhow::Error) -> bool {
     format!("{error:#}").to_lowercase().contains("address already in use")
 }

@@ -1,6 +1,6 @@
-//! The way to a running stack from outside: one JSON line asks, one JSON line answers, over a Unix socket in its directory.
+//! The control socket of a running stack: one JSON line per request and response, over a Unix socket in its directory.
 //!
-//! Whoever may write into the directory may ask; nobody else.
+//! Access is limited by the write permission of the directory.
 
 use std::{
     fs, io,
@@ -20,64 +20,68 @@ use tokio::{
     time::sleep,
 };
 
-use super::{Kind, Phase, ProcessStatus, Stack};
+use super::{
+    pid_file::PidFiles,
+    running::Stack,
+    status::{Kind, ProcessPhase, ProcessStatus},
+};
 
 /// The socket's name.
 const SOCKET: &str = "control.sock";
-/// The longest question.
+/// The longest request, in bytes.
 const LONGEST: u64 = 4096;
 
-/// What can be asked of a running stack.
+/// A request to a running stack.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "lowercase")]
-pub enum Request {
-    /// What every process is doing.
+pub enum ControlRequest {
+    /// Report the state of every process.
     Status,
-    /// Have this many of them.
+    /// Set the number of gateways or workers.
     Scale {
         /// Gateways or workers.
         kind: Kind,
-        /// How many.
+        /// The new number.
         count: usize,
     },
     /// SIGKILL one process: a name, or `worker` or `gateway` for any.
     Kill {
-        /// Which.
+        /// The name of the process.
         name: String,
     },
-    /// End one process and leave it down.
+    /// Stop one process and leave it stopped.
     Stop {
-        /// Which.
+        /// The name of the process.
         name: String,
     },
-    /// Start one that is down.
+    /// Start a stopped process.
     Start {
-        /// Which.
+        /// The name of the process.
         name: String,
     },
-    /// End everything. The answer comes at once, the end of the connection when all has ended.
+    /// Stop the stack. The response comes at once; the connection closes when every process has ended.
     Down,
 }
 
-/// What a running stack answers.
+/// The response of a running stack.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct Answer {
-    /// Why it could not be done.
+pub struct ControlResponse {
+    /// Why the request failed.
     pub error: Option<String>,
-    /// What was done.
+    /// The result, for a person.
     pub text: String,
-    /// What every process is doing now.
+    /// The state of every process now.
     pub processes: Vec<ProcessStatus>,
 }
 
 /// The supervisor's end of the socket.
 #[derive(Debug)]
-pub struct Control {
+pub struct ControlServer {
     listener: UnixListener,
     path: PathBuf,
 }
 
-impl Control {
+impl ControlServer {
     /// Opens the socket of the stack in `dir`, in place of one that a killed supervisor left.
     pub fn listen(dir: &Path) -> anyhow::Result<Self> {
         let path = dir.join(SOCKET);
@@ -91,7 +95,7 @@ impl Control {
         Ok(Self { listener, path })
     }
 
-    /// Answers until it is dropped. Asked to end everything, it tells `lifecycle`.
+    /// Serves requests until it is dropped. `Down` drains `lifecycle`.
     pub async fn serve(&self, stack: &Arc<Stack>, lifecycle: &Lifecycle) {
         let mut connections = JoinSet::new();
         loop {
@@ -99,7 +103,7 @@ impl Control {
                 Ok((stream, _)) => {
                     connections.spawn(converse(stream, Arc::clone(stack), lifecycle.clone()));
                 }
-                // Out of descriptors: some will be free again.
+                // Most likely out of file descriptors: retry when some are free again.
                 Err(_) => sleep(Duration::from_millis(100)).await,
             }
             while connections.try_join_next().is_some() {}
@@ -107,13 +111,13 @@ impl Control {
     }
 }
 
-impl Drop for Control {
+impl Drop for ControlServer {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
     }
 }
 
-/// Answers one connection's question, then keeps it open until the other side leaves or everything has ended.
+/// Answers one request, then keeps the connection open until the client closes it or the stack has ended.
 async fn converse(stream: UnixStream, stack: Arc<Stack>, lifecycle: Lifecycle) {
     let (read, mut write) = stream.into_split();
     let mut reader = BufReader::new(read.take(LONGEST));
@@ -123,7 +127,10 @@ async fn converse(stream: UnixStream, stack: Arc<Stack>, lifecycle: Lifecycle) {
     }
     let answer = match serde_json::from_str(&line) {
         Ok(request) => carry_out(&stack, &lifecycle, request).await,
-        Err(error) => Answer { error: Some(format!("not a question: {error}")), ..Answer::default() },
+        Err(error) => ControlResponse {
+            error: Some(format!("malformed request: {error}")),
+            ..ControlResponse::default()
+        },
     };
     let Ok(text) = serde_json::to_string(&answer) else { return };
     if write.write_all(format!("{text}\n").as_bytes()).await.is_ok() {
@@ -131,44 +138,44 @@ async fn converse(stream: UnixStream, stack: Arc<Stack>, lifecycle: Lifecycle) {
     }
 }
 
-async fn carry_out(stack: &Stack, lifecycle: &Lifecycle, request: Request) -> Answer {
+async fn carry_out(stack: &Stack, lifecycle: &Lifecycle, request: ControlRequest) -> ControlResponse {
     let (error, text) = match act(stack, lifecycle, request).await {
         Ok(text) => (None, text),
         Err(error) => (Some(format!("{error:#}")), String::new()),
     };
-    Answer { error, text, processes: stack.status() }
+    ControlResponse { error, text, processes: stack.status() }
 }
 
-async fn act(stack: &Stack, lifecycle: &Lifecycle, request: Request) -> anyhow::Result<String> {
+async fn act(stack: &Stack, lifecycle: &Lifecycle, request: ControlRequest) -> anyhow::Result<String> {
     Ok(match request {
-        Request::Status => String::new(),
-        Request::Scale { kind, count } => {
+        ControlRequest::Status => String::new(),
+        ControlRequest::Scale { kind, count } => {
             stack.scale(kind, count).await?;
             format!("{kind}s: {count}")
         }
-        Request::Kill { name } => {
+        ControlRequest::Kill { name } => {
             let name = any_of(stack, &name)?;
             let pid = stack.pid(&name).unwrap_or_default();
             stack.kill(&name).await?;
             format!("killed {name} (pid {pid}); it is started again")
         }
-        Request::Stop { name } => {
+        ControlRequest::Stop { name } => {
             let exit = stack.stop(&name).await?;
             format!("{name} ended ({exit}) and stays down until `tidegate start {name}`")
         }
-        Request::Start { name } => {
+        ControlRequest::Start { name } => {
             stack.start_process(&name).await?;
             stack.wait_ready(&name).await?;
             format!("{name} is ready")
         }
-        Request::Down => {
+        ControlRequest::Down => {
             lifecycle.drain();
             "ending".to_owned()
         }
     })
 }
 
-/// A process by name, or any running one of a kind.
+/// Resolves a process name. `worker` and `gateway` stand for a random ready process of the kind.
 fn any_of(stack: &Stack, name: &str) -> anyhow::Result<String> {
     let kind = match name {
         "worker" => Kind::Worker,
@@ -176,13 +183,13 @@ fn any_of(stack: &Stack, name: &str) -> anyhow::Result<String> {
         _ => return Ok(name.to_owned()),
     };
     let running: Vec<ProcessStatus> =
-        stack.status().into_iter().filter(|p| p.kind == kind && p.phase == Phase::Ready).collect();
+        stack.status().into_iter().filter(|p| p.kind == kind && p.phase == ProcessPhase::Ready).collect();
     let chosen = running.choose(&mut rand::rng());
     Ok(chosen.with_context(|| format!("no {kind} is running"))?.name.clone())
 }
 
-/// Asks the stack that runs in `dir`.
-pub async fn ask(dir: &Path, request: &Request) -> anyhow::Result<Answer> {
+/// Sends a request to the stack in `dir`.
+pub async fn ask(dir: &Path, request: &ControlRequest) -> anyhow::Result<ControlResponse> {
     let (answer, _) = converse_with(dir, request).await?;
     match answer.error {
         Some(error) => bail!(error),
@@ -190,22 +197,22 @@ pub async fn ask(dir: &Path, request: &Request) -> anyhow::Result<Answer> {
     }
 }
 
-/// Whether a stack answers in `dir`.
+/// Whether a stack accepts connections in `dir`.
 pub async fn answers(dir: &Path) -> bool {
     UnixStream::connect(dir.join(SOCKET)).await.is_ok()
 }
 
-/// Asks the stack in `dir` to end, and returns when it has. Also ends what a killed supervisor left there.
+/// Stops the stack in `dir` and waits for its end. Also ends the leftovers of a killed supervisor.
 pub async fn end(dir: &Path) -> anyhow::Result<String> {
-    let records = super::Records::open(dir)?;
+    let records = PidFiles::open(dir)?;
     let Some(supervisor) = records.supervisor() else {
         let ended = tokio::task::spawn_blocking(move || records.end_leftovers()).await?;
         return Ok(match ended.as_slice() {
             [] => format!("nothing runs in {}", dir.display()),
-            ended => format!("ended what an earlier stack left running: {}", ended.join(", ")),
+            ended => format!("ended the processes an earlier stack left running: {}", ended.join(", ")),
         });
     };
-    let (_, mut stream) = converse_with(dir, &Request::Down).await?;
+    let (_, mut stream) = converse_with(dir, &ControlRequest::Down).await?;
     // The stream ends with the supervisor.
     let _ = stream.read_to_end(&mut Vec::new()).await;
     while records.supervisor() == Some(supervisor) {
@@ -214,7 +221,10 @@ pub async fn end(dir: &Path) -> anyhow::Result<String> {
     Ok("everything has ended".to_owned())
 }
 
-async fn converse_with(dir: &Path, request: &Request) -> anyhow::Result<(Answer, BufReader<UnixStream>)> {
+async fn converse_with(
+    dir: &Path,
+    request: &ControlRequest,
+) -> anyhow::Result<(ControlResponse, BufReader<UnixStream>)> {
     let path = dir.join(SOCKET);
     let stream = UnixStream::connect(&path).await;
     let mut stream = stream.with_context(|| format!("nothing runs in {}: `tidegate up`", dir.display()))?;
@@ -222,6 +232,6 @@ async fn converse_with(dir: &Path, request: &Request) -> anyhow::Result<(Answer,
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     reader.read_line(&mut line).await?;
-    let answer = serde_json::from_str(&line).context("the stack ended before it answered")?;
+    let answer = serde_json::from_str(&line).context("the stack ended before it answered: see its logs")?;
     Ok((answer, reader))
 }

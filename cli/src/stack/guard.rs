@@ -1,8 +1,8 @@
-//! Ends a temporary stack whose program was killed: an interrupted test run leaves nothing behind.
+//! Cleans up a temporary stack whose program was killed, so that an interrupted test run leaves nothing behind.
 //!
-//! Children are in process groups of their own, so what ends the program does not end them. A shell that waits for the end
-//! of a pipe does: the kernel closes the pipe however the program ends. Stacks in a directory of their own have none;
-//! they are found again by their records.
+//! Children are in process groups of their own, so a signal to the program does not reach them. A shell waits for the end
+//! of a pipe and kills them: the kernel closes the pipe however the program ends. Stacks with a directory of their own have
+//! no guard; the next `up` or `down` finds their processes by the pid files.
 
 use std::{
     os::unix::process::CommandExt,
@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::Context;
 
-/// Waits for the end of its input, kills every recorded process group, removes the directory.
+/// Waits for the end of its input, kills every process group with a pid file, removes the directory.
 const SCRIPT: &str = r#"
 read -r _
 for record in "$1"/pids/*; do
@@ -24,12 +24,12 @@ done 2> /dev/null
 rm -rf -- "$1"
 "#;
 
-/// The waiting shell. Dropping it lets it do its work, which is none when everything has ended.
+/// The waiting shell. Dropping it runs the cleanup, which is empty when every process has ended.
 #[derive(Debug)]
-pub(crate) struct Guard(Child);
+pub(crate) struct CleanupGuard(Child);
 
-impl Guard {
-    /// Watches over the stack in a temporary directory.
+impl CleanupGuard {
+    /// Starts the guard of the stack in a temporary directory.
     pub(crate) fn over(dir: &Path) -> anyhow::Result<Self> {
         let mut command = Command::new("sh");
         command.args(["-c", SCRIPT, "sh"]).arg(dir).process_group(0);
@@ -38,10 +38,10 @@ impl Guard {
     }
 }
 
-impl Drop for Guard {
+impl Drop for CleanupGuard {
     fn drop(&mut self) {
         drop(self.0.stdin.take());
-        // It has nothing left to do but to end.
+        // The script ends by itself once its input is closed.
         let _ = self.0.wait();
     }
 }
@@ -49,19 +49,19 @@ impl Drop for Guard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stack::record::Records;
+    use crate::stack::pid_file::PidFiles;
 
     #[test]
     fn when_the_pipe_ends_recorded_processes_and_the_directory_are_gone() {
         let dir = tempfile::tempdir().unwrap();
-        let records = Records::open(dir.path()).unwrap();
-        let guard = Guard::over(dir.path()).unwrap();
+        let records = PidFiles::open(dir.path()).unwrap();
+        let guard = CleanupGuard::over(dir.path()).unwrap();
         let mut left = Command::new("sleep").arg("60").process_group(0).spawn().unwrap();
         let pid = rustix::process::Pid::from_child(&left);
         records.add("worker-1", pid);
         records.claim();
         drop(guard);
-        // Ends by itself after a minute, with success, if nobody kills it.
+        // Unless it is killed, it ends after a minute, with success.
         assert!(!left.wait().unwrap().success());
         assert!(!dir.path().exists());
     }

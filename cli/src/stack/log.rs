@@ -1,22 +1,23 @@
-//! What the processes of a stack print: kept in memory within bounds, in files, and shown if wanted.
+//! The output of a stack's processes: bounded in memory, in files, and printed on request.
 
 use std::{
     collections::{HashMap, VecDeque},
     fs::{self, File},
     io::{self, Write},
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
 };
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::output;
 
-/// What is kept in memory of all processes together.
+/// The limit of the output kept in memory, for all processes together.
 const KEPT_BYTES: usize = 8 * 1024 * 1024;
-/// How long a file grows before it is set aside as `<name>.log.old`.
+/// The size at which a file is rotated to `<name>.log.old`.
 const FILE_BYTES: usize = 32 * 1024 * 1024;
-/// The file every process' lines are in, with their names before them.
+/// The name of the combined log, whose lines begin with the process name.
 pub(crate) const COMBINED: &str = "all";
-/// Colours of the names, told apart on dark and light terminals.
+/// Colours of the names, legible on dark and light terminals.
 const COLOURS: [u8; 6] = [36, 33, 35, 32, 34, 31];
 
 /// The output of all processes of one stack.
@@ -24,18 +25,18 @@ const COLOURS: [u8; 6] = [36, 33, 35, 32, 34, 31];
 pub(crate) struct Logs {
     dir: PathBuf,
     echo: bool,
-    kept: Mutex<Kept>,
+    kept: Mutex<LogBuffer>,
 }
 
 #[derive(Debug, Default)]
-struct Kept {
+struct LogBuffer {
     lines: VecDeque<(String, String)>,
     bytes: usize,
     files: HashMap<String, (File, usize)>,
 }
 
 impl Logs {
-    /// Begins afresh in `dir`.
+    /// Removes earlier logs in `dir` and starts new ones.
     pub(crate) fn new(dir: &Path, echo: bool) -> io::Result<Self> {
         match fs::remove_dir_all(dir) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -44,31 +45,31 @@ impl Logs {
         Ok(Self { dir: dir.to_owned(), echo, kept: Mutex::default() })
     }
 
-    /// Takes one line that `name` printed.
+    /// Logs one line printed by `name`.
     pub(crate) fn line(&self, name: &str, line: &str) {
         if self.echo {
             output::line(shown(name, line, output::is_terminal()));
         }
         let mut kept = self.kept();
-        // A full disk must not end the stack: the line is still shown and in memory.
+        // A full disk must not end the stack: the line is still printed and in memory.
         let _ = kept.write(&self.dir, name, line);
         let _ = kept.write(&self.dir, COMBINED, &shown(name, line, false));
         kept.keep(name, line);
     }
 
-    /// Everything that is kept, with the names before the lines.
+    /// Returns the lines in memory, each with its process name.
     pub(crate) fn all(&self) -> String {
         self.kept().lines.iter().map(|(name, line)| shown(name, line, false) + "\n").collect()
     }
 
-    /// What is kept of one process.
+    /// Returns the lines of one process in memory.
     pub(crate) fn of(&self, name: &str) -> String {
         let kept = self.kept();
         let lines = kept.lines.iter().filter(|(n, _)| n == name);
         lines.fold(String::new(), |text, (_, line)| text + line + "\n")
     }
 
-    /// The last lines of one process, for an error message.
+    /// Returns the last 8 lines of one process, for an error message.
     pub(crate) fn tail(&self, name: &str) -> String {
         let kept = self.kept();
         let last: Vec<&str> = kept
@@ -82,12 +83,12 @@ impl Logs {
         last.into_iter().rev().fold(String::new(), |tail, line| tail + "\n    " + line)
     }
 
-    fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    fn kept(&self) -> MutexGuard<'_, LogBuffer> {
+        self.kept.lock()
     }
 }
 
-impl Kept {
+impl LogBuffer {
     fn keep(&mut self, name: &str, line: &str) {
         self.bytes += name.len() + line.len();
         self.lines.push_back((name.to_owned(), line.to_owned()));

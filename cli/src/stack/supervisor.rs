@@ -1,14 +1,12 @@
 //! The thread that the supervising tasks of a stack run on.
 //!
-//! A thread of its own, so that children are started again and waited for whatever the program around does, and so that
-//! dropping a stack can wait until the last child is gone.
+//! A thread of its own, so that children are restarted and reaped even while the program's runtime is blocked, and so that
+//! dropping a stack can wait until the last child has ended.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    thread::{self, JoinHandle},
-};
+use std::thread::{self, JoinHandle};
 
 use anyhow::Context;
+use parking_lot::Mutex;
 use tokio::runtime::{self, Handle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -49,11 +47,11 @@ impl Supervisor {
         self.tasks.spawn_on(task(self.end.clone()), &self.handle);
     }
 
-    /// Ends every task, which kills what still runs, and waits for the thread.
+    /// Cancels every task, which kills the running processes, and waits for the thread.
     pub(crate) fn stop(&self) {
         self.end.cancel();
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // A panic of the thread has been printed; the children were killed with its tasks.
+        let thread = self.thread.lock().take();
+        // A panic of the thread has been printed, and its children were killed with its tasks.
         let _ = thread.map(JoinHandle::join);
     }
 }

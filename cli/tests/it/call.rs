@@ -4,7 +4,7 @@ use std::process::Stdio;
 
 use serde_json::{Value, json};
 use tidegate_cli::{
-    client::{CallError, Client, Event, Options, Reconnecting, SessionOptions},
+    client::{CallError, Client, Event, Options, ReconnectOptions, ReconnectingClient},
     stack::Stack,
     token::connection_token,
 };
@@ -62,7 +62,7 @@ async fn run(stack: &Stack, args: &[&str]) -> (Option<i32>, String, String) {
 }
 
 #[tokio::test]
-async fn a_call_prints_its_answer_and_its_way_and_an_error_what_to_do() {
+async fn a_call_prints_its_answer_and_progress_and_explains_errors() {
     let stack = start().await;
     let (code, out, err) = run(&stack, &["call", "echo", r#"{"a": 1}"#]).await;
     assert_eq!((code, out.trim()), (Some(0), r#"{"a": 1}"#), "{err}");
@@ -86,7 +86,7 @@ async fn a_call_prints_its_answer_and_its_way_and_an_error_what_to_do() {
 }
 
 #[tokio::test]
-async fn a_key_gives_one_answer_and_takes_one_body() {
+async fn repeated_calls_with_a_key_give_one_answer_and_another_body_is_refused() {
     let stack = start().await;
     for _ in 0..2 {
         let (code, out, err) = run(&stack, &["call", "echo", "1", "--key", "k"]).await;
@@ -101,7 +101,7 @@ async fn a_key_gives_one_answer_and_takes_one_body() {
 }
 
 #[tokio::test]
-async fn what_clients_and_services_publish_is_printed_line_by_line() {
+async fn publications_of_clients_and_services_are_printed_line_by_line() {
     let stack = start().await;
     let mut sub = tidegate(&stack, &["sub", "chat:lobby", "--all", "--count", "3"])
         .stdout(Stdio::piped())
@@ -133,7 +133,7 @@ async fn what_clients_and_services_publish_is_printed_line_by_line() {
 }
 
 #[tokio::test]
-async fn both_encodings_carry_the_same() {
+async fn both_encodings_carry_the_same_payloads() {
     let stack = start().await;
     let (json, _events) = Client::connect(options(&stack, "42")).await.unwrap();
     let (protobuf, mut events) =
@@ -160,12 +160,12 @@ async fn both_encodings_carry_the_same() {
 }
 
 #[tokio::test]
-async fn a_session_asks_on_while_its_gateway_is_killed() {
+async fn a_session_retries_while_its_gateway_is_killed() {
     let stack = start().await;
     let connection = options(&stack, "42");
     let urls = vec![connection.url.clone()];
     let (session, mut events) =
-        Reconnecting::start(SessionOptions { connection, urls, channels: Vec::new() });
+        ReconnectingClient::start(ReconnectOptions { connection, urls, channels: Vec::new() });
     let deadline = Instant::now() + Duration::from_secs(30);
     assert_eq!(session.call_keyed("echo", "a", "1", deadline).await.unwrap().data, "1");
     stack.kill("gateway-1").await.unwrap();

@@ -1,4 +1,4 @@
-//! The command itself, as a person types it.
+//! The `tidegate` command as typed in a shell.
 
 use std::{
     path::Path,
@@ -33,7 +33,7 @@ fn status(dir: &Path) -> Vec<tidegate_cli::stack::ProcessStatus> {
 }
 
 #[tokio::test]
-async fn a_stack_is_left_running_looked_at_changed_and_ended() {
+async fn a_detached_stack_is_inspected_scaled_and_stopped() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     let banner = up(dir);
@@ -45,7 +45,7 @@ async fn a_stack_is_left_running_looked_at_changed_and_ended() {
     assert!(ok(dir, &["scale", "workers=2"]).contains("worker-2"));
     assert!(ok(dir, &["kill", "worker"]).starts_with("killed worker-"));
     eventually("both workers are ready", || {
-        status(dir).iter().filter(|p| p.phase == tidegate_cli::stack::Phase::Ready).count() == 4
+        status(dir).iter().filter(|p| p.phase == tidegate_cli::stack::ProcessPhase::Ready).count() == 4
     })
     .await;
     assert!(ok(dir, &["stop", "worker-2"]).contains("stays down"));
@@ -60,7 +60,7 @@ async fn a_stack_is_left_running_looked_at_changed_and_ended() {
 }
 
 #[tokio::test]
-async fn what_a_killed_supervisor_leaves_is_ended_by_the_next_up_and_by_down() {
+async fn leftovers_of_a_killed_supervisor_are_ended_by_the_next_up_and_by_down() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     for next in ["up", "down"] {

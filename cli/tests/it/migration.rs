@@ -1,4 +1,4 @@
-//! `apply` on a broker that has another configuration already: what is kept stays, or it is said what is lost.
+//! `apply` on a broker that has another configuration already: stored publications stay, or the change names the loss.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ fn config(stack: &Stack, keys: &str) -> Config {
     Config::from_sources(Some(&file), BTreeMap::new(), &url).unwrap()
 }
 
-/// What the changes say, once they are made; nothing more has to be changed after them.
+/// Applies the changes, returns their descriptions, and checks that no change is left.
 async fn changed(stack: &Stack, broker: &Broker, keys: &str) -> String {
     let config = config(stack, keys);
     let changes = setup::apply(broker, &config).await.unwrap();
@@ -64,7 +64,7 @@ async fn a_history_that_shrinks_or_grows_keeps_what_fits() {
 }
 
 #[tokio::test]
-async fn a_history_begins_and_is_given_up() {
+async fn a_namespace_gains_and_loses_its_history() {
     let stack = Stack::builder().config("[[namespace]]\nname = \"chat\"\n").start().await.unwrap();
     let (broker, service) = brokers(&stack).await;
     publish(&service, "before").await;
@@ -84,7 +84,7 @@ async fn a_history_begins_and_is_given_up() {
 }
 
 #[tokio::test]
-async fn what_would_lose_publications_is_refused_until_somebody_says_so() {
+async fn a_change_that_loses_publications_is_refused_without_recreate_channels() {
     let stack = Stack::builder().config(KEPT).start().await.unwrap();
     let (broker, service) = brokers(&stack).await;
     let there = broker.jetstream().get_stream("TIDE_CH_chat").await.unwrap().cached_info().config.clone();

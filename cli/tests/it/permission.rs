@@ -1,4 +1,4 @@
-//! What each user of the broker may do, and above all what not.
+//! The permissions of each user of the broker, and what each is refused.
 
 use async_nats::{ConnectOptions, Event};
 use tidegate_cli::stack::Stack;
@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 
 use crate::support::eventually;
 
-/// What nobody but the setup user may do, and what not even that one may.
+/// Administration: refused to every role tested here; some of it even to the setup user.
 const ADMINISTRATION: [&str; 12] = [
     "$JS.API.STREAM.CREATE.X",
     "$JS.API.STREAM.UPDATE.TIDE_IN",
@@ -22,7 +22,7 @@ const ADMINISTRATION: [&str; 12] = [
     "$JS.API.INFO",
     "$SYS.REQ.SERVER.PING",
 ];
-/// What nobody but its owner may listen to.
+/// Subjects that no role may subscribe to as a whole.
 const FOREIGN: [&str; 8] =
     [">", "tide.>", "tide.in.>", "tide.reply.>", "tide.ch.>", "_INBOX.>", "$SYS.>", "$JS.ACK.>"];
 
@@ -163,7 +163,7 @@ const SERVICE: Role = Role {
     ],
 };
 
-/// Tries everything as one user. The broker reports refusals in order, so when the last has come all have.
+/// Tries every subject as one user. The broker reports refusals in order, so the last one completes them.
 async fn try_as(stack: &Stack, user: &NatsUser, role: &Role) {
     let (said, mut refusals) = mpsc::channel(256);
     let client = ConnectOptions::with_user_and_password(user.user.clone(), user.password.expose().to_owned())
@@ -201,7 +201,7 @@ async fn try_as(stack: &Stack, user: &NatsUser, role: &Role) {
 }
 
 #[tokio::test]
-async fn each_user_may_do_what_its_role_needs_and_nothing_else() {
+async fn each_user_has_the_permissions_of_its_role_and_no_others() {
     let config = "[[route]]\nname = \"echo\"\nmatch = \"rpc.echo\"\n[[namespace]]\nname = \"chat\"\n\
                   [[namespace]]\nname = \"kept\"\nhistory_size = 1\n";
     let stack = Stack::builder().config(config).start().await.unwrap();
@@ -213,7 +213,7 @@ async fn each_user_may_do_what_its_role_needs_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn nobody_gets_in_without_a_password_and_setup_cannot_delete_requests_or_answers() {
+async fn a_connection_needs_a_password_and_setup_cannot_delete_requests_or_answers() {
     let stack = Stack::builder().start().await.unwrap();
     assert!(async_nats::connect(stack.nats_url()).await.is_err());
     let broker = tidegate_cli::stack::setup::connect(stack.config()).await.unwrap();

@@ -1,4 +1,4 @@
-//! Ports that somebody else has.
+//! Ports taken by another process or stack.
 
 use std::net::TcpListener;
 
@@ -24,7 +24,7 @@ async fn a_taken_port_is_named_with_its_owner_before_anything_starts() {
 }
 
 #[tokio::test]
-async fn two_stacks_at_once_do_not_meet() {
+async fn two_stacks_at_once_share_no_address_and_no_directory() {
     let (one, two) = tokio::try_join!(Stack::builder().start(), Stack::builder().start()).unwrap();
     assert_ne!(one.nats_url(), two.nats_url());
     assert_ne!(one.dir(), two.dir());

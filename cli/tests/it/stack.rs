@@ -1,7 +1,7 @@
 //! Starting, restarting, pausing, ending.
 
 use rustix::process::{Pid, Signal, kill_process};
-use tidegate_cli::stack::{Kind, Phase, Stack, setup};
+use tidegate_cli::stack::{Kind, ProcessPhase, Stack, setup};
 
 use crate::support::{eventually, exists};
 
@@ -21,13 +21,13 @@ async fn the_broker_starts_alone_and_a_second_plan_is_empty() {
     assert_eq!(setup::plan(&broker, stack.config()).await.unwrap(), []);
     assert!(setup::apply(&broker, stack.config()).await.unwrap().is_empty());
     let status = stack.status();
-    assert_eq!((status.len(), status[0].phase), (1, Phase::Ready));
+    assert_eq!((status.len(), status[0].phase), (1, ProcessPhase::Ready));
     assert!(stack.log_of("nats").contains("Server is ready"));
     stack.down().await;
 }
 
 #[tokio::test]
-async fn whatever_is_killed_is_started_again_where_it_was() {
+async fn a_killed_process_is_restarted_at_the_same_address() {
     let stack = whole(1, 1).await;
     for name in ["worker-1", "gateway-1", "nats"] {
         let (before, address) = (stack.pid(name), stack.gateways()[0].websocket.clone());
@@ -55,7 +55,7 @@ async fn down_leaves_no_process_no_zombie_and_no_directory() {
 }
 
 #[tokio::test]
-async fn dropping_a_stack_kills_and_waits_as_well_paused_ones_included() {
+async fn dropping_a_stack_kills_its_processes_and_waits_even_for_paused_ones() {
     let stack = whole(0, 2).await;
     stack.pause("worker-2").unwrap();
     let (pids, dir) = (pids(&stack), stack.dir().to_owned());
@@ -86,7 +86,7 @@ async fn stopped_and_held_processes_stay_down_until_they_are_started() {
 }
 
 #[tokio::test]
-async fn workers_and_gateways_are_added_and_taken_away_while_it_runs() {
+async fn workers_and_gateways_are_scaled_while_the_stack_runs() {
     let stack = whole(1, 1).await;
     let names = || stack.status().into_iter().map(|process| process.name).collect::<Vec<_>>();
     stack.scale(Kind::Worker, 3).await.unwrap();
@@ -102,7 +102,7 @@ async fn workers_and_gateways_are_added_and_taken_away_while_it_runs() {
 }
 
 #[tokio::test]
-async fn a_process_that_cannot_start_fails_the_start_with_its_last_words() {
+async fn a_process_that_cannot_start_fails_the_start_with_its_last_output() {
     let builder = Stack::builder().workers(1).variable("worker", "TIDEGATE_WORKER__ACK_WAIT", "soon");
     let error = format!("{:#}", builder.start().await.unwrap_err());
     assert!(error.contains("worker-1 does not start") && error.contains("worker.ack_wait"), "{error}");

@@ -1,23 +1,23 @@
-//! Waiting for things to become so.
+//! Helpers that wait for a condition.
 
 use std::{path::Path, time::Duration};
 
 use tokio::time::{sleep, timeout};
 
-/// What a slow machine may take.
+/// The time limit, enough for a slow machine.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Waits until something is so; says what it was if it never is.
+/// Waits until a condition holds. Panics with its name after the limit.
 pub(crate) async fn eventually(what: &str, reached: impl Fn() -> bool) {
     let waiting = async {
         while !reached() {
             sleep(Duration::from_millis(10)).await;
         }
     };
-    assert!(timeout(LIMIT, waiting).await.is_ok(), "never so: {what}");
+    assert!(timeout(LIMIT, waiting).await.is_ok(), "not reached in time: {what}");
 }
 
-/// Whether there is such a process, even one that has ended and was not waited for.
+/// Whether a process exists. A zombie counts.
 pub(crate) fn exists(pid: i32) -> bool {
     Path::new(&format!("/proc/{pid}")).exists()
 }

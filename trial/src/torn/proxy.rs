@@ -20,11 +20,11 @@ use tokio::{
 /// A running proxy; everything it carries ends with it.
 pub(super) struct Proxy {
     address: SocketAddr,
-    shared: Arc<Shared>,
+    shared: Arc<ProxyState>,
     _task: JoinSet<()>,
 }
 
-struct Shared {
+struct ProxyState {
     upstreams: Vec<SocketAddr>,
     next: AtomicUsize,
     cut_every: Duration,
@@ -36,7 +36,7 @@ impl Proxy {
     pub(super) async fn start(upstreams: Vec<SocketAddr>, cut_every: Duration) -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(ProxyState {
             upstreams,
             next: AtomicUsize::new(0),
             cut_every,
@@ -70,7 +70,7 @@ impl Proxy {
     }
 }
 
-impl Shared {
+impl ProxyState {
     async fn carry(&self, mut client: TcpStream) {
         let Some(mut gateway) = self.dial().await else { return };
         let life = self.cut_every.mul_f64(0.5 + rand::random::<f64>());

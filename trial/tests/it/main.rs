@@ -1,9 +1,9 @@
-//! The scenarios that count, small enough for every day.
+//! The scenarios with a pass or fail verdict, at a small size.
 
 use std::process::{Command, Stdio};
 
 #[test]
-fn whoever_recovers_after_being_torn_off_has_everything_once_and_in_order() {
+fn recovered_subscribers_have_every_publication_once_and_in_order() {
     let output = Command::new(env!("CARGO_BIN_EXE_tidegate-trial"))
         .args(["torn", "--debug-ok", "--subscribers", "60", "--channels", "10", "--rate", "100"])
         .args(["--time", "10s", "--cut-every", "2s", "--kill-every", "3s"])

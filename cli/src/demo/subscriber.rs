@@ -1,64 +1,65 @@
-//! A listener: subscribes to a few channels and remembers what it heard, and when.
+//! A subscriber: records the publications of a few channels in the order they arrive.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
 
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 use serde::Deserialize;
 use tokio::{task::JoinSet, time::Instant};
 
 use super::plan::Plan;
-use crate::client::{Event, Events, Reconnecting, SessionOptions};
+use crate::client::{Event, Events, ReconnectOptions, ReconnectingClient};
 
 /// The channel of all alerts.
 pub(super) const ALERTS: &str = "quakes:alerts";
-/// The channel an outside service publishes in.
+/// The channel the outside service publishes to.
 pub(super) const NOTICE: &str = "quakes:notice";
 
-/// One listening client.
+/// One subscribed client.
 #[derive(Debug)]
-pub(super) struct Listener {
+pub(super) struct DemoSubscriber {
     /// Its user.
     pub(super) user: String,
     /// Its connection.
-    pub(super) session: Reconnecting,
+    pub(super) session: ReconnectingClient,
     channels: Vec<String>,
-    heard: Arc<Mutex<Record>>,
+    log: Arc<Mutex<ReceiveLog>>,
     _task: JoinSet<()>,
 }
 
-/// What a listener heard.
+/// What a subscriber received.
 #[derive(Debug, Default)]
-pub(super) struct Record {
-    /// Every publication in the order it came.
-    pub(super) publications: Vec<Publication>,
-    /// Connections that were lost.
+pub(super) struct ReceiveLog {
+    /// Every publication in order of arrival.
+    pub(super) publications: Vec<ReceivedPublication>,
+    /// Lost connections.
     pub(super) interruptions: usize,
 }
 
 /// One publication.
 #[derive(Debug)]
-pub(super) struct Publication {
+pub(super) struct ReceivedPublication {
     pub(super) channel: String,
     pub(super) data: Bytes,
-    /// The request it answers, if it is an answer.
+    /// The id of the request it answers, if it is an answer.
     pub(super) re: Option<String>,
 }
 
-/// What one listener's record comes to.
+/// The counts of one subscriber.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Tally {
-    /// The alerts it heard.
+pub(super) struct SubscriberCounts {
+    /// The alerts it received.
     pub(super) alerts: BTreeSet<String>,
-    /// Publications it heard more than once.
+    /// Publications it received more than once.
     pub(super) twice: usize,
-    /// Publications of its channels that it did not hear.
+    /// Publications of its channels that it did not receive.
     pub(super) missed: usize,
-    /// Publications of events that do not belong into their channel.
+    /// Publications whose event does not belong in their channel.
     pub(super) unknown: usize,
-    /// Publications in channels that are not its own.
+    /// Publications of channels it did not subscribe to.
     pub(super) foreign: usize,
     /// Notices of the outside service.
     pub(super) notices: usize,
@@ -66,15 +67,15 @@ pub(super) struct Tally {
     pub(super) personal: usize,
 }
 
-impl Listener {
-    /// Connects and begins to listen.
-    pub(super) fn start(user: String, options: SessionOptions) -> Self {
+impl DemoSubscriber {
+    /// Connects and subscribes.
+    pub(super) fn start(user: String, options: ReconnectOptions) -> Self {
         let channels = options.channels.clone();
-        let (session, events) = Reconnecting::start(options);
-        let heard = Arc::new(Mutex::default());
+        let (session, events) = ReconnectingClient::start(options);
+        let log = Arc::new(Mutex::default());
         let mut task = JoinSet::new();
-        task.spawn(listen(events, Arc::clone(&heard)));
-        Self { user, session, channels, heard, _task: task }
+        task.spawn(listen(events, Arc::clone(&log)));
+        Self { user, session, channels, log, _task: task }
     }
 
     /// Waits until it is connected and subscribed.
@@ -83,37 +84,38 @@ impl Listener {
         Ok(())
     }
 
-    /// What it heard so far.
-    pub(super) fn record(&self) -> MutexGuard<'_, Record> {
-        lock(&self.heard)
+    /// Returns what it received so far.
+    pub(super) fn record(&self) -> MutexGuard<'_, ReceiveLog> {
+        self.log.lock()
     }
 
-    /// What its record comes to.
-    pub(super) fn tally(&self, plan: &Plan) -> Tally {
+    /// Counts what it received so far.
+    pub(super) fn tally(&self, plan: &Plan) -> SubscriberCounts {
         tally(&self.user, &self.channels, &self.record().publications, plan)
     }
 }
 
-fn lock(heard: &Mutex<Record>) -> MutexGuard<'_, Record> {
-    heard.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-async fn listen(mut events: Events, heard: Arc<Mutex<Record>>) {
+async fn listen(mut events: Events, log: Arc<Mutex<ReceiveLog>>) {
     while let Some(event) = events.next().await {
-        let mut heard = lock(&heard);
+        let mut log = log.lock();
         match event {
             Event::Publication { channel, data, mut tags, .. } => {
-                heard.publications.push(Publication { channel, data, re: tags.remove("re") });
+                log.publications.push(ReceivedPublication { channel, data, re: tags.remove("re") });
             }
-            Event::Disconnected(_) => heard.interruptions += 1,
+            Event::Disconnected(_) => log.interruptions += 1,
             Event::Message { .. } | Event::Unsubscribed { .. } | Event::Connected { .. } => {}
         }
     }
 }
 
-fn tally(user: &str, channels: &[String], publications: &[Publication], plan: &Plan) -> Tally {
-    let mut tally = Tally::default();
-    let mut heard: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+fn tally(
+    user: &str,
+    channels: &[String],
+    publications: &[ReceivedPublication],
+    plan: &Plan,
+) -> SubscriberCounts {
+    let mut tally = SubscriberCounts::default();
+    let mut received: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
     let personal = format!("#{user}");
     for publication in publications {
         let channel = publication.channel.as_str();
@@ -123,19 +125,19 @@ fn tally(user: &str, channels: &[String], publications: &[Publication], plan: &P
             None => tally.notices += 1,
             Some(expected) => match event_id(&publication.data).filter(|id| expected.contains(id)) {
                 None => tally.unknown += 1,
-                Some(id) => tally.twice += usize::from(!heard.entry(channel).or_default().insert(id)),
+                Some(id) => tally.twice += usize::from(!received.entry(channel).or_default().insert(id)),
             },
         }
     }
     for channel in channels {
         let all = expected(channel, plan).map_or(0, BTreeSet::len);
-        tally.missed += all - heard.get(channel.as_str()).map_or(0, BTreeSet::len);
+        tally.missed += all - received.get(channel.as_str()).map_or(0, BTreeSet::len);
     }
-    tally.alerts = heard.remove(ALERTS).unwrap_or_default();
+    tally.alerts = received.remove(ALERTS).unwrap_or_default();
     tally
 }
 
-/// The events that have to be published in a channel; nothing if it is none of the earthquakes' channels.
+/// Returns the events that must be published in a channel. `None` for a channel without earthquakes.
 fn expected<'a>(channel: &str, plan: &'a Plan) -> Option<&'a BTreeSet<String>> {
     match channel {
         ALERTS => Some(&plan.alerts),
@@ -145,10 +147,10 @@ fn expected<'a>(channel: &str, plan: &'a Plan) -> Option<&'a BTreeSet<String>> {
 
 fn event_id(data: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
-    struct Quake {
+    struct PublishedQuake {
         id: String,
     }
-    serde_json::from_slice::<Quake>(data).ok().map(|quake| quake.id)
+    serde_json::from_slice::<PublishedQuake>(data).ok().map(|event| event.id)
 }
 
 #[cfg(test)]
@@ -161,10 +163,10 @@ mod tests {
         Plan::read(&feed.join("\n")).unwrap()
     }
 
-    fn heard(publications: &[(&str, &str)]) -> Tally {
+    fn counts(publications: &[(&str, &str)]) -> SubscriberCounts {
         let publications: Vec<_> = publications
             .iter()
-            .map(|(channel, id)| Publication {
+            .map(|(channel, id)| ReceivedPublication {
                 channel: (*channel).to_owned(),
                 data: format!(r#"{{"id":"{id}"}}"#).into(),
                 re: None,
@@ -175,16 +177,20 @@ mod tests {
     }
 
     #[test]
-    fn everything_once_is_complete() {
+    fn one_copy_of_every_publication_is_complete() {
         let all =
             [(ALERTS, "a"), (ALERTS, "c"), ("quakes:ci", "a"), ("quakes:ci", "b"), (NOTICE, ""), ("#l", "")];
         let alerts = BTreeSet::from(["a".to_owned(), "c".to_owned()]);
-        assert_eq!(heard(&all), Tally { alerts, notices: 1, personal: 1, ..Tally::default() });
+        assert_eq!(
+            counts(&all),
+            SubscriberCounts { alerts, notices: 1, personal: 1, ..SubscriberCounts::default() }
+        );
     }
 
     #[test]
-    fn what_is_missing_double_or_out_of_place_is_counted() {
-        let tally = heard(&[(ALERTS, "a"), (ALERTS, "a"), (ALERTS, "b"), ("quakes:us", "c"), ("#other", "")]);
+    fn missing_duplicate_and_misplaced_publications_are_counted() {
+        let tally =
+            counts(&[(ALERTS, "a"), (ALERTS, "a"), (ALERTS, "b"), ("quakes:us", "c"), ("#other", "")]);
         assert_eq!((tally.twice, tally.unknown, tally.foreign, tally.missed), (1, 1, 2, 3));
     }
 }

@@ -1,7 +1,7 @@
-//! A client that comes back: the pattern an application writes around [`Client`].
+//! A client that reconnects, as an application would around [`Client`].
 //!
-//! Connects to any of several gateways in turn, subscribes again after each reconnect, and asks for the answer to a keyed
-//! request until it is there. What was published in a channel while it was away is not made up for here.
+//! Connects to any of several gateways in turn, subscribes again after each reconnect, and retries a keyed
+//! request until it is answered. It does not recover publications it missed while disconnected.
 
 use std::sync::{
     Arc,
@@ -16,84 +16,86 @@ use tokio::{
 };
 
 use super::{
-    Client, Options,
+    connection::Client,
     error::{CallError, Closed, ConnectError},
     event::{Event, Events},
-    keyed::{self, Answered, Next, Unanswered},
+    keyed::{self, KeyedAnswer, KeyedError, RetryDecision},
+    options::Options,
 };
 
-/// How a session connects.
+/// The settings of a reconnecting client.
 #[derive(Debug, Clone)]
-pub struct SessionOptions {
-    /// How each connection is made; its `url` is not looked at.
+pub struct ReconnectOptions {
+    /// How each connection is made; its `url` is ignored.
     pub connection: Options,
     /// The gateways, tried in turn.
     pub urls: Vec<String>,
-    /// The channels to receive.
+    /// The channels to subscribe to.
     pub channels: Vec<String>,
 }
 
 /// A handle to a session, cheap to clone. The session ends when the last handle is dropped.
 #[derive(Debug, Clone)]
-pub struct Reconnecting {
-    state: watch::Receiver<State>,
-    /// Of the connections that have ended.
+pub struct ReconnectingClient {
+    state: watch::Receiver<SessionState>,
+    /// Second replies on the connections that have ended.
     strays: Arc<AtomicU64>,
     _task: Arc<JoinSet<()>>,
 }
 
 #[derive(Debug, Clone)]
-enum State {
-    Away,
-    Here(Client),
-    Over(CallError),
+enum SessionState {
+    Disconnected,
+    Connected(Client),
+    Ended(CallError),
 }
 
-impl Reconnecting {
-    /// Begins to connect. The events of all connections come in one row, with `Connected` and `Disconnected` between them.
-    pub fn start(options: SessionOptions) -> (Self, Events) {
+impl ReconnectingClient {
+    /// Starts to connect. The events of all connections share one queue, separated by `Connected` and `Disconnected`.
+    pub fn start(options: ReconnectOptions) -> (Self, Events) {
         let (events, receiver) = mpsc::channel(options.connection.events.max(1));
-        let (state, watched) = watch::channel(State::Away);
+        let (state, watched) = watch::channel(SessionState::Disconnected);
         let mut task = JoinSet::new();
         let strays = Arc::new(AtomicU64::new(0));
         task.spawn(run(options, state, events, Arc::clone(&strays)));
         (Self { state: watched, strays, _task: Arc::new(task) }, Events(receiver))
     }
 
-    /// Returns how many replies came to calls that had their reply already, on all connections so far.
+    /// Returns the number of second replies to one command, over all connections so far.
     pub fn stray_replies(&self) -> u64 {
         let now = match &*self.state.borrow() {
-            State::Here(client) => client.stray_replies(),
-            State::Away | State::Over(_) => 0,
+            SessionState::Connected(client) => client.stray_replies(),
+            SessionState::Disconnected | SessionState::Ended(_) => 0,
         };
         self.strays.load(Ordering::Relaxed) + now
     }
 
-    /// Returns the connection, once there is one.
+    /// Waits for a connection and returns it.
     pub async fn client(&self, deadline: Instant) -> Result<Client, CallError> {
         let mut state = self.state.clone();
-        let waited = timeout_at(deadline, state.wait_for(|state| !matches!(state, State::Away))).await;
+        let waited =
+            timeout_at(deadline, state.wait_for(|state| !matches!(state, SessionState::Disconnected))).await;
         match waited {
             Ok(Ok(state)) => match &*state {
-                State::Here(client) => Ok(client.clone()),
-                State::Over(error) => Err(error.clone()),
-                State::Away => Err(CallError::Timeout),
+                SessionState::Connected(client) => Ok(client.clone()),
+                SessionState::Ended(error) => Err(error.clone()),
+                SessionState::Disconnected => Err(CallError::Timeout),
             },
             Ok(Err(_)) => Err(Closed::by_caller().into()),
             Err(_) => Err(CallError::Timeout),
         }
     }
 
-    /// Calls a method with an idempotency key until it is answered, whichever gateway is there to answer.
+    /// Calls a method with an idempotency key and retries on any gateway until it is answered.
     ///
-    /// Every try carries the same key, so however often it is sent, it is carried out for one answer.
+    /// Every try carries the same key, so repeated tries give one answer.
     pub async fn call_keyed(
         &self,
         method: &str,
         key: &str,
         data: impl Into<Bytes>,
         deadline: Instant,
-    ) -> Result<Answered, Unanswered> {
+    ) -> Result<KeyedAnswer, KeyedError> {
         let (method, data) = (format!("{method}#{key}"), data.into());
         let (mut tries, mut accepted) = (0, false);
         loop {
@@ -102,21 +104,21 @@ impl Reconnecting {
                     tries += 1;
                     attempt(&client, &method, data.clone(), deadline).await
                 }
-                Err(error) => return Err(Unanswered { last: error, accepted, tries }),
+                Err(error) => return Err(KeyedError { last: error, accepted, tries }),
             };
             let last = match outcome {
-                Ok(data) => return Ok(Answered { data, tries }),
+                Ok(data) => return Ok(KeyedAnswer { data, tries }),
                 Err(error) => error,
             };
             accepted |= keyed::says_accepted(&last);
             let pause = match keyed::next(&last) {
-                Next::Stop => return Err(Unanswered { last, accepted, tries }),
-                // Never a tight loop, whatever a server says.
-                Next::Ask => keyed::pause(1),
-                Next::Pause => keyed::pause(tries),
+                RetryDecision::GiveUp => return Err(KeyedError { last, accepted, tries }),
+                // A pause even here, so that no server error causes a tight loop.
+                RetryDecision::Now => keyed::pause(1),
+                RetryDecision::AfterPause => keyed::pause(tries),
             };
             if Instant::now() + pause >= deadline {
-                return Err(Unanswered { last, accepted, tries });
+                return Err(KeyedError { last, accepted, tries });
             }
             tokio::time::sleep(pause).await;
         }
@@ -127,10 +129,10 @@ async fn attempt(client: &Client, method: &str, data: Bytes, deadline: Instant) 
     timeout_at(deadline, client.rpc(method, data)).await.unwrap_or(Err(CallError::Timeout))
 }
 
-/// Connects, passes events on until the connection ends, and begins again.
+/// Connects, forwards events until the connection ends, and reconnects.
 async fn run(
-    options: SessionOptions,
-    state: watch::Sender<State>,
+    options: ReconnectOptions,
+    state: watch::Sender<SessionState>,
     events: mpsc::Sender<Event>,
     strays: Arc<AtomicU64>,
 ) {
@@ -139,12 +141,12 @@ async fn run(
         match connect(&options, url, &events).await {
             Ok((client, incoming)) => {
                 failures = 0;
-                state.send_replace(State::Here(client.clone()));
+                state.send_replace(SessionState::Connected(client.clone()));
                 let closed = pass_on(incoming, &events).await;
                 strays.fetch_add(client.stray_replies(), Ordering::Relaxed);
-                state.send_replace(State::Away);
+                state.send_replace(SessionState::Disconnected);
                 if !closed.reconnects() {
-                    state.send_replace(State::Over(closed.into()));
+                    state.send_replace(SessionState::Ended(closed.into()));
                     return;
                 }
                 tracing::debug!(%url, %closed, "connection ended");
@@ -155,7 +157,7 @@ async fn run(
                 tokio::time::sleep(keyed::pause(failures)).await;
             }
             Err(error) => {
-                state.send_replace(State::Over(match error {
+                state.send_replace(SessionState::Ended(match error {
                     ConnectError::Refused(error) => error,
                     other => Closed::lost(other).into(),
                 }));
@@ -166,7 +168,7 @@ async fn run(
 }
 
 async fn connect(
-    options: &SessionOptions,
+    options: &ReconnectOptions,
     url: &str,
     events: &mpsc::Sender<Event>,
 ) -> Result<(Client, Events), ConnectError> {
@@ -176,12 +178,12 @@ async fn connect(
         client.subscribe(channel).await?;
     }
     let connected = Event::Connected { url: url.to_owned(), client: client.id().to_owned() };
-    // A receiver that was dropped does not want to know.
+    // The receiver may have been dropped to discard events.
     let _ = events.send(connected).await;
     Ok((client, incoming))
 }
 
-/// Hands events through until the connection has ended.
+/// Forwards events until the connection ends.
 async fn pass_on(mut incoming: Events, events: &mpsc::Sender<Event>) -> Closed {
     while let Some(event) = incoming.next().await {
         let end = match &event {

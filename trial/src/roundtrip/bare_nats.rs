@@ -1,13 +1,9 @@
-//! The floor: the same round trip with nothing but the NATS client on both ends.
+//! The baseline: the same round trip with only the NATS client on both ends.
 //!
 //! The very streams of the stack, with the same users, message ids and acknowledgements: request into the work queue, a
 //! pull consumer, answer into the stream of answers, its republished copy. No gateway, no worker program, no WebSocket.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use async_nats::{
@@ -20,6 +16,7 @@ use async_nats::{
 };
 use bytes::Bytes;
 use futures_util::StreamExt;
+use parking_lot::Mutex;
 use tidegate_shared::{
     broker::Broker,
     config::Config,
@@ -37,20 +34,20 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// neither is reached.
 const IN_FLIGHT: usize = 256;
 
-type Callers = Arc<Mutex<HashMap<String, oneshot::Sender<Bytes>>>>;
+type PendingAnswers = Arc<Mutex<HashMap<String, oneshot::Sender<Bytes>>>>;
 
 /// A requester and a worker, each with a connection of its own.
 #[derive(Debug)]
-pub(super) struct Bare {
+pub(super) struct BareNats {
     requester: Broker,
     subjects: Subjects,
     own: GatewayId,
-    callers: Callers,
+    callers: PendingAnswers,
     /// Reads answers, and works.
     _tasks: JoinSet<()>,
 }
 
-impl Bare {
+impl BareNats {
     /// Connects both ends.
     pub(super) async fn start(config: &Config) -> anyhow::Result<Self> {
         let (nats, subjects, own) = (&config.nats, config.subjects(), GatewayId::random());
@@ -62,7 +59,7 @@ impl Bare {
         let consumer: Consumer<pull::Config> =
             worker.jetstream().get_consumer_from_stream(ROUTE, topology::IN).await?;
         let requests = consumer.messages().await?;
-        let callers = Callers::default();
+        let callers = PendingAnswers::default();
         let mut tasks = JoinSet::new();
         tasks.spawn(read_answers(answers, Arc::clone(&callers)));
         tasks.spawn(work(requests, worker, subjects.clone()));
@@ -73,7 +70,7 @@ impl Bare {
     pub(super) async fn ask(&self, body: Bytes) -> anyhow::Result<Bytes> {
         let id = RequestId::plain(&self.own);
         let (caller, answer) = oneshot::channel();
-        self.callers.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_string(), caller);
+        self.callers.lock().insert(id.to_string(), caller);
         let subject = self.subjects.request(&Address::new(Kind::Rpc(ROUTE), "", &id));
         let message = PublishMessage::build().message_id(id.as_str()).payload(body);
         // The answer may be there before the acknowledgement, and says more.
@@ -82,11 +79,11 @@ impl Bare {
     }
 }
 
-async fn read_answers(mut answers: Subscriber, callers: Callers) {
+async fn read_answers(mut answers: Subscriber, callers: PendingAnswers) {
     while let Some(message) = answers.next().await {
         let id = Subjects::id_in(&message.subject).unwrap_or_default();
-        let caller = callers.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
-        // A caller that gave up has gone.
+        let caller = callers.lock().remove(id);
+        // The caller may have timed out.
         let _ = caller.map(|caller| caller.send(message.payload));
     }
 }

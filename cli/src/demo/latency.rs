@@ -1,23 +1,23 @@
-//! How long things took. Pure.
+//! Latency summaries. Pure.
 
 use std::{fmt, time::Duration};
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-/// The middle and the slow end of a series, in milliseconds.
+/// Percentiles of a series of durations, in milliseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
-pub struct Times {
-    /// Half of it was faster.
+pub struct Latency {
+    /// The median.
     pub p50: f64,
-    /// All but one in a hundred were faster.
+    /// The 99th percentile.
     pub p99: f64,
-    /// The slowest.
+    /// The maximum.
     pub max: f64,
 }
 
-impl Times {
-    /// Sums up a series.
+impl Latency {
+    /// Summarizes a series.
     pub(super) fn of(series: impl IntoIterator<Item = Duration>) -> anyhow::Result<Self> {
         let mut histogram = Histogram::<u64>::new(3)?;
         for duration in series {
@@ -30,7 +30,7 @@ impl Times {
     }
 }
 
-impl fmt::Display for Times {
+impl fmt::Display for Latency {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "p50 {:.1} ms, p99 {:.1} ms, slowest {:.1} ms", self.p50, self.p99, self.max)
     }
@@ -42,7 +42,7 @@ mod tests {
 
     #[test]
     fn a_series_is_summed_up() {
-        let times = Times::of((1..=100).map(Duration::from_millis)).unwrap();
+        let times = Latency::of((1..=100).map(Duration::from_millis)).unwrap();
         assert!((times.p50 - 50.0).abs() < 0.5 && (times.p99 - 99.0).abs() < 0.5, "{times}");
     }
 }

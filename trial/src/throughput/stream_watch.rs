@@ -1,6 +1,6 @@
-//! What the stream of requests has stored, and in which order, as the broker itself tells.
+//! Records which requests the stream stored, and in which order, from the broker's own copies.
 //!
-//! Acknowledged requests leave a work queue, so it cannot be read afterwards. For the run the stream is told to republish
+//! Acknowledged requests leave a work queue, so it cannot be read afterwards. For the run the stream is configured to republish
 //! what it has stored; the copies carry the stream's own sequence numbers. A subscription to the requests' subjects would
 //! also see what the stream refused, and would know nothing of its order.
 
@@ -24,29 +24,29 @@ const IN_FLIGHT: usize = 1;
 
 /// A subscription to the copies.
 #[derive(Debug)]
-pub(super) struct Watch {
+pub(super) struct StreamWatch {
     watcher: Broker,
     /// Collects copies until the connection ends.
-    reading: JoinSet<Vec<Copy>>,
+    reading: JoinSet<Vec<RepublishedRequest>>,
 }
 
 /// One stored request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Copy {
+struct RepublishedRequest {
     seq: u64,
-    body: Body,
+    body: RequestBody,
 }
 
 /// What the scenario puts into every request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
-struct Body {
+struct RequestBody {
     caller: usize,
     n: usize,
 }
 
 /// What the stream has stored.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
-pub(super) struct Stored {
+pub(super) struct StoredRequests {
     /// Distinct requests.
     requests: usize,
     /// Requests that were sent and are not among them.
@@ -57,7 +57,7 @@ pub(super) struct Stored {
     out_of_order: usize,
 }
 
-impl Watch {
+impl StreamWatch {
     /// Has the stream republish, and listens.
     pub(super) async fn start(config: &Config) -> anyhow::Result<Self> {
         let nats = &config.nats;
@@ -78,30 +78,30 @@ impl Watch {
     }
 
     /// Says what was stored, given what was sent.
-    pub(super) async fn finish(mut self, callers: usize, each: usize) -> anyhow::Result<Stored> {
+    pub(super) async fn finish(mut self, callers: usize, each: usize) -> anyhow::Result<StoredRequests> {
         sleep(LATE).await;
         self.watcher.client().drain().await?;
         let copies = self.reading.join_next().await.context("nothing was read")??;
-        Ok(Stored::of(copies, callers * each))
+        Ok(StoredRequests::of(copies, callers * each))
     }
 }
 
-async fn read(copies: Subscriber) -> Vec<Copy> {
+async fn read(copies: Subscriber) -> Vec<RepublishedRequest> {
     copies.filter_map(async |message| copy(&message)).collect().await
 }
 
-fn copy(message: &async_nats::Message) -> Option<Copy> {
+fn copy(message: &async_nats::Message) -> Option<RepublishedRequest> {
     let seq = message.headers.as_ref()?.get(NATS_SEQUENCE)?.as_str().parse().ok()?;
-    Some(Copy { seq, body: serde_json::from_slice(&message.payload).ok()? })
+    Some(RepublishedRequest { seq, body: serde_json::from_slice(&message.payload).ok()? })
 }
 
-impl Stored {
-    fn of(mut copies: Vec<Copy>, sent: usize) -> Self {
+impl StoredRequests {
+    fn of(mut copies: Vec<RepublishedRequest>, sent: usize) -> Self {
         copies.sort_by_key(|copy| copy.seq);
         let mut stored = Self::default();
         let mut seen = HashSet::new();
         let mut last: HashMap<usize, usize> = HashMap::new();
-        for Copy { body, .. } in copies {
+        for RepublishedRequest { body, .. } in copies {
             let last = last.entry(body.caller).or_insert(body.n);
             if body.n < *last {
                 stored.out_of_order += 1;
@@ -116,7 +116,7 @@ impl Stored {
         stored
     }
 
-    /// What is not as it has to be, a sentence each.
+    /// Returns the failed checks, one sentence each.
     pub(super) fn problems(&self) -> impl Iterator<Item = String> {
         let counts = [
             (self.missing, "requests are missing in the stream"),
@@ -126,7 +126,7 @@ impl Stored {
         counts.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}"))
     }
 
-    /// The lines a person reads.
+    /// Returns the lines for the table.
     pub(super) fn lines(&self) -> [String; 4] {
         [
             format!("  stored          {}", self.requests),
@@ -141,23 +141,25 @@ impl Stored {
 mod tests {
     use super::*;
 
-    fn stored(copies: &[(u64, usize, usize)], sent: usize) -> Stored {
-        let copies =
-            copies.iter().map(|(seq, caller, n)| Copy { seq: *seq, body: Body { caller: *caller, n: *n } });
-        Stored::of(copies.collect(), sent)
+    fn stored(copies: &[(u64, usize, usize)], sent: usize) -> StoredRequests {
+        let copies = copies.iter().map(|(seq, caller, n)| RepublishedRequest {
+            seq: *seq,
+            body: RequestBody { caller: *caller, n: *n },
+        });
+        StoredRequests::of(copies.collect(), sent)
     }
 
     #[test]
     fn callers_may_interleave_and_copies_may_come_in_any_order() {
         let all = stored(&[(2, 1, 0), (1, 0, 0), (4, 1, 1), (3, 0, 1)], 4);
-        assert_eq!(all, Stored { requests: 4, ..Stored::default() });
+        assert_eq!(all, StoredRequests { requests: 4, ..StoredRequests::default() });
         assert_eq!(all.problems().count(), 0);
     }
 
     #[test]
-    fn what_is_missing_double_or_overtaken_is_counted() {
+    fn missing_duplicate_and_disordered_requests_are_counted() {
         let all = stored(&[(1, 0, 1), (2, 0, 0), (3, 0, 2), (4, 0, 2)], 4);
-        assert_eq!(all, Stored { requests: 3, missing: 1, twice: 1, out_of_order: 1 });
+        assert_eq!(all, StoredRequests { requests: 3, missing: 1, twice: 1, out_of_order: 1 });
         assert_eq!(all.problems().count(), 3);
     }
 }

@@ -1,4 +1,4 @@
-//! The open loop: requests leave at their time, whether or not earlier ones are answered.
+//! The open loop: requests are sent on schedule, whether or not earlier ones are answered.
 
 use std::{
     sync::Arc,
@@ -10,23 +10,28 @@ use tokio::{
     time::{sleep_until, timeout},
 };
 
-use super::Way;
+use super::request_path::RequestPath;
 use crate::stats::{Failures, Series};
 
 /// After its last request a slice waits this long for answers: longer than any call waits.
 const TAIL: Duration = Duration::from_secs(10);
 
-/// What one slice of one side came to.
+/// The results of one slice.
 #[derive(Debug)]
-pub(super) struct Slice {
+pub(super) struct SliceResult {
     pub(super) series: Series,
     pub(super) lag: Series,
     pub(super) failures: Failures,
 }
 
 /// Asks `rate` times a second for `length`, and waits for the answers.
-pub(super) async fn slice(way: &Arc<Way>, rate: u32, length: Duration) -> anyhow::Result<Slice> {
-    let mut slice = Slice { series: Series::new()?, lag: Series::new()?, failures: Failures::default() };
+pub(super) async fn slice(
+    way: &Arc<RequestPath>,
+    rate: u32,
+    length: Duration,
+) -> anyhow::Result<SliceResult> {
+    let mut slice =
+        SliceResult { series: Series::new()?, lag: Series::new()?, failures: Failures::default() };
     let interval = Duration::from_secs(1) / rate;
     let mut asked = JoinSet::new();
     let started = Instant::now();

@@ -1,6 +1,6 @@
-//! Which processes belong to a stack, on disk: what a supervisor that was killed itself leaves behind can be found.
+//! Pid files of a stack's processes, so that the leftovers of a killed supervisor can be found.
 //!
-//! One file a process in `<dir>/pids`: its pid and when it started, so that a pid given to somebody else is not mistaken.
+//! One file per process in `<dir>/pids` with its pid and start time, so that a reused pid is recognized.
 
 use std::{
     fs,
@@ -12,52 +12,52 @@ use std::{
 use anyhow::Context;
 use rustix::process::{Pid, Signal, kill_process_group};
 
-/// The record of the supervisor itself.
+/// The pid file of the supervisor.
 const SUPERVISOR: &str = "supervisor";
-/// How long a leftover may take to end before it is killed.
+/// How long a leftover may take to stop before it is killed.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// The processes of the stack in one directory.
+/// The pid files of the stack in one directory.
 #[derive(Debug)]
-pub(crate) struct Records(PathBuf);
+pub(crate) struct PidFiles(PathBuf);
 
-impl Records {
-    /// Opens the records of the stack in `dir`.
+impl PidFiles {
+    /// Opens the pid files of the stack in `dir`.
     pub(crate) fn open(dir: &Path) -> anyhow::Result<Self> {
         let pids = dir.join("pids");
         fs::create_dir_all(&pids).with_context(|| format!("creating {}", pids.display()))?;
         Ok(Self(pids))
     }
 
-    /// Notes that `pid` runs as `name`.
+    /// Writes the pid file of `name`.
     pub(crate) fn add(&self, name: &str, pid: Pid) {
         if let Some(started) = started(pid) {
-            // Without the record a stack works as well; only its leftovers would not be found.
+            // Best effort: without the pid file only the leftovers of a killed supervisor would not be found.
             let _ = fs::write(self.0.join(name), format!("{} {started}\n", pid.as_raw_nonzero()));
         }
     }
 
-    /// Notes that `name` is gone.
+    /// Removes the pid file of `name`.
     pub(crate) fn remove(&self, name: &str) {
         let _ = fs::remove_file(self.0.join(name));
     }
 
-    /// Notes that this process supervises the stack.
+    /// Writes the pid file of this process as the supervisor.
     pub(crate) fn claim(&self) {
         self.add(SUPERVISOR, rustix::process::getpid());
     }
 
-    /// Notes that nobody supervises it any more.
+    /// Removes the supervisor's pid file.
     pub(crate) fn release(&self) {
         self.remove(SUPERVISOR);
     }
 
-    /// The supervisor that runs now, if there is one and it is not this process.
+    /// Returns the running supervisor. `None` if there is none or it is this process.
     pub(crate) fn supervisor(&self) -> Option<Pid> {
         self.alive(SUPERVISOR).filter(|pid| *pid != rustix::process::getpid())
     }
 
-    /// Ends what a killed supervisor left running, the broker last. Returns the names.
+    /// Ends the processes a killed supervisor left running, the broker last. Returns their names.
     pub(crate) fn end_leftovers(&self) -> Vec<String> {
         let mut found: Vec<(String, Pid)> = fs::read_dir(&self.0)
             .into_iter()
@@ -81,7 +81,7 @@ impl Records {
         found.into_iter().map(|(name, _)| name).collect()
     }
 
-    /// The process recorded under `name`, if it still is the same one.
+    /// Returns the recorded process of `name` if the same process still runs.
     fn alive(&self, name: &str) -> Option<Pid> {
         let text = fs::read_to_string(self.0.join(name)).ok()?;
         let (pid, recorded) = text.split_once(' ')?;
@@ -90,7 +90,7 @@ impl Records {
     }
 }
 
-/// When a process started, in the kernel's ticks; nothing if it has ended, waited for or not.
+/// Returns the start time of a process in kernel ticks. `None` if it has ended, even as a zombie.
 fn started(pid: Pid) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
     // The name in parentheses may hold anything; state and start time are the 1st and 20th field behind it.
@@ -104,9 +104,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pid_with_another_start_time_is_somebody_else() {
+    fn a_pid_with_another_start_time_is_another_process() {
         let dir = tempfile::tempdir().unwrap();
-        let records = Records::open(dir.path()).unwrap();
+        let records = PidFiles::open(dir.path()).unwrap();
         let me = rustix::process::getpid();
         records.add("me", me);
         assert_eq!(records.alive("me"), Some(me));

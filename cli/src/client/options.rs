@@ -1,0 +1,48 @@
+//! How a client connects.
+
+use std::time::Duration;
+
+use tidegate_shared::protocol::Encoding;
+
+/// The settings of one connection.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The gateway's address, `ws://host:port/connection/websocket`.
+    pub url: String,
+    /// The connection token. `None` connects anonymously.
+    pub token: Option<String>,
+    /// How messages are encoded.
+    pub encoding: Encoding,
+    /// How long a command waits for its reply.
+    pub timeout: Duration,
+    /// The capacity of the event queue.
+    pub events: usize,
+    /// The `Origin` a browser would send.
+    pub origin: Option<String>,
+}
+
+impl Options {
+    /// JSON, no token, and the 5 seconds that the protocol's other clients wait for a reply.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            token: None,
+            encoding: Encoding::Json,
+            timeout: Duration::from_secs(5),
+            events: 256,
+            origin: None,
+        }
+    }
+
+    /// Connects with this token.
+    #[must_use]
+    pub fn token(self, token: impl Into<String>) -> Self {
+        Self { token: Some(token.into()), ..self }
+    }
+
+    /// Uses this encoding.
+    #[must_use]
+    pub fn encoding(self, encoding: Encoding) -> Self {
+        Self { encoding, ..self }
+    }
+}
