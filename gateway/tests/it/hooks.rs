@@ -156,7 +156,7 @@ async fn without_a_decision_that_allows_it_no_client_connects() {
 /// Waits until the back end's subscription is gone.
 async fn gone(stack: &Stack) {
     eventually("the back end is gone", || async {
-        matches!(without_token(stack).await, Err(CallError::Server { message, .. }) if message.contains("nobody"))
+        matches!(without_token(stack).await, Err(CallError::Server { message, .. }) if message.contains("no back end answers"))
     })
     .await;
 }
