@@ -151,7 +151,7 @@ impl Topology {
             }
             Way::Anew(reason) => {
                 let what = format!(
-                    "make stream {name} anew: {reason}; it had no history, and what it keeps for a minute was promised to nobody"
+                    "make stream {name} anew: {reason}; it had no history, so the publications it keeps for a minute may be removed"
                 );
                 (what, Step::RecreateStream(name))
             }

@@ -190,18 +190,15 @@ impl Counts {
         let requests = &self.requests;
         let replay = std::time::Duration::from_millis(self.replay_ms);
         let mut rows = vec![
-            (
-                "killed on the way",
-                if self.kills.is_empty() { "nothing".to_owned() } else { self.kills.join(", ") },
-            ),
+            ("killed", if self.kills.is_empty() { "nothing".to_owned() } else { self.kills.join(", ") }),
             ("sent", format!("{} of {} events in {:.1} s", requests.sent, self.events, replay.as_secs_f64())),
             ("accepted", requests.accepted.to_string()),
-            ("answered", format!("{} ({} asked for again)", requests.answered, requests.retries)),
+            ("answered", format!("{} ({} retried)", requests.answered, requests.retries)),
             ("dead letters", requests.dead.to_string()),
             ("rows stored", self.rows.stored.to_string()),
-            ("alerts heard", format!("{} of {}", self.deliveries.alerts, self.alerts_expected)),
+            ("alerts received", format!("{} of {}", self.deliveries.alerts, self.alerts_expected)),
             (
-                "listeners",
+                "subscribers",
                 format!(
                     "{} connections lost, {} publications missed by those that stayed",
                     self.deliveries.interruptions, self.deliveries.missed
@@ -217,7 +214,7 @@ impl Counts {
         let personal = if service.personal { "the addressed user" } else { "not by the addressed user" };
         rows.push((
             "outside service",
-            format!("heard by {} of {} listeners, {personal}", service.notices, service.listeners),
+            format!("received by {} of {} subscribers, {personal}", service.notices, service.listeners),
         ));
         rows.iter().map(|(name, value)| format!("  {name:<18} {value}")).collect::<Vec<_>>().join("\n")
     }
