@@ -250,26 +250,36 @@ impl Connection {
         }
     }
 
-    /// Handles a message and what else is ready to read, so that the replies are written together.
-    async fn received(&mut self, input: Input) -> Result<(), End> {
-        let mut next = Some(input);
-        for _ in 0..READ_BUDGET {
-            let Some(input) = next else { return Ok(()) };
+    /// Handles an input and what else is ready to read, so that the replies are written together. An input that was read is
+    /// handled: the budget is checked before the next one is read.
+    async fn received(&mut self, mut input: Input) -> Result<(), End> {
+        let mut pinged = false;
+        for left in (0..READ_BUDGET).rev() {
             match input {
                 Input::Frame(frame) => self.frame(frame)?,
-                Input::Nothing => {}
+                Input::Ping => pinged = true,
                 Input::Pong => self.session.ponged(),
                 Input::Left => return Err(End::Left),
                 Input::Gone => return Err(End::Gone),
                 Input::Broken(disconnect) => return Err(End::Close(disconnect)),
             }
             if !self.is_reading() {
-                return Ok(());
+                break;
             }
-            next = self.transport.next().now_or_never();
+            if left == 0 {
+                // Gives other connections their turn.
+                tokio::task::yield_now().await;
+                break;
+            }
+            match self.transport.next().now_or_never() {
+                Some(next) => input = next,
+                None => break,
+            }
         }
-        // Gives other connections their turn.
-        tokio::task::yield_now().await;
+        if pinged {
+            let Self { outbox, transport, .. } = self;
+            Box::pin(transport.flush(outbox)).await?;
+        }
         Ok(())
     }
 

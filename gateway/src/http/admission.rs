@@ -48,6 +48,13 @@ impl ClientDoor {
         usize::try_from(self.connections.rules.limits.message).unwrap_or(usize::MAX)
     }
 
+    /// The most bytes that may wait in the WebSocket library for a client that does not read: one write of the connection,
+    /// which is a full outbox at most, and the frames of pongs and of the close.
+    pub(super) fn write_limit(&self) -> usize {
+        let outbox = usize::try_from(self.connections.rules.limits.outbox).unwrap_or(usize::MAX);
+        outbox.saturating_add(64 * 1024)
+    }
+
     /// Reads a body of at most `limit` bytes.
     pub(super) async fn body(&self, body: Body, limit: usize) -> Result<Bytes, Rejection> {
         match timeout(self.connections.rules.limits.first_frame, to_bytes(body, limit)).await {
