@@ -24,14 +24,14 @@ pub(crate) struct Socket {
 /// One masked frame. The mask is zero, so the payload stands as it is.
 pub(crate) fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![0x80 | opcode];
-    match u16::try_from(payload.len()) {
-        Ok(len) if len < 126 => frame.push(0x80 | len as u8),
-        Ok(len) => {
-            frame.push(0x80 | 126);
+    match (u8::try_from(payload.len()), u16::try_from(payload.len())) {
+        (Ok(len @ ..126), _) => frame.push(0x80 | len),
+        (_, Ok(len)) => {
+            frame.push(0x80 | 0x7e);
             frame.extend_from_slice(&len.to_be_bytes());
         }
-        Err(_) => {
-            frame.push(0x80 | 127);
+        _ => {
+            frame.push(0x80 | 0x7f);
             frame.extend_from_slice(&(payload.len() as u64).to_be_bytes());
         }
     }
