@@ -369,7 +369,16 @@ impl Connection {
         if let Some(error) = &reply.error {
             self.shared.metrics.error(error.code);
         }
-        let frame = self.outbox.dialect().encode(reply).map_err(|_| End::Close(codes::INAPPROPRIATE))?;
+        let encode =
+            |reply: &Reply| self.outbox.dialect().encode(reply).map_err(|_| End::Close(codes::INAPPROPRIATE));
+        let mut frame = encode(reply)?;
+        // Such a reply would end the connection, and the client would come back and ask for the same.
+        if frame.len() > self.outbox.limit() && reply.id > 0 {
+            let why =
+                format!("a reply of {} bytes; gateway.limits.outbox is {}", frame.len(), self.outbox.limit());
+            self.shared.metrics.error(codes::LIMIT_EXCEEDED.code);
+            frame = encode(&Reply::error(reply.id, codes::LIMIT_EXCEEDED.because(why)))?;
+        }
         push(&self.outbox, frame);
         Ok(())
     }

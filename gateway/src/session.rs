@@ -22,19 +22,21 @@ use tidegate_shared::{
     },
 };
 
+use self::{
+    budget::Budget,
+    liveness::{Due, Liveness},
+    subscriptions::Subscriptions,
+    validity::Validity,
+};
 pub(crate) use self::{
     hook::{AskedAbout, HookQuestion},
     position::Position,
     presence::PresenceQuery,
     server_side::ServerSubscription,
 };
-use self::{
-    liveness::{Due, Liveness},
-    subscriptions::Subscriptions,
-    validity::Validity,
-};
 use crate::{channels::feed::Resume, policy::rules::Rules, requests::CallEnd};
 
+mod budget;
 mod connect;
 mod control;
 mod hook;
@@ -317,6 +319,10 @@ impl Session {
         let publication =
             Publication { data: answer.later_body(), tags: answer.later_tags(), ..Publication::default() };
         Some(Reply::publication(channel.name(), publication.suited_to(self.encoding)))
+    }
+
+    fn budget(&self) -> Budget {
+        Budget::of(self.rules.limits.outbox)
     }
 
     /// A worker's answer in a form that this connection's encoding can carry.

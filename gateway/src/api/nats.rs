@@ -62,6 +62,13 @@ async fn answer(api: &Api, broker: &Broker, message: Message) {
         Some(method) => api.answer(Via::Nats, method, &message.payload).await,
         None => refusal(&codes::METHOD_NOT_FOUND.error()),
     };
+    let limit = broker.client().server_info().max_payload;
+    let answer = if answer.len() > limit {
+        let why = format!("an answer of {} bytes; NATS carries {limit}: ask for less", answer.len());
+        refusal(&codes::LIMIT_EXCEEDED.because(why))
+    } else {
+        answer
+    };
     match message.reply {
         Some(inbox) => {
             if let Err(error) = broker.client().publish(inbox, answer).await {

@@ -156,7 +156,7 @@ impl Hub {
     /// Delivers a message to one connection.
     pub(crate) fn push_client(&self, client: &ClientId, data: &Bytes) -> usize {
         let outbox = self.client(client);
-        outbox.map_or(0, |outbox| push(data).deliver(&outbox, Form::Plain))
+        outbox.map_or(0, |outbox| push(data).deliver(&outbox, Form::Plain).count())
     }
 
     /// Delivers a message to every connection.
@@ -164,7 +164,9 @@ impl Hub {
         let mut message = push(data);
         let shards = self.clients.iter().map(Mutex::lock);
         shards
-            .map(|shard| shard.values().map(|outbox| message.deliver(outbox, Form::Plain)).sum::<usize>())
+            .map(|shard| {
+                shard.values().map(|outbox| message.deliver(outbox, Form::Plain).count()).sum::<usize>()
+            })
             .sum()
     }
 

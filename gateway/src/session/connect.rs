@@ -90,8 +90,8 @@ impl Session {
         };
         let Connecting { mut reply, chosen, connected, .. } = *connecting;
         if let Some(result) = &mut reply.connect {
-            let subs = chosen.iter().zip(positions);
-            result.subs = subs.map(|(one, position)| one.sub(position, self.encoding)).collect();
+            let (subs, mut budget) = (chosen.iter().zip(positions), self.budget());
+            result.subs = subs.map(|(one, position)| one.sub(position, self.encoding, &mut budget)).collect();
         }
         self.phase = Phase::Connected(Box::new(connected));
         Some(reply)

@@ -131,7 +131,10 @@ impl Session {
                     let Grant { data: instead, tags, .. } = *grant;
                     let data = if instead.is_empty() { data } else { instead };
                     let tags = tags.unwrap_or_default();
-                    vec![Effect::Publish { command, channel, data, info, tags }]
+                    match self.deliverable(&channel, &data, &info, &tags) {
+                        Ok(()) => vec![Effect::Publish { command, channel, data, info, tags }],
+                        Err(error) => refuse(command, error),
+                    }
                 }
                 Err(error) => refuse(command, error),
             },

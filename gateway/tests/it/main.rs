@@ -21,6 +21,7 @@ mod fanout;
 mod hooks;
 mod isolation;
 mod keys;
+mod large;
 mod lost;
 mod native_pings;
 mod one_way;
