@@ -6,11 +6,12 @@ use proptest::{
     test_runner::TestRunner,
 };
 use serde_json::json;
+use tidegate_cli::stack::Stack;
 use tokio::{io::AsyncWriteExt, time::timeout};
 
 use crate::{
     socket::{PING, Socket, TEXT, frame},
-    support::{PATIENCE, quick, start},
+    support::{PATIENCE, TOML, quick, service, start},
 };
 
 fn rpc(id: u32) -> serde_json::Value {
@@ -126,4 +127,36 @@ async fn a_client_that_pings_without_reading_is_not_read_any_further() {
         sent += pings.len();
     }
     panic!("the gateway took {sent} bytes of pings and holds the pongs");
+}
+
+#[tokio::test]
+async fn a_pong_that_waits_behind_a_blocked_write_keeps_the_connection() {
+    let limits = "[gateway.limits]\noutbox = '64 MiB'\n";
+    let namespace = "[[namespace]]\nname = 'open'\nallow_subscribe = 'authenticated'\n";
+    let toml = format!(
+        "[gateway]\nping_interval = '2s'\npong_timeout = '500ms'\nanswer_timeout = '1s'\n{limits}{namespace}{TOML}"
+    );
+    let stack = start(Stack::builder().config(&toml).gateways(1)).await;
+    let mut socket = Socket::connected(&stack).await;
+    socket.write(&frame(TEXT, br#"{"id":2,"subscribe":{"channel":"open:a"}}"#)).await;
+    socket.replies(1).await;
+    // The protocol's ping is an empty command.
+    while socket.frame(PATIENCE).await != (TEXT, b"{}".to_vec()) {}
+    let nats = async_nats::jetstream::new(service(&stack).await);
+    let data = bytes::Bytes::from(format!("\"{}\"", "x".repeat(500_000)));
+    for _ in 0..40 {
+        nats.publish("tide.ch.open.a", data.clone()).await.unwrap().await.unwrap();
+    }
+    socket.write(&frame(TEXT, b"{}")).await;
+    let blocked_until = tokio::time::Instant::now() + std::time::Duration::from_millis(700);
+    tokio::time::sleep_until(blocked_until).await;
+    let mut received = 0;
+    while received < 40 {
+        let (opcode, payload) = socket.frame(PATIENCE).await;
+        assert_ne!(opcode, 8, "closed after {received}: {}", String::from_utf8_lossy(&payload));
+        received += std::str::from_utf8(&payload).unwrap().matches("\"pub\"").count();
+        if payload.ends_with(b"\n{}") || payload == b"{}" {
+            socket.write(&frame(TEXT, b"{}")).await;
+        }
+    }
 }
