@@ -188,11 +188,12 @@ async fn wire(
     fleet.start().await?;
     let presence = Presence::new(config, broker.clone(), fleet, metrics.clone(), lifecycle.clone());
     presence.start();
-    let waiting = Waiting::default();
+    let (waiting, late) = Waiting::new();
     let store = Arc::new(Store::new(broker.clone(), subjects.clone(), waiting.clone(), metrics.clone()));
     let answers = Answers {
         store: Arc::clone(&store),
         waiting,
+        late,
         metrics: metrics.clone(),
         lifecycle: lifecycle.clone(),
     };

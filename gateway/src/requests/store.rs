@@ -151,17 +151,35 @@ impl Store {
     /// Second stage: waits for the answer.
     pub(crate) async fn finish(&self, wait: Wait) -> CallEnd {
         let Wait { request, source, deadline } = wait;
-        let answer = match source {
-            Source::Plain(mut slot) => timeout_at(deadline, slot.answer()).await.ok(),
-            Source::Keyed(mut answers) => match timeout_at(deadline, next_answer(&mut answers)).await {
-                Ok(answer) => Some(answer),
-                // The live copy may have been missed while the broker was away.
+        let live = async move {
+            match source {
+                Source::Plain(mut slot) => slot.answer().await,
+                Source::Keyed(mut answers) => next_answer(&mut answers).await,
+            }
+        };
+        let stored = tokio::select! {
+            biased;
+            answer = timeout_at(deadline, live) => match answer {
+                Ok(answer) => return same_request(&request, answer),
+                // The live copy may have been missed.
                 Err(_) => self.stored_answer(&request).await.ok().flatten(),
             },
+            answer = self.answer_after_reconnect(&request) => Some(answer),
         };
-        match answer {
-            Some(answer) => same_request(&request, answer),
-            None => CallEnd::Failed(late(&request)),
+        let Some(answer) = stored else { return CallEnd::Failed(late(&request)) };
+        self.waiting.answered_from_store(&request.id);
+        same_request(&request, answer)
+    }
+
+    /// Looks a request's answer up whenever the connection to the broker is back: the live copy may have been missed while it
+    /// was away. Pending until the answer is found.
+    async fn answer_after_reconnect(&self, request: &Request) -> Answer {
+        let mut reconnects = self.broker.reconnects();
+        loop {
+            reconnects.next().await;
+            if let Ok(Some(answer)) = self.stored_answer(request).await {
+                return answer;
+            }
         }
     }
 
