@@ -112,7 +112,7 @@ impl Connection {
         let registration = Registration::new(
             Arc::clone(&shared.channels.hub),
             shared.metrics.clone(),
-            session.client().clone(),
+            (session.client().clone(), transport.session()),
             Arc::clone(&outbox),
         );
         let one_way = (dialect == Dialect::OneWay).then(Box::default);
