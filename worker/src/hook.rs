@@ -14,6 +14,7 @@ use tidegate_shared::{
     hook::{self, Event},
     id::{GatewayId, RequestId},
     lifecycle::Lifecycle,
+    subject::Subjects,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -92,7 +93,9 @@ impl HookRunner {
     }
 
     async fn answer(&self, question: Message) -> Ending {
-        let Some(reply) = question.reply else { return Ending::Returned };
+        let Some(reply) = question.reply.filter(|reply| Subjects::is_inbox(reply)) else {
+            return Ending::Returned;
+        };
         let job = match self.job(question.payload) {
             Ok(job) => job,
             Err(error) => {

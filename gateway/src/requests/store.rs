@@ -107,7 +107,7 @@ impl Store {
         match self.stored_answer(&request).await {
             Ok(Some(answer)) => return Settled::Ended(same_request(&request, answer)),
             Ok(None) => {}
-            Err(refusal) => return Settled::Ended(CallEnd::Failed(codes::NOT_ACCEPTED.because(refusal))),
+            Err(refusal) => return Settled::Ended(CallEnd::Failed(not_looked_up(&refusal))),
         }
         match self.store_request(&request, turn, deadline).await {
             // A duplicate without a stored answer is queued, running or parked: the answer will come, or is looked up
@@ -134,7 +134,7 @@ impl Store {
                     return CallEnd::Accepted { id, seq: None, duplicate: true, answer: Some(answer) };
                 }
                 Ok(None) => {}
-                Err(refusal) => return CallEnd::Failed(codes::NOT_ACCEPTED.because(refusal)),
+                Err(refusal) => return CallEnd::Failed(not_looked_up(&refusal)),
             }
         }
         match self.store_request(request, turn, deadline).await {
@@ -287,7 +287,8 @@ impl Store {
     async fn stored_answer(&self, request: &Request) -> Result<Option<Answer>, Refusal> {
         let message = self.broker.last(topology::REPLY, &self.subjects.reply(&request.id)).await?;
         let answer = message.map(|m| Answer::read(&m.headers.unwrap_or_default(), m.payload));
-        answer.transpose().map_err(|error| Refusal::Rejected(error.to_string()))
+        let unreadable = |error| Refusal::Rejected(format!("the stored answer cannot be read: {error}"));
+        answer.transpose().map_err(unreadable)
     }
 }
 
@@ -333,6 +334,12 @@ fn same_request(request: &Request, answer: Answer) -> CallEnd {
     } else {
         CallEnd::Answered(answer)
     }
+}
+
+/// The look-up of a stored answer failed. An answer that cannot be read stays so: asking again does not help.
+fn not_looked_up(refusal: &Refusal) -> Error {
+    let error = codes::NOT_ACCEPTED.because(refusal);
+    Error { temporary: !matches!(refusal, Refusal::Rejected(_)), ..error }
 }
 
 /// Only a keyed request may be retried: it is the same request.
