@@ -103,6 +103,12 @@ impl Connection {
             registration.add(held, membership);
         }
         let Some(mut reply) = session.welcomed(&positions) else { return Ok(()) };
+        tracing::info!(
+            user = session.user_for_log(),
+            client.id = %session.client(),
+            transport = transport.name(),
+            "connected"
+        );
         if let Some(connected) = &mut reply.connect {
             transport.introduce(connected);
             let results = connected.subs.iter().filter_map(|sub| sub.result.as_ref());

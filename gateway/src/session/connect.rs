@@ -83,7 +83,7 @@ impl Session {
 
     /// The channels the connection begins with are joined, at these positions. Returns the reply to `connect`.
     pub(crate) fn welcomed(&mut self, positions: &[Position]) -> Option<Reply> {
-        let phase = std::mem::replace(&mut self.phase, Phase::Closed);
+        let phase = std::mem::replace(&mut self.phase, Phase::Closed { user: None });
         let Phase::Connecting(connecting) = phase else {
             self.phase = phase;
             return None;

@@ -110,7 +110,7 @@ impl Session {
 
     /// Carries on after a back end's decision, or after its deadline passed.
     pub(crate) fn verdict(&mut self, about: AskedAbout, verdict: Verdict, now: Now) -> Effects {
-        if matches!(self.phase, Phase::Closed) {
+        if matches!(self.phase, Phase::Closed { .. }) {
             return Vec::new();
         }
         let decision = match verdict {
