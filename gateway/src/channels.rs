@@ -45,13 +45,13 @@ impl Channels {
         let limit = config.gateway.limits.recovery;
         let history = Arc::new(History::new(broker.clone(), subjects.clone(), &namespaces, limit));
         let recovery = Arc::new(Recovery::new(Arc::clone(&history), metrics.clone(), lifecycle.clone()));
-        let positions = Positions {
+        let positions = Arc::new(Positions {
             broker: broker.clone(),
             hub: Arc::clone(&hub),
             history: Arc::clone(&history),
             recovery: Arc::clone(&recovery),
             lifecycle: lifecycle.clone(),
-        };
+        });
         let receiver = Arc::new(Receiver {
             broker,
             subjects,
@@ -62,7 +62,7 @@ impl Channels {
             lifecycle: lifecycle.clone(),
         });
         receiver.start(gateway, &namespaces).await?;
-        lifecycle.spawn_essential("comparing positions", async move { positions.watch().await });
+        positions.watch();
         let interests = Interests::new(receiver, presence, &namespaces);
         Ok(Self { hub, history, recovery, interests })
     }

@@ -60,6 +60,8 @@ struct NamespaceStream {
 /// The position at which a channel begins on this gateway.
 pub(crate) struct ChannelStart {
     pub(crate) position: u64,
+    /// Whether this is the sequence of a message of the channel.
+    pub(crate) is_message: bool,
     pub(crate) newest: Option<Newest>,
 }
 
@@ -95,33 +97,32 @@ impl History {
         self.streams.contains_key(channel.namespace())
     }
 
-    /// Reads every stream's epoch and last sequence. Returns the namespaces whose stream was replaced or lost its end,
-    /// each with its last sequence.
-    pub(crate) async fn refresh(&self) -> Result<Vec<(String, u64)>, Refusal> {
-        let mut changed = Vec::new();
-        for (namespace, kept) in &self.streams {
-            // Read before the request: messages that arrive meanwhile may be newer than the answer.
-            let seen = kept.seen.load(Ordering::Acquire);
-            let facts = self.broker.stream_facts(&kept.stream).await?;
-            let epoch: Arc<str> = facts.epoch.into();
-            let mut known = kept.epoch.write();
-            let first = known.is_empty();
-            if *known != epoch {
-                *known = epoch;
-                kept.seen.store(facts.last_seq, Ordering::Release);
-                if !first {
-                    changed.push((namespace.clone(), facts.last_seq));
-                }
-            } else if facts.last_seq < seen {
-                // The stream ends before what was seen of it: an older copy was restored.
-                kept.seen.store(facts.last_seq, Ordering::Release);
-                changed.push((namespace.clone(), facts.last_seq));
-            } else {
-                // A channel that begins now starts behind what was missed while the broker was away.
-                kept.seen.fetch_max(facts.last_seq, Ordering::AcqRel);
-            }
+    /// Whether the broker can be reached.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.broker.is_connected()
+    }
+
+    /// Reads the epoch and the last sequence of a namespace's stream. Returns the last sequence if the stream was replaced
+    /// or lost its end. That is reported once: the caller must act on it.
+    pub(crate) async fn refresh(&self, namespace: &str) -> Result<Option<u64>, Refusal> {
+        let Some(kept) = self.streams.get(namespace) else { return Ok(None) };
+        // Read before the request: messages that arrive meanwhile may be newer than the answer.
+        let seen = kept.seen.load(Ordering::Acquire);
+        let facts = self.broker.stream_facts(&kept.stream).await?;
+        let epoch: Arc<str> = facts.epoch.into();
+        let mut known = kept.epoch.write();
+        let first = known.is_empty();
+        let replaced = *known != epoch;
+        // It ends before what was seen of it: an older copy was restored.
+        let cut = facts.last_seq < seen;
+        if replaced || cut {
+            *known = epoch;
+            kept.seen.store(facts.last_seq, Ordering::Release);
+        } else {
+            // A channel that begins now starts behind what was missed while the broker was away.
+            kept.seen.fetch_max(facts.last_seq, Ordering::AcqRel);
         }
-        Ok(changed)
+        Ok(((replaced || cut) && !first).then_some(facts.last_seq))
     }
 
     /// The epoch of a channel's offsets.
@@ -141,17 +142,19 @@ impl History {
     pub(crate) fn start_from_seen(&self, channel: &Channel) -> Option<ChannelStart> {
         let kept = self.streams.get(channel.namespace())?;
         let position = kept.seen.load(Ordering::Acquire);
-        Some(ChannelStart { position, newest: kept.cache.then_some(Newest::Unknown) })
+        Some(ChannelStart { position, is_message: false, newest: kept.cache.then_some(Newest::Unknown) })
     }
 
     /// The start of a channel: its newest message, or the end of the stream if it has none.
     pub(crate) async fn start_of(&self, channel: &Channel) -> Result<Option<ChannelStart>, Refusal> {
         let Some(kept) = self.streams.get(channel.namespace()) else { return Ok(None) };
-        let (position, newest) = match self.last(kept, channel).await? {
+        let last = self.last(kept, channel).await?;
+        let is_message = last.is_some();
+        let (position, newest) = match last {
             Some(last) => last,
             None => (self.end(kept).await?, None),
         };
-        Ok(Some(ChannelStart { position, newest: kept.cache.then_some(Newest::Known(newest)) }))
+        Ok(Some(ChannelStart { position, is_message, newest: kept.cache.then_some(Newest::Known(newest)) }))
     }
 
     /// The stream's last sequence, at most `END_AGE` old: one read serves all channels that begin at that time.
@@ -198,20 +201,21 @@ impl History {
         }))
     }
 
-    /// The channels that have messages behind their positions.
+    /// The channels that have messages behind their positions, each with the sequence of its newest message.
     pub(crate) async fn behind_schedule(
         &self,
         namespace: &str,
         channels: &[(u64, Arc<Feed>)],
-    ) -> Result<Vec<Arc<Feed>>, Refusal> {
+    ) -> Result<Vec<(u64, Arc<Feed>)>, Refusal> {
         let Some(kept) = self.streams.get(namespace) else { return Ok(Vec::new()) };
         let subjects: Vec<String> =
             channels.iter().map(|(_, feed)| self.subjects.channel(feed.channel())).collect();
         let newest: HashMap<_, _> = self.broker.newest(&kept.stream, &subjects).await?.into_iter().collect();
-        let behind = channels.iter().zip(&subjects);
-        let behind =
-            behind.filter(|((position, _), subject)| newest.get(*subject).is_some_and(|seq| seq > position));
-        Ok(behind.map(|((_, feed), _)| Arc::clone(feed)).collect())
+        let behind = channels.iter().zip(&subjects).filter_map(|((position, feed), subject)| {
+            let newest = newest.get(subject).filter(|seq| *seq > position)?;
+            Some((*newest, Arc::clone(feed)))
+        });
+        Ok(behind.collect())
     }
 
     /// Whether the stream's end is at or behind this position.

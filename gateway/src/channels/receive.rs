@@ -61,7 +61,9 @@ impl Receiver {
         }
         self.broker.barrier(self.subjects.barrier()).await?;
         // Read before the first message is handled: this also sets the end of each stream.
-        self.history.refresh().await?;
+        for namespace in self.history.namespaces() {
+            self.history.refresh(namespace).await?;
+        }
         for (name, messages, handler) in subscriptions {
             let this = Arc::clone(self);
             self.lifecycle.spawn_essential(name, async move {
@@ -86,10 +88,7 @@ impl Receiver {
         match feed.live(live) {
             Applied::Delivered(subscribers) => self.metrics.delivered(subscribers),
             Applied::Known => {}
-            Applied::Gap { after } => {
-                let recovery = Arc::clone(&self.recovery);
-                self.lifecycle.spawn(async move { recovery.heal(&feed, after).await });
-            }
+            Applied::Gap(gap) => drop(self.recovery.heal(feed, gap)),
         }
     }
 

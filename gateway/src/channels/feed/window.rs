@@ -13,15 +13,23 @@ pub(super) struct Window {
     pub(super) publications: VecDeque<Arc<Publication>>,
     /// The most publications one client may recover.
     pub(super) limit: usize,
-    /// Counts the pins: joins being prepared that use the window.
-    pub(super) pins: Arc<()>,
 }
 
 /// Keeps the publications behind an offset at hand until a join is done.
 #[derive(Debug)]
 pub(crate) struct Pin {
     pub(crate) offset: u64,
-    pub(super) _window: Arc<()>,
+    pub(super) pins: Arc<()>,
+}
+
+/// Whether a window was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Opened {
+    Yes,
+    /// The backlog is incomplete or too long.
+    No,
+    /// The read ends before what subscribers have received. A later one will have it.
+    Stale,
 }
 
 impl Feed {
@@ -29,33 +37,38 @@ impl Feed {
     pub(crate) fn pin(&self, offset: u64, limit: usize) -> Option<Pin> {
         let mut state = self.state.lock();
         let track = state.track.as_mut()?;
-        if track.window.is_none() && track.position == offset {
+        if track.window.is_none() && track.position <= offset {
             // Nothing is missed so far. A publication that comes before the join is kept in the window.
-            track.window = Some(Window::new(offset, VecDeque::new(), limit));
+            track.window = Some(Window::new(track.position, VecDeque::new(), limit));
         }
-        let window = track.window.as_ref().filter(|window| window.after <= offset)?;
-        Some(Pin { offset, _window: Arc::clone(&window.pins) })
+        track.window.as_ref().filter(|window| window.after <= offset)?;
+        Some(Pin { offset, pins: Arc::clone(&track.pins) })
     }
 
     /// Records what is delivered while a window is read.
     pub(crate) fn record(&self) {
         if let Some(track) = &mut self.state.lock().track {
-            track.recording = Some(Vec::new());
+            track.recording = Some((track.known, Vec::new()));
         }
     }
 
     /// Opens a window with the backlog behind `after`, if it is complete and within `limit`.
-    pub(crate) fn open_window(&self, after: u64, backlog: Backlog, limit: usize) {
+    pub(crate) fn open_window(&self, after: u64, backlog: Backlog, limit: usize) -> Opened {
         let mut state = self.state.lock();
-        let Some(track) = &mut state.track else { return };
-        let Some(recorded) = track.recording.take() else { return };
+        let Some(track) = &mut state.track else { return Opened::No };
+        let Some((known, recorded)) = track.recording.take() else { return Opened::No };
         if !backlog.complete || backlog.publications.len() > limit {
-            return;
+            return Opened::No;
+        }
+        let read = backlog.publications.last().map(|publication| publication.offset).max(backlog.removed);
+        if known > after && read < Some(known) {
+            return Opened::Stale;
         }
         let begun = recorded.first().map_or(track.position + 1, |publication| publication.offset);
         let read =
             backlog.publications.into_iter().filter(|p| p.offset > after && p.offset < begun).map(Arc::new);
         track.window = Some(Window::new(after, read.chain(recorded).collect(), limit));
+        Opened::Yes
     }
 
     /// Drops the window. Returns false while a `Pin` keeps it alive.
@@ -77,7 +90,7 @@ impl Feed {
 
 impl Window {
     fn new(after: u64, publications: VecDeque<Arc<Publication>>, limit: usize) -> Self {
-        Self { after, publications, limit, pins: Arc::default() }
+        Self { after, publications, limit }
     }
 
     /// Drops publications beyond the limit: no client may recover more.

@@ -1,0 +1,182 @@
+//! Fills the gaps of a channel. Live messages wait while the stream is read, and then pass the same rule as all others:
+//! a read may be older than they are, and messages may be lost while it runs. No I/O.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use super::{
+    Backlog, Feed, State,
+    newest::Newest,
+    track::{Live, Track},
+};
+use crate::outbox::Outbox;
+
+/// Live messages that may wait while a gap is filled. More of them are read from the stream.
+pub(super) const MAX_QUEUED: usize = 1024;
+/// How many bytes these messages may hold.
+const MAX_QUEUED_BYTES: usize = 8 << 20;
+
+/// A gap being filled.
+pub(super) struct Healing {
+    /// Tells it from earlier ones: their reads may still be under way.
+    round: u64,
+    /// The channel has, or had, a message with this sequence.
+    known: u64,
+    queue: VecDeque<Live>,
+    bytes: usize,
+}
+
+/// Messages behind `after` are missing. The caller reads them and calls `heal`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Gap {
+    pub(crate) after: u64,
+    round: u64,
+}
+
+/// What became of a gap.
+#[derive(Debug)]
+#[must_use]
+pub(crate) enum Healed {
+    /// Nothing is missing now, or the channel went on from another position meanwhile.
+    Filled,
+    /// Messages are still missing: the read was older than a live message, or others were lost meanwhile.
+    Again(Gap),
+    /// The gap cannot be filled. The subscribers are removed: the caller tells them to resume.
+    Lost(Vec<Arc<Outbox>>),
+}
+
+impl Healing {
+    pub(super) fn push(&mut self, live: Live) {
+        let bytes = self.bytes + live.bytes();
+        if self.queue.len() < MAX_QUEUED && bytes <= MAX_QUEUED_BYTES {
+            self.bytes = bytes;
+            self.queue.push_back(live);
+        } else {
+            self.known = self.known.max(live.seq);
+        }
+    }
+}
+
+impl Feed {
+    /// Begins to fill a gap that no live message has shown, after a lost connection to the broker. The channel has, or
+    /// had, a message with the sequence `known`; 0 if no such message is known. Returns `None` if a gap is being filled
+    /// already: that goes on until the message is there.
+    pub(crate) fn begin_heal(&self, known: u64) -> Option<Gap> {
+        self.state.lock().begin_heal(known)
+    }
+
+    /// Fills a gap with the backlog read from the stream. If the backlog is incomplete, removes all subscribers, so
+    /// that nothing behind the gap reaches them. The channel goes on in every case.
+    pub(crate) fn heal(&self, gap: &Gap, backlog: Backlog) -> Healed {
+        let mut state = self.state.lock();
+        let Some(track) = &mut state.track else { return Healed::Filled };
+        let Some(healing) = track.healing.take_if(|healing| healing.round == gap.round) else {
+            return Healed::Filled;
+        };
+        if !backlog.complete {
+            let read = backlog.publications.iter().map(|p| p.offset).chain(backlog.removed).max();
+            return Healed::Lost(state.give_up(&healing, read.unwrap_or_default()));
+        }
+        state.apply(self.name(), backlog);
+        match state.apply_queue(self.name(), healing) {
+            Some(gap) => Healed::Again(gap),
+            None => Healed::Filled,
+        }
+    }
+
+    /// Gives up filling a gap. Removes all subscribers and returns them: the caller tells them to resume. Does nothing
+    /// if the gap is filled.
+    pub(crate) fn give_up(&self, gap: &Gap) -> Vec<Arc<Outbox>> {
+        let mut state = self.state.lock();
+        let healing = state.track.as_mut().and_then(|track| track.healing.take_if(|h| h.round == gap.round));
+        healing.map_or_else(Vec::new, |healing| state.give_up(&healing, 0))
+    }
+
+    /// Goes on from `position` in another stream, or in one that lost its end. Removes all subscribers and returns
+    /// them: the caller tells them to resume.
+    pub(crate) fn restart(&self, position: u64) -> Vec<Arc<Outbox>> {
+        self.state.lock().restart(position)
+    }
+}
+
+impl State {
+    pub(super) fn begin_heal(&mut self, known: u64) -> Option<Gap> {
+        let track = self.track.as_mut()?;
+        if let Some(healing) = &mut track.healing {
+            healing.known = healing.known.max(known);
+            return None;
+        }
+        self.rounds += 1;
+        let round = self.rounds;
+        let queue = VecDeque::new();
+        track.healing = Some(Healing { round, known, queue, bytes: 0 });
+        Some(Gap { after: track.position, round })
+    }
+
+    /// Begins to fill the gap that a live message has shown.
+    pub(super) fn begin_heal_before(&mut self, live: Live) -> Option<Gap> {
+        let gap = self.begin_heal(live.previous);
+        if let Some(healing) = self.track.as_mut().and_then(|track| track.healing.as_mut()) {
+            healing.push(live);
+        }
+        gap
+    }
+
+    /// Applies what was read, each removal mark at its place.
+    fn apply(&mut self, name: &str, backlog: Backlog) {
+        let mut removed = backlog.removed;
+        for publication in backlog.publications {
+            if let Some(mark) = removed.take_if(|mark| *mark < publication.offset) {
+                self.apply_one(name, Live::read(mark, None));
+            }
+            self.apply_one(name, Live::read(publication.offset, Some(publication)));
+        }
+        if let Some(mark) = removed {
+            self.apply_one(name, Live::read(mark, None));
+        }
+    }
+
+    fn apply_one(&mut self, name: &str, live: Live) {
+        if self.track.as_ref().is_some_and(|track| live.seq > track.position) {
+            self.advance(name, live);
+        }
+    }
+
+    /// Applies the live messages that waited, as far as nothing is missing before them. Returns the gap that is left.
+    fn apply_queue(&mut self, name: &str, mut healing: Healing) -> Option<Gap> {
+        while let Some(live) = healing.queue.pop_front() {
+            let position = self.track.as_ref()?.position;
+            if live.previous > position && live.seq > position {
+                healing.queue.push_front(live);
+                return self.keep_healing(healing);
+            }
+            healing.bytes = healing.bytes.saturating_sub(live.bytes());
+            self.apply_one(name, live);
+        }
+        if healing.known > self.track.as_ref()?.position {
+            return self.keep_healing(healing);
+        }
+        None
+    }
+
+    fn keep_healing(&mut self, healing: Healing) -> Option<Gap> {
+        let track = self.track.as_mut()?;
+        let gap = Gap { after: track.position, round: healing.round };
+        track.healing = Some(healing);
+        Some(gap)
+    }
+
+    /// Goes on behind everything that is known of the channel.
+    fn give_up(&mut self, healing: &Healing, read: u64) -> Vec<Arc<Outbox>> {
+        let position = self.track.as_ref().map_or(0, |track| track.position);
+        let queued = healing.queue.iter().map(|live| live.seq);
+        self.restart(queued.chain([position, healing.known, read]).max().unwrap_or(position))
+    }
+
+    fn restart(&mut self, position: u64) -> Vec<Arc<Outbox>> {
+        if let Some(track) = &mut self.track {
+            *track = Track::new(position, track.newest.take().map(|_| Newest::Unknown));
+        }
+        let first = self.first.take().into_iter();
+        first.chain(self.more.drain()).map(|(_, member)| member.outbox).collect()
+    }
+}
