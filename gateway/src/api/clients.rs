@@ -134,7 +134,7 @@ impl Api {
     /// Parses the name of a channel that is not personal.
     fn shared_channel(&self, name: &str) -> Result<Channel, Error> {
         let channel = self.channel(name)?;
-        if channel.personal_user().is_some() {
+        if self.rules.owner(&channel).is_some() {
             let why = "a personal channel is its user's alone, on every connection";
             return Err(codes::PERMISSION_DENIED.because(why));
         }

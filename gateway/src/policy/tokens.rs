@@ -27,13 +27,13 @@ mod tests;
 
 /// The longest accepted token in bytes.
 const MAX_TOKEN_LEN: usize = 8 * 1024;
-/// The longest user id in bytes.
-const MAX_USER_LEN: usize = 255;
 
 /// Verifies tokens of the configured issuers.
 pub(crate) struct Verifier {
     issuers: Vec<Trusted>,
     leeway: u64,
+    /// The longest user id in bytes.
+    longest_user: usize,
 }
 
 /// The identity in a connection token.
@@ -131,7 +131,7 @@ impl Verifier {
     /// Fails if a configured public key is invalid or does not fit the configured algorithms.
     pub(crate) fn new(config: &Config) -> Result<Self, BadKey> {
         let issuers = config.all_issuers().iter().map(Trusted::new).collect::<Result<_, _>>()?;
-        Ok(Self { issuers, leeway: config.auth.leeway.as_secs() })
+        Ok(Self { issuers, leeway: config.auth.leeway.as_secs(), longest_user: config.longest_user_id() })
     }
 
     /// The key sets that have to be fetched, each with its issuer's index.
@@ -187,7 +187,7 @@ impl Verifier {
         })?;
         let expires_at = claims.exp.map(seconds).transpose()?;
         let valid_from = claims.nbf.map(seconds).transpose()?;
-        if !is_user_id(&claims.sub) {
+        if !self.is_user_id(&claims.sub) {
             return Err(Invalid::Forged);
         }
         if expires_at.is_some_and(|at| at.saturating_add(self.leeway) <= now)
@@ -201,6 +201,12 @@ impl Verifier {
             Some(at) => Some(at),
         };
         Ok((claims, ends_at))
+    }
+
+    /// Whether a text can be a user id. It travels in headers: one line, no white space at its ends. It is the end of the
+    /// names of the user's personal channels, which limits its length.
+    pub(crate) fn is_user_id(&self, user: &str) -> bool {
+        user.len() <= self.longest_user && !user.chars().any(char::is_control) && user.trim() == user
     }
 
     /// The index of the issuer with exactly this `iss`, else of the one without a configured `iss`.
@@ -232,9 +238,4 @@ fn user(sub: String) -> Option<Box<str>> {
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range is checked first")]
 fn seconds(time: f64) -> Result<u64, Invalid> {
     if (0.0..9e15).contains(&time) { Ok(time as u64) } else { Err(Invalid::Forged) }
-}
-
-/// Whether a text can be a user id. It travels in headers: one line, no white space at its ends.
-pub(crate) fn is_user_id(user: &str) -> bool {
-    user.len() <= MAX_USER_LEN && !user.chars().any(char::is_control) && user.trim() == user
 }

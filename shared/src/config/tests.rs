@@ -283,6 +283,15 @@ fn personal_channels_use_the_wildcard_fanout_and_others_by_configuration() {
 }
 
 #[test]
+fn no_connection_begins_with_the_personal_channel_of_one_user() {
+    let namespace = |keys: &str| format!("[[namespace]]\nname = 'a'\n{keys}");
+    assert!(load(&namespace("personal = true\nautomatic = ['all', 'a#b']"), &[]).is_ok());
+    assert!(load(&namespace("automatic = ['#42']"), &[]).is_ok());
+    let error = refusal(&namespace("personal = true\nautomatic = ['#42']"), &[]);
+    assert!(error.contains("namespace.0.automatic") && error.contains("one user"), "{error}");
+}
+
+#[test]
 fn publish_worker_needs_a_route_and_the_route_needs_its_namespace() {
     let namespace = "[[namespace]]\nname = 'room'\npublish = 'worker'\n";
     let route = "[[route]]\nname = 'rooms'\nmatch = 'pub.room'\n";
