@@ -110,7 +110,7 @@ impl Gateway {
         };
         let router = http::public(ClientDoor {
             connections: Arc::clone(&shared),
-            origins: Origins::new(&config.gateway.origins),
+            origins: Origins::of(&config),
             emulation,
             lifecycle: lifecycle.clone(),
         });

@@ -40,6 +40,10 @@ impl ClientDoor {
             return Ok(Page(headers.get(header::ORIGIN).cloned()));
         }
         self.connections.metrics.refused("origin");
+        let origin = text(headers, header::ORIGIN).unwrap_or_default();
+        if let Some(advice) = self.origins.advice(origin) {
+            tracing::warn!(origin, "refused a web page of this origin: {advice}");
+        }
         Err(Rejection(StatusCode::FORBIDDEN, "this origin may not connect: add it to gateway.origins\n"))
     }
 

@@ -57,6 +57,40 @@ async fn a_foreign_page_may_not_connect() {
     let refused = with("https://evil.example.com").await.unwrap_err();
     assert!(matches!(&refused, ConnectError::Http { status: 403, .. }), "{refused:?}");
     with("https://app.example.com").await.unwrap();
+    with("https://evil.example.com").await.unwrap_err();
+    let log = stack.log_of("gateway-1");
+    assert_eq!(log.matches("refused a web page").count(), 1, "{log}");
+    let line = r#"gateway.origins = ["https://app.example.com", "https://evil.example.com"]"#;
+    assert!(log.contains(line), "{log}");
+}
+
+#[tokio::test]
+async fn in_development_a_dev_servers_page_may_connect() {
+    let stack = start(quick("").gateways(1)).await;
+    for origin in ["http://localhost:5173", "http://127.0.0.1:3000", "http://[::1]:8080"] {
+        let mut options = Options::new(url(&stack, 0)).token(token(&stack, "42"));
+        options.origin = Some(origin.to_owned());
+        Client::connect(options).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn both_addresses_say_what_they_are_and_where_to_go() {
+    let stack = start(quick("").gateways(1)).await;
+    let gateway = &stack.gateways()[0];
+    for (address, words) in [
+        (gateway.public, ["Tidegate", "/connection/websocket", "gateway.internal"]),
+        (gateway.internal, ["Tidegate", "/metrics", "gateway.listen"]),
+    ] {
+        for (path, status) in [("/", 200), ("/nowhere", 404), ("/connection", 404)] {
+            let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+            let (found, page) = http(address, &request).await;
+            assert_eq!(found, status, "{path}: {page}");
+            for word in words {
+                assert!(page.contains(word), "{path}: {page}");
+            }
+        }
+    }
 }
 
 #[tokio::test]
