@@ -106,7 +106,9 @@ impl Recovery {
             Healed::Filled => self.metrics.healed(true),
             Healed::Lost(outboxes) => {
                 self.metrics.healed(false);
-                outboxes.iter().for_each(|outbox| outbox.lose(feed.name()));
+                for outbox in &outboxes {
+                    outbox.lose(feed.name());
+                }
             }
         }
         None

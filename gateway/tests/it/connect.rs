@@ -91,7 +91,7 @@ async fn a_full_gateway_turns_connections_away() {
     let refused = Client::connect(Options::new(url(&stack, 0)).token(token(&stack, "3"))).await.unwrap_err();
     assert!(matches!(refused, tidegate_cli::client::ConnectError::Http { status: 503, .. }), "{refused:?}");
     first.close().await;
-    crate::support::eventually("a place is free again", || async {
+    eventually("a place is free again", || async {
         Client::connect(Options::new(url(&stack, 0)).token(token(&stack, "3"))).await.is_ok()
     })
     .await;
@@ -120,13 +120,13 @@ async fn the_log_names_the_user_and_the_client_that_connect_and_why_they_disconn
     let (client, _events) = connect(&stack, 0, "log-user").await;
     let id = client.id();
     eventually("the connect is logged", || async {
-        line(&id, &["INFO", "connected", "user=\"log-user\"", "transport=\"websocket\""])
+        line(id, &["INFO", "connected", "user=\"log-user\"", "transport=\"websocket\""])
     })
     .await;
     let order = r#"{"user":"log-user"}"#;
     service(&stack).await.request("tide.ctl.disconnect", order.into()).await.unwrap();
     eventually("the disconnect is logged", || async {
-        line(&id, &["INFO", "disconnected", "user=\"log-user\"", "close.code=3503", "force disconnect"])
+        line(id, &["INFO", "disconnected", "user=\"log-user\"", "close.code=3503", "force disconnect"])
     })
     .await;
 }
