@@ -20,6 +20,7 @@ mod fanout;
 mod hooks;
 mod isolation;
 mod keys;
+mod long_history;
 mod lost;
 mod native_pings;
 mod one_way;
