@@ -11,6 +11,7 @@ pub(crate) mod resume;
 
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tidegate_shared::{broker::Broker, config::Config, id::GatewayId, lifecycle::Lifecycle};
 
 use self::{
@@ -67,6 +68,7 @@ impl Channels {
             recovery: Arc::clone(&recovery),
             metrics,
             lifecycle: lifecycle.clone(),
+            warned: Mutex::default(),
         });
         receiver.start(gateway, &namespaces).await?;
         positions.watch();

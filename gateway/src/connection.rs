@@ -359,7 +359,7 @@ impl Connection {
         if let Some(error) = &reply.error {
             self.shared.metrics.error(error.code);
         }
-        let frame = self.outbox.dialect().encode(reply).map_err(|_| End::Close(codes::INAPPROPRIATE))?;
+        let frame = self.outbox.dialect().encode(reply).map_err(|_| End::Close(codes::SERVER_ERROR))?;
         push(&self.outbox, frame);
         Ok(())
     }

@@ -39,7 +39,7 @@ impl Connection {
                 return FirstFrame::Nothing;
             }
             let frame = dialect.encode(&reply);
-            told = frame.as_ref().map(|_| true).map_err(|_| End::Close(codes::INAPPROPRIATE));
+            told = frame.as_ref().map(|_| true).map_err(|_| End::Close(codes::SERVER_ERROR));
             frame.ok().into()
         });
         // If the client unsubscribed meanwhile, the reference is dropped.
