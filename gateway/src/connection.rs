@@ -316,7 +316,7 @@ impl Connection {
             self.shared.metrics.error(error.code);
         }
         let encode =
-            |reply: &Reply| self.outbox.dialect().encode(reply).map_err(|_| End::Close(codes::INAPPROPRIATE));
+            |reply: &Reply| self.outbox.dialect().encode(reply).map_err(|_| End::Close(codes::SERVER_ERROR));
         let mut frame = encode(reply)?;
         // Such a reply would end the connection, and the client would come back and ask for the same.
         if frame.len() > self.outbox.limit() && reply.id > 0 {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use async_nats::{
-    Client, ConnectOptions, Event, HeaderMap, Message, StatusCode, Subject,
+    Client, ConnectOptions, Event, HeaderMap, Message, Subject,
     connection::State,
     jetstream::{
         self,
@@ -19,7 +19,6 @@ use async_nats::{
     },
 };
 use bytes::Bytes;
-use futures_util::StreamExt;
 use tokio::sync::watch;
 
 use crate::{
@@ -27,15 +26,13 @@ use crate::{
     topology,
 };
 
+mod reads;
 mod reconnects;
 
-pub use self::reconnects::Reconnects;
+pub use self::{reads::Range, reconnects::Reconnects};
 
 /// The oldest supported server: the streams depend on its behaviour.
 pub const MIN_SERVER: (i64, i64, i64) = (2, 14, 3);
-
-/// How long to wait for the next message of a direct get.
-const DIRECT_GET_LIMIT: Duration = Duration::from_secs(2);
 
 /// A connection to NATS as one of its users.
 #[derive(Debug, Clone)]
@@ -78,15 +75,6 @@ pub enum Refusal {
 /// A published message whose acknowledgement is pending.
 #[derive(Debug)]
 pub struct Sent(PublishAckFuture);
-
-/// A batch of messages of a subject.
-#[derive(Debug, Clone)]
-pub struct Range {
-    /// The messages, oldest first.
-    pub messages: Vec<Message>,
-    /// How many messages follow.
-    pub more: u64,
-}
 
 /// The identity and the bounds of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -224,61 +212,6 @@ impl Broker {
     /// Publishes a message and waits for its acknowledgement.
     pub async fn store(&self, subject: String, headers: HeaderMap, body: Bytes) -> Result<Stored, Refusal> {
         self.publish(subject, headers, body).await?.stored().await
-    }
-
-    /// Returns the last message of `subject` in `stream`, or `None`. An error means that the broker does not answer.
-    pub async fn last(&self, stream: &str, subject: &str) -> Result<Option<Message>, Refusal> {
-        let request = format!("$JS.API.DIRECT.GET.{stream}.{subject}");
-        match self.client.request(request, Bytes::new()).await {
-            Ok(message) if message.status == Some(StatusCode::NOT_FOUND) => Ok(None),
-            Ok(message) => Ok(Some(message)),
-            Err(error) => Err(Refusal::Unavailable(error.to_string())),
-        }
-    }
-
-    /// Returns up to `limit` messages of `subject` from sequence `from` on, oldest first, and how many more there are.
-    pub async fn range(
-        &self,
-        stream: &str,
-        subject: &str,
-        from: u64,
-        limit: usize,
-    ) -> Result<Range, Refusal> {
-        let ask = serde_json::json!({"seq": from.max(1), "next_by_subj": subject, "batch": limit});
-        self.direct(stream, &ask).await
-    }
-
-    /// Returns the sequence of the newest message of each subject that has one. Takes at most 1,024 subjects.
-    pub async fn newest(&self, stream: &str, subjects: &[String]) -> Result<Vec<(String, u64)>, Refusal> {
-        let range = self.direct(stream, &serde_json::json!({"multi_last": subjects})).await?;
-        let newest = range.messages.iter().filter_map(|message| {
-            let subject = message.headers.as_ref()?.get("Nats-Subject")?.as_str().to_owned();
-            Some((subject, header_number(message, "Nats-Sequence")?))
-        });
-        Ok(newest.collect())
-    }
-
-    /// Requests a batch by direct get. Its messages arrive one by one, followed by an end, or a single "not found" arrives.
-    async fn direct(&self, stream: &str, ask: &serde_json::Value) -> Result<Range, Refusal> {
-        let away = |error: &dyn std::fmt::Display| Refusal::Unavailable(error.to_string());
-        let inbox = self.client.new_inbox();
-        let mut answers = self.client.subscribe(inbox.clone()).await.map_err(|e| away(&e))?;
-        let subject = format!("$JS.API.DIRECT.GET.{stream}");
-        self.client.publish_with_reply(subject, inbox, ask.to_string().into()).await.map_err(|e| away(&e))?;
-        let mut range = Range { messages: Vec::new(), more: 0 };
-        loop {
-            let next = tokio::time::timeout(DIRECT_GET_LIMIT, answers.next()).await.map_err(|e| away(&e))?;
-            let message = next.ok_or_else(|| away(&"the subscription ended"))?;
-            match message.status {
-                None => range.messages.push(message),
-                Some(StatusCode::NOT_FOUND) => return Ok(range),
-                Some(status) if status.as_u16() == 204 => {
-                    range.more = header_number(&message, "Nats-Num-Pending").unwrap_or(0);
-                    return Ok(range);
-                }
-                Some(status) => return Err(away(&status)),
-            }
-        }
     }
 
     /// Removes the messages of `subject` before sequence `before`.

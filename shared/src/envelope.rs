@@ -217,7 +217,11 @@ impl Answer {
         let outcome = match get(headers, header::STATUS) {
             Some("ok") => Outcome::Ok(body),
             Some("error") => Outcome::Error {
-                code: number(headers, header::CODE)?.unwrap_or(codes::INTERNAL.code),
+                // A worker in any language wrote it. An odd code must not cost the client its answer.
+                code: get(headers, header::CODE)
+                    .and_then(|code| code.trim().parse().ok())
+                    .filter(|code| *code > 0)
+                    .unwrap_or(codes::INTERNAL.code),
                 message: get(headers, header::MESSAGE)
                     .filter(|m| !m.is_empty())
                     .unwrap_or("error")
@@ -229,7 +233,7 @@ impl Answer {
             re: get(headers, header::RE).and_then(RequestId::parse).ok_or(Unreadable(header::RE))?,
             user: get(headers, header::USER).map(str::to_owned),
             digest: get(headers, header::DIGEST).map(str::to_owned),
-            attempt: number(headers, header::ATTEMPT)?.unwrap_or(0),
+            attempt: get(headers, header::ATTEMPT).and_then(|attempt| attempt.parse().ok()).unwrap_or(0),
             worker: get(headers, header::WORKER).unwrap_or_default().to_owned(),
             outcome,
         })
@@ -321,6 +325,24 @@ mod tests {
         #[test]
         fn a_message_never_ends_its_header(message in any::<String>()) {
             prop_assert!(!one_line(&message).contains(['\r', '\n']));
+        }
+    }
+
+    #[test]
+    fn an_odd_code_or_attempt_costs_no_client_its_answer() {
+        for odd in ["", "x", "-1", "0", "99999999999", "1.5"] {
+            let mut headers = HeaderMap::new();
+            for (name, value) in [
+                (header::RE, RequestId::keyed("u", "m", "k").as_str()),
+                (header::STATUS, "error"),
+                (header::CODE, odd),
+                (header::ATTEMPT, odd),
+            ] {
+                headers.insert(name, value);
+            }
+            let answer = Answer::read(&headers, Bytes::new()).unwrap();
+            let error = answer.error().unwrap();
+            assert_eq!((error.code, answer.attempt), (codes::INTERNAL.code, 0), "{odd:?}");
         }
     }
 

@@ -15,14 +15,16 @@ use tidegate_shared::{
 };
 
 pub(crate) use self::{
-    heal::{Gap, Healed},
+    gap::{Gap, Live},
+    heal::Healed,
     subscribers::JoinOptions,
-    track::{Applied, Live},
-    window::{Opened, Pin},
+    track::Applied,
+    window::{Limit, Opened, Pin},
 };
 use self::{subscribers::Subscriber, track::Track};
 use crate::outbox::Outbox;
 
+mod gap;
 mod heal;
 pub(crate) mod newest;
 pub(crate) mod patch;
@@ -88,6 +90,8 @@ pub(crate) struct Backlog {
     pub(crate) complete: bool,
     /// The sequence of the newest removal mark behind the position: everything before it was removed on purpose.
     pub(crate) removed: Option<u64>,
+    /// Whether more publications follow, which were too many or too large for one read.
+    pub(crate) more: bool,
 }
 
 /// What a join returns.

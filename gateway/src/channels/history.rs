@@ -1,7 +1,4 @@
-//! Reads the streams of channels: a channel's position, and its backlog behind a position.
-//!
-//! A backlog counts as complete only if the stream proves it: the message at the position is still there, or the stream
-//! reaches back to the position and no limit can have removed anything. Never delivers to subscribers.
+//! Knows the streams of channels: their epochs and ends, a channel's position and newest message. Never delivers to subscribers.
 
 use std::{
     collections::HashMap,
@@ -18,27 +15,32 @@ use tidegate_shared::{
     broker::{Broker, Refusal, header_number, stored_at},
     channel::Channel,
     config::Namespace,
-    protocol::{HistoryRequest, HistoryResult, Publication},
+    protocol::Publication,
     subject::Subjects,
     topology::channel_stream,
 };
+use tokio::sync::Semaphore;
 
 use super::message::{is_removal, read_publication};
 use crate::channels::feed::{
-    Backlog, Feed,
+    Feed, Limit,
     newest::{Newest, StoredPublication},
 };
 
-/// Messages per read: a batch has no flow control.
-const BATCH: usize = 500;
+/// Reads of history at the same time. Each may hold a few megabytes.
+const READS: usize = 16;
 /// How long a stream's end is reused for channels that begin. A stale end is safe: messages behind it arrive live.
 const END_AGE: Duration = Duration::from_millis(200);
+
+mod read;
+mod tail;
 
 /// The namespaces with history.
 pub(crate) struct History {
     broker: Broker,
     subjects: Subjects,
-    limit: usize,
+    limit: Limit,
+    reads: Semaphore,
     streams: HashMap<String, NamespaceStream>,
 }
 
@@ -66,7 +68,7 @@ pub(crate) struct ChannelStart {
 }
 
 impl History {
-    pub(crate) fn new(broker: Broker, subjects: Subjects, namespaces: &[Namespace], limit: usize) -> Self {
+    pub(crate) fn new(broker: Broker, subjects: Subjects, namespaces: &[Namespace], limit: Limit) -> Self {
         let kept = namespaces.iter().filter(|namespace| namespace.has_history()).map(|namespace| {
             let kept = NamespaceStream {
                 stream: channel_stream(&namespace.name),
@@ -79,11 +81,11 @@ impl History {
             };
             (namespace.name.clone(), kept)
         });
-        Self { broker, subjects, limit, streams: kept.collect() }
+        Self { broker, subjects, limit, reads: Semaphore::new(READS), streams: kept.collect() }
     }
 
-    /// The most publications in one reply.
-    pub(crate) fn limit(&self) -> usize {
+    /// How much one reply may hold.
+    pub(crate) fn limit(&self) -> Limit {
         self.limit
     }
 
@@ -224,106 +226,11 @@ impl History {
         Ok(self.broker.stream_facts(&kept.stream).await?.last_seq >= position)
     }
 
-    /// Reads a channel's backlog behind `after`: at most `most` + 1 publications, so that the caller can see that there
-    /// are too many.
-    pub(crate) async fn behind(
-        &self,
-        channel: &Channel,
-        after: u64,
-        most: usize,
-    ) -> Result<Backlog, Refusal> {
-        let nothing = Backlog { publications: Vec::new(), complete: false, removed: None };
-        let Some(kept) = self.streams.get(channel.namespace()) else { return Ok(nothing) };
-        // Reads from the position itself: if its message is still there, nothing behind it was trimmed.
-        let messages = self.read(kept, channel, after, most.saturating_add(2)).await?;
-        let count = messages.len();
-        let sequence = |message: &Message| header_number(message, "Nats-Sequence").unwrap_or_default();
-        let anchored = messages.first().is_some_and(|first| sequence(first) == after);
-        let newer = || messages.iter().filter(|message| sequence(message) > after);
-        let publications = newer().filter(|message| !is_removal(message)).map(publication).collect();
-        let removed = newer().filter(|message| is_removal(message)).map(sequence).max();
-        // A removal mark hides whether anything else was missing before it.
-        let complete = anchored
-            || removed.is_none() && {
-                let facts = self.broker.stream_facts(&kept.stream).await?;
-                facts.first_seq <= after.saturating_add(1) && facts.last_seq >= after && count < kept.size
-            };
-        Ok(Backlog { publications, complete, removed })
-    }
-
     /// Purges a channel's messages before a sequence.
     pub(crate) async fn remove_before(&self, channel: &Channel, seq: u64) -> Result<(), Refusal> {
         let Some(kept) = self.streams.get(channel.namespace()) else { return Ok(()) };
         self.broker.purge(&kept.stream, &self.subjects.channel(channel), seq).await
     }
-
-    /// Reads past publications for a client. `None` if its position belongs to another stream.
-    pub(crate) async fn page(
-        &self,
-        channel: &Channel,
-        ask: &HistoryRequest,
-    ) -> Result<Option<HistoryResult>, Refusal> {
-        let (Some(kept), Some(epoch)) = (self.streams.get(channel.namespace()), self.epoch(channel)) else {
-            return Ok(None);
-        };
-        let since = ask.since.clone().unwrap_or_default();
-        if !since.epoch.is_empty() && *since.epoch != *epoch {
-            return Ok(None);
-        }
-        let limit = usize::try_from(ask.limit).map_or(self.limit, |limit| limit.min(self.limit));
-        let mut publications = Vec::new();
-        if limit > 0 && ask.reverse {
-            publications =
-                self.newest_first(kept, channel, ask.since.as_ref().map(|since| since.offset), limit).await?;
-        } else if limit > 0 {
-            let messages = self.read(kept, channel, since.offset.saturating_add(1), limit).await?;
-            publications = published(&messages).collect();
-        }
-        let offset = self.start_of(channel).await?.map_or(0, |start| start.position);
-        Ok(Some(HistoryResult { publications, epoch: epoch.as_ref().to_owned(), offset }))
-    }
-
-    /// JetStream reads forward only, so this reads the whole channel and keeps the newest publications.
-    async fn newest_first(
-        &self,
-        kept: &NamespaceStream,
-        channel: &Channel,
-        before: Option<u64>,
-        limit: usize,
-    ) -> Result<Vec<Publication>, Refusal> {
-        let messages = self.read(kept, channel, 1, kept.size).await?;
-        let older = published(&messages).filter(|p| before.is_none_or(|before| p.offset < before));
-        let mut publications: Vec<Publication> = older.collect();
-        publications.reverse();
-        publications.truncate(limit);
-        Ok(publications)
-    }
-
-    async fn read(
-        &self,
-        kept: &NamespaceStream,
-        channel: &Channel,
-        from: u64,
-        most: usize,
-    ) -> Result<Vec<Message>, Refusal> {
-        let subject = self.subjects.channel(channel);
-        let mut messages: Vec<Message> = Vec::new();
-        let mut from = from;
-        loop {
-            let want = BATCH.min(most.saturating_sub(messages.len()));
-            let range = self.broker.range(&kept.stream, &subject, from, want).await?;
-            let last = range.messages.last().and_then(|message| header_number(message, "Nats-Sequence"));
-            messages.extend(range.messages);
-            match last {
-                Some(last) if range.more > 0 && messages.len() < most => from = last + 1,
-                _ => return Ok(messages),
-            }
-        }
-    }
-}
-
-fn published(messages: &[Message]) -> impl Iterator<Item = Publication> {
-    messages.iter().filter(|message| !is_removal(message)).map(publication)
 }
 
 fn publication(message: &Message) -> Publication {

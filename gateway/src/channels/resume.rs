@@ -10,12 +10,12 @@ use tokio::{
     time::{Instant, sleep, timeout, timeout_at},
 };
 
-use super::feed::{Backlog, Feed, Gap, Healed, Opened, Pin, Resume, Start, newest::Loaded};
+use super::feed::{Backlog, Feed, Gap, Healed, Limit, Opened, Pin, Resume, Start, newest::Loaded};
 use super::history::History;
 use crate::metrics::Metrics;
 
-/// The most publications that one read adds to a channel with a gap.
-const HEAL_LIMIT: usize = 1000;
+/// The most publications that fill a gap, and how much of them one read may hold.
+const HEAL_LIMIT: Limit = Limit { publications: 1000, bytes: 4 << 20 };
 /// How often a gap is read, while each read leaves something missing.
 const HEAL_TRIES: u32 = 12;
 /// How long a gap is filled while the broker can be reached. Then the subscribers are let go, and subscribe again.
@@ -100,13 +100,13 @@ impl Recovery {
 
     /// Fills a gap with what was read. Returns the gap that is left.
     fn fill_with(&self, feed: &Feed, gap: &Gap, backlog: Backlog) -> Option<Gap> {
-        let complete = backlog.complete && backlog.publications.len() <= HEAL_LIMIT;
+        let complete = backlog.complete && backlog.publications.len() <= HEAL_LIMIT.publications;
         match feed.heal(gap, Backlog { complete, ..backlog }) {
             Healed::Again(left) => return Some(left),
             Healed::Filled => self.metrics.healed(true),
             Healed::Lost(outboxes) => {
                 self.metrics.healed(false);
-                for outbox in &outboxes {
+                for outbox in outboxes {
                     outbox.lose(feed.name());
                 }
             }

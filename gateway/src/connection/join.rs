@@ -44,7 +44,7 @@ impl Connection {
                 return FirstFrame::Nothing;
             }
             let frame = dialect.encode(&reply);
-            told = frame.as_ref().map(|_| true).map_err(|_| End::Close(codes::INAPPROPRIATE));
+            told = frame.as_ref().map(|_| true).map_err(|_| End::Close(codes::SERVER_ERROR));
             frame.ok().into()
         });
         if let Some(refusal) = refusal {

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use tidegate_cli::client::{CallError, Client, ConnectError, Options};
 use tidegate_cli::stack::Stack;
-use tidegate_shared::protocol::{Command, Encoding, codes};
+use tidegate_shared::protocol::{Command, Encoding, HistoryRequest, codes};
 use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
 
 use crate::socket::{Socket, frame};
 use crate::support::{
-    PATIENCE, connect, http, nothing_panicked, quick, raw, raw_connected, start, token, url,
+    PATIENCE, connect, connect_as, fresh, get, history, http, kept_toml, next, nothing_panicked, quick, raw,
+    raw_connected, resume, service, start, token, url,
 };
 
 const STRICT: &str =
@@ -282,4 +283,56 @@ async fn frames_that_break_the_websocket_protocol_are_closed_with_its_own_codes(
         assert_eq!((opcode, found), (8, Some(code)), "{what}");
     }
     nothing_panicked(&stack);
+}
+
+#[tokio::test]
+async fn headers_that_are_not_json_break_a_channel_for_no_client() {
+    let stack = start(quick(&kept_toml(20, "")).gateways(1)).await;
+    let nats = async_nats::jetstream::new(service(&stack).await);
+    let odd = ["oops", r#"{"a":1}x"#, "\"", "{\"a\":\u{1}}", "1 2", "\u{fffd}", "nul"];
+    let (json, mut json_events) = connect_as(&stack, 0, "42", Encoding::Json).await;
+    let (protobuf, mut protobuf_events) = connect_as(&stack, 0, "42", Encoding::Protobuf).await;
+    for (subject, channel) in [("tide.ch.kept.x", "kept:x"), ("tide.ch.user.42", "#42")] {
+        if channel != "#42" {
+            fresh(&json, channel).await;
+            fresh(&protobuf, channel).await;
+        }
+        for (n, text) in odd.iter().enumerate() {
+            let mut headers = async_nats::HeaderMap::new();
+            headers.insert("Tide-Client", "b");
+            headers.insert(if n % 2 == 0 { "Tide-Info" } else { "Tide-Channel-Info" }, *text);
+            let body = n.to_string().into();
+            nats.publish_with_headers(subject, headers, body).await.unwrap().await.unwrap();
+            assert_eq!(next(&mut json_events).await.0, n.to_string(), "{channel}: {text}");
+            assert_eq!(next(&mut protobuf_events).await.0, n.to_string(), "{channel}: {text}");
+        }
+        for client in [&json, &protobuf] {
+            let request =
+                HistoryRequest { channel: channel.to_owned(), limit: -1, ..HistoryRequest::default() };
+            if channel != "#42" {
+                let page = history(client, request).await.unwrap();
+                assert_eq!(page.publications.len(), odd.len());
+                client.unsubscribe(channel).await.unwrap();
+                let result = resume(client, channel, 0, "").await;
+                assert!(result.recovered && result.publications.len() == odd.len(), "{result:?}");
+                let infos = result.publications.iter().filter_map(|publication| publication.info.as_ref());
+                for (info, text) in infos.zip(odd) {
+                    let told = if info.conn_info.is_empty() { &info.chan_info } else { &info.conn_info };
+                    let told = serde_json::from_slice::<String>(told).unwrap_or_default();
+                    assert_eq!(told.trim(), text.trim(), "what is not JSON is told as a text");
+                }
+            }
+        }
+    }
+    let subs = serde_json::json!({"#42": {"recover": true, "offset": 0, "epoch": ""}});
+    let mut raw = raw(&stack).await;
+    let connect = serde_json::json!({"id": 1, "connect": {"token": token(&stack, "42"), "subs": subs}});
+    raw.send_text(&connect.to_string()).await.unwrap();
+    let connected = raw.reply().await.unwrap().connect.unwrap();
+    let personal = connected.subs.iter().find(|sub| sub.channel == "#42").unwrap();
+    assert_eq!(personal.result.as_ref().unwrap().publications.len(), odd.len());
+    let (_, page) = get(&stack, "/metrics").await;
+    let line =
+        page.lines().find(|line| line.starts_with("tidegate_gateway_unreadable_total{reason=\"info\"}"));
+    assert_eq!(line.map(|line| line.ends_with(&format!(" {}", 2 * odd.len()))), Some(true), "{line:?}");
 }

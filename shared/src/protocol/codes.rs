@@ -186,8 +186,6 @@ pub const STALE: Disconnect = Disconnect::new(3502, "stale");
 pub const FORCE_DISCONNECT: Disconnect = Disconnect::new(3503, "force disconnect");
 /// The server-side subscriptions exceed the limit of channels for one connection.
 pub const CHANNEL_LIMIT: Disconnect = Disconnect::new(3505, "channel limit");
-/// A payload cannot be carried by this connection's encoding.
-pub const INAPPROPRIATE: Disconnect = Disconnect::new(3506, "inappropriate protocol");
 /// The connection is refused, on a transport that cannot carry an error reply.
 pub const DENIED: Disconnect = Disconnect::new(3507, "permission denied");
 /// No route takes `send`.
@@ -211,7 +209,6 @@ pub const DISCONNECTS: &[Disconnect] = &[
     STALE,
     FORCE_DISCONNECT,
     CHANNEL_LIMIT,
-    INAPPROPRIATE,
     DENIED,
     SEND_NOT_AVAILABLE,
 ];

@@ -5,32 +5,9 @@ use std::{collections::VecDeque, sync::Arc};
 
 use super::{
     Backlog, Feed, State,
-    newest::Newest,
-    track::{Live, Track},
+    gap::{Gap, Healing, Live},
 };
 use crate::outbox::Outbox;
-
-/// Live messages that may wait while a gap is filled. More of them are read from the stream.
-pub(super) const MAX_QUEUED: usize = 1024;
-/// How many bytes these messages may hold.
-const MAX_QUEUED_BYTES: usize = 8 << 20;
-
-/// A gap being filled.
-pub(super) struct Healing {
-    /// Tells it from earlier ones: their reads may still be under way.
-    round: u64,
-    /// The channel has, or had, a message with this sequence.
-    known: u64,
-    queue: VecDeque<Live>,
-    bytes: usize,
-}
-
-/// Messages behind `after` are missing. The caller reads them and calls `heal`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Gap {
-    pub(crate) after: u64,
-    round: u64,
-}
 
 /// What became of a gap.
 #[derive(Debug)]
@@ -42,18 +19,6 @@ pub(crate) enum Healed {
     Again(Gap),
     /// The gap cannot be filled. The subscribers are removed: the caller tells them to resume.
     Lost(Vec<Arc<Outbox>>),
-}
-
-impl Healing {
-    pub(super) fn push(&mut self, live: Live) {
-        let bytes = self.bytes + live.bytes();
-        if self.queue.len() < MAX_QUEUED && bytes <= MAX_QUEUED_BYTES {
-            self.bytes = bytes;
-            self.queue.push_back(live);
-        } else {
-            self.known = self.known.max(live.seq);
-        }
-    }
 }
 
 impl Feed {
@@ -76,7 +41,11 @@ impl Feed {
             let read = backlog.publications.iter().map(|p| p.offset).chain(backlog.removed).max();
             return Healed::Lost(state.give_up(&healing, read.unwrap_or_default()));
         }
+        let more = backlog.more;
         state.apply(self.name(), backlog);
+        if more {
+            return state.keep_healing(healing).map_or(Healed::Filled, Healed::Again);
+        }
         match state.apply_queue(self.name(), healing) {
             Some(gap) => Healed::Again(gap),
             None => Healed::Filled,
@@ -170,13 +139,5 @@ impl State {
         let position = self.track.as_ref().map_or(0, |track| track.position);
         let queued = healing.queue.iter().map(|live| live.seq);
         self.restart(queued.chain([position, healing.known, read]).max().unwrap_or(position))
-    }
-
-    fn restart(&mut self, position: u64) -> Vec<Arc<Outbox>> {
-        if let Some(track) = &mut self.track {
-            *track = Track::new(position, track.newest.take().map(|_| Newest::Unknown));
-        }
-        let first = self.first.take().into_iter();
-        first.chain(self.more.drain()).map(|(_, member)| member.outbox).collect()
     }
 }

@@ -25,7 +25,11 @@ fn live(seq: u64, previous: u64) -> Live {
 
 fn past(offsets: &[u64], complete: bool) -> Backlog {
     let publications = offsets.iter().map(|offset| publication(*offset)).collect();
-    Backlog { publications, complete, removed: None }
+    Backlog { publications, complete, removed: None, more: false }
+}
+
+fn most(publications: usize) -> Limit {
+    Limit { publications, bytes: 1 << 20 }
 }
 
 fn feed() -> Feed {
@@ -159,13 +163,17 @@ fn a_resumed_subscriber_receives_the_missed_publications_and_then_the_live_ones(
     let (feed, _first) = tracked(10);
     let back = Client::new();
     assert_eq!(offsets(back.join(&feed, Some(10))), Some(vec![]), "nothing was missed");
-    assert!(feed.pin(5, 300).is_none());
+    assert!(feed.pin(5, most(300)).is_none());
     feed.record();
     feed.live(live(11, 10));
-    feed.open_window(5, past(&[7, 10, 11], true), 300);
+    feed.open_window(5, past(&[7, 10, 11], true), most(300));
     feed.live(live(12, 11));
     let back = Client::new();
-    assert!(feed.pin(5, 300).is_some() && feed.pin(9, 300).is_some() && feed.pin(4, 300).is_none());
+    assert!(
+        feed.pin(5, most(300)).is_some()
+            && feed.pin(9, most(300)).is_some()
+            && feed.pin(4, most(300)).is_none()
+    );
     assert_eq!(offsets(back.join(&feed, Some(5))), Some(vec![7, 10, 11, 12]));
     assert_eq!(offsets(Client::new().join(&feed, Some(10))), Some(vec![11, 12]));
     assert_eq!(offsets(Client::new().join(&feed, Some(4))), None);
@@ -176,7 +184,7 @@ fn a_resumed_subscriber_receives_the_missed_publications_and_then_the_live_ones(
 #[test]
 fn a_publication_between_preparation_and_join_is_not_missed() {
     let (feed, _first) = tracked(10);
-    let pin = feed.pin(10, 300).unwrap();
+    let pin = feed.pin(10, most(300)).unwrap();
     feed.live(live(11, 10));
     assert!(!feed.close_window(), "a join with the window is being prepared");
     assert_eq!(offsets(Client::new().join(&feed, Some(pin.offset))), Some(vec![11]));
@@ -191,7 +199,7 @@ fn an_abandoned_record_stays_bounded() {
     for seq in 1..=2000 {
         feed.live(live(seq, seq - 1));
     }
-    feed.open_window(0, past(&[], true), 3000);
+    feed.open_window(0, past(&[], true), most(3000));
     assert!(!feed.has_window(), "the window was closed, and the missed publication is not skipped");
 }
 
@@ -199,13 +207,13 @@ fn an_abandoned_record_stays_bounded() {
 fn a_backlog_over_the_limit_is_not_recovered_even_partly() {
     let (feed, _first) = tracked(10);
     feed.record();
-    feed.open_window(5, past(&[7, 8, 9], true), 2);
-    assert!(feed.pin(5, 2).is_none(), "more than the limit");
+    feed.open_window(5, past(&[7, 8, 9], true), most(2));
+    assert!(feed.pin(5, most(2)).is_none(), "more than the limit");
     feed.record();
-    feed.open_window(5, past(&[7, 8], false), 2);
-    assert!(feed.pin(5, 2).is_none(), "not all of it");
+    feed.open_window(5, past(&[7, 8], false), most(2));
+    assert!(feed.pin(5, most(2)).is_none(), "not all of it");
     feed.record();
-    feed.open_window(5, past(&[7, 8], true), 2);
+    feed.open_window(5, past(&[7, 8], true), most(2));
     feed.live(live(11, 10));
     assert_eq!(offsets(Client::new().join(&feed, Some(5))), None, "one more than the limit by now");
     assert_eq!(offsets(Client::new().join(&feed, Some(7))), Some(vec![8, 11]));
@@ -334,7 +342,7 @@ proptest! {
                 if let Some(offset) = resume {
                     feed.record();
                     let behind: Vec<u64> = stored.iter().copied().filter(|s| *s > offset).collect();
-                    feed.open_window(offset, past(&behind, true), 300);
+                    feed.open_window(offset, past(&behind, true), most(300));
                 }
                 let member = Client::new();
                 let position = match member.join(&feed, resume) {
@@ -374,10 +382,10 @@ fn removal(seq: u64, previous: u64) -> Live {
 fn removed_publications_are_not_recovered_and_the_channel_goes_on() {
     let (feed, member) = tracked(10);
     feed.record();
-    feed.open_window(5, past(&[7, 10], true), 300);
+    feed.open_window(5, past(&[7, 10], true), most(300));
     feed.record();
     assert_eq!(feed.live(removal(12, 10)), Applied::Delivered(0));
-    feed.open_window(5, past(&[7, 10], true), 300);
+    feed.open_window(5, past(&[7, 10], true), most(300));
     for offset in [5, 7, 10] {
         assert_eq!(Client::new().join(&feed, Some(offset)), Joined::At { position: 12 }, "{offset}");
     }
@@ -405,7 +413,7 @@ fn a_removal_behind_a_gap_is_not_a_gap_for_ever() {
 #[test]
 fn a_removal_that_fills_a_gap_is_not_recovered_from_the_window() {
     let (feed, _member) = tracked(10);
-    assert!(feed.pin(10, 300).is_some());
+    assert!(feed.pin(10, most(300)).is_some());
     feed.live(live(12, 10));
     let found = gap(feed.live(live(17, 15)));
     fill(&feed, &found, Backlog { removed: Some(15), ..past(&[14, 17], true) });
@@ -478,7 +486,7 @@ fn more_live_messages_than_may_wait_are_read_from_the_stream() {
 #[test]
 fn a_client_from_a_faster_gateway_receives_only_what_it_does_not_have() {
     let (feed, slow) = tracked(10);
-    let pin = feed.pin(14, 300).unwrap();
+    let pin = feed.pin(14, most(300)).unwrap();
     let fast = Client::new();
     let joined = fast.start(&feed, &Start::Behind(pin));
     assert_eq!(offsets(joined), Some(vec![]));
@@ -487,13 +495,13 @@ fn a_client_from_a_faster_gateway_receives_only_what_it_does_not_have() {
     }
     assert_eq!((slow.offsets(), fast.offsets()), (vec![12, 14, 15], vec![15]));
     // While its join is prepared, the gateway overtakes it.
-    let pin = feed.pin(17, 300).unwrap();
+    let pin = feed.pin(17, most(300)).unwrap();
     for (seq, previous) in [(17, 15), (19, 17)] {
         feed.live(live(seq, previous));
     }
     assert_eq!(offsets(Client::new().start(&feed, &Start::Behind(pin))), Some(vec![19]));
     // Or the stream turns out to be another one.
-    let pin = feed.pin(25, 300).unwrap();
+    let pin = feed.pin(25, most(300)).unwrap();
     assert_eq!(feed.restart(3).len(), 3);
     assert_eq!(Client::new().start(&feed, &Start::Behind(pin)), Joined::At { position: 3 });
 }
@@ -511,10 +519,10 @@ fn a_window_is_not_opened_with_a_read_of_a_replica_that_is_behind() {
     feed.live(live(7, 5));
     feed.live(live(10, 7));
     feed.record();
-    assert_eq!(feed.open_window(5, past(&[7], true), 300), Opened::Stale);
-    assert!(feed.pin(5, 300).is_none());
+    assert_eq!(feed.open_window(5, past(&[7], true), most(300)), Opened::Stale);
+    assert!(feed.pin(5, most(300)).is_none());
     feed.record();
-    assert_eq!(feed.open_window(5, past(&[7, 10], true), 300), Opened::Yes);
+    assert_eq!(feed.open_window(5, past(&[7, 10], true), most(300)), Opened::Yes);
     assert_eq!(offsets(Client::new().join(&feed, Some(5))), Some(vec![7, 10]));
 }
 
@@ -592,15 +600,15 @@ impl World {
             Happening::Joined { behind } => {
                 let wish = behind.map(|behind| self.stored.saturating_add_signed(behind) * 3);
                 let wish = wish.filter(|offset| *offset <= self.stored * 3);
-                let pin = wish.and_then(|offset| self.feed.pin(offset, 300));
+                let pin = wish.and_then(|offset| self.feed.pin(offset, most(300)));
                 self.join(pin.map_or(Start::Fresh, Start::Behind));
             }
             Happening::Resumed { behind, old } => {
                 let offset = self.stored.saturating_sub(behind as u64) * 3;
                 self.feed.record();
                 let read = Self::behind(offset, self.stored.saturating_sub(old as u64));
-                self.feed.open_window(offset, read, 300);
-                let pin = self.feed.pin(offset, 300);
+                self.feed.open_window(offset, read, most(300));
+                let pin = self.feed.pin(offset, most(300));
                 self.join(pin.map_or(Start::Fresh, Start::Behind));
             }
         }

@@ -1,15 +1,17 @@
 //! A channel's position in its stream: applies live messages in order, and finds gaps.
 
-use std::{sync::Arc, time::SystemTime};
+use std::sync::Arc;
 
 use tidegate_shared::protocol::Publication;
 
 use super::{
     Feed, Joined, Start, State,
-    heal::{Gap, Healing, MAX_QUEUED},
+    gap::{Gap, Healing, Live, MAX_QUEUED},
     newest::{Newest, StoredPublication},
     window::Window,
 };
+use crate::outbox::Outbox;
+
 /// A channel's position in its stream, and the publications at hand behind it.
 pub(super) struct Track {
     /// All messages up to this sequence are applied.
@@ -25,31 +27,6 @@ pub(super) struct Track {
     pub(super) newest: Option<Newest>,
     /// Counts the pins: joins being prepared that use the window. A pin of another `Track` has no meaning here.
     pub(super) pins: Arc<()>,
-}
-
-/// A live message: the broker's copy of a stored publication.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Live {
-    /// Its sequence in the stream.
-    pub(crate) seq: u64,
-    /// The sequence of the message before it in the channel; 0 if that is not stored any more.
-    pub(crate) previous: u64,
-    /// `None` for a removal mark: everything before it was removed on purpose.
-    pub(crate) publication: Option<Publication>,
-    /// When the stream stored it, if known.
-    pub(crate) stored_at: Option<SystemTime>,
-}
-
-impl Live {
-    /// A message that was read from the stream. What came before it is applied already.
-    pub(super) fn read(seq: u64, publication: Option<Publication>) -> Self {
-        Self { seq, previous: 0, publication, stored_at: None }
-    }
-
-    /// Roughly how much memory it holds.
-    pub(super) fn bytes(&self) -> usize {
-        size_of::<Self>() + self.publication.as_ref().map_or(0, |publication| publication.data.len())
-    }
 }
 
 /// The result of applying a live message.
@@ -107,6 +84,14 @@ impl Feed {
 }
 
 impl State {
+    pub(super) fn restart(&mut self, position: u64) -> Vec<Arc<Outbox>> {
+        if let Some(track) = &mut self.track {
+            *track = Track::new(position, track.newest.take().map(|_| Newest::Unknown));
+        }
+        let first = self.first.take().into_iter();
+        first.chain(self.more.drain()).map(|(_, member)| member.outbox).collect()
+    }
+
     pub(super) fn advance(&mut self, name: &str, live: Live) -> usize {
         let Some(publication) = live.publication else {
             if let Some(track) = &mut self.track {
@@ -135,8 +120,7 @@ impl State {
                     recording.push(Arc::clone(&publication));
                 }
                 if let Some(window) = &mut track.window {
-                    window.publications.push_back(publication);
-                    window.trim();
+                    window.push(publication);
                 }
             }
         }
@@ -171,8 +155,7 @@ impl Track {
             *newest = Newest::Known(None);
         }
         if let Some(window) = &mut self.window {
-            window.publications.clear();
-            window.after = position;
+            window.clear(position);
         }
     }
 
@@ -191,9 +174,7 @@ impl Track {
             // Another gateway was faster: the subscriber has what this one is still to receive.
             (Some(offset), _) if offset >= position => Some(Vec::new()),
             (Some(offset), Some(window)) if window.after <= offset => {
-                let missed: Vec<_> =
-                    window.publications.iter().filter(|p| p.offset > offset).map(Arc::clone).collect();
-                (missed.len() <= window.limit).then_some(missed)
+                Some(window.publications.iter().filter(|p| p.offset > offset).map(Arc::clone).collect())
             }
             _ => None,
         };

@@ -11,8 +11,17 @@ pub(super) struct Window {
     /// It is complete behind this offset.
     pub(super) after: u64,
     pub(super) publications: VecDeque<Arc<Publication>>,
-    /// The most publications one client may recover.
-    pub(super) limit: usize,
+    /// How much one client may recover.
+    limit: Limit,
+    /// How much the publications hold.
+    bytes: usize,
+}
+
+/// How many publications a read or a window may hold, and how many bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Limit {
+    pub(crate) publications: usize,
+    pub(crate) bytes: usize,
 }
 
 /// Keeps the publications behind an offset at hand until a join is done.
@@ -34,12 +43,12 @@ pub(crate) enum Opened {
 
 impl Feed {
     /// Keeps everything behind `offset` at hand until the pin is dropped. `None` if the stream has to be read for that.
-    pub(crate) fn pin(&self, offset: u64, limit: usize) -> Option<Pin> {
+    pub(crate) fn pin(&self, offset: u64, limit: Limit) -> Option<Pin> {
         let mut state = self.state.lock();
         let track = state.track.as_mut()?;
         if track.window.is_none() && track.position <= offset {
             // Nothing is missed so far. A publication that comes before the join is kept in the window.
-            track.window = Some(Window::new(track.position, VecDeque::new(), limit));
+            track.window = Some(Window::new(track.position, [].into_iter(), limit));
         }
         track.window.as_ref().filter(|window| window.after <= offset)?;
         Some(Pin { offset, pins: Arc::clone(&track.pins) })
@@ -53,11 +62,11 @@ impl Feed {
     }
 
     /// Opens a window with the backlog behind `after`, if it is complete and within `limit`.
-    pub(crate) fn open_window(&self, after: u64, backlog: Backlog, limit: usize) -> Opened {
+    pub(crate) fn open_window(&self, after: u64, backlog: Backlog, limit: Limit) -> Opened {
         let mut state = self.state.lock();
         let Some(track) = &mut state.track else { return Opened::No };
         let Some((known, recorded)) = track.recording.take() else { return Opened::No };
-        if !backlog.complete || backlog.publications.len() > limit {
+        if !backlog.complete || backlog.more || backlog.publications.len() > limit.publications {
             return Opened::No;
         }
         let read = backlog.publications.last().map(|publication| publication.offset).max(backlog.removed);
@@ -67,7 +76,7 @@ impl Feed {
         let begun = recorded.first().map_or(track.position + 1, |publication| publication.offset);
         let read =
             backlog.publications.into_iter().filter(|p| p.offset > after && p.offset < begun).map(Arc::new);
-        track.window = Some(Window::new(after, read.chain(recorded).collect(), limit));
+        track.window = Some(Window::new(after, read.chain(recorded), limit));
         Opened::Yes
     }
 
@@ -89,16 +98,28 @@ impl Feed {
 }
 
 impl Window {
-    fn new(after: u64, publications: VecDeque<Arc<Publication>>, limit: usize) -> Self {
-        Self { after, publications, limit }
+    fn new(after: u64, publications: impl Iterator<Item = Arc<Publication>>, limit: Limit) -> Self {
+        let mut this = Self { after, publications: VecDeque::new(), limit, bytes: 0 };
+        publications.for_each(|publication| this.push(publication));
+        this
     }
 
-    /// Drops publications beyond the limit: no client may recover more.
-    pub(super) fn trim(&mut self) {
-        while self.publications.len() > self.limit
+    /// Adds the newest publication, and drops the oldest ones beyond the limit: no client may recover more.
+    pub(super) fn push(&mut self, publication: Arc<Publication>) {
+        self.bytes += publication.data.len();
+        self.publications.push_back(publication);
+        while (self.publications.len() > self.limit.publications || self.bytes > self.limit.bytes)
             && let Some(oldest) = self.publications.pop_front()
         {
             self.after = oldest.offset;
+            self.bytes = self.bytes.saturating_sub(oldest.data.len());
         }
+    }
+
+    /// Drops all publications: the channel begins at `position`.
+    pub(super) fn clear(&mut self, position: u64) {
+        self.publications.clear();
+        self.bytes = 0;
+        self.after = position;
     }
 }
