@@ -11,6 +11,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use tidegate_shared::{
     envelope::{JSON, Request},
+    header,
     hook::{self, Event},
     id::{GatewayId, RequestId},
     lifecycle::Lifecycle,
@@ -123,13 +124,15 @@ impl HookRunner {
         match result {
             AttemptResult::Answered(answer) => allowed(&answer),
             AttemptResult::Failed(Failure::Reject { code, message }) => {
-                Ok((hook::refused(code, &message), Ending::Reject))
+                Ok((hook::refused(code, &header::text(&message)), Ending::Reject))
             }
-            AttemptResult::Failed(Failure::Retry { why, .. }) => Err((format!("{why:#}"), Ending::Retry)),
+            AttemptResult::Failed(Failure::Retry { why, .. }) => {
+                Err((header::text(&format!("{why:#}")), Ending::Retry))
+            }
             AttemptResult::Failed(Failure::Snooze(_)) => {
                 Err(("the handler snoozed the question".to_owned(), Ending::Snooze))
             }
-            AttemptResult::Failed(Failure::Dead(reason)) => Err((reason, Ending::Retry)),
+            AttemptResult::Failed(Failure::Dead(reason)) => Err((header::text(&reason), Ending::Retry)),
             AttemptResult::TimedOut => {
                 Err(("the handler took longer than the route's `timeout`".to_owned(), Ending::Timeout))
             }

@@ -275,7 +275,7 @@ impl Store {
             let again = match refusal {
                 Refusal::Unknown => true,
                 Refusal::Unavailable(_) => maybe_stored || self.broker.is_connected(),
-                Refusal::Full | Refusal::Taken | Refusal::Rejected(_) => false,
+                Refusal::Full | Refusal::Taken | Refusal::TooLarge { .. } | Refusal::Rejected(_) => false,
             };
             if !again || Instant::now() + RETRY_PAUSE >= deadline {
                 return Err(refused(&refusal, maybe_stored, keyed));
@@ -352,7 +352,7 @@ fn refused(refusal: &Refusal, maybe_stored: bool, keyed: bool) -> Error {
     let code: ErrorCode = if maybe_stored { codes::OUTCOME_UNKNOWN } else { codes::NOT_ACCEPTED };
     let error = code.because(refusal);
     let temporary = match refusal {
-        Refusal::Rejected(_) => false,
+        Refusal::Rejected(_) | Refusal::TooLarge { .. } => false,
         _ if maybe_stored => keyed,
         _ => true,
     };
