@@ -248,13 +248,16 @@ impl Store {
         keyed: bool,
     ) -> Result<Stored, Error> {
         let mut turn = Some(turn);
-        if let Some(turn) = &mut turn {
-            turn.come().await;
+        if let Some(turn) = &mut turn
+            && timeout_at(deadline, turn.come()).await.is_err()
+        {
+            return Err(refused(&Refusal::Busy, false, keyed));
         }
         let mut maybe_stored = false;
         loop {
             let (subject, headers, body) = message();
-            let sent = self.broker.publish(subject, headers, body).await;
+            let sent = timeout_at(deadline, self.broker.publish(subject, headers, body)).await;
+            let sent = sent.unwrap_or(Err(Refusal::Busy));
             // Sent or refused: passes the turn to the connection's next message.
             turn.take();
             let stored = match sent {
@@ -275,6 +278,8 @@ impl Store {
             let again = match refusal {
                 Refusal::Unknown => true,
                 Refusal::Unavailable(_) => maybe_stored || self.broker.is_connected(),
+                // Waiting for room would reorder this connection's messages.
+                Refusal::Busy => maybe_stored,
                 Refusal::Full | Refusal::Taken | Refusal::TooLarge { .. } | Refusal::Rejected(_) => false,
             };
             if !again || Instant::now() + RETRY_PAUSE >= deadline {

@@ -13,8 +13,11 @@ use async_nats::jetstream::{
 /// Why a message was not stored, or may not be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// The broker is unreachable, has no leader, or too many publishes are in flight. The message was not stored; a retry can
-    /// help.
+    /// Too many publishes of this process wait for their acknowledgement. The message was not sent: waiting for room would
+    /// reorder messages and grow the queue, so the sender is told at once.
+    #[error("too many messages wait for the broker")]
+    Busy,
+    /// The broker is unreachable or has no leader. The message was not stored; a retry can help.
     #[error("the broker does not accept the message now: {0}")]
     Unavailable(String),
     /// The stream is full. The message was not stored.
@@ -185,7 +188,7 @@ pub(super) fn refusal(error: &PublishError) -> Refusal {
     match error.kind() {
         PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe => Refusal::Unknown,
         PublishErrorKind::StreamNotFound => Refusal::Unavailable("no stream, or no leader for it".to_owned()),
-        PublishErrorKind::MaxAckPending => Refusal::Unavailable("too many publishes in flight".to_owned()),
+        PublishErrorKind::MaxAckPending => Refusal::Busy,
         PublishErrorKind::MaxPayloadExceeded => Refusal::Rejected(error.to_string()),
         PublishErrorKind::WrongLastMessageId | PublishErrorKind::WrongLastSequence => Refusal::Taken,
         PublishErrorKind::Other => match error.source().and_then(|source| source.downcast_ref()) {
