@@ -2,6 +2,7 @@
 
 use std::{any::Any, time::Duration};
 
+use tidegate_shared::header;
 use tokio::{task::JoinSet, time::timeout};
 use tower::ServiceExt;
 
@@ -34,10 +35,11 @@ pub(crate) async fn run(handler: BoxedHandler, job: Job, limit: Duration) -> Att
     }
 }
 
-/// Returns the message of a panic.
+/// Returns the message of a panic on one line, cut to what fits in a header.
 pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a message".to_owned())
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    text.map_or_else(|| "without a message".to_owned(), header::text)
 }
 
 #[cfg(test)]

@@ -15,6 +15,9 @@ use tidegate_shared::protocol::codes::ErrorCode;
 /// }
 /// ```
 ///
+/// Texts are put on one line and cut to 4096 bytes ([`MAX_TEXT`](tidegate_shared::header::MAX_TEXT)); a cut text ends with its
+/// length.
+///
 /// Not a `std::error::Error` itself: that would rule out the conversion from every other error.
 #[derive(Debug)]
 pub enum Failure {
@@ -25,7 +28,8 @@ pub enum Failure {
         /// How long to wait for the next attempt, instead of the route's backoff.
         after: Option<Duration>,
     },
-    /// It is too early. The request is delivered again after this duration, without using an attempt.
+    /// It is too early. The request is delivered again after this duration, without using an attempt. Only a request that is
+    /// within some 500 bytes of the broker's `max_payload` uses an attempt: it cannot be parked, and waits in its stream.
     Snooze(Duration),
     /// The request is wrong, and would be wrong on the next attempt. The client gets this error; there is no retry.
     Reject {

@@ -11,9 +11,11 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use tidegate_shared::{
     envelope::{JSON, Request},
+    header,
     hook::{self, Event},
     id::{GatewayId, RequestId},
     lifecycle::Lifecycle,
+    subject::Subjects,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -92,7 +94,9 @@ impl HookRunner {
     }
 
     async fn answer(&self, question: Message) -> Ending {
-        let Some(reply) = question.reply else { return Ending::Returned };
+        let Some(reply) = question.reply.filter(|reply| Subjects::is_inbox(reply)) else {
+            return Ending::Returned;
+        };
         let job = match self.job(question.payload) {
             Ok(job) => job,
             Err(error) => {
@@ -120,13 +124,15 @@ impl HookRunner {
         match result {
             AttemptResult::Answered(answer) => allowed(&answer),
             AttemptResult::Failed(Failure::Reject { code, message }) => {
-                Ok((hook::refused(code, &message), Ending::Reject))
+                Ok((hook::refused(code, &header::text(&message)), Ending::Reject))
             }
-            AttemptResult::Failed(Failure::Retry { why, .. }) => Err((format!("{why:#}"), Ending::Retry)),
+            AttemptResult::Failed(Failure::Retry { why, .. }) => {
+                Err((header::text(&format!("{why:#}")), Ending::Retry))
+            }
             AttemptResult::Failed(Failure::Snooze(_)) => {
                 Err(("the handler snoozed the question".to_owned(), Ending::Snooze))
             }
-            AttemptResult::Failed(Failure::Dead(reason)) => Err((reason, Ending::Retry)),
+            AttemptResult::Failed(Failure::Dead(reason)) => Err((header::text(&reason), Ending::Retry)),
             AttemptResult::TimedOut => {
                 Err(("the handler took longer than the route's `timeout`".to_owned(), Ending::Timeout))
             }

@@ -10,7 +10,7 @@ use tidegate_shared::{
     envelope::one_line,
     header,
     id::{publication_id, random_token},
-    protocol::{Error, codes, json},
+    protocol::{Error, Publication, codes, json},
 };
 use tokio::time::Instant;
 
@@ -91,6 +91,12 @@ impl Api {
         } else {
             publication_id(channel.name(), &content.idempotency_key)
         };
+        let tags = content.tags.iter().filter_map(|(name, value)| {
+            Some((name.strip_prefix(header::TAG_PREFIX)?.to_owned(), value.clone()))
+        });
+        let publication =
+            Publication { data: content.data.clone(), tags: tags.collect(), ..Publication::default() };
+        self.rules.deliverable(&channel, &publication)?;
         let deadline = Instant::now() + self.answer_timeout;
         let stored = self
             .store

@@ -48,6 +48,10 @@ impl ClientDoor {
             return Ok(Page(headers.get(header::ORIGIN).cloned()));
         }
         self.connections.metrics.refused("origin");
+        let origin = text(headers, header::ORIGIN).unwrap_or_default();
+        if let Some(advice) = self.origins.advice(origin) {
+            tracing::warn!(origin, "refused a web page of this origin: {advice}");
+        }
         Err(Rejection(StatusCode::FORBIDDEN, "this origin may not connect: add it to gateway.origins\n"))
     }
 
@@ -60,6 +64,13 @@ impl ClientDoor {
     /// The longest message a client may send, in bytes.
     pub(super) fn message_limit(&self) -> usize {
         usize::try_from(self.connections.rules.limits.message).unwrap_or(usize::MAX)
+    }
+
+    /// The most bytes that may wait in the WebSocket library for a client that does not read: one write of the connection,
+    /// which is a full outbox at most, and the frames of pongs and of the close.
+    pub(super) fn write_limit(&self) -> usize {
+        let outbox = usize::try_from(self.connections.rules.limits.outbox).unwrap_or(usize::MAX);
+        outbox.saturating_add(64 * 1024)
     }
 
     /// Reads a body of at most `limit` bytes.

@@ -9,12 +9,15 @@ use tidegate_shared::{
     config::{Config, LimitsConfig, Match, Namespace, PublishMode, Route},
     filter,
     id::GatewayId,
-    protocol::SubscribeRequest,
+    protocol::{Error, Publication, SubscribeRequest, codes},
 };
 
 pub(crate) use self::access::{Access, Action};
 use self::access::{Denial, Standing};
-use super::{delivery::DeliveryOptions, tokens::Verifier};
+use super::{
+    delivery::{self, DeliveryOptions},
+    tokens::Verifier,
+};
 
 mod access;
 #[cfg(test)]
@@ -184,6 +187,22 @@ impl Rules {
     /// Whether every subscriber receives the channel's newest publication when it joins.
     pub(crate) fn brings_newest(&self, channel: &Channel) -> bool {
         self.namespaces.get(channel.namespace()).is_some_and(|namespace| namespace.cache_on_subscribe)
+    }
+
+    /// Refuses a publication that is larger than a client's outbox in one of the encodings: no such client could receive it.
+    pub(crate) fn deliverable(&self, channel: &Channel, publication: &Publication) -> Result<(), Error> {
+        let limit = self.limits.outbox;
+        let len =
+            delivery::longest_push(channel.name(), publication, self.limits.outbox, self.has_delta(channel));
+        if len <= limit {
+            return Ok(());
+        }
+        let why = format!("a publication of {len} bytes; gateway.limits.outbox is {limit}");
+        Err(codes::LIMIT_EXCEEDED.because(why))
+    }
+
+    fn has_delta(&self, channel: &Channel) -> bool {
+        self.namespaces.get(channel.namespace()).is_some_and(|namespace| namespace.delta)
     }
 
     /// The delivery options a subscription asks for, as far as its namespace grants them.

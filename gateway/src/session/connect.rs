@@ -86,15 +86,15 @@ impl Session {
 
     /// The channels the connection begins with are joined, at these positions. Returns the reply to `connect`.
     pub(crate) fn welcomed(&mut self, positions: &[Position]) -> Option<Reply> {
-        let phase = std::mem::replace(&mut self.phase, Phase::Closed);
+        let phase = std::mem::replace(&mut self.phase, Phase::Closed { user: None });
         let Phase::Connecting(connecting) = phase else {
             self.phase = phase;
             return None;
         };
         let Connecting { mut reply, chosen, connected, .. } = *connecting;
         if let Some(result) = &mut reply.connect {
-            let subs = chosen.iter().zip(positions);
-            result.subs = subs.map(|(one, position)| one.sub(position, self.encoding)).collect();
+            let (subs, mut budget) = (chosen.iter().zip(positions), self.budget());
+            result.subs = subs.map(|(one, position)| one.sub(position, self.encoding, &mut budget)).collect();
         }
         self.phase = Phase::Connected(Box::new(connected));
         Some(reply)

@@ -110,7 +110,7 @@ impl Session {
 
     /// Carries on after a back end's decision, or after its deadline passed.
     pub(crate) fn verdict(&mut self, about: AskedAbout, verdict: Verdict, now: Now) -> Effects {
-        if matches!(self.phase, Phase::Closed) {
+        if matches!(self.phase, Phase::Closed { .. }) {
             return Vec::new();
         }
         let decision = match verdict {
@@ -131,7 +131,10 @@ impl Session {
                     let Grant { data: instead, tags, .. } = *grant;
                     let data = if instead.is_empty() { data } else { instead };
                     let tags = tags.unwrap_or_default();
-                    vec![Effect::Publish { command, channel, data, info, tags }]
+                    match self.deliverable(&channel, &data, &info, &tags) {
+                        Ok(()) => vec![Effect::Publish { command, channel, data, info, tags }],
+                        Err(error) => refuse(command, error),
+                    }
                 }
                 Err(error) => refuse(command, error),
             },

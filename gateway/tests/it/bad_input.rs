@@ -4,15 +4,17 @@ use std::time::Duration;
 
 use tidegate_cli::client::{CallError, Client, ConnectError, Options};
 use tidegate_cli::stack::Stack;
-use tidegate_shared::protocol::{Command, Encoding, codes};
+use tidegate_shared::protocol::{Command, Encoding, HistoryRequest, codes};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     time::timeout,
 };
 
+use crate::socket::{Socket, frame};
 use crate::support::{
-    PATIENCE, connect, http, nothing_panicked, quick, raw, raw_connected, start, token, url,
+    PATIENCE, connect, connect_as, fresh, get, history, http, kept_toml, next, nothing_panicked, quick, raw,
+    raw_connected, resume, service, start, token, url,
 };
 
 const STRICT: &str =
@@ -160,6 +162,40 @@ async fn a_foreign_page_may_not_connect() {
     let refused = with("https://evil.example.com").await.unwrap_err();
     assert!(matches!(&refused, ConnectError::Http { status: 403, .. }), "{refused:?}");
     with("https://app.example.com").await.unwrap();
+    with("https://evil.example.com").await.unwrap_err();
+    let log = stack.log_of("gateway-1");
+    assert_eq!(log.matches("refused a web page").count(), 1, "{log}");
+    let line = r#"gateway.origins = ["https://app.example.com", "https://evil.example.com"]"#;
+    assert!(log.contains(line), "{log}");
+}
+
+#[tokio::test]
+async fn in_development_a_dev_servers_page_may_connect() {
+    let stack = start(quick("").gateways(1)).await;
+    for origin in ["http://localhost:5173", "http://127.0.0.1:3000", "http://[::1]:8080"] {
+        let mut options = Options::new(url(&stack, 0)).token(token(&stack, "42"));
+        options.origin = Some(origin.to_owned());
+        Client::connect(options).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn both_addresses_say_what_they_are_and_where_to_go() {
+    let stack = start(quick("").gateways(1)).await;
+    let gateway = &stack.gateways()[0];
+    for (address, words) in [
+        (gateway.public, ["Tidegate", "/connection/websocket", "gateway.internal"]),
+        (gateway.internal, ["Tidegate", "/metrics", "gateway.listen"]),
+    ] {
+        for (path, status) in [("/", 200), ("/nowhere", 404), ("/connection", 404)] {
+            let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+            let (found, page) = http(address, &request).await;
+            assert_eq!(found, status, "{path}: {page}");
+            for word in words {
+                assert!(page.contains(word), "{path}: {page}");
+            }
+        }
+    }
 }
 
 #[tokio::test]
@@ -325,4 +361,81 @@ async fn names_with_nats_wildcards_are_plain_names() {
     })
     .await;
     assert!(events.try_next().is_none(), "nothing leaked");
+}
+
+#[tokio::test]
+async fn frames_that_break_the_websocket_protocol_are_closed_with_its_own_codes() {
+    let stack = start(quick("").gateways(1)).await;
+    let long = [&1000_u16.to_be_bytes()[..], &[b'x'; 124]].concat();
+    let bad_reason = [&1000_u16.to_be_bytes()[..], b"\xce\xba\xe1\xbd\xb9\xcf\x83\xed\xa0\x80"].concat();
+    for (what, bytes, code) in [
+        ("a close frame of one byte", frame(8, b"x"), 1002),
+        ("a close frame of 126 bytes", frame(8, &long), 1002),
+        ("a ping of 126 bytes", frame(9, &[b'x'; 126]), 1002),
+        ("a close reason that is no UTF-8", frame(8, &bad_reason), 1007),
+        ("a text that is no UTF-8", frame(1, b"\xff\xff"), 1007),
+        ("a reserved opcode", frame(3, b""), 1002),
+        ("a reserved bit", [&[0xc1, 0x80][..], &[0; 4]].concat(), 1002),
+        ("a frame without a mask", vec![0x81, 1, b'x'], 1002),
+        ("a continuation of nothing", frame(0, b"x"), 1002),
+    ] {
+        let mut socket = Socket::open(&stack).await;
+        socket.write(&bytes).await;
+        let (opcode, payload) = socket.frame(PATIENCE).await;
+        let found = payload.first_chunk().map(|code| u16::from_be_bytes(*code));
+        assert_eq!((opcode, found), (8, Some(code)), "{what}");
+    }
+    nothing_panicked(&stack);
+}
+
+#[tokio::test]
+async fn headers_that_are_not_json_break_a_channel_for_no_client() {
+    let stack = start(quick(&kept_toml(20, "")).gateways(1)).await;
+    let nats = async_nats::jetstream::new(service(&stack).await);
+    let odd = ["oops", r#"{"a":1}x"#, "\"", "{\"a\":\u{1}}", "1 2", "\u{fffd}", "nul"];
+    let (json, mut json_events) = connect_as(&stack, 0, "42", Encoding::Json).await;
+    let (protobuf, mut protobuf_events) = connect_as(&stack, 0, "42", Encoding::Protobuf).await;
+    for (subject, channel) in [("tide.ch.kept.x", "kept:x"), ("tide.ch.user.42", "#42")] {
+        if channel != "#42" {
+            fresh(&json, channel).await;
+            fresh(&protobuf, channel).await;
+        }
+        for (n, text) in odd.iter().enumerate() {
+            let mut headers = async_nats::HeaderMap::new();
+            headers.insert("Tide-Client", "b");
+            headers.insert(if n % 2 == 0 { "Tide-Info" } else { "Tide-Channel-Info" }, *text);
+            let body = n.to_string().into();
+            nats.publish_with_headers(subject, headers, body).await.unwrap().await.unwrap();
+            assert_eq!(next(&mut json_events).await.0, n.to_string(), "{channel}: {text}");
+            assert_eq!(next(&mut protobuf_events).await.0, n.to_string(), "{channel}: {text}");
+        }
+        for client in [&json, &protobuf] {
+            let request =
+                HistoryRequest { channel: channel.to_owned(), limit: -1, ..HistoryRequest::default() };
+            if channel != "#42" {
+                let page = history(client, request).await.unwrap();
+                assert_eq!(page.publications.len(), odd.len());
+                client.unsubscribe(channel).await.unwrap();
+                let result = resume(client, channel, 0, "").await;
+                assert!(result.recovered && result.publications.len() == odd.len(), "{result:?}");
+                let infos = result.publications.iter().filter_map(|publication| publication.info.as_ref());
+                for (info, text) in infos.zip(odd) {
+                    let told = if info.conn_info.is_empty() { &info.chan_info } else { &info.conn_info };
+                    let told = serde_json::from_slice::<String>(told).unwrap_or_default();
+                    assert_eq!(told.trim(), text.trim(), "what is not JSON is told as a text");
+                }
+            }
+        }
+    }
+    let subs = serde_json::json!({"#42": {"recover": true, "offset": 0, "epoch": ""}});
+    let mut raw = raw(&stack).await;
+    let connect = serde_json::json!({"id": 1, "connect": {"token": token(&stack, "42"), "subs": subs}});
+    raw.send_text(&connect.to_string()).await.unwrap();
+    let connected = raw.reply().await.unwrap().connect.unwrap();
+    let personal = connected.subs.iter().find(|sub| sub.channel == "#42").unwrap();
+    assert_eq!(personal.result.as_ref().unwrap().publications.len(), odd.len());
+    let (_, page) = get(&stack, "/metrics").await;
+    let line =
+        page.lines().find(|line| line.starts_with("tidegate_gateway_unreadable_total{reason=\"info\"}"));
+    assert_eq!(line.map(|line| line.ends_with(&format!(" {}", 2 * odd.len()))), Some(true), "{line:?}");
 }

@@ -32,15 +32,6 @@ impl Settlement {
         Some(headers)
     }
 
-    /// The headers of the request's dead letter.
-    pub(super) fn dead_headers(&self, attempts: u32, reason: &str) -> HeaderMap {
-        let mut headers = self.delivery.headers();
-        headers.insert(header::DEAD_REASON, one_line(reason));
-        headers.insert(header::ATTEMPT, attempts.to_string());
-        headers.insert(header::MSG_ID, format!("{}.dead", self.request.id));
-        headers
-    }
-
     /// Stores the answer's publication number `index`. The error is the reason why this attempt fails.
     pub(super) async fn publish(&self, index: usize, publication: Publication) -> Result<(), String> {
         let cannot = |reason: &str| format!("cannot publish to {:?}: {reason}", publication.channel);

@@ -9,6 +9,7 @@ mod drain;
 mod essential;
 mod fail;
 mod hook;
+mod large;
 mod pace;
 mod planted;
 mod stock;

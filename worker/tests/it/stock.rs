@@ -23,6 +23,10 @@ async fn the_stock_worker_echoes_and_reports_its_health() {
     assert!(get(internal, "/healthz").await.starts_with("HTTP/1.1 200"));
     assert!(get(internal, "/readyz").await.starts_with("HTTP/1.1 200"));
     assert_eq!(outcomes(&get(internal, "/metrics").await, "echo", "ok"), 1);
+    for (path, status) in [("/", "HTTP/1.1 200"), ("/nowhere", "HTTP/1.1 404")] {
+        let page = get(internal, path).await;
+        assert!(page.starts_with(status) && page.contains("Tidegate worker"), "{page}");
+    }
 
     tide.stack.hold("nats").await.unwrap();
     crate::support::eventually("the worker is not ready", async || {

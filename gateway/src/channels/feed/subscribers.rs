@@ -13,7 +13,7 @@ use super::{Feed, State, patch};
 use crate::{
     outbox::{
         Outbox,
-        encoded::{Encoded, Form},
+        encoded::{Delivered, Encoded, Form},
     },
     policy::delivery::DeliveryOptions,
     presence::change::MembershipChange,
@@ -27,6 +27,8 @@ pub(super) struct Subscriber {
     pub(super) has_newest: bool,
     /// Whether it receives joins and leaves.
     pub(super) join_leave: bool,
+    /// It has everything up to this offset: another gateway was faster. Without history, 0.
+    pub(super) has_until: u64,
 }
 
 /// What a subscription asks for when it joins.
@@ -66,7 +68,7 @@ impl Feed {
         let members = state.first.iter().map(|(client, member)| (client, member)).chain(&state.more);
         members
             .filter(|(client, member)| member.join_leave && client.as_str() != change.info.client)
-            .map(|(_, member)| message.deliver(&member.outbox, Form::Plain))
+            .map(|(_, member)| message.deliver(&member.outbox, Form::Plain).count())
             .sum()
     }
 
@@ -109,7 +111,8 @@ impl State {
         });
         let (mut reach, mut patches) = (0, false);
         let members = self.first.iter_mut().map(|(_, member)| member).chain(self.more.values_mut());
-        for member in members {
+        let has_it = |member: &Subscriber| publication.offset > 0 && publication.offset <= member.has_until;
+        for member in members.filter(|member| !has_it(member)) {
             let form = match member.delivery.as_deref() {
                 Some(delivery) if !delivery.wants(publication) => continue,
                 None | Some(DeliveryOptions { delta: false, .. }) => Form::Plain,
@@ -118,7 +121,11 @@ impl State {
                     if std::mem::replace(&mut member.has_newest, true) { Form::Patch } else { Form::Whole }
                 }
             };
-            reach += message.deliver(&member.outbox, form);
+            match message.deliver(&member.outbox, form) {
+                Delivered::Yes => reach += 1,
+                // The client resumes, and starts behind this publication.
+                Delivered::Never => member.outbox.lose(name),
+            }
         }
         if patches {
             self.newest = Some(publication.data.clone());

@@ -71,7 +71,7 @@ impl Script {
         let effects = self.decide(ask, grant(Grant { expire_at, info, data, ..Grant::default() }));
         let ticket = ticket(&effects);
         let channel = Channel::parse("asked:x").unwrap();
-        self.session.subscribed(ticket, &channel, &at(7)).unwrap().subscribe.unwrap()
+        self.session.subscribed(ticket, &channel, &at(7)).unwrap().unwrap().subscribe.unwrap()
     }
 
     fn history(&mut self, channel: &str) -> Effects {
@@ -302,6 +302,7 @@ fn recovery_is_granted_on_request_where_it_is_not_forced() {
         let result = script
             .session
             .subscribed(*ticket, &Channel::parse("plain:x").unwrap(), &at(7))
+            .unwrap()
             .unwrap()
             .subscribe
             .unwrap();
