@@ -352,6 +352,12 @@ fn refuse(id: u32, error: impl Into<protocol::Error>) -> Effects {
     vec![Effect::Reply(Reply::error(id, error.into()))]
 }
 
+/// The key was still missing after a fetch: a fresh token is needed. The issuer may publish the key later.
+fn refuse_withdrawn_key(id: u32, issuer: usize) -> Effects {
+    let error = codes::TOKEN_EXPIRED.because("its issuer's key set does not have its key");
+    vec![Effect::Reply(Reply::error(id, error)), Effect::FetchKeys { issuer }]
+}
+
 /// A temporary error: the issuer may have a new key that is not fetched yet.
 fn refuse_without_key(id: u32, issuer: usize) -> Effects {
     let error = codes::INTERNAL.because("keys are being fetched");

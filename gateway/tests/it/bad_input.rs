@@ -5,7 +5,11 @@ use std::time::Duration;
 use tidegate_cli::client::{CallError, Client, ConnectError, Options};
 use tidegate_cli::stack::Stack;
 use tidegate_shared::protocol::{Command, Encoding, HistoryRequest, codes};
-use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
 
 use crate::socket::{Socket, frame};
 use crate::support::{
@@ -45,6 +49,105 @@ async fn a_request_that_is_not_a_websocket_handshake_gets_an_http_error() {
         assert_eq!(http(public, "nonsense\r\n\r\n").await.0, 400);
     })
     .await;
+}
+
+#[tokio::test]
+async fn an_incomplete_or_ambiguous_handshake_gets_400_and_a_sentence() {
+    let stack = strict().await;
+    with_bystander(&stack, || async {
+        let public = stack.gateways()[0].public;
+        let headers = [
+            "host: x",
+            "connection: Upgrade",
+            "upgrade: websocket",
+            "sec-websocket-version: 13",
+            "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==",
+        ];
+        let ask = |path: &str, change: &dyn Fn(&str) -> String| {
+            let headers: String = headers.iter().map(|header| change(header)).collect();
+            let request = format!("GET {path} HTTP/1.1\r\n{headers}\r\n");
+            async move { http(public, &request).await }
+        };
+        let line = |header: &str| format!("{header}\r\n");
+        let instead = |name: &'static str, text: &'static str| {
+            move |header: &str| {
+                if header.starts_with(name) { text.to_owned() } else { format!("{header}\r\n") }
+            }
+        };
+        for path in ["/connection/websocket", "/connection/uni_websocket"] {
+            for (change, word) in [
+                (instead("sec-websocket-key", ""), "Sec-WebSocket-Key"),
+                (instead("sec-websocket-key", "sec-websocket-key:\r\n"), "Sec-WebSocket-Key"),
+                (instead("sec-websocket-key", "sec-websocket-key: x\r\n"), "Sec-WebSocket-Key"),
+                (
+                    instead(
+                        "sec-websocket-version",
+                        "sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
+                    ),
+                    "Sec-WebSocket-Key",
+                ),
+                (instead("host", ""), "Host"),
+                (instead("host", "host:\r\n"), "Host"),
+                (instead("host", "host: x\r\nhost: y\r\n"), "Host"),
+                (instead("host", "host: x\r\norigin: http://x\r\norigin: http://x\r\n"), "Origin"),
+                (instead("host", "host: x\r\norigin: http://x\r\norigin: https://evil\r\n"), "Origin"),
+            ] {
+                let (status, body) = ask(path, &change).await;
+                assert!(status == 400 && body.contains(word), "{path}, {word}: {status} {body:?}");
+            }
+        }
+        let whole: String = headers.iter().map(|header| line(header)).collect();
+        let mut socket = TcpStream::connect(public).await.unwrap();
+        let request = format!("GET /connection/websocket HTTP/1.1\r\n{whole}origin: http://x\r\n\r\n");
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let mut begin = [0; 12];
+        timeout(PATIENCE, socket.read_exact(&mut begin)).await.unwrap().unwrap();
+        assert_eq!(&begin, b"HTTP/1.1 101");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn requests_of_the_other_transports_need_one_host_and_at_most_one_origin() {
+    let stack = strict().await;
+    with_bystander(&stack, || async {
+        let public = stack.gateways()[0].public;
+        for path in ["/connection/http_stream", "/connection/sse", "/connection/uni_sse", "/emulation"] {
+            let method = if path.contains("sse") { "GET" } else { "POST" };
+            for (headers, word) in
+                [("", "Host"), ("host: x\r\norigin: http://x\r\norigin: http://x\r\n", "Origin")]
+            {
+                let request = format!(
+                    "{method} {path} HTTP/1.1\r\nconnection: close\r\n{headers}content-length: 0\r\n\r\n"
+                );
+                let (status, body) = http(public, &request).await;
+                assert!(status == 400 && body.contains(word), "{path}, {word}: {status} {body:?}");
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn null_a_repeated_key_or_half_a_surrogate_pair_does_not_end_a_connection() {
+    let stack = start(quick("").gateways(1)).await;
+    let mut client = raw_connected(&stack).await;
+    for (id, command) in [
+        r#""subscribe":{"channel":"chat:n","token":null,"recover":null,"offset":null,"epoch":null,"data":null,"tf":null}"#,
+        r#""publish":{"channel":"chat:other","channel":"chat:n","data":{"a":null,"a":1}}"#,
+        r#""unsubscribe":{"channel":null,"channel":"chat:n"}"#,
+        r#""subscribe":{"channel":"chat:\ud800"}"#,
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let id = u32::try_from(id).unwrap() + 10;
+        client.send_text(&format!(r#"{{"id":1,"id":{id},{command}}}"#)).await.unwrap();
+        let reply = client.reply().await.unwrap();
+        let reply = if reply.id == 0 { client.reply().await.unwrap() } else { reply };
+        assert!(reply.id == id && reply.error.is_none(), "{command}: {reply:?}");
+    }
+    nothing_panicked(&stack);
 }
 
 #[tokio::test]

@@ -112,8 +112,9 @@ fn production_refuses_the_public_default_secrets() {
         "NATS__SERVICE__PASSWORD",
         "NATS__SETUP__PASSWORD",
         "API__KEY",
+        "AUTH__MAX_TOKEN_LIFE",
     ]
-    .map(|key| (format!("TIDEGATE_{key}"), "x".repeat(32)))
+    .map(|key| (format!("TIDEGATE_{key}"), if key.ends_with("LIFE") { "24h".into() } else { "x".repeat(32) }))
     .to_vec();
     let own: Vec<(&str, &str)> = own.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
     assert!(load("env = 'production'", &own).is_ok());
@@ -127,6 +128,25 @@ fn production_refuses_the_public_default_secrets() {
     let closed: Vec<_> =
         own.iter().map(|(key, value)| (*key, if key.contains("API") { "" } else { *value })).collect();
     assert!(load("env = 'production'", &closed).is_ok(), "a door that is closed needs no key");
+    for (length, accepted) in [(15, false), (16, true)] {
+        let key = "k".repeat(length);
+        let keyed: Vec<_> = own
+            .iter()
+            .map(|(name, value)| (*name, if name.contains("API") { &*key } else { *value }))
+            .collect();
+        let loaded = load("env = 'production'", &keyed);
+        assert_eq!(loaded.is_ok(), accepted, "{length}");
+        assert!(accepted || loaded.unwrap_err().contains("api.key"));
+    }
+}
+
+#[test]
+fn the_life_of_tokens_is_limited_to_a_year_at_most() {
+    assert!(load("[auth]\nmax_token_life = '0s'", &[]).unwrap().auth.max_token_life.is_zero());
+    assert!(load("[auth]\nmax_token_life = '8760h'", &[]).is_ok());
+    for life in ["8761h", "500ms"] {
+        assert!(refusal(&format!("[auth]\nmax_token_life = '{life}'"), &[]).contains("auth.max_token_life"));
+    }
 }
 
 #[test]
@@ -231,6 +251,7 @@ fn production_refuses_known_and_short_secrets_of_issuers_too() {
         .map(|user| (format!("TIDEGATE_NATS__{user}__PASSWORD"), "x".repeat(32)))
         .to_vec();
     own.push(("TIDEGATE_API__KEY".to_owned(), String::new()));
+    own.push(("TIDEGATE_AUTH__MAX_TOKEN_LIFE".to_owned(), "24h".to_owned()));
     let own: Vec<(&str, &str)> = own.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
     let production = |secret: &str| {
         format!(

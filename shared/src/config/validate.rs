@@ -168,6 +168,9 @@ fn production(config: &Config) -> Result<(), Problem> {
              switch the server API off over HTTP with api.key = \"\"",
         );
     }
+    if !config.api.key.is_empty() {
+        tokens::long_enough("api.key", &config.api.key, 16)?;
+    }
     for (key, secret) in secrets {
         let variable = format!("TIDEGATE_{}", key.replace('.', "__").to_uppercase());
         if secret.is_empty() || secret.is_built_in() {

@@ -5,6 +5,9 @@ use std::time::Duration;
 use super::{Problem, plain, problem};
 use crate::config::{Config, Issuer, KeySource, SHORT_FORM, Secret, issuer::is_fetchable};
 
+/// The longest `auth.max_token_life`.
+const LONGEST_LIFE: Duration = Duration::from_hours(365 * 24);
+
 /// Reads the keys that issuers keep in files.
 pub(in crate::config) fn read_files(config: &mut Config) -> Result<(), Problem> {
     for (index, issuer) in config.issuers.iter_mut().enumerate() {
@@ -24,6 +27,13 @@ pub(super) fn auth(config: &Config) -> Result<(), Problem> {
         return problem(
             "auth.jwks_refresh",
             "must be between 1s and 1h: fetched keys are not used for longer than 1h",
+        );
+    }
+    let life = config.auth.max_token_life;
+    if !life.is_zero() && !(Duration::from_secs(1)..=LONGEST_LIFE).contains(&life) {
+        return problem(
+            "auth.max_token_life",
+            "must be between 1s and 8760h (a year), or \"0s\" for no limit",
         );
     }
     Ok(())
@@ -97,7 +107,14 @@ pub(super) fn production(config: &Config) -> Result<(), Problem> {
         );
     }
     if !secret.is_empty() {
-        long_enough("auth.hmac_secret", secret)?;
+        long_enough("auth.hmac_secret", secret, 32)?;
+    }
+    if config.auth.max_token_life.is_zero() {
+        return problem(
+            "auth.max_token_life",
+            "env = \"production\" needs a limit, because a token without an expiry that leaks is valid for ever: \
+             set TIDEGATE_AUTH__MAX_TOKEN_LIFE, for example to 24h",
+        );
     }
     for (index, issuer) in config.issuers.iter().enumerate() {
         let Some(secret) = &issuer.hmac_secret else { continue };
@@ -105,14 +122,15 @@ pub(super) fn production(config: &Config) -> Result<(), Problem> {
         if secret.is_built_in() {
             return problem(key, "env = \"production\" needs a secret of your own");
         }
-        long_enough(&key, secret)?;
+        long_enough(&key, secret, 32)?;
     }
     Ok(())
 }
 
-fn long_enough(key: &str, secret: &Secret) -> Result<(), Problem> {
-    if secret.expose().len() < 32 {
-        return problem(key, "must have at least 32 bytes in production");
+/// Whether a secret is too long to be guessed.
+pub(super) fn long_enough(key: &str, secret: &Secret, least: usize) -> Result<(), Problem> {
+    if secret.expose().len() < least {
+        return problem(key, format!("must have at least {least} bytes in production"));
     }
     Ok(())
 }
