@@ -4,7 +4,7 @@
 //! Questions are core NATS requests, in no stream: nothing is parked, retried or stored. Each question goes to one worker of
 //! the service. A question without a decision in time allows nothing; the gateway's client has to ask again.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{sync::Arc, time::UNIX_EPOCH};
 
 use async_nats::{Message, Subject, Subscriber};
 use bytes::Bytes;
@@ -145,7 +145,7 @@ impl HookRunner {
 
     fn job(&self, question: Bytes) -> Result<Job, serde_json::Error> {
         let about = hook::subject(&question)?;
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let now = self.engine.clock.about_now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let request = Request {
             id: RequestId::plain(&self.id_prefix),
             user: about.user.filter(|user| !user.is_empty()),

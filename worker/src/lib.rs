@@ -26,7 +26,7 @@ pub use self::{
     extract::{
         Attempt, Channel, FromJob, FromJobParts, Json, Method, Params, RequestId, Sender, State, User,
     },
-    failure::Failure,
+    failure::{Failure, MAX_WAIT},
     handler::{Handler, RouteHandler, on},
     job::Job,
     metrics::Metrics,
@@ -44,6 +44,7 @@ mod router;
 
 mod attempt;
 mod backoff;
+mod clock;
 mod consume;
 mod delivery;
 mod engine;

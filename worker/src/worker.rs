@@ -1,6 +1,9 @@
 //! A worker: it connects, waits for its consumers, and consumes until the process drains.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use async_nats::jetstream::consumer::PullConsumer;
 use tidegate_shared::{
@@ -13,6 +16,7 @@ use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    clock::Clock,
     consume::ConsumeTasks,
     engine::{BoundRoute, Engine},
     handler::BoxedHandler,
@@ -107,6 +111,7 @@ impl Worker {
             namespaces: config.all_namespaces().into_iter().map(|namespace| namespace.name).collect(),
             name: name.to_owned(),
             metrics: Arc::new(Metrics::new()),
+            clock: Clock::new(),
             deliveries: TaskTracker::new(),
             cut_off: CancellationToken::new(),
         });
@@ -137,6 +142,13 @@ impl Worker {
     /// The worker's metrics.
     pub fn metrics(&self) -> Arc<Metrics> {
         Arc::clone(&self.engine.metrics)
+    }
+
+    /// Sets what this machine's clock says to the worker. For tests of a wrong clock: nothing that the worker does depends on
+    /// it.
+    #[doc(hidden)]
+    pub fn set_local_time(&self, local: fn() -> SystemTime) {
+        self.engine.clock.set_local(local);
     }
 
     /// The worker's connection to NATS.

@@ -4,6 +4,7 @@
 #![expect(clippy::panic, reason = "an unexpected value fails the test")]
 
 mod answer;
+mod clock;
 mod crash;
 mod drain;
 mod essential;
