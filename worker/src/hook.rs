@@ -116,7 +116,8 @@ impl HookRunner {
     async fn decide(&self, job: Job) -> Decision {
         let result = {
             let _handling = self.engine.metrics.handling(self.route.name());
-            attempt::run(self.route.handler.clone(), job, self.route.config.timeout).await
+            attempt::run(&self.engine.handlers, self.route.handler.clone(), job, self.route.config.timeout)
+                .await
         };
         match result {
             AttemptResult::Answered(answer) => allowed(&answer),
@@ -132,6 +133,9 @@ impl HookRunner {
             AttemptResult::Failed(Failure::Dead(reason)) => Err((header::text(&reason), Ending::Retry)),
             AttemptResult::TimedOut => {
                 Err(("the handler took longer than the route's `timeout`".to_owned(), Ending::Timeout))
+            }
+            AttemptResult::NotBegun => {
+                Err(("the handlers' runtime did not begin the question".to_owned(), Ending::Timeout))
             }
             AttemptResult::Panicked(message) => Err((format!("panic: {message}"), Ending::Panic)),
         }

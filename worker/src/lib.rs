@@ -51,6 +51,7 @@ mod engine;
 mod hook;
 mod pull;
 mod runner;
+mod runtimes;
 mod settle;
 mod store;
 

@@ -95,13 +95,17 @@ impl Settlement {
         let limit = self.route.config.timeout;
         let result = {
             let _handling = self.engine.metrics.handling(self.route.name());
-            attempt::run(self.route.handler.clone(), job, limit).await
+            attempt::run(&self.engine.handlers, self.route.handler.clone(), job, limit).await
         };
         match result {
             AttemptResult::Answered(answer) => self.commit(answer).await,
             AttemptResult::TimedOut => {
                 let reason = format!("no answer within {}", humantime::format_duration(limit));
                 self.retry(&reason, None, Ending::Timeout).await
+            }
+            AttemptResult::NotBegun => {
+                tracing::warn!(request.id = %self.request.id, "the handlers' runtime did not begin a request: handing it on");
+                self.hand_on().await
             }
             AttemptResult::Panicked(message) => {
                 self.retry(&format!("panic: {message}"), None, Ending::Panic).await

@@ -268,9 +268,9 @@ pub(crate) fn outcomes(page: &str, route: &str, outcome: &str) -> u64 {
 }
 
 /// Reads a number of a metrics page; 0 when the page does not have it.
-fn number(page: &str, name: &str) -> u64 {
+pub(crate) fn number<T: std::str::FromStr<Err: std::fmt::Debug> + Default>(page: &str, name: &str) -> T {
     let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    value.map_or(0, |value| value.parse().unwrap())
+    value.map_or_else(T::default, |value| value.parse().unwrap())
 }
 
 /// Repeats `try_once` until it returns `Some`.
