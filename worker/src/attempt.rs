@@ -3,7 +3,7 @@
 use std::{any::Any, time::Duration};
 
 use tidegate_shared::header;
-use tokio::{task::JoinSet, time::timeout};
+use tokio::{runtime::Handle, sync::oneshot, task::JoinSet, time::timeout};
 use tower::ServiceExt;
 
 use crate::{answer::Answer, failure::Failure, handler::BoxedHandler, job::Job};
@@ -14,15 +14,30 @@ pub(crate) enum AttemptResult {
     Answered(Answer),
     Failed(Failure),
     TimedOut,
+    /// The handlers' runtime did not begin the attempt in time.
+    NotBegun,
     /// The handler panicked with this message.
     Panicked(String),
 }
 
-/// Runs a handler for at most `limit`. Its task is aborted after that, and when this future is dropped.
-pub(crate) async fn run(handler: BoxedHandler, job: Job, limit: Duration) -> AttemptResult {
-    // The handler runs in a task of its own: one that blocks its thread must not delay the in-progress acknowledgements.
+/// Runs a handler on its runtime for at most `limit`. Its task is aborted after that, and when this future is dropped. The
+/// runtime has as long to begin it: a worker whose handlers block every thread must not keep a request for ever.
+pub(crate) async fn run(
+    handlers: &Handle,
+    handler: BoxedHandler,
+    job: Job,
+    limit: Duration,
+) -> AttemptResult {
+    let (begins, begun) = oneshot::channel();
+    let attempt = async move {
+        let _ = begins.send(());
+        handler.oneshot(job).await
+    };
     let mut task = JoinSet::new();
-    task.spawn(handler.oneshot(job));
+    task.spawn_on(attempt, handlers);
+    if timeout(limit, begun).await.is_err() {
+        return AttemptResult::NotBegun;
+    }
     match timeout(limit, task.join_next()).await {
         Ok(Some(Ok(Ok(answer)))) => AttemptResult::Answered(answer),
         Ok(Some(Ok(Err(failure)))) => AttemptResult::Failed(failure),
@@ -48,7 +63,7 @@ mod tests {
     use crate::{handler::on, job::tests::job};
 
     async fn ended<M: 'static>(handler: impl crate::Handler<M, ()>) -> AttemptResult {
-        run(on(handler).with_state(()), job(None, b"1"), Duration::from_secs(5)).await
+        run(&Handle::current(), on(handler).with_state(()), job(None, b"1"), Duration::from_secs(5)).await
     }
 
     #[tokio::test]

@@ -4,7 +4,7 @@
 //! Questions are core NATS requests, in no stream: nothing is parked, retried or stored. Each question goes to one worker of
 //! the service. A question without a decision in time allows nothing; the gateway's client has to ask again.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{sync::Arc, time::UNIX_EPOCH};
 
 use async_nats::{Message, Subject, Subscriber};
 use bytes::Bytes;
@@ -119,7 +119,8 @@ impl HookRunner {
     async fn decide(&self, job: Job) -> Decision {
         let result = {
             let _handling = self.engine.metrics.handling(self.route.name());
-            attempt::run(self.route.handler.clone(), job, self.route.config.timeout).await
+            attempt::run(&self.engine.handlers, self.route.handler.clone(), job, self.route.config.timeout)
+                .await
         };
         match result {
             AttemptResult::Answered(answer) => allowed(&answer),
@@ -136,6 +137,9 @@ impl HookRunner {
             AttemptResult::TimedOut => {
                 Err(("the handler took longer than the route's `timeout`".to_owned(), Ending::Timeout))
             }
+            AttemptResult::NotBegun => {
+                Err(("the handlers' runtime did not begin the question".to_owned(), Ending::Timeout))
+            }
             AttemptResult::Panicked(message) => Err((format!("panic: {message}"), Ending::Panic)),
         }
     }
@@ -148,7 +152,7 @@ impl HookRunner {
 
     fn job(&self, question: Bytes) -> Result<Job, serde_json::Error> {
         let about = hook::subject(&question)?;
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let now = self.engine.clock.about_now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let request = Request {
             id: RequestId::plain(&self.id_prefix),
             user: about.user.filter(|user| !user.is_empty()),

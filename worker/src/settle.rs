@@ -5,7 +5,7 @@
 
 use std::{
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, UNIX_EPOCH},
 };
 
 use tidegate_shared::{
@@ -22,7 +22,7 @@ use crate::{
     backoff,
     delivery::Delivery,
     engine::{BoundRoute, Engine},
-    failure::Failure,
+    failure::{Failure, MAX_WAIT},
     job::Job,
     metrics::Ending,
     store::{self, Rejected, Stored},
@@ -79,7 +79,7 @@ impl Settlement {
             return self.bury("the worker ended during every attempt").await;
         }
         if self.attempts == 0 {
-            self.engine.metrics.waited(self.route.name(), since(self.request.accepted_at));
+            self.engine.metrics.waited(self.route.name(), self.waited());
         }
         self.attempt().await
     }
@@ -95,13 +95,17 @@ impl Settlement {
         let limit = self.route.config.timeout;
         let result = {
             let _handling = self.engine.metrics.handling(self.route.name());
-            attempt::run(self.route.handler.clone(), job, limit).await
+            attempt::run(&self.engine.handlers, self.route.handler.clone(), job, limit).await
         };
         match result {
             AttemptResult::Answered(answer) => self.commit(answer).await,
             AttemptResult::TimedOut => {
                 let reason = format!("no answer within {}", humantime::format_duration(limit));
                 self.retry(&reason, None, Ending::Timeout).await
+            }
+            AttemptResult::NotBegun => {
+                tracing::warn!(request.id = %self.request.id, "the handlers' runtime did not begin a request: handing it on");
+                self.hand_on().await
             }
             AttemptResult::Panicked(message) => {
                 self.retry(&format!("panic: {message}"), None, Ending::Panic).await
@@ -198,7 +202,8 @@ impl Settlement {
 
     /// Stores the request where it waits for its next delivery. `mark` tells its copies apart.
     async fn park(&self, delay: Duration, attempt: u32, mark: &str, ending: Ending) -> Ending {
-        let Some(headers) = self.park_headers(delay, attempt, mark) else {
+        let delay = delay.min(MAX_WAIT);
+        let Some(headers) = self.park_headers(delay, attempt, mark).await else {
             return self.bury("the request came on a subject that is not a request's").await;
         };
         let subject = self.engine.subjects.park(&self.request.id);
@@ -257,6 +262,12 @@ impl Settlement {
         Ending::Dead
     }
 
+    /// How long ago the gateway accepted the request, by the gateway's clock and the broker's.
+    fn waited(&self) -> Duration {
+        let now = self.engine.clock.about_now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        now.saturating_sub(Duration::from_millis(self.request.accepted_at))
+    }
+
     /// How many attempts were begun, this one included.
     fn begun(&self) -> u32 {
         self.attempts.saturating_add(1).min(self.route.config.max_attempts)
@@ -309,9 +320,4 @@ async fn store_letter(engine: &Engine, route: &str, failed: &Failed) -> Result<(
 /// Gives a request back whose dead letter the broker refuses.
 async fn give_back_refused(delivery: &Delivery) {
     delivery.nak(backoff::delay(REFUSED, delivery.earlier_deliveries(), rand::random())).await;
-}
-
-fn since(accepted_at_ms: u64) -> Duration {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    now.saturating_sub(Duration::from_millis(accepted_at_ms))
 }

@@ -4,6 +4,8 @@
 #![expect(clippy::panic, reason = "an unexpected value fails the test")]
 
 mod answer;
+mod blocked;
+mod clock;
 mod crash;
 mod drain;
 mod essential;
