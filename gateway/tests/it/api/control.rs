@@ -82,7 +82,8 @@ async fn one_connection_that_posts_its_commands_is_known_by_its_session() {
 
 #[tokio::test]
 async fn subscriptions_are_made_and_ended_from_outside() {
-    let stack = start(quick(&kept_toml(20, "")).gateways(2)).await;
+    let inbox = "[[namespace]]\nname = 'inbox'\npersonal = true\n";
+    let stack = start(quick(&(kept_toml(20, "") + "\n" + inbox)).gateways(2)).await;
     let doors = Doors::of(&stack).await;
     let (client, mut events) = connect(&stack, 0, "42").await;
     let ask = json!({"user": "42", "channel": "kept:a", "data": {"role": "guest"}});
@@ -93,9 +94,11 @@ async fn subscriptions_are_made_and_ended_from_outside() {
     .await;
     doors.http("publish", json!({"channel": "kept:a", "data": 1})).await;
     assert_eq!(publication(&mut events, "kept:a").await, "1");
-    let personal = json!({"user": "42", "channel": "#43"});
-    assert_eq!(code(&doors.http("subscribe", personal.clone()).await), Some(103));
-    assert_eq!(code(&doors.http("unsubscribe", personal).await), Some(103));
+    for channel in ["#43", "inbox:#43", "inbox:#x,42"] {
+        let personal = json!({"user": "42", "channel": channel});
+        assert_eq!(code(&doors.http("subscribe", personal.clone()).await), Some(103), "{channel}");
+        assert_eq!(code(&doors.http("unsubscribe", personal).await), Some(103), "{channel}");
+    }
     doors.nats("unsubscribe", json!({"user": "42", "channel": "kept:a"})).await;
     assert_eq!(unsubscribed(&mut events).await, ("kept:a".to_owned(), 2000, "server unsubscribe".to_owned()));
     fresh(&client, "kept:a").await;
