@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Problem, plain, problem};
-use crate::config::{Config, Issuer, KeySource, SHORT_FORM, Secret, issuer::is_fetchable};
+use crate::config::{Config, Issuer, KeySource, SHORT_FORM, issuer::is_fetchable};
 
 /// Reads the keys that issuers keep in files.
 pub(in crate::config) fn read_files(config: &mut Config) -> Result<(), Problem> {
@@ -85,34 +85,4 @@ fn issuer_keys(issuer: &Issuer) -> Result<(), (&'static str, String)> {
         )),
         KeySource::Hmac(_) | KeySource::Jwks(_) | KeySource::Public(_) => Ok(()),
     }
-}
-
-pub(super) fn production(config: &Config) -> Result<(), Problem> {
-    let secret = &config.auth.hmac_secret;
-    if secret.is_built_in() || (secret.is_empty() && config.issuers.is_empty()) {
-        return problem(
-            "auth.hmac_secret",
-            "env = \"production\" needs a secret of your own: set TIDEGATE_AUTH__HMAC_SECRET or \
-             TIDEGATE_AUTH__HMAC_SECRET_FILE; or leave it empty (\"\") and declare an [[issuer]]",
-        );
-    }
-    if !secret.is_empty() {
-        long_enough("auth.hmac_secret", secret)?;
-    }
-    for (index, issuer) in config.issuers.iter().enumerate() {
-        let Some(secret) = &issuer.hmac_secret else { continue };
-        let key = format!("issuer.{index}.hmac_secret");
-        if secret.is_built_in() {
-            return problem(key, "env = \"production\" needs a secret of your own");
-        }
-        long_enough(&key, secret)?;
-    }
-    Ok(())
-}
-
-fn long_enough(key: &str, secret: &Secret) -> Result<(), Problem> {
-    if secret.expose().len() < 32 {
-        return problem(key, "must have at least 32 bytes in production");
-    }
-    Ok(())
 }
