@@ -30,12 +30,13 @@ pub fn usual_file(named: Option<PathBuf>) -> Option<PathBuf> {
 
 /// Logs where the configuration came from. Programs call it before they log anything else.
 pub fn log_source(file: Option<&Path>) {
-    match file {
-        Some(file) => tracing::info!(file = %file.display(), "configuration read"),
-        None => tracing::warn!(
+    if let Some(file) = file {
+        tracing::info!(file = %file.display(), "configuration read");
+    } else {
+        tracing::warn!(
             "no configuration file was read: the built-in defaults and the environment apply; name a file with --config or \
              {FILE_VARIABLE}, or put {USUAL_FILE} into the working directory"
-        ),
+        );
     }
 }
 
@@ -80,7 +81,7 @@ impl Config {
         variables: BTreeMap<String, String>,
         flags: &[(&str, String)],
     ) -> Result<Self, ConfigError> {
-        let figment = layers(role, file, &variables, flags)?;
+        let figment = layers(role, file, variables, flags)?;
         let places = Places::new(&figment, file);
         let mut config: Self = figment.extract().map_err(|error| explain(&error, &places))?;
         personal_defaults(&mut config.namespaces, &figment);
@@ -94,7 +95,7 @@ impl Config {
 fn layers(
     role: Role,
     file: Option<&Path>,
-    variables: &BTreeMap<String, String>,
+    variables: BTreeMap<String, String>,
     flags: &[(&str, String)],
 ) -> Result<Figment, ConfigError> {
     let mut figment = Figment::from(Toml::string(DEFAULT_TOML));
@@ -102,9 +103,10 @@ fn layers(
         readable(path)?;
         figment = figment.merge(Toml::file_exact(path));
     }
+    let in_kubernetes = variables.contains_key(variable::KUBERNETES);
     for (name, value) in variables {
-        let Some(key) = variable::key(name, variables)? else { continue };
-        figment = merge_variable(figment, role, name, &key, value)?;
+        let Some(key) = variable::key(&name, in_kubernetes)? else { continue };
+        figment = merge_variable(figment, role, &name, &key, &value)?;
     }
     for (key, value) in flags {
         figment = figment.merge(Named::new(format!("--{}", key.replace(['.', '_'], "-")), key, value));

@@ -1,6 +1,6 @@
 //! Which environment variable sets which key.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::{ConfigError, DEFAULT_TOML, ENV_PREFIX, FILE_VARIABLE};
 
@@ -12,14 +12,14 @@ const ARRAYS: [&str; 3] = ["issuer", "namespace", "route"];
 const FILE: &str = "_file";
 
 /// The key that a variable sets, with `_file` behind it if the value is in a file. `None` if it is none of ours.
-pub(super) fn key(name: &str, all: &BTreeMap<String, String>) -> Result<Option<String>, ConfigError> {
+pub(super) fn key(name: &str, in_kubernetes: bool) -> Result<Option<String>, ConfigError> {
     let Some(rest) = name.strip_prefix(ENV_PREFIX).filter(|_| name != FILE_VARIABLE) else { return Ok(None) };
     let key = rest.to_lowercase().replace("__", ".");
     let known = keys();
     if known.contains(&key) || key.strip_suffix(FILE).is_some_and(|key| known.contains(key)) {
         return Ok(Some(key));
     }
-    if all.contains_key(KUBERNETES) && is_of_kubernetes(rest) {
+    if in_kubernetes && is_of_kubernetes(rest) {
         return Ok(None);
     }
     Err(ConfigError(format!("{name} sets no key: {}", suggestion(rest, &known))))
