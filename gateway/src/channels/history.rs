@@ -47,8 +47,6 @@ pub(crate) struct History {
 /// One namespace's stream.
 struct NamespaceStream {
     stream: String,
-    /// Messages kept per channel.
-    size: usize,
     ttl: Duration,
     /// Cache mode: clients recover the newest publication only.
     cache: bool,
@@ -72,7 +70,6 @@ impl History {
         let kept = namespaces.iter().filter(|namespace| namespace.has_history()).map(|namespace| {
             let kept = NamespaceStream {
                 stream: channel_stream(&namespace.name),
-                size: namespace.history_size as usize,
                 ttl: namespace.history_ttl,
                 cache: namespace.is_cache(),
                 epoch: RwLock::new("".into()),

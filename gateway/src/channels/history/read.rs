@@ -63,7 +63,7 @@ impl History {
                 let facts = self.broker.stream_facts(&kept.stream).await?;
                 facts.first_seq <= after.saturating_add(1)
                     && facts.last_seq >= after
-                    && count < kept.size as u64
+                    && count < facts.kept.since(after)
             };
         Ok(Backlog { publications, complete, removed, more: more > 0 })
     }
