@@ -27,7 +27,8 @@ use crate::channels::feed::{
     newest::{Newest, StoredPublication},
 };
 
-/// Reads of history at the same time. Each may hold a few megabytes.
+/// Reads of backlogs at the same time, and of pages: clients that read pages must not delay others that resume. Each read may
+/// hold a few megabytes.
 const READS: usize = 16;
 /// How long a stream's end is reused for channels that begin. A stale end is safe: messages behind it arrive live.
 const END_AGE: Duration = Duration::from_millis(200);
@@ -40,7 +41,8 @@ pub(crate) struct History {
     broker: Broker,
     subjects: Subjects,
     limit: Limit,
-    reads: Semaphore,
+    backlogs: Semaphore,
+    pages: Semaphore,
     streams: HashMap<String, NamespaceStream>,
 }
 
@@ -78,7 +80,14 @@ impl History {
             };
             (namespace.name.clone(), kept)
         });
-        Self { broker, subjects, limit, reads: Semaphore::new(READS), streams: kept.collect() }
+        Self {
+            broker,
+            subjects,
+            limit,
+            backlogs: Semaphore::new(READS),
+            pages: Semaphore::new(READS),
+            streams: kept.collect(),
+        }
     }
 
     /// How much one reply may hold.

@@ -288,3 +288,32 @@ async fn a_deleted_stream_of_one_namespace_stops_no_other() {
         assert_eq!(next(&mut events).await.0, "\"missed\"");
     }
 }
+
+#[tokio::test]
+async fn clients_are_let_go_if_the_stream_never_shows_what_is_missing() {
+    let stack = start(quick(&kept_toml(20, "fanout = 'channel'")).gateways(1)).await;
+    // A copy of a message that the stream does not have. Only the broker may send one, so this user needs the right.
+    stack.hold("nats").await.unwrap();
+    let file = stack.dir().join("nats.conf");
+    let rights = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, rights.replace("\"tide.push.>\",", "\"tide.push.>\", \"tide.live.>\",")).unwrap();
+    stack.start_process("nats").await.unwrap();
+    let (client, mut events) = connect(&stack, 0, "42").await;
+    eventually("subscribing works again", || async { client.subscribe("kept:a").await.is_ok() }).await;
+    client.publish("kept:a", "1").await.unwrap();
+    assert_eq!(next(&mut events).await.0, "1");
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("Nats-Sequence", "1000");
+    headers.insert("Nats-Last-Sequence", "999");
+    let nats = service(&stack).await;
+    nats.publish_with_headers("tide.live.kept.a", headers, "\"behind a hole\"".into()).await.unwrap();
+    nats.flush().await.unwrap();
+    let told = event(&mut events, |event| match event {
+        Event::Unsubscribed { channel, code, .. } => Some((channel, code)),
+        Event::Publication { data, .. } => {
+            panic!("delivered although something is missing before it: {data:?}")
+        }
+        _ => None,
+    });
+    assert_eq!(told.await, ("kept:a".to_owned(), 2500));
+}
