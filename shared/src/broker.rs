@@ -23,7 +23,7 @@ use tokio::sync::watch;
 
 use crate::{
     config::{NatsConfig, NatsUser},
-    topology,
+    topology::{self, KeptMessages},
 };
 
 mod reads;
@@ -72,6 +72,8 @@ pub struct StreamFacts {
     pub first_seq: u64,
     /// The sequence of the newest message it has ever had.
     pub last_seq: u64,
+    /// How many messages it keeps of each channel.
+    pub kept: KeptMessages,
 }
 
 /// Parses a header as a number.
@@ -230,6 +232,7 @@ impl Broker {
             epoch: topology::epoch(info),
             first_seq: info.state.first_sequence,
             last_seq: info.state.last_sequence,
+            kept: KeptMessages::of(&info.config),
         })
     }
 

@@ -33,7 +33,10 @@ pub const PRESENCE: &str = "TIDE_PRESENCE";
 const EPOCH: &str = "tidegate-epoch";
 
 mod migration;
+mod raised;
 mod streams;
+
+pub use self::raised::KeptMessages;
 
 /// Everything a configuration needs in the broker.
 #[derive(Debug, Clone)]
@@ -142,7 +145,10 @@ impl Topology {
         let (what, step) = match Way::from(&found.config, wanted) {
             Way::Update(persist_mode) => {
                 let wanted = Stream { persist_mode, ..wanted.clone() };
-                let differences = differences(&wanted, &found.config);
+                let mut differences = differences(&wanted, &found.config);
+                if raised::is_open(&found.config) {
+                    differences.push("note from where on its larger history holds".to_owned());
+                }
                 if differences.is_empty() {
                     return None;
                 }
@@ -207,10 +213,8 @@ impl Topology {
                     jetstream.create_stream(self.stream(name)).await.map_err(|e| failed(&change.what, &e))?;
                 }
                 Step::UpdateStream(name, persist_mode) => {
-                    let found = jetstream.get_stream(name).await.map_err(|e| failed(&change.what, &e))?;
-                    let metadata = found.cached_info().config.metadata.clone();
-                    let wanted = Stream { metadata, persist_mode: *persist_mode, ..self.stream(name) };
-                    jetstream.update_stream(wanted).await.map_err(|e| failed(&change.what, &e))?;
+                    let updated = self.update(jetstream, name, *persist_mode).await;
+                    updated.map_err(|error| failed(&change.what, &*error))?;
                 }
                 Step::Consumer(stream, name) => {
                     let consumers = self
@@ -225,6 +229,26 @@ impl Topology {
                     }
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Updates a stream. If it keeps more of each channel from now on, its metadata says since when.
+    async fn update(
+        &self,
+        jetstream: &jetstream::Context,
+        name: &str,
+        persist_mode: Option<PersistenceMode>,
+    ) -> Result<(), Box<dyn std::error::Error>> {
+        let found = jetstream.get_stream(name).await?;
+        let found = found.cached_info();
+        let mut wanted = Stream { persist_mode, ..self.stream(name) };
+        wanted.metadata.clone_from(&found.config.metadata);
+        raised::open(found, &wanted.clone(), &mut wanted.metadata);
+        let info = jetstream.update_stream(wanted).await?;
+        if raised::is_open(&info.config) {
+            let info = jetstream.get_stream(name).await?;
+            jetstream.update_stream(raised::close(info.cached_info())).await?;
         }
         Ok(())
     }

@@ -5,7 +5,8 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc};
 use anyhow::Context as _;
 use clap::{CommandFactory, FromArgMatches, Parser};
 use tidegate_shared::{
-    config::{Config, ConfigError, FILE_VARIABLE},
+    config::{self, Config, ConfigError, FILE_VARIABLE, Role},
+    failure,
     id::random_token,
     lifecycle::Lifecycle,
     telemetry,
@@ -23,8 +24,6 @@ use crate::{
 const BAD_CONFIGURATION: u8 = 64;
 /// The exit code for every other failure, an early end of a route's consume task included.
 const FAILED: u8 = 1;
-/// The configuration file that is read if it exists and no other is named.
-const USUAL_FILE: &str = "tidegate.toml";
 
 /// Handles requests of Tidegate.
 #[derive(Debug, Parser)]
@@ -77,11 +76,11 @@ where
     S: Clone + Send + Sync + 'static,
     M: AsyncFnOnce(&Config) -> anyhow::Result<Router<S>>,
 {
-    let usual = PathBuf::from(USUAL_FILE);
-    let file = arguments.config.or_else(|| usual.is_file().then_some(usual));
+    let file = config::usual_file(arguments.config);
     let flag = arguments.internal.map(|internal| ("worker.internal", internal.to_string()));
-    let config = Config::load(file.as_deref(), flag.as_slice())?;
+    let config = Config::load_as(Role::Worker, file.as_deref(), flag.as_slice())?;
     telemetry::init(&config.log)?;
+    config::log_source(file.as_deref());
     let name = arguments.name.unwrap_or_else(random_token::<5>);
     let engine = Arc::new(EngineRuntime::start()?);
     let handlers = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -151,7 +150,7 @@ fn is_configuration(error: &anyhow::Error) -> bool {
     reason = "logging may not be set up yet, and the reason has to reach the terminal"
 )]
 fn print_error(error: &anyhow::Error) {
-    eprintln!("error: {error:#}");
+    eprintln!("error: {}", failure::text(error));
 }
 
 #[cfg(test)]

@@ -64,6 +64,34 @@ async fn a_history_that_shrinks_or_grows_keeps_what_fits() {
 }
 
 #[tokio::test]
+async fn a_history_that_grows_notes_since_when_and_an_interrupted_apply_is_completed_by_the_next() {
+    let stack = Stack::builder().config(KEPT).start().await.unwrap();
+    let (broker, service) = brokers(&stack).await;
+    let config =
+        async || broker.jetstream().get_stream("TIDE_CH_chat").await.unwrap().cached_info().config.clone();
+    let mark = async || config().await.metadata.get("tidegate-raised").cloned();
+    assert_eq!(mark().await, None);
+    for n in 0..6 {
+        publish(&service, &n.to_string()).await;
+    }
+    changed(&stack, &broker, "history_size = 8").await;
+    assert_eq!(mark().await.unwrap(), "6:5");
+    publish(&service, "6").await;
+    changed(&stack, &broker, "history_size = 4").await;
+    assert_eq!(mark().await.unwrap(), "6:5", "a smaller limit needs no mark");
+    changed(&stack, &broker, "history_size = 9").await;
+    assert_eq!(mark().await.unwrap(), "7:4");
+    let mut interrupted = config().await;
+    interrupted.metadata.insert("tidegate-raised".to_owned(), format!("{}:4", u64::MAX));
+    broker.jetstream().update_stream(interrupted).await.unwrap();
+    publish(&service, "7").await;
+    let said = changed(&stack, &broker, "history_size = 9").await;
+    assert!(said.contains("larger history holds"), "{said}");
+    assert_eq!(mark().await.unwrap(), "8:4");
+    stack.down().await;
+}
+
+#[tokio::test]
 async fn a_namespace_gains_and_loses_its_history() {
     let stack = Stack::builder().config("[[namespace]]\nname = \"chat\"\n").start().await.unwrap();
     let (broker, service) = brokers(&stack).await;

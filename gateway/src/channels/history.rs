@@ -27,7 +27,8 @@ use crate::channels::feed::{
     newest::{Newest, StoredPublication},
 };
 
-/// Reads of history at the same time. Each may hold a few megabytes.
+/// Reads of backlogs at the same time, and of pages: clients that read pages must not delay others that resume. Each read may
+/// hold a few megabytes.
 const READS: usize = 16;
 /// How long a stream's end is reused for channels that begin. A stale end is safe: messages behind it arrive live.
 const END_AGE: Duration = Duration::from_millis(200);
@@ -40,15 +41,14 @@ pub(crate) struct History {
     broker: Broker,
     subjects: Subjects,
     limit: Limit,
-    reads: Semaphore,
+    backlogs: Semaphore,
+    pages: Semaphore,
     streams: HashMap<String, NamespaceStream>,
 }
 
 /// One namespace's stream.
 struct NamespaceStream {
     stream: String,
-    /// Messages kept per channel.
-    size: usize,
     ttl: Duration,
     /// Cache mode: clients recover the newest publication only.
     cache: bool,
@@ -72,7 +72,6 @@ impl History {
         let kept = namespaces.iter().filter(|namespace| namespace.has_history()).map(|namespace| {
             let kept = NamespaceStream {
                 stream: channel_stream(&namespace.name),
-                size: namespace.history_size as usize,
                 ttl: namespace.history_ttl,
                 cache: namespace.is_cache(),
                 epoch: RwLock::new("".into()),
@@ -81,7 +80,14 @@ impl History {
             };
             (namespace.name.clone(), kept)
         });
-        Self { broker, subjects, limit, reads: Semaphore::new(READS), streams: kept.collect() }
+        Self {
+            broker,
+            subjects,
+            limit,
+            backlogs: Semaphore::new(READS),
+            pages: Semaphore::new(READS),
+            streams: kept.collect(),
+        }
     }
 
     /// How much one reply may hold.

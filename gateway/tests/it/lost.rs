@@ -19,6 +19,7 @@ in_both_fanouts!(
     a_recreated_stream_has_another_epoch,
     a_new_epoch_invalidates_positions_and_survives_apply,
     a_position_beyond_a_restored_stream_is_not_recovered,
+    a_client_that_missed_publications_under_a_smaller_history_is_not_recovered,
 );
 
 /// Waits until the stream of the namespace is empty.
@@ -175,6 +176,64 @@ async fn a_new_epoch_invalidates_positions_and_survives_apply(fanout: &str) {
     assert!(!again.recovered && again.was_recovering && again.epoch == epoch, "{again:?}");
 }
 
+/// Changes the history of the namespace, as `tidegate apply` does.
+async fn resize(stack: &Stack, history_size: u32) {
+    let mut changed = stack.config().clone();
+    changed.namespaces.iter_mut().filter(|n| n.name == "kept").for_each(|n| n.history_size = history_size);
+    let broker = tidegate_cli::stack::setup::connect(stack.config()).await.unwrap();
+    tidegate_cli::stack::setup::apply(&broker, &changed).await.unwrap();
+    assert!(tidegate_cli::stack::setup::plan(&broker, &changed).await.unwrap().is_empty());
+}
+
+async fn a_client_that_missed_publications_under_a_smaller_history_is_not_recovered(fanout: &str) {
+    let stack = start(quick(&kept_toml(100, &format!("fanout = '{fanout}'"))).gateways(1)).await;
+    let (client, _events) = connect(&stack, 0, "42").await;
+    let publish = async |channel: &str, count: u32| {
+        for n in 0..count {
+            client.publish(channel, n.to_string()).await.unwrap();
+        }
+    };
+    let recovers = async |channel: &str, offset: u64| {
+        let result = resume(&client, channel, offset, "").await;
+        client.unsubscribe(channel).await.unwrap();
+        (result.recovered, result.publications.len())
+    };
+    let position = async |channel: &str| {
+        let position = fresh(&client, channel).await.offset;
+        client.unsubscribe(channel).await.unwrap();
+        position
+    };
+    // It stays in the stream, so that the stream's beginning tells nothing about the other channels.
+    publish("kept:oldest", 1).await;
+    let before = position("kept:a").await;
+    resize(&stack, 5).await;
+    publish("kept:a", 7).await;
+    assert_eq!(recovers("kept:a", before).await, (false, 0), "the stream keeps less than this gateway knows");
+    let early = position("kept:few").await;
+    publish("kept:few", 4).await;
+    resize(&stack, 100).await;
+    assert_eq!(recovers("kept:a", before).await, (false, 0), "two were removed before the history grew");
+    assert_eq!(recovers("kept:few", early).await, (true, 4), "nothing of this channel was ever removed");
+    publish("kept:oldest", 1).await;
+    let oldest = HistoryRequest { channel: "kept:oldest".to_owned(), ..Default::default() };
+    let grown = history(&client, oldest).await.unwrap().offset;
+    // A gateway remembers the end of a stream for a moment, so a new channel may begin a little earlier.
+    let (mut late, mut new) = (0, String::new());
+    while late < grown {
+        new = format!("{new}n");
+        late = position(&format!("kept:{new}")).await;
+    }
+    let new = format!("kept:{new}");
+    publish(&new, 20).await;
+    publish("kept:other", 20).await;
+    assert_eq!(recovers(&new, late).await, (true, 20), "the larger history holds from here on");
+    resize(&stack, 10).await;
+    resize(&stack, 100).await;
+    assert_eq!(recovers("kept:a", before).await, (false, 0));
+    assert_eq!(recovers("kept:other", late).await, (false, 0), "ten of them were removed");
+    assert_eq!(recovers("kept:few", early).await, (true, 4), "the smallest history since then counts");
+}
+
 async fn a_position_beyond_a_restored_stream_is_not_recovered(fanout: &str) {
     let stack = kept_by(fanout, 1).await;
     let (client, mut events) = connect(&stack, 0, "42").await;
@@ -228,4 +287,33 @@ async fn a_deleted_stream_of_one_namespace_stops_no_other() {
     for _ in &names[1..] {
         assert_eq!(next(&mut events).await.0, "\"missed\"");
     }
+}
+
+#[tokio::test]
+async fn clients_are_let_go_if_the_stream_never_shows_what_is_missing() {
+    let stack = start(quick(&kept_toml(20, "fanout = 'channel'")).gateways(1)).await;
+    // A copy of a message that the stream does not have. Only the broker may send one, so this user needs the right.
+    stack.hold("nats").await.unwrap();
+    let file = stack.dir().join("nats.conf");
+    let rights = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, rights.replace("\"tide.push.>\",", "\"tide.push.>\", \"tide.live.>\",")).unwrap();
+    stack.start_process("nats").await.unwrap();
+    let (client, mut events) = connect(&stack, 0, "42").await;
+    eventually("subscribing works again", || async { client.subscribe("kept:a").await.is_ok() }).await;
+    client.publish("kept:a", "1").await.unwrap();
+    assert_eq!(next(&mut events).await.0, "1");
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("Nats-Sequence", "1000");
+    headers.insert("Nats-Last-Sequence", "999");
+    let nats = service(&stack).await;
+    nats.publish_with_headers("tide.live.kept.a", headers, "\"behind a hole\"".into()).await.unwrap();
+    nats.flush().await.unwrap();
+    let told = event(&mut events, |event| match event {
+        Event::Unsubscribed { channel, code, .. } => Some((channel, code)),
+        Event::Publication { data, .. } => {
+            panic!("delivered although something is missing before it: {data:?}")
+        }
+        _ => None,
+    });
+    assert_eq!(told.await, ("kept:a".to_owned(), 2500));
 }

@@ -5,11 +5,14 @@ use std::time::Duration;
 use async_nats::{Message, StatusCode};
 use bytes::Bytes;
 use futures_util::StreamExt;
+use tokio::time::{Instant, timeout_at};
 
 use super::{Broker, Refusal, header_number};
 
 /// How large the messages of one read may be, all together. The last one may exceed it.
 const RANGE_BYTES: usize = 4 << 20;
+/// How long a direct get may take, all together.
+const DIRECT_GET_TOTAL: Duration = Duration::from_secs(10);
 /// How long to wait for the next message of a direct get.
 const DIRECT_GET_LIMIT: Duration = Duration::from_secs(2);
 
@@ -84,8 +87,10 @@ impl Broker {
         let subject = format!("$JS.API.DIRECT.GET.{stream}");
         self.client.publish_with_reply(subject, inbox, ask.to_string().into()).await.map_err(|e| away(&e))?;
         let mut range = Range { messages: Vec::new(), more: 0 };
+        let end = Instant::now() + DIRECT_GET_TOTAL;
         loop {
-            let next = tokio::time::timeout(DIRECT_GET_LIMIT, answers.next()).await.map_err(|e| away(&e))?;
+            let next = timeout_at(end.min(Instant::now() + DIRECT_GET_LIMIT), answers.next()).await;
+            let next = next.map_err(|e| away(&e))?;
             let message = next.ok_or_else(|| away(&"the subscription ended"))?;
             match message.status {
                 None => range.messages.push(message),

@@ -12,7 +12,10 @@ use tidegate_shared::{
     channel::Channel,
     protocol::{HistoryRequest, HistoryResult, Publication},
 };
-use tokio::{sync::SemaphorePermit, time::timeout};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::timeout,
+};
 
 use super::{
     History, NamespaceStream, publication,
@@ -48,7 +51,7 @@ impl History {
     ) -> Result<Backlog, Refusal> {
         let nothing = Backlog { publications: Vec::new(), complete: false, removed: None, more: false };
         let Some(kept) = self.streams.get(channel.namespace()) else { return Ok(nothing) };
-        let _turn = self.turn().await?;
+        let _turn = turn(&self.backlogs).await?;
         // Reads from the position itself: if its message is still there, nothing behind it was trimmed.
         let most = Limit { publications: most.publications.saturating_add(2), ..most };
         let Messages { list: messages, more, .. } = self.read(kept, channel, after, most).await?;
@@ -63,7 +66,7 @@ impl History {
                 let facts = self.broker.stream_facts(&kept.stream).await?;
                 facts.first_seq <= after.saturating_add(1)
                     && facts.last_seq >= after
-                    && count < kept.size as u64
+                    && count < facts.kept.since(after)
             };
         Ok(Backlog { publications, complete, removed, more: more > 0 })
     }
@@ -95,7 +98,7 @@ impl History {
         let most = Limit { publications, ..self.limit };
         let mut publications = Vec::new();
         if most.publications > 0 {
-            let _turn = self.turn().await?;
+            let _turn = turn(&self.pages).await?;
             if ask.reverse {
                 let before = ask.since.as_ref().map(|since| since.offset);
                 publications = self.newest_first(kept, channel, before, most).await?;
@@ -192,11 +195,11 @@ impl History {
             }
         }
     }
+}
 
-    /// One of the gateway's turns to read.
-    async fn turn(&self) -> Result<SemaphorePermit<'_>, Refusal> {
-        self.reads.acquire().await.map_err(|error| Refusal::Unavailable(error.to_string()))
-    }
+/// One of the gateway's turns to read.
+async fn turn(turns: &Semaphore) -> Result<SemaphorePermit<'_>, Refusal> {
+    turns.acquire().await.map_err(|error| Refusal::Unavailable(error.to_string()))
 }
 
 fn sequence(message: &Message) -> u64 {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Problem, plain, problem};
-use crate::config::{Config, Issuer, KeySource, SHORT_FORM, Secret, issuer::is_fetchable};
+use crate::config::{Config, Issuer, KeySource, SHORT_FORM, issuer::is_fetchable};
 
 /// The longest `auth.max_token_life`.
 const LONGEST_LIFE: Duration = Duration::from_hours(365 * 24);
@@ -95,42 +95,4 @@ fn issuer_keys(issuer: &Issuer) -> Result<(), (&'static str, String)> {
         )),
         KeySource::Hmac(_) | KeySource::Jwks(_) | KeySource::Public(_) => Ok(()),
     }
-}
-
-pub(super) fn production(config: &Config) -> Result<(), Problem> {
-    let secret = &config.auth.hmac_secret;
-    if secret.is_built_in() || (secret.is_empty() && config.issuers.is_empty()) {
-        return problem(
-            "auth.hmac_secret",
-            "env = \"production\" needs a secret of your own: set TIDEGATE_AUTH__HMAC_SECRET or \
-             TIDEGATE_AUTH__HMAC_SECRET_FILE; or leave it empty (\"\") and declare an [[issuer]]",
-        );
-    }
-    if !secret.is_empty() {
-        long_enough("auth.hmac_secret", secret, 32)?;
-    }
-    if config.auth.max_token_life.is_zero() {
-        return problem(
-            "auth.max_token_life",
-            "env = \"production\" needs a limit, because a token without an expiry that leaks is valid for ever: \
-             set TIDEGATE_AUTH__MAX_TOKEN_LIFE, for example to 24h",
-        );
-    }
-    for (index, issuer) in config.issuers.iter().enumerate() {
-        let Some(secret) = &issuer.hmac_secret else { continue };
-        let key = format!("issuer.{index}.hmac_secret");
-        if secret.is_built_in() {
-            return problem(key, "env = \"production\" needs a secret of your own");
-        }
-        long_enough(&key, secret, 32)?;
-    }
-    Ok(())
-}
-
-/// Whether a secret is too long to be guessed.
-pub(super) fn long_enough(key: &str, secret: &Secret, least: usize) -> Result<(), Problem> {
-    if secret.expose().len() < least {
-        return problem(key, format!("must have at least {least} bytes in production"));
-    }
-    Ok(())
 }
