@@ -26,18 +26,21 @@ pub(crate) struct Delivery {
     message: jetstream::Message,
     delivered: u32,
     place: String,
+    parked: bool,
 }
 
 impl Delivery {
     pub(crate) fn new(message: jetstream::Message) -> Self {
-        let (delivered, place) = match message.info() {
+        let (delivered, place, parked) = match message.info() {
             Ok(info) => {
-                let stage = if info.stream == IN { 'i' } else { 'p' };
-                (u32::try_from(info.delivered).unwrap_or(1), format!("{stage}{}", info.stream_sequence))
+                let parked = info.stream != IN;
+                let stage = if parked { 'p' } else { 'i' };
+                let place = format!("{stage}{}", info.stream_sequence);
+                (u32::try_from(info.delivered).unwrap_or(1), place, parked)
             }
-            Err(_) => (1, "unknown".to_owned()),
+            Err(_) => (1, "unknown".to_owned(), true),
         };
-        Self { message, delivered, place }
+        Self { message, delivered, place, parked }
     }
 
     /// Reads the request in the message.
@@ -49,6 +52,11 @@ impl Delivery {
     /// The number of deliveries before this one. None of them was settled: their worker ended or was cut off.
     pub(crate) fn earlier_deliveries(&self) -> u32 {
         self.delivered.saturating_sub(1)
+    }
+
+    /// Whether it was parked before.
+    pub(crate) fn was_parked(&self) -> bool {
+        self.parked
     }
 
     /// The subject it was delivered on.

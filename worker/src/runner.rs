@@ -5,7 +5,10 @@
 use std::{sync::Arc, time::Duration};
 
 use tidegate_shared::{lifecycle::Lifecycle, topology::consumer_name};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
 
 use crate::{
     backoff::Pauses,
@@ -20,6 +23,8 @@ use crate::{
 const PROGRESS_PER_ACK_WAIT: u32 = 3;
 /// How long a request that was cut off waits for another worker.
 const RETURN_DELAY: Duration = Duration::from_secs(1);
+/// How long storing such a request for another worker may take. After that it goes back to the broker, and loses an attempt.
+const HAND_ON_LIMIT: Duration = Duration::from_secs(1);
 /// The pause after the first failed pull.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
@@ -99,13 +104,33 @@ impl Runner {
         let interval = self.engine.config.worker.ack_wait / PROGRESS_PER_ACK_WAIT;
         tokio::select! {
             biased;
-            () = self.engine.cut_off.cancelled() => {
-                delivery.nak(RETURN_DELAY).await;
-                Ending::Returned
-            }
+            () = self.engine.cut_off.cancelled() => self.cut_off(delivery, lifecycle).await,
             never = delivery.keep_alive(interval) => match never {},
             ending = self.when_permitted(delivery, permit, lifecycle) => ending,
         }
+    }
+
+    /// Gives a request back that was not finished in time. The end of a drain is not the request's fault and uses no attempt. A
+    /// worker that must end now has no time to store anything: the redelivery counts.
+    async fn cut_off(&self, delivery: &Arc<Delivery>, lifecycle: &Lifecycle) -> Ending {
+        let settlement = Settlement::new(&self.engine, &self.route, delivery).ok();
+        let hands_on = async {
+            match settlement {
+                Some(settlement) => settlement.hand_on_after(RETURN_DELAY).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = lifecycle.stopping() => {}
+            handed_on = timeout(HAND_ON_LIMIT, hands_on) => {
+                if let Ok(ending) = handed_on {
+                    return ending;
+                }
+            }
+        }
+        delivery.nak(RETURN_DELAY).await;
+        Ending::Returned
     }
 
     /// Settles the delivery once it has a permit. A draining worker begins no request: it hands the request on.

@@ -68,9 +68,10 @@ impl Settlement {
 
     /// Does everything that the request needs: the answer of an earlier delivery, an attempt, or a dead letter.
     pub(crate) async fn settle(&self) -> Ending {
-        // A first delivery of a plain request cannot have an answer yet. This check comes before the attempts are counted: a
+        // A plain request cannot have an answer before its first delivery, unless it was parked by a worker that was cut off
+        // while it stored the answer. This check comes before the attempts are counted: a
         // worker that ended between its answer and the acknowledgement has not failed.
-        let may_be_answered = self.request.id.is_keyed() || self.attempts > 0;
+        let may_be_answered = self.request.id.is_keyed() || self.attempts > 0 || self.delivery.was_parked();
         if may_be_answered && let Some(ending) = self.answered_already().await {
             return ending;
         }
@@ -86,7 +87,12 @@ impl Settlement {
 
     /// Parks a request that was not begun, so that another worker takes it. Uses no attempt.
     pub(crate) async fn hand_on(&self) -> Ending {
-        self.snooze(Duration::ZERO).await;
+        self.hand_on_after(Duration::ZERO).await
+    }
+
+    /// As [`Self::hand_on`], for a request that another worker should not take before `delay` has passed.
+    pub(crate) async fn hand_on_after(&self, delay: Duration) -> Ending {
+        self.snooze(delay).await;
         Ending::Returned
     }
 
