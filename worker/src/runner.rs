@@ -4,6 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::FutureExt;
 use tidegate_shared::{lifecycle::Lifecycle, topology::consumer_name};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -23,7 +24,7 @@ use crate::{
 const PROGRESS_PER_ACK_WAIT: u32 = 3;
 /// How long a request that was cut off waits for another worker.
 const RETURN_DELAY: Duration = Duration::from_secs(1);
-/// How long storing such a request for another worker may take. After that it goes back to the broker, and loses an attempt.
+/// How long storing such a request for another worker may take. After that it goes back to the broker.
 const HAND_ON_LIMIT: Duration = Duration::from_secs(1);
 /// The pause after the first failed pull.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -89,8 +90,9 @@ impl Runner {
         let permit = Arc::clone(&self.permits).try_acquire_owned().ok();
         let (this, lifecycle) = (Arc::clone(self), lifecycle.clone());
         self.engine.deliveries.spawn(async move {
-            let ending = this.attend(&Arc::new(delivery), permit, &lifecycle).await;
-            this.engine.metrics.ended(this.route.name(), ending);
+            let delivery = Arc::new(delivery);
+            let ending = this.attend(&delivery, permit, &lifecycle).await;
+            delivery.count(&this.engine.metrics, this.route.name(), ending);
         });
     }
 
@@ -111,23 +113,19 @@ impl Runner {
     }
 
     /// Gives a request back that was not finished in time. The end of a drain is not the request's fault and uses no attempt. A
-    /// worker that must end now has no time to store anything: the redelivery counts.
+    /// request that is cut off because the worker must end now has used one.
     async fn cut_off(&self, delivery: &Arc<Delivery>, lifecycle: &Lifecycle) -> Ending {
         let settlement = Settlement::new(&self.engine, &self.route, delivery).ok();
+        let stops = lifecycle.stopping().now_or_never().is_some();
         let hands_on = async {
             match settlement {
+                Some(settlement) if stops => settlement.give_up(RETURN_DELAY).await,
                 Some(settlement) => settlement.hand_on_after(RETURN_DELAY).await,
                 None => std::future::pending().await,
             }
         };
-        tokio::select! {
-            biased;
-            () = lifecycle.stopping() => {}
-            handed_on = timeout(HAND_ON_LIMIT, hands_on) => {
-                if let Ok(ending) = handed_on {
-                    return ending;
-                }
-            }
+        if let Ok(ending) = timeout(HAND_ON_LIMIT, hands_on).await {
+            return ending;
         }
         delivery.nak(RETURN_DELAY).await;
         Ending::Returned
