@@ -20,6 +20,8 @@ pub const CHANNEL: &str = "Tide-Channel";
 pub const KEY: &str = "Tide-Key";
 /// The number of failed attempts before this delivery; absent for none.
 pub const ATTEMPT: &str = "Tide-Attempt";
+/// On a parked request that lost a worker: `1`, or `2` if it is to be tried alone.
+pub const SUSPECT: &str = "Tide-Suspect";
 /// Present when the answer also goes to the user's personal channel.
 pub const LATER: &str = "Tide-Later";
 /// The digest of a keyed request's body.

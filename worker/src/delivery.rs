@@ -2,7 +2,11 @@
 //!
 //! Never decides which acknowledgement to send.
 
-use std::{convert::Infallible, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use async_nats::{
     HeaderMap,
@@ -13,6 +17,8 @@ use tidegate_shared::{
     header,
     topology::IN,
 };
+
+use crate::metrics::{Ending, Metrics};
 
 /// How often an acknowledgement is sent until the broker confirms it. After that, the redelivery finds the stored answer and
 /// acknowledges again.
@@ -26,18 +32,22 @@ pub(crate) struct Delivery {
     message: jetstream::Message,
     delivered: u32,
     place: String,
+    parked: bool,
+    counted: AtomicBool,
 }
 
 impl Delivery {
     pub(crate) fn new(message: jetstream::Message) -> Self {
-        let (delivered, place) = match message.info() {
+        let (delivered, place, parked) = match message.info() {
             Ok(info) => {
-                let stage = if info.stream == IN { 'i' } else { 'p' };
-                (u32::try_from(info.delivered).unwrap_or(1), format!("{stage}{}", info.stream_sequence))
+                let parked = info.stream != IN;
+                let stage = if parked { 'p' } else { 'i' };
+                let place = format!("{stage}{}", info.stream_sequence);
+                (u32::try_from(info.delivered).unwrap_or(1), place, parked)
             }
-            Err(_) => (1, "unknown".to_owned()),
+            Err(_) => (1, "unknown".to_owned(), true),
         };
-        Self { message, delivered, place }
+        Self { message, delivered, place, parked, counted: AtomicBool::new(false) }
     }
 
     /// Reads the request in the message.
@@ -46,9 +56,19 @@ impl Delivery {
         Request::read(self.message.headers.as_ref().unwrap_or(&empty), self.message.payload.clone())
     }
 
-    /// The number of deliveries before this one. None of them was settled: their worker ended or was cut off.
+    /// The number of deliveries before this one. None of them was settled: their worker ended, or gave the request back.
     pub(crate) fn earlier_deliveries(&self) -> u32 {
         self.delivered.saturating_sub(1)
+    }
+
+    /// Whether it was parked before.
+    pub(crate) fn was_parked(&self) -> bool {
+        self.parked
+    }
+
+    /// A header of the message.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.message.headers.as_ref()?.get(name).map(async_nats::HeaderValue::as_str)
     }
 
     /// The subject it was delivered on.
@@ -79,6 +99,13 @@ impl Delivery {
             if let Err(error) = self.message.ack_with(AckKind::Progress).await {
                 tracing::debug!(%error, "an in-progress acknowledgement could not be sent");
             }
+        }
+    }
+
+    /// Counts how the delivery ended, once.
+    pub(crate) fn count(&self, metrics: &Metrics, route: &str, ending: Ending) {
+        if !self.counted.swap(true, Ordering::Relaxed) {
+            metrics.ended(route, ending);
         }
     }
 

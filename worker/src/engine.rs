@@ -7,7 +7,7 @@ use tidegate_shared::{
     config::{Config, Match, Route},
     subject::Subjects,
 };
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, sync::Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{clock::Clock, handler::BoxedHandler, metrics::Metrics};
@@ -26,6 +26,8 @@ pub(crate) struct Engine {
     pub(crate) clock: Clock,
     /// The runtime that handlers run on. Everything else runs on the engine's own.
     pub(crate) handlers: Handle,
+    /// For the one suspect at a time that is tried alone.
+    pub(crate) alone: Semaphore,
     /// One task per delivery that is not settled.
     pub(crate) deliveries: TaskTracker,
     /// Cancelled when the drain limit is over: every unsettled delivery then goes back to the broker.

@@ -29,7 +29,7 @@ impl Job {
         self.request.body.clone()
     }
 
-    /// The number of attempts that were begun before this one: 0 on the first.
+    /// The number of attempts before this one that count: 0 on the first. A run whose worker died may not count.
     pub fn attempt(&self) -> u32 {
         self.attempt
     }

@@ -4,8 +4,12 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::FutureExt;
 use tidegate_shared::{lifecycle::Lifecycle, topology::consumer_name};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
 
 use crate::{
     backoff::Pauses,
@@ -20,6 +24,8 @@ use crate::{
 const PROGRESS_PER_ACK_WAIT: u32 = 3;
 /// How long a request that was cut off waits for another worker.
 const RETURN_DELAY: Duration = Duration::from_secs(1);
+/// How long storing such a request for another worker may take. After that it goes back to the broker.
+const HAND_ON_LIMIT: Duration = Duration::from_secs(1);
 /// The pause after the first failed pull.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
@@ -84,8 +90,9 @@ impl Runner {
         let permit = Arc::clone(&self.permits).try_acquire_owned().ok();
         let (this, lifecycle) = (Arc::clone(self), lifecycle.clone());
         self.engine.deliveries.spawn(async move {
-            let ending = this.attend(&Arc::new(delivery), permit, &lifecycle).await;
-            this.engine.metrics.ended(this.route.name(), ending);
+            let delivery = Arc::new(delivery);
+            let ending = this.attend(&delivery, permit, &lifecycle).await;
+            delivery.count(&this.engine.metrics, this.route.name(), ending);
         });
     }
 
@@ -99,13 +106,29 @@ impl Runner {
         let interval = self.engine.config.worker.ack_wait / PROGRESS_PER_ACK_WAIT;
         tokio::select! {
             biased;
-            () = self.engine.cut_off.cancelled() => {
-                delivery.nak(RETURN_DELAY).await;
-                Ending::Returned
-            }
+            () = self.engine.cut_off.cancelled() => self.cut_off(delivery, lifecycle).await,
             never = delivery.keep_alive(interval) => match never {},
             ending = self.when_permitted(delivery, permit, lifecycle) => ending,
         }
+    }
+
+    /// Gives a request back that was not finished in time. The end of a drain is not the request's fault and uses no attempt. A
+    /// request that is cut off because the worker must end now has used one.
+    async fn cut_off(&self, delivery: &Arc<Delivery>, lifecycle: &Lifecycle) -> Ending {
+        let settlement = Settlement::new(&self.engine, &self.route, delivery).ok();
+        let stops = lifecycle.stopping().now_or_never().is_some();
+        let hands_on = async {
+            match settlement {
+                Some(settlement) if stops => settlement.give_up(RETURN_DELAY).await,
+                Some(settlement) => settlement.hand_on_after(RETURN_DELAY).await,
+                None => std::future::pending().await,
+            }
+        };
+        if let Ok(ending) = timeout(HAND_ON_LIMIT, hands_on).await {
+            return ending;
+        }
+        delivery.nak(RETURN_DELAY).await;
+        Ending::Returned
     }
 
     /// Settles the delivery once it has a permit. A draining worker begins no request: it hands the request on.

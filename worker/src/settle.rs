@@ -30,12 +30,28 @@ use crate::{
 
 mod letter;
 mod messages;
+mod suspicion;
 
-use self::letter::Failed;
+use self::{
+    letter::Failed,
+    suspicion::{Suspicion, Turn},
+};
 
 /// How long a request waits before its redelivery when even its dead letter is refused: doubled with every delivery, at most
 /// an hour. The request is kept until an operator has mended the stream.
 const REFUSED: Backoff = Backoff { base: Duration::from_mins(1), cap: Duration::from_hours(1) };
+
+/// How a request is parked.
+#[derive(Debug)]
+struct Parked {
+    /// How long it waits.
+    delay: Duration,
+    /// Attempts that count until then.
+    attempt: u32,
+    /// Tells the request's parked copies apart.
+    mark: String,
+    suspicion: Suspicion,
+}
 
 /// One delivered request that is being settled.
 #[derive(Debug)]
@@ -44,7 +60,9 @@ pub(crate) struct Settlement {
     route: Arc<BoundRoute>,
     delivery: Arc<Delivery>,
     request: Arc<Request>,
-    /// Attempts that were begun before this delivery.
+    /// What the request's lost deliveries say about it.
+    suspicion: Suspicion,
+    /// Attempts that count and were begun before this delivery.
     attempts: u32,
 }
 
@@ -56,21 +74,27 @@ impl Settlement {
         delivery: &Arc<Delivery>,
     ) -> Result<Self, Unreadable> {
         let request = Arc::new(delivery.read()?);
-        let attempts = request.attempt.saturating_add(delivery.earlier_deliveries());
-        Ok(Self {
+        let mut settlement = Self {
             engine: Arc::clone(engine),
             route: Arc::clone(route),
             delivery: Arc::clone(delivery),
+            attempts: request.attempt,
+            suspicion: Suspicion::of(delivery),
             request,
-            attempts,
-        })
+        };
+        settlement.attempts = settlement.attempts.saturating_add(settlement.lost_attempts());
+        Ok(settlement)
     }
 
     /// Does everything that the request needs: the answer of an earlier delivery, an attempt, or a dead letter.
     pub(crate) async fn settle(&self) -> Ending {
-        // A first delivery of a plain request cannot have an answer yet. This check comes before the attempts are counted: a
+        // A plain request cannot have an answer before its first delivery, unless it was parked by a worker that was cut off
+        // while it stored the answer. This check comes before the attempts are counted: a
         // worker that ended between its answer and the acknowledgement has not failed.
-        let may_be_answered = self.request.id.is_keyed() || self.attempts > 0;
+        let may_be_answered = self.request.id.is_keyed()
+            || self.attempts > 0
+            || self.delivery.was_parked()
+            || self.delivery.earlier_deliveries() > 0;
         if may_be_answered && let Some(ending) = self.answered_already().await {
             return ending;
         }
@@ -78,6 +102,10 @@ impl Settlement {
         if self.attempts >= self.route.config.max_attempts {
             return self.bury("the worker ended during every attempt").await;
         }
+        let _alone = match self.turn().await {
+            Turn::Begin(alone) => alone,
+            Turn::Ended(ending) => return ending,
+        };
         if self.attempts == 0 {
             self.engine.metrics.waited(self.route.name(), self.waited());
         }
@@ -86,8 +114,23 @@ impl Settlement {
 
     /// Parks a request that was not begun, so that another worker takes it. Uses no attempt.
     pub(crate) async fn hand_on(&self) -> Ending {
-        self.snooze(Duration::ZERO).await;
-        Ending::Returned
+        self.hand_on_after(Duration::ZERO).await
+    }
+
+    /// As [`Self::hand_on`], for a request that another worker should not take before `delay` has passed.
+    pub(crate) async fn hand_on_after(&self, delay: Duration) -> Ending {
+        self.park_as(self.suspicion, delay).await
+    }
+
+    /// As [`Self::hand_on_after`], for a request that its worker gives up at once: this counts as an attempt.
+    pub(crate) async fn give_up(&self, delay: Duration) -> Ending {
+        let (attempt, mark) = (self.attempts.saturating_add(1), format!("s{}", self.delivery.place()));
+        self.park(Parked { delay, attempt, mark, suspicion: self.suspicion }, Ending::Returned).await
+    }
+
+    async fn park_as(&self, suspicion: Suspicion, delay: Duration) -> Ending {
+        let (attempt, mark) = (self.attempts, format!("s{}", self.delivery.place()));
+        self.park(Parked { delay, attempt, mark, suspicion }, Ending::Returned).await
     }
 
     async fn attempt(&self) -> Ending {
@@ -137,10 +180,7 @@ impl Settlement {
     async fn conclude(&self, outcome: Outcome, ending: Ending) -> Ending {
         let said = if let Outcome::Ok(body) = &outcome { body.len() } else { 0 };
         match self.answer(outcome).await {
-            Ok(()) => {
-                self.delivery.ack().await;
-                ending
-            }
+            Ok(()) => self.acknowledge(ending).await,
             // Another attempt would give the same answer: the client is told why it cannot have it.
             Err(Rejected::TooLarge { bytes, limit, .. }) => {
                 let reason = format!(
@@ -191,27 +231,29 @@ impl Settlement {
             return self.bury(reason).await;
         }
         let delay = after.unwrap_or_else(|| backoff::delay(route.backoff, self.attempts, rand::random()));
-        self.park(delay, failed, &format!("a{failed}"), ending).await
+        // An attempt that fails has not ended its worker.
+        let parked =
+            Parked { delay, attempt: failed, mark: format!("a{failed}"), suspicion: Suspicion::None };
+        self.park(parked, ending).await
     }
 
     /// Every copy of a request has another place in its stream, and thus another id when it is parked: a request may be
     /// snoozed any number of times.
     async fn snooze(&self, delay: Duration) -> Ending {
-        self.park(delay, self.attempts, &format!("s{}", self.delivery.place()), Ending::Snooze).await
+        let (attempt, mark) = (self.attempts, format!("s{}", self.delivery.place()));
+        self.park(Parked { delay, attempt, mark, suspicion: Suspicion::None }, Ending::Snooze).await
     }
 
-    /// Stores the request where it waits for its next delivery. `mark` tells its copies apart.
-    async fn park(&self, delay: Duration, attempt: u32, mark: &str, ending: Ending) -> Ending {
-        let delay = delay.min(MAX_WAIT);
-        let Some(headers) = self.park_headers(delay, attempt, mark).await else {
+    /// Stores the request where it waits for its next delivery.
+    async fn park(&self, mut parked: Parked, ending: Ending) -> Ending {
+        parked.delay = parked.delay.min(MAX_WAIT);
+        let delay = parked.delay;
+        let Some(headers) = self.park_headers(&parked).await else {
             return self.bury("the request came on a subject that is not a request's").await;
         };
         let subject = self.engine.subjects.park(&self.request.id);
         match store::store(&self.engine.broker, subject, headers, self.request.body.clone()).await {
-            Ok(_) => {
-                self.delivery.ack().await;
-                ending
-            }
+            Ok(_) => self.acknowledge(ending).await,
             // A parked copy has more headers than the request. The request waits where it is instead, which uses an attempt.
             Err(Rejected::TooLarge { .. }) => {
                 self.delivery.nak(delay).await;
@@ -253,19 +295,26 @@ impl Settlement {
             Err(rejected) => Err(rejected),
         };
         match answered {
-            Ok(()) => self.delivery.ack().await,
+            Ok(()) => self.acknowledge(Ending::Dead).await,
             Err(error) => {
                 tracing::error!(request.id = %self.request.id, route, %error, "the dead letter or its answer cannot be stored");
                 give_back_refused(&self.delivery).await;
+                Ending::Dead
             }
         }
-        Ending::Dead
     }
 
     /// How long ago the gateway accepted the request, by the gateway's clock and the broker's.
     fn waited(&self) -> Duration {
         let now = self.engine.clock.about_now().duration_since(UNIX_EPOCH).unwrap_or_default();
         now.saturating_sub(Duration::from_millis(self.request.accepted_at))
+    }
+
+    /// Counts the ending, then acknowledges the request: its end is in the metrics when it is gone from the stream.
+    async fn acknowledge(&self, ending: Ending) -> Ending {
+        self.delivery.count(&self.engine.metrics, self.route.name(), ending);
+        self.delivery.ack().await;
+        ending
     }
 
     /// How many attempts were begun, this one included.
@@ -277,8 +326,7 @@ impl Settlement {
     async fn answered_already(&self) -> Option<Ending> {
         let stored = store::answer(&self.engine.broker, &self.engine.subjects, &self.request.id).await;
         self.publish_later_answer(&stored?).await;
-        self.delivery.ack().await;
-        Some(Ending::AlreadyAnswered)
+        Some(self.acknowledge(Ending::AlreadyAnswered).await)
     }
 }
 
@@ -300,7 +348,10 @@ pub(crate) async fn bury_unreadable(
         reason,
     };
     match store_letter(engine, route, &failed).await {
-        Ok(()) => delivery.term(&failed.reason).await,
+        Ok(()) => {
+            delivery.count(&engine.metrics, route, Ending::Dead);
+            delivery.term(&failed.reason).await;
+        }
         Err(error) => {
             tracing::error!(route, %error, "the dead letter cannot be stored");
             give_back_refused(delivery).await;

@@ -12,7 +12,7 @@ use tidegate_shared::{
     lifecycle::{Lifecycle, TaskEnded},
     topology::{IN, PARK, consumer_name},
 };
-use tokio::{runtime::Handle, time::Instant};
+use tokio::{runtime::Handle, sync::Semaphore, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -140,6 +140,7 @@ impl Worker {
             metrics: Arc::new(Metrics::new()),
             clock: Clock::new(),
             handlers: Handle::current(),
+            alone: Semaphore::new(1),
             deliveries: TaskTracker::new(),
             cut_off: CancellationToken::new(),
         });

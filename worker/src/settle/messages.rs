@@ -1,6 +1,6 @@
 //! The messages that a settlement stores: their headers, and the checks on a handler's publications.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_nats::HeaderMap;
 use tidegate_shared::{
@@ -10,7 +10,7 @@ use tidegate_shared::{
     topology::{IN, consumer_name},
 };
 
-use super::Settlement;
+use super::{Parked, Settlement, Suspicion};
 use crate::{answer::Publication, store};
 
 impl Settlement {
@@ -22,15 +22,36 @@ impl Settlement {
 
     /// The headers of a parked request: its own, the time of its next delivery and the subject of that delivery. `None` when
     /// the request was delivered on a subject that is not a request's.
-    pub(super) async fn park_headers(&self, delay: Duration, attempt: u32, mark: &str) -> Option<HeaderMap> {
-        let target = self.engine.subjects.due(self.delivery.subject())?;
+    pub(super) async fn park_headers(&self, parked: &Parked) -> Option<HeaderMap> {
         let consumer = consumer_name(&self.route.config);
         let now = self.engine.clock.now(&self.engine.broker, IN, consumer).await;
-        let at = humantime::format_rfc3339_millis(now + delay);
-        let mut headers = self.delivery.headers();
-        headers.insert(header::ATTEMPT, attempt.to_string());
-        headers.insert(header::MSG_ID, format!("{}.{mark}", self.request.id));
-        headers.insert(header::SCHEDULE, format!("@at {at}"));
+        self.headers_until(parked, now + parked.delay)
+    }
+
+    /// Whether a parked copy of the request is short enough for the broker.
+    pub(super) fn can_be_parked(&self) -> bool {
+        let mark = format!("s{}", self.delivery.place());
+        let parked = Parked { delay: Duration::ZERO, attempt: u32::MAX, mark, suspicion: Suspicion::Alone };
+        let headers = self.headers_until(&parked, UNIX_EPOCH);
+        headers
+            .is_some_and(|headers| self.engine.broker.check_size(&headers, self.request.body.len()).is_ok())
+    }
+
+    fn headers_until(&self, parked: &Parked, due: SystemTime) -> Option<HeaderMap> {
+        let target = self.engine.subjects.due(self.delivery.subject())?;
+        let kept = self.delivery.headers();
+        let kept = kept
+            .iter()
+            .filter(|(name, _)| !AsRef::<str>::as_ref(*name).eq_ignore_ascii_case(header::SUSPECT));
+        let mut headers: HeaderMap = kept
+            .flat_map(|(name, values)| values.iter().map(|value| (name.clone(), value.clone())))
+            .collect();
+        headers.insert(header::ATTEMPT, parked.attempt.to_string());
+        if let Some(suspicion) = parked.suspicion.header() {
+            headers.insert(header::SUSPECT, suspicion);
+        }
+        headers.insert(header::MSG_ID, format!("{}.{}", self.request.id, parked.mark));
+        headers.insert(header::SCHEDULE, format!("@at {}", humantime::format_rfc3339_millis(due)));
         headers.insert(header::SCHEDULE_TARGET, target);
         Some(headers)
     }

@@ -51,6 +51,30 @@ async fn a_draining_worker_finishes_running_requests_and_hands_on_the_rest() {
 }
 
 #[tokio::test]
+async fn a_request_that_takes_longer_than_its_worker_may_drain_loses_no_attempt() {
+    let tide = Tide::start_draining(ROUTE, 0, "200ms").await;
+    let (gate, notes) = (Arc::new(Semaphore::new(0)), Notes::default());
+    let router = || {
+        let state = Gate(Arc::clone(&gate), notes.clone());
+        Router::with_state(state).route("job", on(waits))
+    };
+    let request = tide.request("job", "");
+    tide.send(&request).await;
+    // As many deploys as the request has attempts, and some more.
+    for deploys in 1..=3 {
+        let worker = tide.work("deployed", router()).await;
+        eventually("the request runs", async || (notes.all().len() == deploys).then_some(())).await;
+        worker.lifecycle.drain();
+        worker.ended().await;
+    }
+    gate.add_permits(1);
+    let _last = tide.work("last", router()).await;
+    assert_eq!(tide.body(&request).await, "0");
+    tide.settled().await;
+    assert_eq!(notes.all().len(), 4);
+}
+
+#[tokio::test]
 async fn a_worker_that_stops_at_once_gives_running_requests_back() {
     let tide = Tide::start(&ROUTE.replace("max_attempts = 1", "max_attempts = 2")).await;
     let (gate, notes) = (Arc::new(Semaphore::new(0)), Notes::default());

@@ -16,3 +16,4 @@ mod pace;
 mod planted;
 mod stock;
 mod support;
+mod suspect;

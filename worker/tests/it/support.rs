@@ -46,8 +46,13 @@ impl Tide {
 
     /// As [`Tide::start`], with this many stock workers.
     pub(crate) async fn start_with(routes: &str, workers: usize) -> Self {
+        Self::start_draining(routes, workers, "10s").await
+    }
+
+    /// As [`Tide::start_with`], with this time for a draining worker to finish.
+    pub(crate) async fn start_draining(routes: &str, workers: usize, drain: &str) -> Self {
         let config = format!(
-            "[worker]\nack_wait = \"1s\"\ndrain = \"10s\"\n\
+            "[worker]\nack_wait = \"1s\"\ndrain = \"{drain}\"\n\
              [[namespace]]\nname = \"chat\"\n[[namespace]]\nname = \"quakes\"\n{routes}"
         );
         let stack = Stack::builder().config(&config).gateways(0).workers(workers).start().await.unwrap();
