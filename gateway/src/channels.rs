@@ -11,13 +11,17 @@ pub(crate) mod resume;
 
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tidegate_shared::{broker::Broker, config::Config, id::GatewayId, lifecycle::Lifecycle};
 
 use self::{
-    history::History, hub::Hub, interest::Interests, positions::Positions, receive::Receiver,
+    feed::Limit, history::History, hub::Hub, interest::Interests, positions::Positions, receive::Receiver,
     resume::Recovery,
 };
 use crate::{metrics::Metrics, presence::Presence};
+
+/// How large the publications in one reply may be, whatever the outbox may hold.
+const MAX_READ: usize = 8 << 20;
 
 /// The channels of this gateway.
 pub(crate) struct Channels {
@@ -42,16 +46,20 @@ impl Channels {
         lifecycle: Lifecycle,
     ) -> anyhow::Result<Self> {
         let (subjects, namespaces) = (config.subjects(), config.all_namespaces());
-        let limit = config.gateway.limits.recovery;
+        let limits = &config.gateway.limits;
+        // A quarter of the outbox is left: for the frame, and for bytes that JSON clients receive as base64.
+        let outbox = usize::try_from(limits.outbox).unwrap_or(usize::MAX);
+        let bytes = (outbox / 4 * 3).min(MAX_READ);
+        let limit = Limit { publications: limits.recovery, bytes };
         let history = Arc::new(History::new(broker.clone(), subjects.clone(), &namespaces, limit));
         let recovery = Arc::new(Recovery::new(Arc::clone(&history), metrics.clone(), lifecycle.clone()));
-        let positions = Positions {
+        let positions = Arc::new(Positions {
             broker: broker.clone(),
             hub: Arc::clone(&hub),
             history: Arc::clone(&history),
             recovery: Arc::clone(&recovery),
             lifecycle: lifecycle.clone(),
-        };
+        });
         let receiver = Arc::new(Receiver {
             broker,
             subjects,
@@ -60,9 +68,10 @@ impl Channels {
             recovery: Arc::clone(&recovery),
             metrics,
             lifecycle: lifecycle.clone(),
+            warned: Mutex::default(),
         });
         receiver.start(gateway, &namespaces).await?;
-        lifecycle.spawn_essential("comparing positions", async move { positions.watch().await });
+        positions.watch();
         let interests = Interests::new(receiver, presence, &namespaces);
         Ok(Self { hub, history, recovery, interests })
     }

@@ -137,12 +137,12 @@ impl Connection {
     pub(crate) async fn run(&mut self) {
         let end = self.serve().await;
         self.registration.leave_all();
+        self.log_end(&end);
         match end {
             End::Gone => {}
             End::Left => Box::pin(self.transport.finish_close()).await,
             End::Close(disconnect) => {
                 self.shared.metrics.disconnected(disconnect.code);
-                tracing::debug!(client.id = %self.session.client(), close.code = disconnect.code, "closing");
                 // Queued frames are still written, unless the client is too slow for them.
                 let mut rest = if disconnect == codes::SLOW { Vec::new() } else { self.rest() };
                 if self.transport.closes_with_a_push() {
@@ -151,6 +151,21 @@ impl Connection {
                 Box::pin(self.transport.close(rest, disconnect)).await;
             }
         }
+    }
+
+    fn log_end(&self, end: &End) {
+        let (code, reason) = match end {
+            End::Gone => (None, "the socket ended"),
+            End::Left => (None, "the client closed the connection"),
+            End::Close(disconnect) => (Some(disconnect.code), disconnect.reason.as_ref()),
+        };
+        tracing::info!(
+            user = self.session.user_for_log(),
+            client.id = %self.session.client(),
+            close.code = code,
+            reason,
+            "disconnected"
+        );
     }
 
     /// The loop. Branches in order of priority: finished operations, time, the outbox, the client.
@@ -301,7 +316,7 @@ impl Connection {
             self.shared.metrics.error(error.code);
         }
         let encode =
-            |reply: &Reply| self.outbox.dialect().encode(reply).map_err(|_| End::Close(codes::INAPPROPRIATE));
+            |reply: &Reply| self.outbox.dialect().encode(reply).map_err(|_| End::Close(codes::SERVER_ERROR));
         let mut frame = encode(reply)?;
         // Such a reply would end the connection, and the client would come back and ask for the same.
         if frame.len() > self.outbox.limit() && reply.id > 0 {

@@ -28,6 +28,9 @@ mod session;
 
 /// Test keys and tokens, shared with the integration tests.
 #[cfg(test)]
+#[path = "../tests/it/fields.rs"]
+mod fields;
+#[cfg(test)]
 #[path = "../tests/it/signer.rs"]
 mod signer;
 

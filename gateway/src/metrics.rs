@@ -35,6 +35,7 @@ pub(crate) struct Metrics {
     publications: Counter,
     deliveries: Counter,
     late_answers: Counter,
+    unreadable: Family<Reason, Counter>,
     recovery: RecoveryMetrics,
     jwks_fetches: Family<Fetch, Counter>,
     presence: PresenceMetrics,
@@ -80,6 +81,7 @@ impl Metrics {
         let publications = Counter::default();
         let deliveries = Counter::default();
         let late_answers = Counter::default();
+        let unreadable = Family::default();
         let recovery = RecoveryMetrics::register(&mut registry);
         let jwks_fetches = Family::default();
         let hooks = HookMetrics::register(&mut registry);
@@ -106,6 +108,11 @@ impl Metrics {
             "Answers that came after their call had timed out",
             late_answers.clone(),
         );
+        registry.register(
+            "unreadable",
+            "Messages of NATS that could not be read as they are, by the part",
+            unreadable.clone(),
+        );
         Self {
             registry: Arc::new(registry),
             connections,
@@ -116,6 +123,7 @@ impl Metrics {
             publications,
             deliveries,
             late_answers,
+            unreadable,
             recovery,
             jwks_fetches,
             presence,
@@ -159,5 +167,10 @@ impl Metrics {
 
     pub(crate) fn late_answer(&self) {
         self.late_answers.inc();
+    }
+
+    /// A message of NATS has a part that cannot be read.
+    pub(crate) fn unreadable(&self, part: &'static str) {
+        self.unreadable.get_or_create(&Reason { reason: part }).inc();
     }
 }

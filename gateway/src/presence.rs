@@ -16,7 +16,7 @@ use tidegate_shared::{
     header,
     id::{ClientId, GatewayId},
     lifecycle::Lifecycle,
-    protocol::{ClientInfo, PresenceResult, protobuf},
+    protocol::{ClientInfo, CodecError, PresenceResult, protobuf},
     subject::Subjects,
     topology::PRESENCE,
 };
@@ -157,14 +157,15 @@ impl Presence {
     }
 
     /// Reads a join or a leave from a live message. `None` if the broker only expired the mark of a leave.
-    pub(crate) fn change(message: &Message) -> Option<MembershipChange> {
+    pub(crate) fn change(message: &Message) -> Result<Option<MembershipChange>, CodecError> {
         let reason = message.headers.as_ref().and_then(|headers| get(headers, header::MARKER_REASON));
         let joined = match reason {
             None => true,
             Some(LEFT) => false,
-            Some(_) => return None,
+            Some(_) => return Ok(None),
         };
-        Some(MembershipChange { info: protobuf::decode_one(message.payload.clone()).ok()?, joined })
+        let info = protobuf::decode_one(message.payload.clone())?;
+        Ok(Some(MembershipChange { info, joined }))
     }
 
     /// Waits until this gateway's members have left, then ends its lease.

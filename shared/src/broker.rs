@@ -8,18 +8,17 @@ use std::{
 };
 
 use async_nats::{
-    Client, ConnectOptions, Event, HeaderMap, Message, StatusCode, Subject,
+    Client, ConnectOptions, Event, HeaderMap, Message, Subject,
     connection::State,
     jetstream::{
         self,
-        context::{ContextBuilder, PublishAckFuture, PublishError, PublishErrorKind},
+        context::{ContextBuilder, PublishAckFuture},
         message::PublishMessage,
         response::Response,
         stream::PurgeResponse,
     },
 };
 use bytes::Bytes;
-use futures_util::StreamExt;
 use tokio::sync::watch;
 
 use crate::{
@@ -27,15 +26,21 @@ use crate::{
     topology,
 };
 
+mod reads;
 mod reconnects;
+mod refusal;
+mod size;
 
-pub use self::reconnects::Reconnects;
+use self::refusal::refusal;
+pub use self::{
+    reads::Range,
+    reconnects::Reconnects,
+    refusal::{API_ERRORS, ApiError, Meaning, Refusal},
+    size::{HEADERS_LIMIT, headers_len},
+};
 
 /// The oldest supported server: the streams depend on its behaviour.
 pub const MIN_SERVER: (i64, i64, i64) = (2, 14, 3);
-
-/// How long to wait for the next message of a direct get.
-const DIRECT_GET_LIMIT: Duration = Duration::from_secs(2);
 
 /// A connection to NATS as one of its users.
 #[derive(Debug, Clone)]
@@ -54,39 +59,9 @@ pub struct Stored {
     pub duplicate: bool,
 }
 
-/// Why a message was not stored, or may not be.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// The broker is unreachable, has no leader, or too many publishes are in flight. The message was not stored; a retry can
-    /// help.
-    #[error("the broker does not accept the message now: {0}")]
-    Unavailable(String),
-    /// The stream is full. The message was not stored.
-    #[error("the stream is full")]
-    Full,
-    /// The stream keeps one message on this subject and has it already.
-    #[error("the stream has a message on this subject already")]
-    Taken,
-    /// No acknowledgement arrived in time. The message may be stored.
-    #[error("no acknowledgement in time")]
-    Unknown,
-    /// The broker rejects this message permanently.
-    #[error("the broker rejected the message: {0}")]
-    Rejected(String),
-}
-
 /// A published message whose acknowledgement is pending.
 #[derive(Debug)]
 pub struct Sent(PublishAckFuture);
-
-/// A batch of messages of a subject.
-#[derive(Debug, Clone)]
-pub struct Range {
-    /// The messages, oldest first.
-    pub messages: Vec<Message>,
-    /// How many messages follow.
-    pub more: u64,
-}
 
 /// The identity and the bounds of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -217,68 +192,19 @@ impl Broker {
         if !self.is_connected() {
             return Err(Refusal::Unavailable("not connected to NATS".to_owned()));
         }
+        self.check_size(&headers, body.len())?;
         let message = PublishMessage::build().payload(body).headers(headers);
         self.jetstream.send_publish(subject, message).await.map(Sent).map_err(|error| refusal(&error))
+    }
+
+    /// Checks that the broker takes a message of this size.
+    pub fn check_size(&self, headers: &HeaderMap, body: usize) -> Result<(), Refusal> {
+        size::check(headers_len(headers), body, self.client.max_payload())
     }
 
     /// Publishes a message and waits for its acknowledgement.
     pub async fn store(&self, subject: String, headers: HeaderMap, body: Bytes) -> Result<Stored, Refusal> {
         self.publish(subject, headers, body).await?.stored().await
-    }
-
-    /// Returns the last message of `subject` in `stream`, or `None`. An error means that the broker does not answer.
-    pub async fn last(&self, stream: &str, subject: &str) -> Result<Option<Message>, Refusal> {
-        let request = format!("$JS.API.DIRECT.GET.{stream}.{subject}");
-        match self.client.request(request, Bytes::new()).await {
-            Ok(message) if message.status == Some(StatusCode::NOT_FOUND) => Ok(None),
-            Ok(message) => Ok(Some(message)),
-            Err(error) => Err(Refusal::Unavailable(error.to_string())),
-        }
-    }
-
-    /// Returns up to `limit` messages of `subject` from sequence `from` on, oldest first, and how many more there are.
-    pub async fn range(
-        &self,
-        stream: &str,
-        subject: &str,
-        from: u64,
-        limit: usize,
-    ) -> Result<Range, Refusal> {
-        let ask = serde_json::json!({"seq": from.max(1), "next_by_subj": subject, "batch": limit});
-        self.direct(stream, &ask).await
-    }
-
-    /// Returns the sequence of the newest message of each subject that has one. Takes at most 1,024 subjects.
-    pub async fn newest(&self, stream: &str, subjects: &[String]) -> Result<Vec<(String, u64)>, Refusal> {
-        let range = self.direct(stream, &serde_json::json!({"multi_last": subjects})).await?;
-        let newest = range.messages.iter().filter_map(|message| {
-            let subject = message.headers.as_ref()?.get("Nats-Subject")?.as_str().to_owned();
-            Some((subject, header_number(message, "Nats-Sequence")?))
-        });
-        Ok(newest.collect())
-    }
-
-    /// Requests a batch by direct get. Its messages arrive one by one, followed by an end, or a single "not found" arrives.
-    async fn direct(&self, stream: &str, ask: &serde_json::Value) -> Result<Range, Refusal> {
-        let away = |error: &dyn std::fmt::Display| Refusal::Unavailable(error.to_string());
-        let inbox = self.client.new_inbox();
-        let mut answers = self.client.subscribe(inbox.clone()).await.map_err(|e| away(&e))?;
-        let subject = format!("$JS.API.DIRECT.GET.{stream}");
-        self.client.publish_with_reply(subject, inbox, ask.to_string().into()).await.map_err(|e| away(&e))?;
-        let mut range = Range { messages: Vec::new(), more: 0 };
-        loop {
-            let next = tokio::time::timeout(DIRECT_GET_LIMIT, answers.next()).await.map_err(|e| away(&e))?;
-            let message = next.ok_or_else(|| away(&"the subscription ended"))?;
-            match message.status {
-                None => range.messages.push(message),
-                Some(StatusCode::NOT_FOUND) => return Ok(range),
-                Some(status) if status.as_u16() == 204 => {
-                    range.more = header_number(&message, "Nats-Num-Pending").unwrap_or(0);
-                    return Ok(range);
-                }
-                Some(status) => return Err(away(&status)),
-            }
-        }
     }
 
     /// Removes the messages of `subject` before sequence `before`.
@@ -373,28 +299,5 @@ fn report(event: &Event, connected: &watch::Sender<bool>) {
             tracing::warn!(subscription.id = id, "messages dropped: a subscription is not read fast enough");
         }
         Event::LameDuckMode | Event::Draining => tracing::info!(%event, "NATS"),
-    }
-}
-
-fn refusal(error: &PublishError) -> Refusal {
-    match error.kind() {
-        PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe => Refusal::Unknown,
-        PublishErrorKind::StreamNotFound => Refusal::Unavailable("no stream, or no leader for it".to_owned()),
-        PublishErrorKind::MaxAckPending => Refusal::Unavailable("too many publishes in flight".to_owned()),
-        PublishErrorKind::MaxPayloadExceeded => Refusal::Rejected(error.to_string()),
-        PublishErrorKind::WrongLastMessageId | PublishErrorKind::WrongLastSequence => Refusal::Taken,
-        PublishErrorKind::Other => {
-            let source = std::error::Error::source(error);
-            let Some(api) = source.and_then(|source| source.downcast_ref::<jetstream::Error>()) else {
-                return Refusal::Rejected(error.to_string());
-            };
-            // Code 10077 stands for a full stream and for a subject that has its one message; only the text differs.
-            match api.error_code().0 {
-                10077 if api.to_string().contains("per subject") => Refusal::Taken,
-                10077 => Refusal::Full,
-                _ if api.code() >= 500 => Refusal::Unavailable(api.to_string()),
-                _ => Refusal::Rejected(api.to_string()),
-            }
-        }
     }
 }

@@ -261,6 +261,9 @@ pub struct AuthConfig {
     /// How long an expired connection may take to bring a fresh token.
     #[serde(with = "unit::duration")]
     pub refresh_grace: Duration,
+    /// The longest life of a token. Zero is no limit.
+    #[serde(with = "unit::duration")]
+    pub max_token_life: Duration,
     /// How often the keys of issuers with a `jwks_url` are fetched.
     #[serde(with = "unit::duration")]
     pub jwks_refresh: Duration,

@@ -15,6 +15,8 @@ use crate::{
     subject::{Address, Kind},
 };
 
+pub use crate::header::one_line;
+
 /// A request on its way to a worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
@@ -183,7 +185,7 @@ impl Answer {
         headers.insert(header::MSG_ID, format!("{}.r", self.re));
         headers.insert(header::RE, self.re.as_str());
         headers.insert(header::ATTEMPT, self.attempt.to_string());
-        headers.insert(header::WORKER, self.worker.as_str());
+        headers.insert(header::WORKER, header::text(&self.worker));
         if let Some(user) = &self.user {
             headers.insert(header::USER, user.as_str());
         }
@@ -195,7 +197,7 @@ impl Answer {
             Outcome::Error { code, message } => {
                 headers.insert(header::STATUS, "error");
                 headers.insert(header::CODE, code.to_string());
-                headers.insert(header::MESSAGE, one_line(message));
+                headers.insert(header::MESSAGE, header::text(message));
             }
         }
         if let Some(ttl) = ttl {
@@ -217,7 +219,11 @@ impl Answer {
         let outcome = match get(headers, header::STATUS) {
             Some("ok") => Outcome::Ok(body),
             Some("error") => Outcome::Error {
-                code: number(headers, header::CODE)?.unwrap_or(codes::INTERNAL.code),
+                // A worker in any language wrote it. An odd code must not cost the client its answer.
+                code: get(headers, header::CODE)
+                    .and_then(|code| code.trim().parse().ok())
+                    .filter(|code| *code > 0)
+                    .unwrap_or(codes::INTERNAL.code),
                 message: get(headers, header::MESSAGE)
                     .filter(|m| !m.is_empty())
                     .unwrap_or("error")
@@ -229,7 +235,7 @@ impl Answer {
             re: get(headers, header::RE).and_then(RequestId::parse).ok_or(Unreadable(header::RE))?,
             user: get(headers, header::USER).map(str::to_owned),
             digest: get(headers, header::DIGEST).map(str::to_owned),
-            attempt: number(headers, header::ATTEMPT)?.unwrap_or(0),
+            attempt: get(headers, header::ATTEMPT).and_then(|attempt| attempt.parse().ok()).unwrap_or(0),
             worker: get(headers, header::WORKER).unwrap_or_default().to_owned(),
             outcome,
         })
@@ -284,11 +290,6 @@ fn number<T: std::str::FromStr>(headers: &HeaderMap, name: &'static str) -> Resu
     get(headers, name).map(|text| text.parse().map_err(|_| Unreadable(name))).transpose()
 }
 
-/// Returns the text as one line for a header value: control characters become spaces.
-pub fn one_line(text: &str) -> String {
-    text.trim().replace(char::is_control, " ")
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -321,6 +322,24 @@ mod tests {
         #[test]
         fn a_message_never_ends_its_header(message in any::<String>()) {
             prop_assert!(!one_line(&message).contains(['\r', '\n']));
+        }
+    }
+
+    #[test]
+    fn an_odd_code_or_attempt_costs_no_client_its_answer() {
+        for odd in ["", "x", "-1", "0", "99999999999", "1.5"] {
+            let mut headers = HeaderMap::new();
+            for (name, value) in [
+                (header::RE, RequestId::keyed("u", "m", "k").as_str()),
+                (header::STATUS, "error"),
+                (header::CODE, odd),
+                (header::ATTEMPT, odd),
+            ] {
+                headers.insert(name, value);
+            }
+            let answer = Answer::read(&headers, Bytes::new()).unwrap();
+            let error = answer.error().unwrap();
+            assert_eq!((error.code, answer.attempt), (codes::INTERNAL.code, 0), "{odd:?}");
         }
     }
 

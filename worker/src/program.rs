@@ -16,6 +16,7 @@ use tokio::net::TcpListener;
 use crate::{
     health::{self, Health},
     router::Router,
+    runtimes::EngineRuntime,
     worker::{Misconfigured, StartFailure, Worker},
 };
 
@@ -81,27 +82,33 @@ where
     telemetry::init(&config.log)?;
     config::log_source(file.as_deref());
     let name = arguments.name.unwrap_or_else(random_token::<5>);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(serve(&config, &name, make))
+    let engine = Arc::new(EngineRuntime::start()?);
+    let handlers = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let ended = handlers.block_on(serve(&config, &name, &engine, make));
+    // Handlers that block their threads do not delay the end of the process.
+    handlers.shutdown_background();
+    ended
 }
 
-async fn serve<S, M>(config: &Config, name: &str, make: M) -> anyhow::Result<()>
+/// Handlers run on the calling runtime. Signals, health and the worker itself run on the engine's, which no handler blocks.
+async fn serve<S, M>(config: &Config, name: &str, engine: &Arc<EngineRuntime>, make: M) -> anyhow::Result<()>
 where
     S: Clone + Send + Sync + 'static,
     M: AsyncFnOnce(&Config) -> anyhow::Result<Router<S>>,
 {
     let lifecycle = Lifecycle::new();
-    lifecycle.listen_for_signals().context("listening for signals")?;
+    let signals = lifecycle.clone();
+    engine.run(async move { signals.listen_for_signals() }).await.context("listening for signals")?;
     let router = make(config).await?;
     let address = config.worker.internal;
-    let listener = TcpListener::bind(address).await.with_context(|| {
+    let listener = engine.run(TcpListener::bind(address)).await.with_context(|| {
         format!("cannot listen on worker.internal = {address}: choose another with --internal")
     })?;
     let health = Arc::new(Health::new(lifecycle.clone()));
     tracing::info!(worker.name = name, internal = %listener.local_addr()?, "worker starting");
     tokio::select! {
-        served = health::serve(listener, Arc::clone(&health)) => served.context("the internal listener ended"),
-        worked = work(config, name, router, &lifecycle, &health) => worked,
+        served = engine.run(health::serve(listener, Arc::clone(&health))) => served.context("the internal listener ended"),
+        worked = work(config, name, router, (engine, &lifecycle, &health)) => worked,
     }
 }
 
@@ -109,14 +116,13 @@ async fn work<S>(
     config: &Config,
     name: &str,
     router: Router<S>,
-    lifecycle: &Lifecycle,
-    health: &Health,
+    (engine, lifecycle, health): (&Arc<EngineRuntime>, &Lifecycle, &Health),
 ) -> anyhow::Result<()>
 where
     S: Clone + Send + Sync + 'static,
 {
     let started = async {
-        let worker = Worker::connect(config, name, router).await?;
+        let worker = Worker::connect_on(Arc::clone(engine), config, name, router).await?;
         worker.find_consumers().await?;
         Ok::<_, StartFailure>(worker)
     };

@@ -15,13 +15,17 @@ use tidegate_shared::{
 };
 
 pub(crate) use self::{
+    gap::{Gap, Live},
+    heal::Healed,
     subscribers::JoinOptions,
-    track::{Applied, Live},
-    window::Pin,
+    track::Applied,
+    window::{Limit, Opened, Pin},
 };
 use self::{subscribers::Subscriber, track::Track};
 use crate::outbox::Outbox;
 
+mod gap;
+mod heal;
 pub(crate) mod newest;
 pub(crate) mod patch;
 mod subscribers;
@@ -46,6 +50,8 @@ struct State {
     track: Option<Track>,
     /// How many references to the channel exist.
     refs: usize,
+    /// How many gaps were found so far.
+    rounds: u64,
 }
 
 /// From where a subscriber joins.
@@ -84,6 +90,8 @@ pub(crate) struct Backlog {
     pub(crate) complete: bool,
     /// The sequence of the newest removal mark behind the position: everything before it was removed on purpose.
     pub(crate) removed: Option<u64>,
+    /// Whether more publications follow, which were too many or too large for one read.
+    pub(crate) more: bool,
 }
 
 /// What a join returns.
@@ -157,6 +165,7 @@ impl Feed {
     ) {
         let mut state = self.state.lock();
         let joined = state.track.as_ref().map_or(Joined::Live, |track| track.joined(start));
+        let resumed = matches!(joined, Joined::Resumed { .. });
         let newest = match &joined {
             Joined::Resumed { missed } => missed.last().map(|publication| publication.data.clone()),
             Joined::Newest { newest, .. } => newest.as_ref().map(|publication| publication.data.clone()),
@@ -168,6 +177,10 @@ impl Feed {
             FirstFrame::Left => return,
         }
         let JoinOptions { delivery, join_leave_as } = options.into();
+        let has_until = match start {
+            Start::Behind(pin) if resumed => pin.offset,
+            _ => 0,
+        };
         let join_leave = join_leave_as.is_some();
         // The other subscribers receive this join from the broker. This one receives it behind its reply.
         if let Some(info) = join_leave_as {
@@ -180,7 +193,10 @@ impl Feed {
         if has_newest && delivery.as_ref().is_some_and(|delivery| delivery.delta) {
             state.newest = newest;
         }
-        state.add(client, Subscriber { outbox: Arc::clone(outbox), delivery, has_newest, join_leave });
+        state.add(
+            client,
+            Subscriber { outbox: Arc::clone(outbox), delivery, has_newest, join_leave, has_until },
+        );
     }
 }
 

@@ -1,7 +1,4 @@
-//! Reads the streams of channels: a channel's position, and its backlog behind a position.
-//!
-//! A backlog counts as complete only if the stream proves it: the message at the position is still there, or the stream
-//! reaches back to the position and no limit can have removed anything. Never delivers to subscribers.
+//! Knows the streams of channels: their epochs and ends, a channel's position and newest message. Never delivers to subscribers.
 
 use std::{
     collections::HashMap,
@@ -18,27 +15,32 @@ use tidegate_shared::{
     broker::{Broker, Refusal, header_number, stored_at},
     channel::Channel,
     config::Namespace,
-    protocol::{HistoryRequest, HistoryResult, Publication},
+    protocol::Publication,
     subject::Subjects,
     topology::channel_stream,
 };
+use tokio::sync::Semaphore;
 
 use super::message::{is_removal, read_publication};
 use crate::channels::feed::{
-    Backlog, Feed,
+    Feed, Limit,
     newest::{Newest, StoredPublication},
 };
 
-/// Messages per read: a batch has no flow control.
-const BATCH: usize = 500;
+/// Reads of history at the same time. Each may hold a few megabytes.
+const READS: usize = 16;
 /// How long a stream's end is reused for channels that begin. A stale end is safe: messages behind it arrive live.
 const END_AGE: Duration = Duration::from_millis(200);
+
+mod read;
+mod tail;
 
 /// The namespaces with history.
 pub(crate) struct History {
     broker: Broker,
     subjects: Subjects,
-    limit: usize,
+    limit: Limit,
+    reads: Semaphore,
     streams: HashMap<String, NamespaceStream>,
 }
 
@@ -60,11 +62,13 @@ struct NamespaceStream {
 /// The position at which a channel begins on this gateway.
 pub(crate) struct ChannelStart {
     pub(crate) position: u64,
+    /// Whether this is the sequence of a message of the channel.
+    pub(crate) is_message: bool,
     pub(crate) newest: Option<Newest>,
 }
 
 impl History {
-    pub(crate) fn new(broker: Broker, subjects: Subjects, namespaces: &[Namespace], limit: usize) -> Self {
+    pub(crate) fn new(broker: Broker, subjects: Subjects, namespaces: &[Namespace], limit: Limit) -> Self {
         let kept = namespaces.iter().filter(|namespace| namespace.has_history()).map(|namespace| {
             let kept = NamespaceStream {
                 stream: channel_stream(&namespace.name),
@@ -77,11 +81,11 @@ impl History {
             };
             (namespace.name.clone(), kept)
         });
-        Self { broker, subjects, limit, streams: kept.collect() }
+        Self { broker, subjects, limit, reads: Semaphore::new(READS), streams: kept.collect() }
     }
 
-    /// The most publications in one reply.
-    pub(crate) fn limit(&self) -> usize {
+    /// How much one reply may hold.
+    pub(crate) fn limit(&self) -> Limit {
         self.limit
     }
 
@@ -95,33 +99,32 @@ impl History {
         self.streams.contains_key(channel.namespace())
     }
 
-    /// Reads every stream's epoch and last sequence. Returns the namespaces whose stream was replaced or lost its end,
-    /// each with its last sequence.
-    pub(crate) async fn refresh(&self) -> Result<Vec<(String, u64)>, Refusal> {
-        let mut changed = Vec::new();
-        for (namespace, kept) in &self.streams {
-            // Read before the request: messages that arrive meanwhile may be newer than the answer.
-            let seen = kept.seen.load(Ordering::Acquire);
-            let facts = self.broker.stream_facts(&kept.stream).await?;
-            let epoch: Arc<str> = facts.epoch.into();
-            let mut known = kept.epoch.write();
-            let first = known.is_empty();
-            if *known != epoch {
-                *known = epoch;
-                kept.seen.store(facts.last_seq, Ordering::Release);
-                if !first {
-                    changed.push((namespace.clone(), facts.last_seq));
-                }
-            } else if facts.last_seq < seen {
-                // The stream ends before what was seen of it: an older copy was restored.
-                kept.seen.store(facts.last_seq, Ordering::Release);
-                changed.push((namespace.clone(), facts.last_seq));
-            } else {
-                // A channel that begins now starts behind what was missed while the broker was away.
-                kept.seen.fetch_max(facts.last_seq, Ordering::AcqRel);
-            }
+    /// Whether the broker can be reached.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.broker.is_connected()
+    }
+
+    /// Reads the epoch and the last sequence of a namespace's stream. Returns the last sequence if the stream was replaced
+    /// or lost its end. That is reported once: the caller must act on it.
+    pub(crate) async fn refresh(&self, namespace: &str) -> Result<Option<u64>, Refusal> {
+        let Some(kept) = self.streams.get(namespace) else { return Ok(None) };
+        // Read before the request: messages that arrive meanwhile may be newer than the answer.
+        let seen = kept.seen.load(Ordering::Acquire);
+        let facts = self.broker.stream_facts(&kept.stream).await?;
+        let epoch: Arc<str> = facts.epoch.into();
+        let mut known = kept.epoch.write();
+        let first = known.is_empty();
+        let replaced = *known != epoch;
+        // It ends before what was seen of it: an older copy was restored.
+        let cut = facts.last_seq < seen;
+        if replaced || cut {
+            *known = epoch;
+            kept.seen.store(facts.last_seq, Ordering::Release);
+        } else {
+            // A channel that begins now starts behind what was missed while the broker was away.
+            kept.seen.fetch_max(facts.last_seq, Ordering::AcqRel);
         }
-        Ok(changed)
+        Ok(((replaced || cut) && !first).then_some(facts.last_seq))
     }
 
     /// The epoch of a channel's offsets.
@@ -141,17 +144,19 @@ impl History {
     pub(crate) fn start_from_seen(&self, channel: &Channel) -> Option<ChannelStart> {
         let kept = self.streams.get(channel.namespace())?;
         let position = kept.seen.load(Ordering::Acquire);
-        Some(ChannelStart { position, newest: kept.cache.then_some(Newest::Unknown) })
+        Some(ChannelStart { position, is_message: false, newest: kept.cache.then_some(Newest::Unknown) })
     }
 
     /// The start of a channel: its newest message, or the end of the stream if it has none.
     pub(crate) async fn start_of(&self, channel: &Channel) -> Result<Option<ChannelStart>, Refusal> {
         let Some(kept) = self.streams.get(channel.namespace()) else { return Ok(None) };
-        let (position, newest) = match self.last(kept, channel).await? {
+        let last = self.last(kept, channel).await?;
+        let is_message = last.is_some();
+        let (position, newest) = match last {
             Some(last) => last,
             None => (self.end(kept).await?, None),
         };
-        Ok(Some(ChannelStart { position, newest: kept.cache.then_some(Newest::Known(newest)) }))
+        Ok(Some(ChannelStart { position, is_message, newest: kept.cache.then_some(Newest::Known(newest)) }))
     }
 
     /// The stream's last sequence, at most `END_AGE` old: one read serves all channels that begin at that time.
@@ -198,20 +203,21 @@ impl History {
         }))
     }
 
-    /// The channels that have messages behind their positions.
+    /// The channels that have messages behind their positions, each with the sequence of its newest message.
     pub(crate) async fn behind_schedule(
         &self,
         namespace: &str,
         channels: &[(u64, Arc<Feed>)],
-    ) -> Result<Vec<Arc<Feed>>, Refusal> {
+    ) -> Result<Vec<(u64, Arc<Feed>)>, Refusal> {
         let Some(kept) = self.streams.get(namespace) else { return Ok(Vec::new()) };
         let subjects: Vec<String> =
             channels.iter().map(|(_, feed)| self.subjects.channel(feed.channel())).collect();
         let newest: HashMap<_, _> = self.broker.newest(&kept.stream, &subjects).await?.into_iter().collect();
-        let behind = channels.iter().zip(&subjects);
-        let behind =
-            behind.filter(|((position, _), subject)| newest.get(*subject).is_some_and(|seq| seq > position));
-        Ok(behind.map(|((_, feed), _)| Arc::clone(feed)).collect())
+        let behind = channels.iter().zip(&subjects).filter_map(|((position, feed), subject)| {
+            let newest = newest.get(subject).filter(|seq| *seq > position)?;
+            Some((*newest, Arc::clone(feed)))
+        });
+        Ok(behind.collect())
     }
 
     /// Whether the stream's end is at or behind this position.
@@ -220,106 +226,11 @@ impl History {
         Ok(self.broker.stream_facts(&kept.stream).await?.last_seq >= position)
     }
 
-    /// Reads a channel's backlog behind `after`: at most `most` + 1 publications, so that the caller can see that there
-    /// are too many.
-    pub(crate) async fn behind(
-        &self,
-        channel: &Channel,
-        after: u64,
-        most: usize,
-    ) -> Result<Backlog, Refusal> {
-        let nothing = Backlog { publications: Vec::new(), complete: false, removed: None };
-        let Some(kept) = self.streams.get(channel.namespace()) else { return Ok(nothing) };
-        // Reads from the position itself: if its message is still there, nothing behind it was trimmed.
-        let messages = self.read(kept, channel, after, most.saturating_add(2)).await?;
-        let count = messages.len();
-        let sequence = |message: &Message| header_number(message, "Nats-Sequence").unwrap_or_default();
-        let anchored = messages.first().is_some_and(|first| sequence(first) == after);
-        let newer = || messages.iter().filter(|message| sequence(message) > after);
-        let publications = newer().filter(|message| !is_removal(message)).map(publication).collect();
-        let removed = newer().filter(|message| is_removal(message)).map(sequence).max();
-        // A removal mark hides whether anything else was missing before it.
-        let complete = anchored
-            || removed.is_none() && {
-                let facts = self.broker.stream_facts(&kept.stream).await?;
-                facts.first_seq <= after.saturating_add(1) && facts.last_seq >= after && count < kept.size
-            };
-        Ok(Backlog { publications, complete, removed })
-    }
-
     /// Purges a channel's messages before a sequence.
     pub(crate) async fn remove_before(&self, channel: &Channel, seq: u64) -> Result<(), Refusal> {
         let Some(kept) = self.streams.get(channel.namespace()) else { return Ok(()) };
         self.broker.purge(&kept.stream, &self.subjects.channel(channel), seq).await
     }
-
-    /// Reads past publications for a client. `None` if its position belongs to another stream.
-    pub(crate) async fn page(
-        &self,
-        channel: &Channel,
-        ask: &HistoryRequest,
-    ) -> Result<Option<HistoryResult>, Refusal> {
-        let (Some(kept), Some(epoch)) = (self.streams.get(channel.namespace()), self.epoch(channel)) else {
-            return Ok(None);
-        };
-        let since = ask.since.clone().unwrap_or_default();
-        if !since.epoch.is_empty() && *since.epoch != *epoch {
-            return Ok(None);
-        }
-        let limit = usize::try_from(ask.limit).map_or(self.limit, |limit| limit.min(self.limit));
-        let mut publications = Vec::new();
-        if limit > 0 && ask.reverse {
-            publications =
-                self.newest_first(kept, channel, ask.since.as_ref().map(|since| since.offset), limit).await?;
-        } else if limit > 0 {
-            let messages = self.read(kept, channel, since.offset.saturating_add(1), limit).await?;
-            publications = published(&messages).collect();
-        }
-        let offset = self.start_of(channel).await?.map_or(0, |start| start.position);
-        Ok(Some(HistoryResult { publications, epoch: epoch.as_ref().to_owned(), offset }))
-    }
-
-    /// JetStream reads forward only, so this reads the whole channel and keeps the newest publications.
-    async fn newest_first(
-        &self,
-        kept: &NamespaceStream,
-        channel: &Channel,
-        before: Option<u64>,
-        limit: usize,
-    ) -> Result<Vec<Publication>, Refusal> {
-        let messages = self.read(kept, channel, 1, kept.size).await?;
-        let older = published(&messages).filter(|p| before.is_none_or(|before| p.offset < before));
-        let mut publications: Vec<Publication> = older.collect();
-        publications.reverse();
-        publications.truncate(limit);
-        Ok(publications)
-    }
-
-    async fn read(
-        &self,
-        kept: &NamespaceStream,
-        channel: &Channel,
-        from: u64,
-        most: usize,
-    ) -> Result<Vec<Message>, Refusal> {
-        let subject = self.subjects.channel(channel);
-        let mut messages: Vec<Message> = Vec::new();
-        let mut from = from;
-        loop {
-            let want = BATCH.min(most.saturating_sub(messages.len()));
-            let range = self.broker.range(&kept.stream, &subject, from, want).await?;
-            let last = range.messages.last().and_then(|message| header_number(message, "Nats-Sequence"));
-            messages.extend(range.messages);
-            match last {
-                Some(last) if range.more > 0 && messages.len() < most => from = last + 1,
-                _ => return Ok(messages),
-            }
-        }
-    }
-}
-
-fn published(messages: &[Message]) -> impl Iterator<Item = Publication> {
-    messages.iter().filter(|message| !is_removal(message)).map(publication)
 }
 
 fn publication(message: &Message) -> Publication {

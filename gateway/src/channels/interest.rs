@@ -29,8 +29,10 @@ use crate::presence::Presence;
 const LINGER: Duration = Duration::from_secs(5);
 /// NATS subscriptions begun at the same time. More would queue in the broker, where requests time out.
 const AT_A_TIME: usize = 256;
-/// How long a channel may wait for its turn. SDKs give up after 5 s.
+/// How long a channel may wait for its turn.
 const TURN_LIMIT: Duration = Duration::from_secs(4);
+/// How long a client waits until a channel is received. SDKs give up after 5 s.
+const READY_LIMIT: Duration = Duration::from_millis(4500);
 
 /// The channels this gateway receives.
 pub(crate) struct Interests {
@@ -99,7 +101,9 @@ impl Interests {
             return Ok(held);
         }
         let (held, subscription) = self.take(channel);
-        subscription.ready.get_or_try_init(|| self.subscribe(&held.feed, &subscription)).await?;
+        let ready = subscription.ready.get_or_try_init(|| self.subscribe(&held.feed, &subscription));
+        let ready = timeout(READY_LIMIT, ready).await;
+        ready.map_err(|_| NotReceived("it did not answer in time".to_owned()))??;
         Ok(held)
     }
 
@@ -142,11 +146,13 @@ impl Interests {
         if let Some(start) = self.receiver.history.start_of(channel).await.map_err(|e| failed(&e))? {
             let position = start.position;
             feed.track(position, start.newest);
+            let known = if start.is_message { position } else { 0 };
+            feed.know(known);
             // A feed from before an earlier receiving task failed.
             if feed.position() < Some(position)
-                && let Some(after) = feed.begin_heal()
+                && let Some(gap) = feed.begin_heal(known)
             {
-                self.receiver.recovery.heal(feed, after).await;
+                drop(self.receiver.recovery.heal(Arc::clone(feed), gap));
             }
         }
         let (receiver, stop) = (Arc::clone(&self.receiver), subscription.stop.clone());

@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
 use tidegate_shared::{
     broker::{Broker, Refusal},
     lifecycle::Lifecycle,
@@ -12,8 +13,10 @@ use super::{history::History, hub::Hub, resume::Recovery};
 
 /// How often positions are compared without a reason.
 const CHECK_INTERVAL: Duration = Duration::from_secs(30);
-/// Pause between two tries while the broker is away.
+/// First pause between two tries while the broker or the stream is away.
 const CHECK_PAUSE: Duration = Duration::from_millis(200);
+/// The longest such pause, reached after some seconds.
+const CHECK_PAUSE_LIMIT: Duration = Duration::from_secs(5);
 /// Channels per request for newest messages. The broker answers for at most 1,024.
 const CHECK_BATCH: usize = 1000;
 
@@ -27,8 +30,17 @@ pub(super) struct Positions {
 }
 
 impl Positions {
-    /// Compares after every reconnect to the broker, and every `CHECK_INTERVAL`.
-    pub(super) async fn watch(&self) {
+    /// Compares after every reconnect to the broker, and every `CHECK_INTERVAL`. Each namespace has a task of its own: a
+    /// stream that is broken or deleted stops no other namespace.
+    pub(super) fn watch(self: &Arc<Self>) {
+        for namespace in self.history.namespaces() {
+            let (this, namespace) = (Arc::clone(self), namespace.to_owned());
+            self.lifecycle
+                .spawn_essential("comparing positions", async move { this.watch_one(&namespace).await });
+        }
+    }
+
+    async fn watch_one(&self, namespace: &str) {
         let mut reconnects = self.broker.reconnects();
         loop {
             tokio::select! {
@@ -36,18 +48,31 @@ impl Positions {
                 () = tokio::time::sleep(CHECK_INTERVAL) => {}
                 () = self.lifecycle.finishing() => return,
             }
-            while let Err(refusal) = self.check().await {
-                tracing::debug!(%refusal, "positions cannot be compared yet");
+            let mut pause = CHECK_PAUSE;
+            loop {
+                // A reconnect begins the comparison anew: the stream may be another one now.
+                let checked = tokio::select! {
+                    checked = self.check(namespace) => checked,
+                    () = reconnects.next() => continue,
+                    () = self.lifecycle.finishing() => return,
+                };
+                let Err(refusal) = checked else { break };
+                if pause == CHECK_PAUSE_LIMIT {
+                    tracing::warn!(namespace, %refusal, "positions cannot be compared: does the stream exist?");
+                } else {
+                    tracing::debug!(namespace, %refusal, "positions cannot be compared yet");
+                }
                 tokio::select! {
-                    () = tokio::time::sleep(CHECK_PAUSE) => {}
+                    () = reconnects.next() => pause = CHECK_PAUSE,
+                    () = tokio::time::sleep(pause) => pause = (pause * 2).min(CHECK_PAUSE_LIMIT),
                     () = self.lifecycle.finishing() => return,
                 }
             }
         }
     }
 
-    async fn check(&self) -> Result<(), Refusal> {
-        for (namespace, position) in self.history.refresh().await? {
+    async fn check(&self, namespace: &str) -> Result<(), Refusal> {
+        if let Some(position) = self.history.refresh(namespace).await? {
             tracing::warn!(namespace, "the stream of a namespace is another one, or has lost its end");
             for feed in self.hub.feeds(&format!("{namespace}.")) {
                 for outbox in feed.restart(position) {
@@ -55,17 +80,15 @@ impl Positions {
                 }
             }
         }
-        for namespace in self.history.namespaces() {
-            let feeds = self.hub.feeds(&format!("{namespace}."));
-            let positions = feeds.into_iter().filter_map(|feed| Some((feed.position()?, feed)));
-            let positions: Vec<_> = positions.collect();
-            for some in positions.chunks(CHECK_BATCH) {
-                for feed in self.history.behind_schedule(namespace, some).await? {
-                    if let Some(after) = feed.begin_heal() {
-                        self.recovery.heal(&feed, after).await;
-                    }
-                }
-            }
+        let feeds = self.hub.feeds(&format!("{namespace}."));
+        let positions = feeds.into_iter().filter_map(|feed| Some((feed.position()?, feed)));
+        let positions: Vec<_> = positions.collect();
+        for some in positions.chunks(CHECK_BATCH) {
+            let behind = self.history.behind_schedule(namespace, some).await?;
+            let gaps = behind.into_iter().filter_map(|(newest, feed)| Some((feed.begin_heal(newest)?, feed)));
+            // All of them begin at once, so that later live messages wait. A few at a time are read.
+            let healing: Vec<_> = gaps.map(|(gap, feed)| self.recovery.heal(feed, gap)).collect();
+            join_all(healing).await;
         }
         Ok(())
     }

@@ -2,9 +2,13 @@
 //!
 //! One task per subscription. None of them waits for a client.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_nats::Message;
+use parking_lot::Mutex;
 use tidegate_shared::{
     broker::{Broker, header_number, stored_at},
     config::{Fanout, Namespace},
@@ -18,7 +22,7 @@ use super::{
     feed::{Applied, Live},
     history::History,
     hub::Hub,
-    message::{is_removal, read_publication},
+    message::{has_odd_info, is_removal, read_publication},
     resume::Recovery,
 };
 use crate::{metrics::Metrics, presence::Presence};
@@ -32,7 +36,12 @@ pub(crate) struct Receiver {
     pub(super) recovery: Arc<Recovery>,
     pub(super) metrics: Metrics,
     pub(super) lifecycle: Lifecycle,
+    /// When something unreadable was last logged.
+    pub(super) warned: Mutex<Option<Instant>>,
 }
+
+/// Pause between two warnings of unreadable messages. The metric counts all of them.
+const WARN_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Handles the messages of one subscription.
 type Handler = fn(&Receiver, &Message);
@@ -61,7 +70,9 @@ impl Receiver {
         }
         self.broker.barrier(self.subjects.barrier()).await?;
         // Read before the first message is handled: this also sets the end of each stream.
-        self.history.refresh().await?;
+        for namespace in self.history.namespaces() {
+            self.history.refresh(namespace).await?;
+        }
         for (name, messages, handler) in subscriptions {
             let this = Arc::clone(self);
             self.lifecycle.spawn_essential(name, async move {
@@ -82,22 +93,45 @@ impl Receiver {
         let Some(feed) = self.hub.feed(key) else { return };
         let previous = header_number(message, "Nats-Last-Sequence").unwrap_or_default();
         let publication = (!is_removal(message)).then(|| read_publication(message));
+        if has_odd_info(message) {
+            self.metrics.unreadable("info");
+            self.warn(
+                &message.subject,
+                "a publication's Tide-Info or Tide-Channel-Info is not JSON: clients get it as text",
+            );
+        }
         let live = Live { seq, previous, publication, stored_at: stored_at(message) };
         match feed.live(live) {
             Applied::Delivered(subscribers) => self.metrics.delivered(subscribers),
             Applied::Known => {}
-            Applied::Gap { after } => {
-                let recovery = Arc::clone(&self.recovery);
-                self.lifecycle.spawn(async move { recovery.heal(&feed, after).await });
-            }
+            Applied::Gap(gap) => drop(self.recovery.heal(feed, gap)),
         }
     }
 
     /// Delivers a join or a leave to the channel's subscribers.
     pub(super) fn on_change(&self, message: &Message) {
         let feed = self.subjects.here_key(&message.subject).and_then(|key| self.hub.feed(key));
-        if let (Some(feed), Some(change)) = (feed, Presence::change(message)) {
-            self.metrics.delivered(feed.deliver_change(&change));
+        let Some(feed) = feed else { return };
+        match Presence::change(message) {
+            Ok(Some(change)) => self.metrics.delivered(feed.deliver_change(&change)),
+            Ok(None) => {}
+            Err(error) => {
+                self.metrics.unreadable("member");
+                self.warn(
+                    &message.subject,
+                    &format!("dropped a join or a leave that cannot be read: {error}"),
+                );
+            }
+        }
+    }
+
+    /// Warns of what publishers write, rarely: they may write it often.
+    fn warn(&self, subject: &str, what: &str) {
+        let now = Instant::now();
+        let mut warned = self.warned.lock();
+        if warned.is_none_or(|warned| now >= warned + WARN_INTERVAL) {
+            *warned = Some(now);
+            tracing::warn!(subject, "{what}");
         }
     }
 

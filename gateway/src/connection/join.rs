@@ -44,7 +44,7 @@ impl Connection {
                 return FirstFrame::Nothing;
             }
             let frame = dialect.encode(&reply);
-            told = frame.as_ref().map(|_| true).map_err(|_| End::Close(codes::INAPPROPRIATE));
+            told = frame.as_ref().map(|_| true).map_err(|_| End::Close(codes::SERVER_ERROR));
             frame.ok().into()
         });
         if let Some(refusal) = refusal {
@@ -103,6 +103,12 @@ impl Connection {
             registration.add(held, membership);
         }
         let Some(mut reply) = session.welcomed(&positions) else { return Ok(()) };
+        tracing::info!(
+            user = session.user_for_log(),
+            client.id = %session.client(),
+            transport = transport.name(),
+            "connected"
+        );
         if let Some(connected) = &mut reply.connect {
             transport.introduce(connected);
             let results = connected.subs.iter().filter_map(|sub| sub.result.as_ref());

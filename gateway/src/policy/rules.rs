@@ -20,6 +20,8 @@ use super::{
 };
 
 mod access;
+#[cfg(test)]
+mod tests;
 
 /// What a session looks up.
 pub(crate) struct Rules {
@@ -117,11 +119,15 @@ impl Rules {
             Action::History => namespace.allow_history,
             Action::Presence => namespace.allow_presence,
         };
+        let listed = match self.further_owner(channel) {
+            Some(owner) => Some(claim.user == Some(owner)),
+            None => channel.lists(claim.user).filter(|_| namespace.user_limited),
+        };
         let standing = Standing {
             authenticated: claim.user.is_some(),
             subscribed: claim.subscribed,
             token: claim.token,
-            listed: channel.lists(claim.user).filter(|_| namespace.user_limited || namespace.personal),
+            listed,
         };
         Some(match channel.personal_user() {
             Some(user) if action.is_reading() && claim.user == Some(user) => Access::Granted,
@@ -129,6 +135,16 @@ impl Rules {
             Some(_) => Access::Denied(Denial::Rule),
             None => access::decide(action, audience, channel.is_private(), standing),
         })
+    }
+
+    /// The user whose personal channel this is, in the namespace `user` or in one with `personal = true`.
+    pub(crate) fn owner<'a>(&self, channel: &'a Channel) -> Option<&'a str> {
+        channel.personal_user().or_else(|| self.further_owner(channel))
+    }
+
+    fn further_owner<'a>(&self, channel: &'a Channel) -> Option<&'a str> {
+        let namespace = self.namespaces.get(channel.namespace())?;
+        channel.further_personal_user().filter(|_| namespace.personal)
     }
 
     /// Whether a channel's namespace is declared.
@@ -214,7 +230,7 @@ impl Rules {
     pub(crate) fn automatic(&self, user: Option<&str>) -> impl Iterator<Item = Channel> {
         let own = user.into_iter().flat_map(|user| {
             let further = self.personal.iter().map(move |prefix| format!("{prefix}#{user}"));
-            // A user id that is too long for a channel name has no such channel.
+            // The verifier and the hooks accept no user id that is too long for these names.
             iter::once(Channel::personal(user)).chain(further.filter_map(|name| Channel::parse(&name).ok()))
         });
         own.chain(self.automatic.iter().cloned())

@@ -57,6 +57,7 @@ impl Answers {
         let answer = match Answer::read(&message.headers.unwrap_or_default(), message.payload) {
             Ok(answer) => answer,
             Err(error) => {
+                self.metrics.unreadable("answer");
                 tracing::warn!(subject = %message.subject, %error, "dropped an answer of a worker that cannot be read");
                 return;
             }

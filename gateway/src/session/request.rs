@@ -123,7 +123,7 @@ impl Session {
             | Phase::Refused { .. }
             | Phase::Asking { .. }
             | Phase::Connecting(_)
-            | Phase::Closed => None,
+            | Phase::Closed { .. } => None,
         }
     }
 

@@ -75,7 +75,7 @@ impl Session {
             if !self.rules.knows(&channel) {
                 return Err(Unfit::Channel(codes::UNKNOWN_CHANNEL.error()));
             }
-            if channel.personal_user().is_some_and(|of| user != Some(of)) {
+            if self.rules.owner(&channel).is_some_and(|owner| user != Some(owner)) {
                 return Err(Unfit::Channel(codes::PERMISSION_DENIED.error()));
             }
             server_subscriptions(channel, grant.info.clone(), grant.data.clone());
@@ -87,8 +87,8 @@ impl Session {
     pub(super) fn add_subscription(&mut self, channel: Channel, info: Bytes, data: Bytes) -> Effects {
         let limit = self.rules.limits.channels;
         let Phase::Connected(connected) = &mut self.phase else { return Vec::new() };
-        let own = channel.personal_user().is_some_and(|user| connected.user.as_deref() == Some(user));
-        if own || connected.subscriptions.contains(&channel) {
+        // A personal channel is its user's, which has it from the beginning, and no other client's.
+        if self.rules.owner(&channel).is_some() || connected.subscriptions.contains(&channel) {
             return Vec::new();
         }
         if connected.subscriptions.len() >= limit {

@@ -4,11 +4,17 @@ use std::time::Duration;
 
 use tidegate_cli::client::{CallError, Client, ConnectError, Options};
 use tidegate_cli::stack::Stack;
-use tidegate_shared::protocol::{Command, Encoding, codes};
-use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
+use tidegate_shared::protocol::{Command, Encoding, HistoryRequest, codes};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
 
+use crate::socket::{Socket, frame};
 use crate::support::{
-    PATIENCE, connect, http, nothing_panicked, quick, raw, raw_connected, start, token, url,
+    PATIENCE, connect, connect_as, fresh, get, history, http, kept_toml, next, nothing_panicked, quick, raw,
+    raw_connected, resume, service, start, token, url,
 };
 
 const STRICT: &str =
@@ -43,6 +49,105 @@ async fn a_request_that_is_not_a_websocket_handshake_gets_an_http_error() {
         assert_eq!(http(public, "nonsense\r\n\r\n").await.0, 400);
     })
     .await;
+}
+
+#[tokio::test]
+async fn an_incomplete_or_ambiguous_handshake_gets_400_and_a_sentence() {
+    let stack = strict().await;
+    with_bystander(&stack, || async {
+        let public = stack.gateways()[0].public;
+        let headers = [
+            "host: x",
+            "connection: Upgrade",
+            "upgrade: websocket",
+            "sec-websocket-version: 13",
+            "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==",
+        ];
+        let ask = |path: &str, change: &dyn Fn(&str) -> String| {
+            let headers: String = headers.iter().map(|header| change(header)).collect();
+            let request = format!("GET {path} HTTP/1.1\r\n{headers}\r\n");
+            async move { http(public, &request).await }
+        };
+        let line = |header: &str| format!("{header}\r\n");
+        let instead = |name: &'static str, text: &'static str| {
+            move |header: &str| {
+                if header.starts_with(name) { text.to_owned() } else { format!("{header}\r\n") }
+            }
+        };
+        for path in ["/connection/websocket", "/connection/uni_websocket"] {
+            for (change, word) in [
+                (instead("sec-websocket-key", ""), "Sec-WebSocket-Key"),
+                (instead("sec-websocket-key", "sec-websocket-key:\r\n"), "Sec-WebSocket-Key"),
+                (instead("sec-websocket-key", "sec-websocket-key: x\r\n"), "Sec-WebSocket-Key"),
+                (
+                    instead(
+                        "sec-websocket-version",
+                        "sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
+                    ),
+                    "Sec-WebSocket-Key",
+                ),
+                (instead("host", ""), "Host"),
+                (instead("host", "host:\r\n"), "Host"),
+                (instead("host", "host: x\r\nhost: y\r\n"), "Host"),
+                (instead("host", "host: x\r\norigin: http://x\r\norigin: http://x\r\n"), "Origin"),
+                (instead("host", "host: x\r\norigin: http://x\r\norigin: https://evil\r\n"), "Origin"),
+            ] {
+                let (status, body) = ask(path, &change).await;
+                assert!(status == 400 && body.contains(word), "{path}, {word}: {status} {body:?}");
+            }
+        }
+        let whole: String = headers.iter().map(|header| line(header)).collect();
+        let mut socket = TcpStream::connect(public).await.unwrap();
+        let request = format!("GET /connection/websocket HTTP/1.1\r\n{whole}origin: http://x\r\n\r\n");
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let mut begin = [0; 12];
+        timeout(PATIENCE, socket.read_exact(&mut begin)).await.unwrap().unwrap();
+        assert_eq!(&begin, b"HTTP/1.1 101");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn requests_of_the_other_transports_need_one_host_and_at_most_one_origin() {
+    let stack = strict().await;
+    with_bystander(&stack, || async {
+        let public = stack.gateways()[0].public;
+        for path in ["/connection/http_stream", "/connection/sse", "/connection/uni_sse", "/emulation"] {
+            let method = if path.contains("sse") { "GET" } else { "POST" };
+            for (headers, word) in
+                [("", "Host"), ("host: x\r\norigin: http://x\r\norigin: http://x\r\n", "Origin")]
+            {
+                let request = format!(
+                    "{method} {path} HTTP/1.1\r\nconnection: close\r\n{headers}content-length: 0\r\n\r\n"
+                );
+                let (status, body) = http(public, &request).await;
+                assert!(status == 400 && body.contains(word), "{path}, {word}: {status} {body:?}");
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn null_a_repeated_key_or_half_a_surrogate_pair_does_not_end_a_connection() {
+    let stack = start(quick("").gateways(1)).await;
+    let mut client = raw_connected(&stack).await;
+    for (id, command) in [
+        r#""subscribe":{"channel":"chat:n","token":null,"recover":null,"offset":null,"epoch":null,"data":null,"tf":null}"#,
+        r#""publish":{"channel":"chat:other","channel":"chat:n","data":{"a":null,"a":1}}"#,
+        r#""unsubscribe":{"channel":null,"channel":"chat:n"}"#,
+        r#""subscribe":{"channel":"chat:\ud800"}"#,
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let id = u32::try_from(id).unwrap() + 10;
+        client.send_text(&format!(r#"{{"id":1,"id":{id},{command}}}"#)).await.unwrap();
+        let reply = client.reply().await.unwrap();
+        let reply = if reply.id == 0 { client.reply().await.unwrap() } else { reply };
+        assert!(reply.id == id && reply.error.is_none(), "{command}: {reply:?}");
+    }
+    nothing_panicked(&stack);
 }
 
 #[tokio::test]
@@ -256,4 +361,81 @@ async fn names_with_nats_wildcards_are_plain_names() {
     })
     .await;
     assert!(events.try_next().is_none(), "nothing leaked");
+}
+
+#[tokio::test]
+async fn frames_that_break_the_websocket_protocol_are_closed_with_its_own_codes() {
+    let stack = start(quick("").gateways(1)).await;
+    let long = [&1000_u16.to_be_bytes()[..], &[b'x'; 124]].concat();
+    let bad_reason = [&1000_u16.to_be_bytes()[..], b"\xce\xba\xe1\xbd\xb9\xcf\x83\xed\xa0\x80"].concat();
+    for (what, bytes, code) in [
+        ("a close frame of one byte", frame(8, b"x"), 1002),
+        ("a close frame of 126 bytes", frame(8, &long), 1002),
+        ("a ping of 126 bytes", frame(9, &[b'x'; 126]), 1002),
+        ("a close reason that is no UTF-8", frame(8, &bad_reason), 1007),
+        ("a text that is no UTF-8", frame(1, b"\xff\xff"), 1007),
+        ("a reserved opcode", frame(3, b""), 1002),
+        ("a reserved bit", [&[0xc1, 0x80][..], &[0; 4]].concat(), 1002),
+        ("a frame without a mask", vec![0x81, 1, b'x'], 1002),
+        ("a continuation of nothing", frame(0, b"x"), 1002),
+    ] {
+        let mut socket = Socket::open(&stack).await;
+        socket.write(&bytes).await;
+        let (opcode, payload) = socket.frame(PATIENCE).await;
+        let found = payload.first_chunk().map(|code| u16::from_be_bytes(*code));
+        assert_eq!((opcode, found), (8, Some(code)), "{what}");
+    }
+    nothing_panicked(&stack);
+}
+
+#[tokio::test]
+async fn headers_that_are_not_json_break_a_channel_for_no_client() {
+    let stack = start(quick(&kept_toml(20, "")).gateways(1)).await;
+    let nats = async_nats::jetstream::new(service(&stack).await);
+    let odd = ["oops", r#"{"a":1}x"#, "\"", "{\"a\":\u{1}}", "1 2", "\u{fffd}", "nul"];
+    let (json, mut json_events) = connect_as(&stack, 0, "42", Encoding::Json).await;
+    let (protobuf, mut protobuf_events) = connect_as(&stack, 0, "42", Encoding::Protobuf).await;
+    for (subject, channel) in [("tide.ch.kept.x", "kept:x"), ("tide.ch.user.42", "#42")] {
+        if channel != "#42" {
+            fresh(&json, channel).await;
+            fresh(&protobuf, channel).await;
+        }
+        for (n, text) in odd.iter().enumerate() {
+            let mut headers = async_nats::HeaderMap::new();
+            headers.insert("Tide-Client", "b");
+            headers.insert(if n % 2 == 0 { "Tide-Info" } else { "Tide-Channel-Info" }, *text);
+            let body = n.to_string().into();
+            nats.publish_with_headers(subject, headers, body).await.unwrap().await.unwrap();
+            assert_eq!(next(&mut json_events).await.0, n.to_string(), "{channel}: {text}");
+            assert_eq!(next(&mut protobuf_events).await.0, n.to_string(), "{channel}: {text}");
+        }
+        for client in [&json, &protobuf] {
+            let request =
+                HistoryRequest { channel: channel.to_owned(), limit: -1, ..HistoryRequest::default() };
+            if channel != "#42" {
+                let page = history(client, request).await.unwrap();
+                assert_eq!(page.publications.len(), odd.len());
+                client.unsubscribe(channel).await.unwrap();
+                let result = resume(client, channel, 0, "").await;
+                assert!(result.recovered && result.publications.len() == odd.len(), "{result:?}");
+                let infos = result.publications.iter().filter_map(|publication| publication.info.as_ref());
+                for (info, text) in infos.zip(odd) {
+                    let told = if info.conn_info.is_empty() { &info.chan_info } else { &info.conn_info };
+                    let told = serde_json::from_slice::<String>(told).unwrap_or_default();
+                    assert_eq!(told.trim(), text.trim(), "what is not JSON is told as a text");
+                }
+            }
+        }
+    }
+    let subs = serde_json::json!({"#42": {"recover": true, "offset": 0, "epoch": ""}});
+    let mut raw = raw(&stack).await;
+    let connect = serde_json::json!({"id": 1, "connect": {"token": token(&stack, "42"), "subs": subs}});
+    raw.send_text(&connect.to_string()).await.unwrap();
+    let connected = raw.reply().await.unwrap().connect.unwrap();
+    let personal = connected.subs.iter().find(|sub| sub.channel == "#42").unwrap();
+    assert_eq!(personal.result.as_ref().unwrap().publications.len(), odd.len());
+    let (_, page) = get(&stack, "/metrics").await;
+    let line =
+        page.lines().find(|line| line.starts_with("tidegate_gateway_unreadable_total{reason=\"info\"}"));
+    assert_eq!(line.map(|line| line.ends_with(&format!(" {}", 2 * odd.len()))), Some(true), "{line:?}");
 }

@@ -8,7 +8,7 @@ use tidegate_shared::{
 
 use crate::support::{
     connect, event, eventually, fresh, history, in_both_fanouts, kept_by, kept_toml, next, quick, resume,
-    setup, start, subscribe, texts,
+    service, setup, start, subscribe, texts,
 };
 
 in_both_fanouts!(
@@ -202,4 +202,30 @@ async fn a_position_beyond_a_restored_stream_is_not_recovered(fanout: &str) {
     eventually("publishing works again", || async { client.publish("kept:a", "\"new\"").await.is_ok() })
         .await;
     assert_eq!(next(&mut events).await.0, "\"new\"");
+}
+
+#[tokio::test]
+async fn a_deleted_stream_of_one_namespace_stops_no_other() {
+    let names = ["aa", "bb", "cc", "dd"];
+    let toml = names.map(|name| kept_toml(20, "").replace("'kept'", &format!("'{name}'"))).concat();
+    let stack = start(quick(&toml).gateways(1)).await;
+    let (client, mut events) = connect(&stack, 0, "42").await;
+    for name in &names[1..] {
+        fresh(&client, &format!("{name}:x")).await;
+    }
+    let operator = async_nats::jetstream::new(setup(&stack).await);
+    operator.delete_stream("TIDE_CH_aa").await.unwrap();
+    // The gateway is not connected while this is published, so it receives nothing of it live.
+    stack.pause("gateway-1").unwrap();
+    stack.hold("nats").await.unwrap();
+    stack.start_process("nats").await.unwrap();
+    stack.wait_ready("nats").await.unwrap();
+    let nats = async_nats::jetstream::new(service(&stack).await);
+    for name in &names[1..] {
+        nats.publish(format!("tide.ch.{name}.x"), "\"missed\"".into()).await.unwrap().await.unwrap();
+    }
+    stack.resume("gateway-1").unwrap();
+    for _ in &names[1..] {
+        assert_eq!(next(&mut events).await.0, "\"missed\"");
+    }
 }

@@ -22,6 +22,7 @@ mod hooks;
 mod isolation;
 mod keys;
 mod large;
+mod long_history;
 mod lost;
 mod native_pings;
 mod one_way;

@@ -115,8 +115,9 @@ fn production_refuses_the_public_default_secrets() {
         "NATS__SERVICE__PASSWORD",
         "NATS__SETUP__PASSWORD",
         "API__KEY",
+        "AUTH__MAX_TOKEN_LIFE",
     ]
-    .map(|key| (format!("TIDEGATE_{key}"), "x".repeat(32)))
+    .map(|key| (format!("TIDEGATE_{key}"), if key.ends_with("LIFE") { "24h".into() } else { "x".repeat(32) }))
     .to_vec();
     let own: Vec<(&str, &str)> = own.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
     assert!(load("env = 'production'", &own).is_ok());
@@ -130,6 +131,25 @@ fn production_refuses_the_public_default_secrets() {
     let closed: Vec<_> =
         own.iter().map(|(key, value)| (*key, if key.contains("API") { "" } else { *value })).collect();
     assert!(load("env = 'production'", &closed).is_ok(), "a door that is closed needs no key");
+    for (length, accepted) in [(31, false), (32, true)] {
+        let key = "k".repeat(length);
+        let keyed: Vec<_> = own
+            .iter()
+            .map(|(name, value)| (*name, if name.contains("API") { &*key } else { *value }))
+            .collect();
+        let loaded = load("env = 'production'", &keyed);
+        assert_eq!(loaded.is_ok(), accepted, "{length}");
+        assert!(accepted || loaded.unwrap_err().contains("api.key"));
+    }
+}
+
+#[test]
+fn the_life_of_tokens_is_limited_to_a_year_at_most() {
+    assert!(load("[auth]\nmax_token_life = '0s'", &[]).unwrap().auth.max_token_life.is_zero());
+    assert!(load("[auth]\nmax_token_life = '8760h'", &[]).is_ok());
+    for life in ["8761h", "500ms"] {
+        assert!(refusal(&format!("[auth]\nmax_token_life = '{life}'"), &[]).contains("auth.max_token_life"));
+    }
 }
 
 #[test]
@@ -234,6 +254,7 @@ fn production_refuses_known_and_short_secrets_of_issuers_too() {
         .map(|user| (format!("TIDEGATE_NATS__{user}__PASSWORD"), "x".repeat(32)))
         .to_vec();
     own.push(("TIDEGATE_API__KEY".to_owned(), String::new()));
+    own.push(("TIDEGATE_AUTH__MAX_TOKEN_LIFE".to_owned(), "24h".to_owned()));
     let own: Vec<(&str, &str)> = own.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
     let production = |secret: &str| {
         format!(
@@ -283,6 +304,15 @@ fn personal_channels_use_the_wildcard_fanout_and_others_by_configuration() {
     assert_eq!(fanout("[[namespace]]\nname = 'a'\nfanout = 'wildcard'", "a"), Some(Fanout::Wildcard));
     let error = refusal(&format!("{user}fanout = 'channel'"), &[]);
     assert!(error.contains("namespace.0.fanout") && error.contains("wildcard"), "{error}");
+}
+
+#[test]
+fn no_connection_begins_with_the_personal_channel_of_one_user() {
+    let namespace = |keys: &str| format!("[[namespace]]\nname = 'a'\n{keys}");
+    assert!(load(&namespace("personal = true\nautomatic = ['all', 'a#b']"), &[]).is_ok());
+    assert!(load(&namespace("automatic = ['#42']"), &[]).is_ok());
+    let error = refusal(&namespace("personal = true\nautomatic = ['#42']"), &[]);
+    assert!(error.contains("namespace.0.automatic") && error.contains("one user"), "{error}");
 }
 
 #[test]
@@ -428,6 +458,7 @@ fn each_program_needs_only_its_own_secrets_in_production() {
         let mut variables: BTreeMap<String, String> =
             secrets.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
         variables.insert("TIDEGATE_ENV".to_owned(), "production".to_owned());
+        variables.insert("TIDEGATE_AUTH__MAX_TOKEN_LIFE".to_owned(), "24h".to_owned());
         Config::from_sources_as(role, None, variables, &[]).map_err(|error| error.to_string())
     };
     for (role, needs) in [

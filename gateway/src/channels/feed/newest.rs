@@ -44,6 +44,10 @@ impl Newest {
 
     /// What a join returns for a client whose newest publication is `seen`.
     pub(super) fn joined(&self, seen: Option<u64>, position: u64) -> Joined {
+        if let Some(seen) = seen.filter(|seen| *seen > position) {
+            // Another gateway was faster. What this one has is older than what the client has.
+            return Joined::Newest { position: seen, newest: None };
+        }
         match self {
             Self::Known(Some(stored)) => {
                 let newest = Some(&stored.publication).filter(|p| seen != Some(p.offset)).map(Arc::clone);

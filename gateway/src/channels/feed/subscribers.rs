@@ -27,6 +27,8 @@ pub(super) struct Subscriber {
     pub(super) has_newest: bool,
     /// Whether it receives joins and leaves.
     pub(super) join_leave: bool,
+    /// It has everything up to this offset: another gateway was faster. Without history, 0.
+    pub(super) has_until: u64,
 }
 
 /// What a subscription asks for when it joins.
@@ -109,7 +111,8 @@ impl State {
         });
         let (mut reach, mut patches) = (0, false);
         let members = self.first.iter_mut().map(|(_, member)| member).chain(self.more.values_mut());
-        for member in members {
+        let has_it = |member: &Subscriber| publication.offset > 0 && publication.offset <= member.has_until;
+        for member in members.filter(|member| !has_it(member)) {
             let form = match member.delivery.as_deref() {
                 Some(delivery) if !delivery.wants(publication) => continue,
                 None | Some(DeliveryOptions { delta: false, .. }) => Form::Plain,

@@ -25,7 +25,11 @@ fn live(seq: u64, previous: u64) -> Live {
 
 fn past(offsets: &[u64], complete: bool) -> Backlog {
     let publications = offsets.iter().map(|offset| publication(*offset)).collect();
-    Backlog { publications, complete, removed: None }
+    Backlog { publications, complete, removed: None, more: false }
+}
+
+fn most(publications: usize) -> Limit {
+    Limit { publications, bytes: 1 << 20 }
 }
 
 fn feed() -> Feed {
@@ -45,8 +49,8 @@ impl Client {
     }
 
     fn join(&self, feed: &Feed, resume: Option<u64>) -> Joined {
-        let pin = |offset| Start::Behind(Pin { offset, _window: Arc::default() });
-        self.start(feed, &resume.map_or(Start::Fresh, pin))
+        let pins = feed.state.lock().track.as_ref().map(|track| Arc::clone(&track.pins)).unwrap_or_default();
+        self.start(feed, &resume.map_or(Start::Fresh, |offset| Start::Behind(Pin { offset, pins })))
     }
 
     fn start(&self, feed: &Feed, start: &Start) -> Joined {
@@ -68,6 +72,36 @@ impl Client {
             .iter()
             .flat_map(|frame| json::decode::<Reply>(std::str::from_utf8(frame).unwrap()).collect::<Vec<_>>());
         replies.filter_map(|reply| Some(reply.unwrap().push?.publication?.offset)).collect()
+    }
+}
+
+/// The gap that a live message has shown.
+fn gap(applied: Applied) -> Gap {
+    match applied {
+        Applied::Gap(gap) => gap,
+        other => panic!("no gap: {other:?}"),
+    }
+}
+
+/// Fills a gap completely.
+fn fill(feed: &Feed, gap: &Gap, backlog: Backlog) {
+    let healed = feed.heal(gap, backlog);
+    assert!(matches!(healed, Healed::Filled), "{healed:?}");
+}
+
+/// Where the next read of a gap has to begin.
+fn again(healed: Healed) -> Gap {
+    match healed {
+        Healed::Again(gap) => gap,
+        other => panic!("no further read is needed: {other:?}"),
+    }
+}
+
+/// How many subscribers an unfillable gap removes.
+fn lost(healed: Healed) -> usize {
+    match healed {
+        Healed::Lost(outboxes) => outboxes.len(),
+        other => panic!("not lost: {other:?}"),
     }
 }
 
@@ -105,10 +139,11 @@ fn publications_arrive_once_and_in_order() {
 #[test]
 fn a_gap_is_filled_before_what_follows_it() {
     let (feed, member) = tracked(10);
-    assert_eq!(feed.live(live(15, 13)), Applied::Gap { after: 10 });
+    let gap = gap(feed.live(live(15, 13)));
+    assert_eq!(gap.after, 10);
     assert_eq!(feed.live(live(16, 15)), Applied::Known);
     assert_eq!(member.offsets(), [0_u64; 0]);
-    assert!(feed.heal(past(&[12, 13, 15], true)).is_empty());
+    fill(&feed, &gap, past(&[12, 13, 15], true));
     assert_eq!(member.offsets(), [12, 13, 15, 16]);
     assert_eq!(feed.live(live(17, 16)), Applied::Delivered(1));
 }
@@ -116,9 +151,8 @@ fn a_gap_is_filled_before_what_follows_it() {
 #[test]
 fn an_unfillable_gap_removes_the_subscribers() {
     let (feed, member) = tracked(10);
-    feed.live(live(15, 13));
-    let lost = feed.heal(past(&[13, 15], false));
-    assert_eq!(lost.len(), 1);
+    let gap = gap(feed.live(live(15, 13)));
+    assert_eq!(lost(feed.heal(&gap, past(&[13, 15], false))), 1);
     assert_eq!(feed.live(live(17, 15)), Applied::Delivered(0));
     assert_eq!(member.offsets(), [0_u64; 0], "nothing behind the gap");
     assert_eq!(member.join(&feed, None), Joined::At { position: 17 });
@@ -129,13 +163,17 @@ fn a_resumed_subscriber_receives_the_missed_publications_and_then_the_live_ones(
     let (feed, _first) = tracked(10);
     let back = Client::new();
     assert_eq!(offsets(back.join(&feed, Some(10))), Some(vec![]), "nothing was missed");
-    assert!(feed.pin(5, 300).is_none());
+    assert!(feed.pin(5, most(300)).is_none());
     feed.record();
     feed.live(live(11, 10));
-    feed.open_window(5, past(&[7, 10, 11], true), 300);
+    feed.open_window(5, past(&[7, 10, 11], true), most(300));
     feed.live(live(12, 11));
     let back = Client::new();
-    assert!(feed.pin(5, 300).is_some() && feed.pin(9, 300).is_some() && feed.pin(4, 300).is_none());
+    assert!(
+        feed.pin(5, most(300)).is_some()
+            && feed.pin(9, most(300)).is_some()
+            && feed.pin(4, most(300)).is_none()
+    );
     assert_eq!(offsets(back.join(&feed, Some(5))), Some(vec![7, 10, 11, 12]));
     assert_eq!(offsets(Client::new().join(&feed, Some(10))), Some(vec![11, 12]));
     assert_eq!(offsets(Client::new().join(&feed, Some(4))), None);
@@ -146,7 +184,7 @@ fn a_resumed_subscriber_receives_the_missed_publications_and_then_the_live_ones(
 #[test]
 fn a_publication_between_preparation_and_join_is_not_missed() {
     let (feed, _first) = tracked(10);
-    let pin = feed.pin(10, 300).unwrap();
+    let pin = feed.pin(10, most(300)).unwrap();
     feed.live(live(11, 10));
     assert!(!feed.close_window(), "a join with the window is being prepared");
     assert_eq!(offsets(Client::new().join(&feed, Some(pin.offset))), Some(vec![11]));
@@ -161,7 +199,7 @@ fn an_abandoned_record_stays_bounded() {
     for seq in 1..=2000 {
         feed.live(live(seq, seq - 1));
     }
-    feed.open_window(0, past(&[], true), 3000);
+    feed.open_window(0, past(&[], true), most(3000));
     assert!(!feed.has_window(), "the window was closed, and the missed publication is not skipped");
 }
 
@@ -169,13 +207,13 @@ fn an_abandoned_record_stays_bounded() {
 fn a_backlog_over_the_limit_is_not_recovered_even_partly() {
     let (feed, _first) = tracked(10);
     feed.record();
-    feed.open_window(5, past(&[7, 8, 9], true), 2);
-    assert!(feed.pin(5, 2).is_none(), "more than the limit");
+    feed.open_window(5, past(&[7, 8, 9], true), most(2));
+    assert!(feed.pin(5, most(2)).is_none(), "more than the limit");
     feed.record();
-    feed.open_window(5, past(&[7, 8], false), 2);
-    assert!(feed.pin(5, 2).is_none(), "not all of it");
+    feed.open_window(5, past(&[7, 8], false), most(2));
+    assert!(feed.pin(5, most(2)).is_none(), "not all of it");
     feed.record();
-    feed.open_window(5, past(&[7, 8], true), 2);
+    feed.open_window(5, past(&[7, 8], true), most(2));
     feed.live(live(11, 10));
     assert_eq!(offsets(Client::new().join(&feed, Some(5))), None, "one more than the limit by now");
     assert_eq!(offsets(Client::new().join(&feed, Some(7))), Some(vec![8, 11]));
@@ -268,16 +306,16 @@ fn a_cache_channel_reads_its_newest_publication_when_it_is_unknown() {
     feed.track(10, Some(Newest::Unknown));
     assert!(!feed.knows_newest(always));
     assert_eq!(feed.load_newest(Some(newest(12))), Loaded::Ahead, "no subscriber has received it yet");
-    let after = feed.begin_heal().unwrap();
-    assert!(after == 10 && feed.heal(past(&[12], true)).is_empty());
+    let found = feed.begin_heal(12).unwrap();
+    assert_eq!(found.after, 10);
+    fill(&feed, &found, past(&[12], true));
     assert_eq!(feed.load_newest(Some(newest(12))), Loaded::Yes);
     assert!(feed.knows_newest(always));
     assert!(!feed.knows_newest(SystemTime::now()), "it may have expired from the stream");
     assert_eq!(feed.load_newest(None), Loaded::Yes);
     assert_eq!(cached(&feed, None), None);
     feed.live(timed(15, 12));
-    feed.live(timed(20, 18));
-    feed.heal(past(&[20], false));
+    assert_eq!(lost(feed.heal(&gap(feed.live(timed(20, 18))), past(&[20], false))), 1);
     assert!(!feed.knows_newest(always), "a gap that could not be filled");
 }
 
@@ -296,7 +334,7 @@ proptest! {
         let feed = feed();
         feed.track(0, None);
         let mut members: Vec<(Client, u64)> = Vec::new();
-        let mut gap: Option<(u64, usize)> = None;
+        let mut gap: Option<(Gap, usize)> = None;
         for (index, seq) in stream.iter().enumerate() {
             let stored = &stream[..=index];
             for (_, resume) in joins.iter().filter(|(at, _)| *at == index) {
@@ -304,7 +342,7 @@ proptest! {
                 if let Some(offset) = resume {
                     feed.record();
                     let behind: Vec<u64> = stored.iter().copied().filter(|s| *s > offset).collect();
-                    feed.open_window(offset, past(&behind, true), 300);
+                    feed.open_window(offset, past(&behind, true), most(300));
                 }
                 let member = Client::new();
                 let position = match member.join(&feed, resume) {
@@ -316,18 +354,18 @@ proptest! {
             }
             let previous = if index == 0 { 0 } else { stream[index - 1] };
             for _ in 0..if lost[index] { 0 } else { 1 + usize::from(repeated[index]) } {
-                if let Applied::Gap { after } = feed.live(live(*seq, previous)) {
-                    gap = Some((after, index + heal_after[index]));
+                if let Applied::Gap(found) = feed.live(live(*seq, previous)) {
+                    gap = Some((found, index + heal_after[index]));
                 }
             }
-            if let Some((after, _)) = gap.take_if(|(_, at)| *at <= index) {
-                let behind: Vec<u64> = stored.iter().copied().filter(|s| *s > after).collect();
-                prop_assert!(feed.heal(past(&behind, true)).is_empty());
+            if let Some((found, _)) = gap.take_if(|(_, at)| *at <= index) {
+                let behind: Vec<u64> = stored.iter().copied().filter(|s| *s > found.after).collect();
+                fill(&feed, &found, past(&behind, true));
             }
         }
-        if let Some(after) = gap.map(|(after, _)| after).or_else(|| feed.begin_heal()) {
-            let behind: Vec<u64> = stream.iter().copied().filter(|s| *s > after).collect();
-            feed.heal(past(&behind, true));
+        if let Some(found) = gap.map(|(found, _)| found).or_else(|| feed.begin_heal(0)) {
+            let behind: Vec<u64> = stream.iter().copied().filter(|s| *s > found.after).collect();
+            fill(&feed, &found, past(&behind, true));
         }
         for (member, position) in members {
             let expected: Vec<u64> = stream.iter().copied().filter(|seq| *seq > position).collect();
@@ -344,10 +382,10 @@ fn removal(seq: u64, previous: u64) -> Live {
 fn removed_publications_are_not_recovered_and_the_channel_goes_on() {
     let (feed, member) = tracked(10);
     feed.record();
-    feed.open_window(5, past(&[7, 10], true), 300);
+    feed.open_window(5, past(&[7, 10], true), most(300));
     feed.record();
     assert_eq!(feed.live(removal(12, 10)), Applied::Delivered(0));
-    feed.open_window(5, past(&[7, 10], true), 300);
+    feed.open_window(5, past(&[7, 10], true), most(300));
     for offset in [5, 7, 10] {
         assert_eq!(Client::new().join(&feed, Some(offset)), Joined::At { position: 12 }, "{offset}");
     }
@@ -359,13 +397,264 @@ fn removed_publications_are_not_recovered_and_the_channel_goes_on() {
 #[test]
 fn a_removal_behind_a_gap_is_not_a_gap_for_ever() {
     let (feed, _member) = tracked(10);
-    assert_eq!(feed.live(live(15, 13)), Applied::Gap { after: 10 });
-    assert!(feed.heal(Backlog { removed: Some(13), ..past(&[15], true) }).is_empty());
+    let found = gap(feed.live(live(15, 13)));
+    fill(&feed, &found, Backlog { removed: Some(13), ..past(&[15], true) });
     assert_eq!(feed.position(), Some(15));
-    assert_eq!(feed.begin_heal(), Some(15));
-    assert_eq!(feed.heal(Backlog { removed: Some(20), ..past(&[], false) }).len(), 1);
+    let found = feed.begin_heal(0).unwrap();
+    assert_eq!(found.after, 15);
+    assert_eq!(lost(feed.heal(&found, Backlog { removed: Some(20), ..past(&[], false) })), 1);
     assert_eq!(feed.live(live(21, 20)), Applied::Delivered(0), "the subscribers were removed, and resume");
-    assert_eq!(feed.begin_heal(), Some(21));
-    feed.heal(Backlog { removed: Some(30), ..past(&[], true) });
+    let found = feed.begin_heal(0).unwrap();
+    assert_eq!(found.after, 21);
+    fill(&feed, &found, Backlog { removed: Some(30), ..past(&[], true) });
     assert_eq!(feed.live(live(31, 30)), Applied::Delivered(0));
+}
+
+#[test]
+fn a_removal_that_fills_a_gap_is_not_recovered_from_the_window() {
+    let (feed, _member) = tracked(10);
+    assert!(feed.pin(10, most(300)).is_some());
+    feed.live(live(12, 10));
+    let found = gap(feed.live(live(17, 15)));
+    fill(&feed, &found, Backlog { removed: Some(15), ..past(&[14, 17], true) });
+    assert_eq!(Client::new().join(&feed, Some(10)), Joined::At { position: 17 });
+    assert_eq!(offsets(Client::new().join(&feed, Some(15))), Some(vec![17]));
+}
+
+#[test]
+fn a_publication_that_is_lost_while_a_gap_is_filled_is_not_skipped() {
+    let (feed, member) = tracked(8);
+    let found = gap(feed.live(live(10, 9)));
+    // The read ends with 10, and then 11 is stored and lost.
+    assert_eq!(feed.live(live(12, 11)), Applied::Known);
+    let left = again(feed.heal(&found, past(&[9, 10], true)));
+    assert_eq!(member.offsets(), [9, 10], "12 waits for 11");
+    assert_eq!(left.after, 10);
+    fill(&feed, &left, past(&[11, 12], true));
+    assert_eq!(member.offsets(), [11, 12]);
+}
+
+#[test]
+fn a_read_of_a_replica_that_is_behind_fills_no_gap() {
+    let (feed, member) = tracked(8);
+    let found = gap(feed.live(live(10, 9)));
+    let left = again(feed.heal(&found, past(&[], true)));
+    assert_eq!((left.after, member.offsets()), (8, vec![]));
+    fill(&feed, &left, past(&[9], true));
+    assert_eq!(member.offsets(), [9, 10]);
+    // The comparison of positions has seen 14, and no live message shows it.
+    let found = feed.begin_heal(14).unwrap();
+    let left = again(feed.heal(&found, past(&[12], true)));
+    fill(&feed, &left, past(&[14], true));
+    assert_eq!(member.offsets(), [12, 14]);
+}
+
+#[test]
+fn a_gap_that_is_given_up_removes_the_subscribers_once() {
+    let (feed, member) = tracked(8);
+    let found = gap(feed.live(live(10, 9)));
+    assert_eq!(feed.give_up(&found).len(), 1);
+    assert_eq!(feed.position(), Some(10));
+    assert_eq!(member.join(&feed, None), Joined::At { position: 10 });
+    assert!(feed.give_up(&found).is_empty());
+    fill(&feed, &found, past(&[9, 10], true));
+    assert_eq!(member.offsets(), [0_u64; 0], "the read of an earlier gap is not applied");
+}
+
+#[test]
+fn more_live_messages_than_may_wait_are_read_from_the_stream() {
+    let (feed, member) = tracked(0);
+    let found = gap(feed.live(live(2, 1)));
+    for seq in 3..=1500 {
+        assert_eq!(feed.live(live(seq, seq - 1)), Applied::Known);
+    }
+    let left = again(feed.heal(&found, past(&[1], true)));
+    fill(&feed, &left, past(&(left.after + 1..=1500).collect::<Vec<_>>(), true));
+    assert_eq!(member.offsets(), (1..=1500).collect::<Vec<_>>());
+    let large = |seq| {
+        let publication = Publication { data: vec![b'1'; 1 << 20].into(), ..Publication::default() };
+        Live { publication: Some(publication), ..live(seq, seq - 1) }
+    };
+    let found = gap(feed.live(large(1502)));
+    for seq in 1503..1600 {
+        feed.live(large(seq));
+    }
+    let left = again(feed.heal(&found, past(&[1501], true)));
+    assert!(left.after < 1510, "the bytes that wait are bounded too");
+}
+
+#[test]
+fn a_client_from_a_faster_gateway_receives_only_what_it_does_not_have() {
+    let (feed, slow) = tracked(10);
+    let pin = feed.pin(14, most(300)).unwrap();
+    let fast = Client::new();
+    let joined = fast.start(&feed, &Start::Behind(pin));
+    assert_eq!(offsets(joined), Some(vec![]));
+    for (seq, previous) in [(12, 10), (14, 12), (15, 14)] {
+        assert!(matches!(feed.live(live(seq, previous)), Applied::Delivered(_)));
+    }
+    assert_eq!((slow.offsets(), fast.offsets()), (vec![12, 14, 15], vec![15]));
+    // While its join is prepared, the gateway overtakes it.
+    let pin = feed.pin(17, most(300)).unwrap();
+    for (seq, previous) in [(17, 15), (19, 17)] {
+        feed.live(live(seq, previous));
+    }
+    assert_eq!(offsets(Client::new().start(&feed, &Start::Behind(pin))), Some(vec![19]));
+    // Or the stream turns out to be another one.
+    let pin = feed.pin(25, most(300)).unwrap();
+    assert_eq!(feed.restart(3).len(), 3);
+    assert_eq!(Client::new().start(&feed, &Start::Behind(pin)), Joined::At { position: 3 });
+}
+
+#[test]
+fn a_cache_channel_sends_nothing_older_than_the_client_has() {
+    let feed = feed();
+    feed.track(10, Some(Newest::Known(Some(newest(10)))));
+    assert_eq!(cached(&feed, Some(12)), Some(vec![]));
+}
+
+#[test]
+fn a_window_is_not_opened_with_a_read_of_a_replica_that_is_behind() {
+    let (feed, _member) = tracked(5);
+    feed.live(live(7, 5));
+    feed.live(live(10, 7));
+    feed.record();
+    assert_eq!(feed.open_window(5, past(&[7], true), most(300)), Opened::Stale);
+    assert!(feed.pin(5, most(300)).is_none());
+    feed.record();
+    assert_eq!(feed.open_window(5, past(&[7, 10], true), most(300)), Opened::Yes);
+    assert_eq!(offsets(Client::new().join(&feed, Some(5))), Some(vec![7, 10]));
+}
+
+/// What happens to a channel. Reads overlap with everything else, and may show a state that is some messages old.
+#[derive(Debug, Clone)]
+enum Happening {
+    /// A message is stored. Its live copy arrives so many times, also not at all.
+    Stored { copies: usize },
+    /// The read of a gap is answered: as the stream was so many messages ago, or when the read began, whichever is
+    /// newer.
+    Read { old: usize },
+    /// The comparison of positions finds the channel behind.
+    Compared,
+    /// A client joins: with the next publication, or from so many messages ago; negative for a client of a faster
+    /// gateway.
+    Joined { behind: Option<i64> },
+    /// A join from so many messages ago is prepared by a read that is so old, and takes place.
+    Resumed { behind: usize, old: usize },
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    prop_oneof![
+        6 => (0usize..3).prop_map(|copies| Happening::Stored { copies }),
+        3 => (0usize..4).prop_map(|old| Happening::Read { old }),
+        1 => Just(Happening::Compared),
+        1 => proptest::option::of(-4i64..2).prop_map(|behind| Happening::Joined { behind }),
+        1 => (0usize..8, 0usize..4).prop_map(|(behind, old)| Happening::Resumed { behind, old }),
+    ]
+}
+
+/// A channel whose messages have the sequences 3, 6, 9 and so on.
+struct World {
+    feed: Feed,
+    stored: u64,
+    gap: Option<(Gap, u64)>,
+    members: Vec<(Client, u64)>,
+}
+
+impl World {
+    fn begin(&mut self, gap: Option<Gap>) {
+        let began_with = self.stored;
+        self.gap = gap.map(|gap| (gap, began_with)).or(self.gap);
+    }
+
+    fn behind(after: u64, until: u64) -> Backlog {
+        past(&(1..=until).map(|n| n * 3).filter(|seq| *seq > after).collect::<Vec<_>>(), true)
+    }
+
+    fn read(&mut self, old: u64) {
+        let Some((gap, began_with)) = self.gap.take() else { return };
+        let until = self.stored.saturating_sub(old).max(began_with.saturating_sub(3));
+        match self.feed.heal(&gap, Self::behind(gap.after, until)) {
+            Healed::Again(left) => self.begin(Some(left)),
+            Healed::Filled => {}
+            Healed::Lost(_) => panic!("the backlog was complete"),
+        }
+    }
+
+    fn happen(&mut self, happening: &Happening) {
+        match *happening {
+            Happening::Stored { copies } => {
+                self.stored += 1;
+                for _ in 0..copies {
+                    if let Applied::Gap(gap) = self.feed.live(live(self.stored * 3, (self.stored - 1) * 3)) {
+                        self.begin(Some(gap));
+                    }
+                }
+            }
+            Happening::Read { old } => self.read(old as u64),
+            Happening::Compared => {
+                let behind = self.feed.position() < Some(self.stored * 3);
+                let gap = behind.then(|| self.feed.begin_heal(self.stored * 3)).flatten();
+                self.begin(gap);
+            }
+            Happening::Joined { behind } => {
+                let wish = behind.map(|behind| self.stored.saturating_add_signed(behind) * 3);
+                let wish = wish.filter(|offset| *offset <= self.stored * 3);
+                let pin = wish.and_then(|offset| self.feed.pin(offset, most(300)));
+                self.join(pin.map_or(Start::Fresh, Start::Behind));
+            }
+            Happening::Resumed { behind, old } => {
+                let offset = self.stored.saturating_sub(behind as u64) * 3;
+                self.feed.record();
+                let read = Self::behind(offset, self.stored.saturating_sub(old as u64));
+                self.feed.open_window(offset, read, most(300));
+                let pin = self.feed.pin(offset, most(300));
+                self.join(pin.map_or(Start::Fresh, Start::Behind));
+            }
+        }
+    }
+
+    fn join(&mut self, start: Start) {
+        let client = Client::new();
+        let position = match (client.start(&self.feed, &start), start) {
+            (Joined::At { position }, _) => position,
+            (Joined::Resumed { missed }, Start::Behind(pin)) => {
+                let begun = missed.iter().map(|p| p.offset);
+                let until = missed.last().map_or(pin.offset, |newest| newest.offset);
+                let all = (1..=self.stored).map(|n| n * 3).filter(|seq| *seq > pin.offset && *seq <= until);
+                assert!(begun.eq(all), "the missed publications have no hole");
+                until
+            }
+            (other, _) => panic!("the channel has history, and is not in cache mode: {other:?}"),
+        };
+        self.members.push((client, position));
+    }
+}
+
+proptest! {
+    /// Reads take time, show an older state than the live messages, and overlap with losses, repeats and joins. Each
+    /// subscriber receives everything behind its position, once and in order.
+    #[test]
+    fn reads_that_overlap_with_losses_leave_no_hole(happenings in proptest::collection::vec(happening(), 1..60)) {
+        let mut world = World { feed: feed(), stored: 4, gap: None, members: Vec::new() };
+        world.feed.track(12, None);
+        world.feed.know(12);
+        for happening in &happenings {
+            world.happen(happening);
+            for (client, position) in &mut world.members {
+                for offset in client.offsets() {
+                    prop_assert_eq!(offset, *position + 3, "once, in order and without a hole");
+                    *position = offset;
+                }
+            }
+        }
+        world.happen(&Happening::Compared);
+        for old in [1, 0] {
+            world.read(old);
+        }
+        for (client, position) in &world.members {
+            let expected: Vec<u64> = (1..=world.stored).map(|n| n * 3).filter(|seq| seq > position).collect();
+            prop_assert_eq!(client.offsets(), expected);
+        }
+    }
 }

@@ -1,43 +1,32 @@
-//! A channel's position in its stream: applies live publications in order, finds and fills gaps.
+//! A channel's position in its stream: applies live messages in order, and finds gaps.
 
-use std::{sync::Arc, time::SystemTime};
+use std::sync::Arc;
 
 use tidegate_shared::protocol::Publication;
 
 use super::{
-    Backlog, Feed, Joined, Start, State,
+    Feed, Joined, Start, State,
+    gap::{Gap, Healing, Live, MAX_QUEUED},
     newest::{Newest, StoredPublication},
     window::Window,
 };
 use crate::outbox::Outbox;
 
-/// Live publications that may wait while a gap is filled. With more, subscribers resume instead.
-const MAX_QUEUED: usize = 1024;
-
 /// A channel's position in its stream, and the publications at hand behind it.
 pub(super) struct Track {
-    /// All publications up to this sequence are applied.
+    /// All messages up to this sequence are applied.
     pub(super) position: u64,
-    /// Live publications that wait while a gap is filled.
-    pub(super) healing: Option<Vec<Live>>,
+    /// The sequence of the newest message that the channel is known to have had. Until the first message, 0.
+    pub(super) known: u64,
+    /// Set while a gap is filled.
+    pub(super) healing: Option<Healing>,
     pub(super) window: Option<Window>,
-    /// What is delivered while a window is read.
-    pub(super) recording: Option<Vec<Arc<Publication>>>,
+    /// `known` when the read of a window began, and what is delivered since.
+    pub(super) recording: Option<(u64, Vec<Arc<Publication>>)>,
     /// The newest publication, in a channel in cache mode.
     pub(super) newest: Option<Newest>,
-}
-
-/// A live message: the broker's copy of a stored publication.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Live {
-    /// Its sequence in the stream.
-    pub(crate) seq: u64,
-    /// The sequence of the message before it in the channel; 0 if that is not stored any more.
-    pub(crate) previous: u64,
-    /// `None` for a removal mark: everything before it was removed on purpose.
-    pub(crate) publication: Option<Publication>,
-    /// When the stream stored it, if known.
-    pub(crate) stored_at: Option<SystemTime>,
+    /// Counts the pins: joins being prepared that use the window. A pin of another `Track` has no meaning here.
+    pub(super) pins: Arc<()>,
 }
 
 /// The result of applying a live message.
@@ -47,8 +36,8 @@ pub(crate) enum Applied {
     Delivered(usize),
     /// Already applied, or waiting behind a gap.
     Known,
-    /// Publications behind this sequence are missing. The caller reads them and calls `heal`.
-    Gap { after: u64 },
+    /// Messages before it are missing. The caller reads them and calls `heal`.
+    Gap(Gap),
 }
 
 impl Feed {
@@ -57,6 +46,13 @@ impl Feed {
         let mut state = self.state.lock();
         if state.track.is_none() {
             state.track = Some(Track::new(position, newest));
+        }
+    }
+
+    /// Notes that the channel has, or had, a message with this sequence.
+    pub(crate) fn know(&self, seq: u64) {
+        if let Some(track) = &mut self.state.lock().track {
+            track.known = track.known.max(seq);
         }
     }
 
@@ -73,80 +69,22 @@ impl Feed {
             let publication = live.publication.as_ref();
             return Applied::Delivered(publication.map_or(0, |p| state.deliver(self.name(), p)));
         };
-        if let Some(queue) = &mut track.healing {
-            if queue.len() < MAX_QUEUED {
-                queue.push(live);
-            }
+        if let Some(healing) = &mut track.healing {
+            healing.push(live);
             return Applied::Known;
         }
         if live.seq <= track.position {
             return Applied::Known;
         }
         if live.previous > track.position {
-            let after = track.position;
-            track.healing = Some(vec![live]);
-            return Applied::Gap { after };
+            return state.begin_heal_before(live).map_or(Applied::Known, Applied::Gap);
         }
         Applied::Delivered(state.advance(self.name(), live))
-    }
-
-    /// Begins to fill a gap that no live message has shown, after a lost connection to the broker. Returns the position
-    /// to read from, or `None` if a gap is being filled already.
-    pub(crate) fn begin_heal(&self) -> Option<u64> {
-        let mut state = self.state.lock();
-        let track = state.track.as_mut().filter(|track| track.healing.is_none())?;
-        track.healing = Some(Vec::new());
-        Some(track.position)
-    }
-
-    /// Fills a gap with the backlog read from the stream. If the backlog is incomplete, removes all subscribers, so
-    /// that nothing behind the gap reaches them, and returns them: the caller tells them to resume. The channel goes on
-    /// in both cases.
-    pub(crate) fn heal(&self, backlog: Backlog) -> Vec<Arc<Outbox>> {
-        let mut state = self.state.lock();
-        let Some(queue) = state.track.as_mut().and_then(|track| track.healing.take()) else {
-            return Vec::new();
-        };
-        if !backlog.complete || queue.len() >= MAX_QUEUED {
-            let read = backlog.publications.iter().map(|p| p.offset).chain(backlog.removed);
-            let newest = read.chain(queue.iter().map(|live| live.seq)).max();
-            let position = state.track.as_ref().map_or(0, |track| track.position);
-            return state.restart(newest.unwrap_or(position).max(position));
-        }
-        let removed = backlog.removed;
-        let backlog = backlog.publications.into_iter().map(|publication| Live {
-            seq: publication.offset,
-            previous: 0,
-            publication: Some(publication),
-            stored_at: None,
-        });
-        for live in backlog.chain(queue) {
-            if state.track.as_ref().is_some_and(|track| live.seq > track.position) {
-                state.advance(self.name(), live);
-            }
-        }
-        if let (Some(track), Some(removed)) = (&mut state.track, removed) {
-            track.position = track.position.max(removed);
-        }
-        Vec::new()
-    }
-
-    /// Goes on from `position` in another stream, or in one that lost its end. Removes all subscribers and returns
-    /// them: the caller tells them to resume.
-    pub(crate) fn restart(&self, position: u64) -> Vec<Arc<Outbox>> {
-        self.state.lock().restart(position)
-    }
-
-    /// Moves the position forward to `position`, once the caller knows that no publication is between them.
-    pub(crate) fn advance_to(&self, position: u64) {
-        if let Some(track) = self.state.lock().track.as_mut().filter(|track| track.healing.is_none()) {
-            track.position = track.position.max(position);
-        }
     }
 }
 
 impl State {
-    fn restart(&mut self, position: u64) -> Vec<Arc<Outbox>> {
+    pub(super) fn restart(&mut self, position: u64) -> Vec<Arc<Outbox>> {
         if let Some(track) = &mut self.track {
             *track = Track::new(position, track.newest.take().map(|_| Newest::Unknown));
         }
@@ -154,7 +92,7 @@ impl State {
         first.chain(self.more.drain()).map(|(_, member)| member.outbox).collect()
     }
 
-    fn advance(&mut self, name: &str, live: Live) -> usize {
+    pub(super) fn advance(&mut self, name: &str, live: Live) -> usize {
         let Some(publication) = live.publication else {
             if let Some(track) = &mut self.track {
                 track.forget(live.seq);
@@ -165,6 +103,7 @@ impl State {
         let reach = self.deliver(name, &publication);
         if let Some(track) = &mut self.track {
             track.position = live.seq;
+            track.known = live.seq;
             if track.window.is_some() || track.recording.is_some() || track.newest.is_some() {
                 let publication = Arc::new(publication);
                 if let Some(newest) = &mut track.newest {
@@ -175,14 +114,13 @@ impl State {
                         }))
                     });
                 }
-                // Whoever asked for the record may be gone. A longer one would exceed what a client may recover.
-                track.recording.take_if(|recording| recording.len() >= MAX_QUEUED);
-                if let Some(recording) = &mut track.recording {
+                // The client that asked for the record may be gone. A longer one would exceed what a client may recover.
+                track.recording.take_if(|(_, recording)| recording.len() >= MAX_QUEUED);
+                if let Some((_, recording)) = &mut track.recording {
                     recording.push(Arc::clone(&publication));
                 }
                 if let Some(window) = &mut track.window {
-                    window.publications.push_back(publication);
-                    window.trim();
+                    window.push(publication);
                 }
             }
         }
@@ -193,23 +131,31 @@ impl State {
 impl Track {
     /// Whether a join that uses the window is being prepared.
     pub(super) fn is_pinned(&self) -> bool {
-        self.window.as_ref().is_some_and(|window| Arc::strong_count(&window.pins) > 1)
+        Arc::strong_count(&self.pins) > 1
     }
 
-    fn new(position: u64, newest: Option<Newest>) -> Self {
-        Self { position, healing: None, window: None, recording: None, newest }
+    pub(super) fn new(position: u64, newest: Option<Newest>) -> Self {
+        Self {
+            position,
+            known: 0,
+            healing: None,
+            window: None,
+            recording: None,
+            newest,
+            pins: Arc::default(),
+        }
     }
 
     /// Applies a removal mark: drops all publications at hand before it.
     fn forget(&mut self, position: u64) {
         self.position = position;
+        self.known = position;
         self.recording = None;
         if let Some(newest) = &mut self.newest {
             *newest = Newest::Known(None);
         }
         if let Some(window) = &mut self.window {
-            window.publications.clear();
-            window.after = position;
+            window.clear(position);
         }
     }
 
@@ -217,18 +163,18 @@ impl Track {
         let position = self.position;
         let resume = match start {
             Start::Fresh => None,
-            Start::Behind(pin) => Some(pin.offset),
+            // A pin of an earlier `Track` says nothing about this one.
+            Start::Behind(pin) => Some(pin.offset).filter(|_| Arc::ptr_eq(&pin.pins, &self.pins)),
             Start::Newest { seen } => {
                 let newest = self.newest.as_ref();
                 return newest.map_or(Joined::At { position }, |newest| newest.joined(*seen, position));
             }
         };
         let missed = match (resume, &self.window) {
-            (Some(offset), _) if offset == position => Some(Vec::new()),
-            (Some(offset), Some(window)) if window.after <= offset && offset < position => {
-                let missed: Vec<_> =
-                    window.publications.iter().filter(|p| p.offset > offset).map(Arc::clone).collect();
-                (missed.len() <= window.limit).then_some(missed)
+            // Another gateway was faster: the subscriber has what this one is still to receive.
+            (Some(offset), _) if offset >= position => Some(Vec::new()),
+            (Some(offset), Some(window)) if window.after <= offset => {
+                Some(window.publications.iter().filter(|p| p.offset > offset).map(Arc::clone).collect())
             }
             _ => None,
         };

@@ -11,51 +11,73 @@ pub(super) struct Window {
     /// It is complete behind this offset.
     pub(super) after: u64,
     pub(super) publications: VecDeque<Arc<Publication>>,
-    /// The most publications one client may recover.
-    pub(super) limit: usize,
-    /// Counts the pins: joins being prepared that use the window.
-    pub(super) pins: Arc<()>,
+    /// How much one client may recover.
+    limit: Limit,
+    /// How much the publications hold.
+    bytes: usize,
+}
+
+/// How many publications a read or a window may hold, and how many bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Limit {
+    pub(crate) publications: usize,
+    pub(crate) bytes: usize,
 }
 
 /// Keeps the publications behind an offset at hand until a join is done.
 #[derive(Debug)]
 pub(crate) struct Pin {
     pub(crate) offset: u64,
-    pub(super) _window: Arc<()>,
+    pub(super) pins: Arc<()>,
+}
+
+/// Whether a window was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Opened {
+    Yes,
+    /// The backlog is incomplete or too long.
+    No,
+    /// The read ends before what subscribers have received. A later one will have it.
+    Stale,
 }
 
 impl Feed {
     /// Keeps everything behind `offset` at hand until the pin is dropped. `None` if the stream has to be read for that.
-    pub(crate) fn pin(&self, offset: u64, limit: usize) -> Option<Pin> {
+    pub(crate) fn pin(&self, offset: u64, limit: Limit) -> Option<Pin> {
         let mut state = self.state.lock();
         let track = state.track.as_mut()?;
-        if track.window.is_none() && track.position == offset {
+        if track.window.is_none() && track.position <= offset {
             // Nothing is missed so far. A publication that comes before the join is kept in the window.
-            track.window = Some(Window::new(offset, VecDeque::new(), limit));
+            track.window = Some(Window::new(track.position, [].into_iter(), limit));
         }
-        let window = track.window.as_ref().filter(|window| window.after <= offset)?;
-        Some(Pin { offset, _window: Arc::clone(&window.pins) })
+        track.window.as_ref().filter(|window| window.after <= offset)?;
+        Some(Pin { offset, pins: Arc::clone(&track.pins) })
     }
 
     /// Records what is delivered while a window is read.
     pub(crate) fn record(&self) {
         if let Some(track) = &mut self.state.lock().track {
-            track.recording = Some(Vec::new());
+            track.recording = Some((track.known, Vec::new()));
         }
     }
 
     /// Opens a window with the backlog behind `after`, if it is complete and within `limit`.
-    pub(crate) fn open_window(&self, after: u64, backlog: Backlog, limit: usize) {
+    pub(crate) fn open_window(&self, after: u64, backlog: Backlog, limit: Limit) -> Opened {
         let mut state = self.state.lock();
-        let Some(track) = &mut state.track else { return };
-        let Some(recorded) = track.recording.take() else { return };
-        if !backlog.complete || backlog.publications.len() > limit {
-            return;
+        let Some(track) = &mut state.track else { return Opened::No };
+        let Some((known, recorded)) = track.recording.take() else { return Opened::No };
+        if !backlog.complete || backlog.more || backlog.publications.len() > limit.publications {
+            return Opened::No;
+        }
+        let read = backlog.publications.last().map(|publication| publication.offset).max(backlog.removed);
+        if known > after && read < Some(known) {
+            return Opened::Stale;
         }
         let begun = recorded.first().map_or(track.position + 1, |publication| publication.offset);
         let read =
             backlog.publications.into_iter().filter(|p| p.offset > after && p.offset < begun).map(Arc::new);
-        track.window = Some(Window::new(after, read.chain(recorded).collect(), limit));
+        track.window = Some(Window::new(after, read.chain(recorded), limit));
+        Opened::Yes
     }
 
     /// Drops the window. Returns false while a `Pin` keeps it alive.
@@ -76,16 +98,28 @@ impl Feed {
 }
 
 impl Window {
-    fn new(after: u64, publications: VecDeque<Arc<Publication>>, limit: usize) -> Self {
-        Self { after, publications, limit, pins: Arc::default() }
+    fn new(after: u64, publications: impl Iterator<Item = Arc<Publication>>, limit: Limit) -> Self {
+        let mut this = Self { after, publications: VecDeque::new(), limit, bytes: 0 };
+        publications.for_each(|publication| this.push(publication));
+        this
     }
 
-    /// Drops publications beyond the limit: no client may recover more.
-    pub(super) fn trim(&mut self) {
-        while self.publications.len() > self.limit
+    /// Adds the newest publication, and drops the oldest ones beyond the limit: no client may recover more.
+    pub(super) fn push(&mut self, publication: Arc<Publication>) {
+        self.bytes += publication.data.len();
+        self.publications.push_back(publication);
+        while (self.publications.len() > self.limit.publications || self.bytes > self.limit.bytes)
             && let Some(oldest) = self.publications.pop_front()
         {
             self.after = oldest.offset;
+            self.bytes = self.bytes.saturating_sub(oldest.data.len());
         }
+    }
+
+    /// Drops all publications: the channel begins at `position`.
+    pub(super) fn clear(&mut self, position: u64) {
+        self.publications.clear();
+        self.bytes = 0;
+        self.after = position;
     }
 }

@@ -146,7 +146,8 @@ fn join(dialect: Dialect, frames: Vec<Bytes>) -> Option<Message> {
 fn end_of(error: axum::Error) -> Option<Disconnect> {
     match error.into_inner().downcast_ref::<tungstenite::Error>()? {
         tungstenite::Error::Capacity(CapacityError::MessageTooLong { .. }) => Some(codes::MESSAGE_TOO_BIG),
-        tungstenite::Error::Utf8(_) | tungstenite::Error::Protocol(_) => Some(codes::BAD_PROTOCOL),
+        tungstenite::Error::Utf8(_) => Some(codes::INVALID_UTF8),
+        tungstenite::Error::Protocol(_) => Some(codes::PROTOCOL_ERROR),
         _ => None,
     }
 }

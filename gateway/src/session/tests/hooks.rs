@@ -92,6 +92,22 @@ fn only_a_client_without_a_token_waits_for_a_decision() {
 }
 
 #[test]
+fn a_decision_that_names_no_user_id_lets_nobody_in() {
+    for (user, accepted) in
+        [("x".repeat(254), true), ("x".repeat(255), false), ("a\nb".into(), false), (" a".into(), false)]
+    {
+        let mut script = Script::fresh(CONNECT);
+        let ask = asked(script.connect(""), Event::Connect);
+        let effects = script.decide(ask, grant(Grant { user: user.clone(), ..Grant::default() }));
+        if accepted {
+            assert!(matches!(&effects[..], [Effect::Welcome { .. }]), "{effects:?}");
+        } else {
+            assert_eq!(error(&effects), 100, "{user:?}");
+        }
+    }
+}
+
+#[test]
 fn a_decision_sets_the_user_and_the_validity() {
     let (mut script, result) = Script::let_in(CONNECT, 60);
     assert!(!result.expires && &result.data[..] == b"{}", "no fresh token is asked for");

@@ -47,8 +47,9 @@ fn a_connection_begins_with_the_channels_of_its_token_and_their_info() {
 
 #[test]
 fn a_token_cannot_name_undeclared_or_foreign_personal_channels() {
-    for (channels, code) in [(["nowhere:x"], 102), (["#43"], 103), (["default:x"], 107)] {
-        let mut script = Script::fresh(&[]);
+    for (channels, code) in [(["nowhere:x"], 102), (["#43"], 103), (["inbox:#43"], 103), (["default:x"], 107)]
+    {
+        let mut script = Script::with_toml(NAMESPACES, &[]);
         let claims = serde_json::json!({"sub": "42", "channels": channels});
         assert_eq!(error(&script.connect(&token(&claims))), code, "{channels:?}");
     }
@@ -103,6 +104,16 @@ fn a_server_side_subscription_that_fails_sends_no_reply() {
     let effects = script.session.add_subscription(chat_x(), Bytes::new(), Bytes::new());
     assert!(script.session.not_subscribed(ticket(&effects), codes::INTERNAL.error()).is_empty());
     assert!(script.session.add_subscription(Channel::personal("42"), Bytes::new(), Bytes::new()).is_empty());
+}
+
+#[test]
+fn a_service_cannot_subscribe_a_client_to_another_users_personal_channel() {
+    let mut script = Script::with_toml(NAMESPACES, &[]);
+    script.welcome(&token(&serde_json::json!({"sub": "42"})));
+    for name in ["#43", "inbox:#43"] {
+        let channel = Channel::parse(name).unwrap();
+        assert!(script.session.add_subscription(channel, Bytes::new(), Bytes::new()).is_empty(), "{name}");
+    }
 }
 
 #[test]

@@ -34,7 +34,23 @@ pub(super) fn production(config: &Config, role: Role) -> Result<(), Problem> {
         }
         long_enough(key, secret, if key.starts_with("nats.") { SHORT } else { LONG })?;
     }
-    if role.serves() { of_issuers(config).and_then(|()| origins(config)) } else { Ok(()) }
+    if role.serves() {
+        token_life(config)?;
+        of_issuers(config)?;
+        origins(config)?;
+    }
+    Ok(())
+}
+
+fn token_life(config: &Config) -> Result<(), Problem> {
+    if config.auth.max_token_life.is_zero() {
+        return problem(
+            "auth.max_token_life",
+            "env = \"production\" needs a limit, because a token without an expiry that leaks is valid for ever: \
+             set TIDEGATE_AUTH__MAX_TOKEN_LIFE, for example to 24h",
+        );
+    }
+    Ok(())
 }
 
 fn of_issuers(config: &Config) -> Result<(), Problem> {

@@ -5,6 +5,9 @@ use std::time::Duration;
 use super::{Problem, plain, problem};
 use crate::config::{Config, Issuer, KeySource, SHORT_FORM, issuer::is_fetchable};
 
+/// The longest `auth.max_token_life`.
+const LONGEST_LIFE: Duration = Duration::from_hours(365 * 24);
+
 /// Reads the keys that issuers keep in files.
 pub(in crate::config) fn read_files(config: &mut Config) -> Result<(), Problem> {
     for (index, issuer) in config.issuers.iter_mut().enumerate() {
@@ -24,6 +27,13 @@ pub(super) fn auth(config: &Config) -> Result<(), Problem> {
         return problem(
             "auth.jwks_refresh",
             "must be between 1s and 1h: fetched keys are not used for longer than 1h",
+        );
+    }
+    let life = config.auth.max_token_life;
+    if !life.is_zero() && !(Duration::from_secs(1)..=LONGEST_LIFE).contains(&life) {
+        return problem(
+            "auth.max_token_life",
+            "must be between 1s and 8760h (a year), or \"0s\" for no limit",
         );
     }
     Ok(())

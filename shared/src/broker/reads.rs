@@ -1,0 +1,101 @@
+//! Reading the messages of a subject by direct get.
+
+use std::time::Duration;
+
+use async_nats::{Message, StatusCode};
+use bytes::Bytes;
+use futures_util::StreamExt;
+
+use super::{Broker, Refusal, header_number};
+
+/// How large the messages of one read may be, all together. The last one may exceed it.
+const RANGE_BYTES: usize = 4 << 20;
+/// How long to wait for the next message of a direct get.
+const DIRECT_GET_LIMIT: Duration = Duration::from_secs(2);
+
+/// A batch of messages of a subject.
+#[derive(Debug, Clone)]
+pub struct Range {
+    /// The messages, oldest first.
+    pub messages: Vec<Message>,
+    /// How many messages follow.
+    pub more: u64,
+}
+
+impl Broker {
+    /// Returns the last message of `subject` in `stream`, or `None`. An error means that the broker does not answer.
+    pub async fn last(&self, stream: &str, subject: &str) -> Result<Option<Message>, Refusal> {
+        let request = format!("$JS.API.DIRECT.GET.{stream}.{subject}");
+        match self.client.request(request, Bytes::new()).await {
+            Ok(message) => match message.status {
+                None => Ok(Some(message)),
+                Some(StatusCode::NOT_FOUND) => Ok(None),
+                Some(status) => {
+                    Err(Refusal::Unavailable(format!("the broker answered with status {status}")))
+                }
+            },
+            Err(error) => Err(Refusal::Unavailable(error.to_string())),
+        }
+    }
+
+    /// Returns up to `limit` messages of `subject` from sequence `from` on, oldest first, and how many more there are. Fewer
+    /// than `limit` if they are large.
+    pub async fn range(
+        &self,
+        stream: &str,
+        subject: &str,
+        from: u64,
+        limit: usize,
+    ) -> Result<Range, Refusal> {
+        self.range_within(stream, subject, from, limit, RANGE_BYTES).await
+    }
+
+    /// As [`Broker::range`]. Ends with the message that makes the payloads `bytes` long or longer.
+    pub async fn range_within(
+        &self,
+        stream: &str,
+        subject: &str,
+        from: u64,
+        limit: usize,
+        bytes: usize,
+    ) -> Result<Range, Refusal> {
+        // For the broker 0 bytes are no limit.
+        let (from, bytes) = (from.max(1), bytes.max(1));
+        let ask =
+            serde_json::json!({"seq": from, "next_by_subj": subject, "batch": limit, "max_bytes": bytes});
+        self.direct(stream, &ask).await
+    }
+
+    /// Returns the sequence of the newest message of each subject that has one. Takes at most 1,024 subjects.
+    pub async fn newest(&self, stream: &str, subjects: &[String]) -> Result<Vec<(String, u64)>, Refusal> {
+        let range = self.direct(stream, &serde_json::json!({"multi_last": subjects})).await?;
+        let newest = range.messages.iter().filter_map(|message| {
+            let subject = message.headers.as_ref()?.get("Nats-Subject")?.as_str().to_owned();
+            Some((subject, header_number(message, "Nats-Sequence")?))
+        });
+        Ok(newest.collect())
+    }
+
+    /// Requests a batch by direct get. Its messages arrive one by one, followed by an end, or a single "not found" arrives.
+    async fn direct(&self, stream: &str, ask: &serde_json::Value) -> Result<Range, Refusal> {
+        let away = |error: &dyn std::fmt::Display| Refusal::Unavailable(error.to_string());
+        let inbox = self.client.new_inbox();
+        let mut answers = self.client.subscribe(inbox.clone()).await.map_err(|e| away(&e))?;
+        let subject = format!("$JS.API.DIRECT.GET.{stream}");
+        self.client.publish_with_reply(subject, inbox, ask.to_string().into()).await.map_err(|e| away(&e))?;
+        let mut range = Range { messages: Vec::new(), more: 0 };
+        loop {
+            let next = tokio::time::timeout(DIRECT_GET_LIMIT, answers.next()).await.map_err(|e| away(&e))?;
+            let message = next.ok_or_else(|| away(&"the subscription ended"))?;
+            match message.status {
+                None => range.messages.push(message),
+                Some(StatusCode::NOT_FOUND) => return Ok(range),
+                Some(status) if status.as_u16() == 204 => {
+                    range.more = header_number(&message, "Nats-Num-Pending").unwrap_or(0);
+                    return Ok(range);
+                }
+                Some(status) => return Err(away(&status)),
+            }
+        }
+    }
+}
