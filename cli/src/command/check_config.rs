@@ -12,11 +12,38 @@ use crate::command::ConfigArgs;
 pub(crate) struct Args {
     #[command(flatten)]
     config: ConfigArgs,
+    /// Check it as this program does, which needs only its own secrets [default: as all of them].
+    #[arg(long = "for", value_name = "PROGRAM")]
+    program: Option<Program>,
+}
+
+/// A program that reads the configuration.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Program {
+    /// A gateway.
+    Gateway,
+    /// A worker.
+    Worker,
+    /// `tidegate apply`.
+    Apply,
+    /// `tidegate pub --as-service`.
+    Service,
+}
+
+impl From<Program> for Role {
+    fn from(program: Program) -> Self {
+        match program {
+            Program::Gateway => Self::Gateway,
+            Program::Worker => Self::Worker,
+            Program::Apply => Self::Setup,
+            Program::Service => Self::Service,
+        }
+    }
 }
 
 #[expect(clippy::unused_async, reason = "every command has the same shape")]
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let config = args.config.load(Role::All)?;
+    let config = args.config.load(args.program.map_or(Role::All, Role::from))?;
     let source =
         args.config.file().map_or_else(|| "built-in defaults".to_owned(), |f| f.display().to_string());
     output::line(format!(

@@ -176,3 +176,24 @@ fn errors_name_the_next_step_and_never_a_number_of_the_system() {
         assert!(error.contains(step) && !error.contains("os error"), "{args:?}: {error}");
     }
 }
+
+#[test]
+fn a_configuration_can_be_checked_for_one_program_which_needs_its_own_secrets_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = "env = 'production'\n[nats.worker]\npassword = 'a-password-of-its-own'\n";
+    std::fs::write(dir.path().join("tidegate.toml"), config).unwrap();
+    ok(dir.path(), &["check-config", "--for", "worker"]);
+    for (program, missing) in [
+        ("gateway", "auth.hmac_secret"),
+        ("apply", "nats.setup.password"),
+        ("service", "nats.service.password"),
+    ] {
+        let output = tidegate(dir.path(), &["check-config", "--for", program]);
+        assert_eq!(output.status.code(), Some(64));
+        assert!(said(&output).contains(missing), "{}", said(&output));
+    }
+    // A client with a token of its own needs no secret.
+    let call =
+        said(&tidegate(dir.path(), &["call", "echo", "1", "--token", "x", "--url", "ws://127.0.0.1:1/"]));
+    assert!(call.contains("no connection"), "{call}");
+}
