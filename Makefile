@@ -8,7 +8,7 @@ workers ?= 2
 gateways ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help build up down status scale kill-worker logs demo check test test-sdk bench soak tools clean-data
+.PHONY: help build up greet down status scale kill-worker logs demo check test test-sdk bench soak tools clean-data
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,6 +18,11 @@ build: ## build the programs (PROFILE=debug for a quick build)
 
 up: build ## start broker, gateways and workers: workers=2 gateways=1, d=1 to run in the background
 	@$(BIN)/tidegate up --workers $(workers) --gateways $(gateways) $(if $(d),--detach)
+
+# Its own port for health, because the stack's workers use 9100 and the following ones.
+greet: export TIDEGATE_WORKER__INTERNAL ?= 127.0.0.1:9109
+greet: build ## run the example worker of README.md (worker/examples/greet.rs) beside the stack
+	@$(BIN)/greet
 
 down: ## stop the stack in order
 	@$(BIN)/tidegate down
@@ -34,9 +39,8 @@ kill-worker: ## kill -9 any worker: no request is lost, and the worker is restar
 logs: ## follow the logs: of=worker-2 for one process
 	@$(BIN)/tidegate logs --follow $(of)
 
-demo: ## run the demo: start a stack, kill processes, check that nothing is lost
-	@cargo build --release --workspace --exclude tidegate-trial --bins
-	@target/release/tidegate demo
+demo: build ## run the demo: start a stack, kill processes, check that nothing is lost
+	@$(BIN)/tidegate demo
 
 check: ## check formatting and lints
 	cargo fmt --all --check

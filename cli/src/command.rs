@@ -21,10 +21,7 @@ pub(crate) mod version;
 
 use std::path::PathBuf;
 
-use tidegate_shared::config::{Config, ConfigError, FILE_VARIABLE};
-
-/// The configuration file used without `--config`.
-const CONFIG_FILE: &str = "tidegate.toml";
+use tidegate_shared::config::{self, Config, ConfigError, FILE_VARIABLE, Role};
 
 /// Selects the local stack.
 #[derive(Debug, clap::Args)]
@@ -45,12 +42,11 @@ pub(crate) struct ConfigArgs {
 impl ConfigArgs {
     /// Returns the file to read, if any.
     pub(crate) fn file(&self) -> Option<PathBuf> {
-        let usual = PathBuf::from(CONFIG_FILE);
-        self.config.clone().or_else(|| usual.is_file().then_some(usual))
+        config::usual_file(self.config.clone())
     }
 
-    /// Reads the configuration.
-    pub(crate) fn load(&self) -> Result<Config, ConfigError> {
-        Config::load(self.file().as_deref(), &[])
+    /// Reads the configuration for a command that needs only its own secrets.
+    pub(crate) fn load(&self, role: Role) -> Result<Config, ConfigError> {
+        Config::load_as(role, self.file().as_deref(), &[])
     }
 }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tidegate_cli::output;
-use tidegate_shared::config::ConfigError;
+use tidegate_shared::{config::ConfigError, failure};
 
 use crate::command::{
     apply, call, check_config, default_config, demo, down, logs, process, publish, scale, status, sub, token,
@@ -68,7 +68,7 @@ async fn main() -> ExitCode {
     match run(Cli::parse().command).await {
         Ok(code) => code,
         Err(error) => {
-            output::note(format!("error: {error:#}"));
+            output::note(format!("error: {}", failure::text(&error)));
             if error.is::<ConfigError>() { ExitCode::from(BAD_CONFIG) } else { ExitCode::FAILURE }
         }
     }

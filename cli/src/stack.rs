@@ -20,6 +20,7 @@ mod guard;
 mod log;
 mod pid_file;
 mod port;
+mod port_plan;
 mod probe;
 mod process;
 mod running;

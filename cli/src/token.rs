@@ -26,7 +26,7 @@ pub fn connection_token(
 ) -> anyhow::Result<String> {
     anyhow::ensure!(
         !auth.hmac_secret.is_empty(),
-        "auth.hmac_secret is empty: get a token from a configured issuer and pass it with --token"
+        "auth.hmac_secret is empty, so only the configured issuers sign tokens: get one from an issuer, and pass it with --token"
     );
     let iat = now.duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
     let claims = TokenClaims {

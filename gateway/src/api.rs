@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::{RawValue, to_raw_value};
 use tidegate_shared::{
     channel::Channel,
-    protocol::{Error, codes},
+    protocol::{Error, codes, lenient},
 };
 use tokio::time::Instant;
 
@@ -27,6 +27,8 @@ mod local;
 mod method;
 pub(crate) mod nats;
 mod publish;
+#[cfg(test)]
+mod tests;
 
 /// Parts of one request that run at the same time.
 const PARALLEL: usize = 32;
@@ -62,7 +64,7 @@ type ApiResult = Result<Box<RawValue>, Error>;
 #[derive(Serialize)]
 struct EmptyResult {}
 
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct BatchParams {
     commands: Vec<BTreeMap<String, Box<RawValue>>>,
@@ -171,7 +173,7 @@ pub(crate) fn refusal(error: &Error) -> Bytes {
 fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Error> {
     // A method without parameters may have an empty body.
     let body = if body.is_empty() { b"{}" } else { body };
-    serde_json::from_slice(body).map_err(|error| codes::BAD_REQUEST.because(error))
+    lenient::from_slice(body).map_err(|error| codes::BAD_REQUEST.because(error))
 }
 
 /// Reads JSON into a value that owns its data.

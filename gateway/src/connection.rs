@@ -4,7 +4,6 @@
 
 use std::{
     future::poll_fn,
-    iter,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -15,9 +14,8 @@ use tidegate_shared::{
     channel::Channel,
     id::ClientId,
     protocol::{
-        CodecError, Command, Encoding, Reply,
+        Command, Reply,
         codes::{self, Disconnect},
-        json, protobuf,
     },
 };
 use tokio::time::{Instant, sleep_until};
@@ -27,7 +25,7 @@ use self::{
     one_way::{OneWay, Reaction},
     permit::SocketPermit,
     registration::Registration,
-    transport::{Failure, Input, Transport},
+    transport::{Failure, Transport},
 };
 use crate::{
     channels::Channels,
@@ -45,11 +43,10 @@ mod join;
 pub(crate) mod one_way;
 pub(crate) mod permit;
 mod prepare;
+mod read;
 mod registration;
 pub(crate) mod transport;
 
-/// Messages read before the replies to them are written.
-const READ_BUDGET: usize = 64;
 /// Bytes per write: keeps the socket's own buffer small, which never shrinks.
 const WRITE_BUDGET: usize = 16 * 1024;
 
@@ -115,7 +112,7 @@ impl Connection {
         let registration = Registration::new(
             Arc::clone(&shared.channels.hub),
             shared.metrics.clone(),
-            session.client().clone(),
+            (session.client().clone(), transport.session()),
             Arc::clone(&outbox),
         );
         let one_way = (dialect == Dialect::OneWay).then(Box::default);
@@ -140,12 +137,12 @@ impl Connection {
     pub(crate) async fn run(&mut self) {
         let end = self.serve().await;
         self.registration.leave_all();
+        self.log_end(&end);
         match end {
             End::Gone => {}
             End::Left => Box::pin(self.transport.finish_close()).await,
             End::Close(disconnect) => {
                 self.shared.metrics.disconnected(disconnect.code);
-                tracing::debug!(client.id = %self.session.client(), close.code = disconnect.code, "closing");
                 // Queued frames are still written, unless the client is too slow for them.
                 let mut rest = if disconnect == codes::SLOW { Vec::new() } else { self.rest() };
                 if self.transport.closes_with_a_push() {
@@ -156,7 +153,22 @@ impl Connection {
         }
     }
 
-    /// The loop. Branches in order of priority: finished operations, the outbox, time, the client.
+    fn log_end(&self, end: &End) {
+        let (code, reason) = match end {
+            End::Gone => (None, "the socket ended"),
+            End::Left => (None, "the client closed the connection"),
+            End::Close(disconnect) => (Some(disconnect.code), disconnect.reason.as_ref()),
+        };
+        tracing::info!(
+            user = self.session.user_for_log(),
+            client.id = %self.session.client(),
+            close.code = code,
+            reason,
+            "disconnected"
+        );
+    }
+
+    /// The loop. Branches in order of priority: finished operations, time, the outbox, the client.
     async fn serve(&mut self) -> End {
         let timer = sleep_until(Instant::now());
         tokio::pin!(timer);
@@ -179,9 +191,9 @@ impl Connection {
             let flow = tokio::select! {
                 biased;
                 done = next_done(in_flight) => self.done(done),
+                () = &mut timer, if deadline.is_some() => self.tick(reading).await,
                 item = poll_fn(|cx| outbox.poll_take(cx, WRITE_BUDGET)), if !holding => self.item(item).await,
-                () = &mut timer, if deadline.is_some() => self.tick(reading),
-                input = transport.next(), if reading => self.received(input).await,
+                input = transport.next(), if reading => self.received(input).await.map(|_| ()),
             };
             if let Err(end) = flow {
                 return end;
@@ -208,8 +220,14 @@ impl Connection {
         [session, drain].into_iter().flatten().min()
     }
 
-    fn tick(&mut self, reading: bool) -> Result<(), End> {
+    /// Handles timeouts. Reads first what the client has sent, since a pong may wait behind a write that was blocked.
+    async fn tick(&mut self, reading: bool) -> Result<(), End> {
         let at = Instant::now();
+        let mut reading = reading;
+        if reading && let Some(input) = self.transport.next().now_or_never() {
+            // With more to read than one budget the pong may still be unread.
+            reading = self.received(input).await?;
+        }
         if self.drain.is_some() && self.deadline_of_drain_passed(at) {
             let effects = self.session.shut_down();
             return self.perform(effects);
@@ -228,7 +246,14 @@ impl Connection {
         match item {
             OutboxItem::Frames(frames) => {
                 let outbox = Arc::clone(&self.outbox);
-                self.transport.write(frames, &outbox).await.map_err(End::from)
+                self.transport.write(frames, &outbox).await?;
+                // An outbox that never empties does not keep commands from being read.
+                if self.is_reading()
+                    && let Some(input) = self.transport.next().now_or_never()
+                {
+                    self.received(input).await?;
+                }
+                Ok(())
             }
             OutboxItem::End(disconnect) => Err(End::Close(disconnect)),
             OutboxItem::Drain(drain) => {
@@ -248,75 +273,6 @@ impl Connection {
                 self.perform(effects)
             }
         }
-    }
-
-    /// Handles a message and what else is ready to read, so that the replies are written together.
-    async fn received(&mut self, input: Input) -> Result<(), End> {
-        let mut next = Some(input);
-        for _ in 0..READ_BUDGET {
-            let Some(input) = next else { return Ok(()) };
-            match input {
-                Input::Frame(frame) => self.frame(frame)?,
-                Input::Nothing => {}
-                Input::Pong => self.session.ponged(),
-                Input::Left => return Err(End::Left),
-                Input::Gone => return Err(End::Gone),
-                Input::Broken(disconnect) => return Err(End::Close(disconnect)),
-            }
-            if !self.is_reading() {
-                return Ok(());
-            }
-            next = self.transport.next().now_or_never();
-        }
-        // Gives other connections their turn.
-        tokio::task::yield_now().await;
-        Ok(())
-    }
-
-    fn frame(&mut self, frame: Bytes) -> Result<(), End> {
-        if frame.len() as u64 > self.shared.rules.limits.message {
-            return Err(End::Close(codes::MESSAGE_TOO_BIG));
-        }
-        if let Some(one_way) = &mut self.one_way {
-            let command = one_way.read(&frame);
-            return command.map_or(Ok(()), |command| {
-                self.commands(iter::once(command.map_err(|error| CodecError::Malformed(error.to_string()))))
-            });
-        }
-        match self.outbox.dialect().encoding() {
-            Encoding::Json => match std::str::from_utf8(&frame) {
-                Ok(text) => self.commands(json::decode(text)),
-                Err(_) => self.malformed(),
-            },
-            Encoding::Protobuf => self.commands(protobuf::decode(frame)),
-        }
-    }
-
-    fn commands(&mut self, commands: impl Iterator<Item = Result<Command, CodecError>>) -> Result<(), End> {
-        let now = now();
-        for (index, command) in commands.enumerate() {
-            let Ok(command) = command else { return self.malformed() };
-            if index >= self.shared.rules.limits.commands_per_message {
-                return self.malformed();
-            }
-            self.shared.metrics.command();
-            self.command(command, now)?;
-        }
-        Ok(())
-    }
-
-    fn command(&mut self, command: Command, now: Now) -> Result<(), End> {
-        if self.session.is_connecting() {
-            self.stash.push(command);
-            return Ok(());
-        }
-        let effects = self.session.handle(command, rand::random(), now);
-        self.perform(effects)
-    }
-
-    fn malformed(&mut self) -> Result<(), End> {
-        let effects = self.session.malformed();
-        self.perform(effects)
     }
 
     fn reply(&mut self, reply: Reply) -> Result<(), End> {
@@ -359,7 +315,16 @@ impl Connection {
         if let Some(error) = &reply.error {
             self.shared.metrics.error(error.code);
         }
-        let frame = self.outbox.dialect().encode(reply).map_err(|_| End::Close(codes::SERVER_ERROR))?;
+        let encode =
+            |reply: &Reply| self.outbox.dialect().encode(reply).map_err(|_| End::Close(codes::SERVER_ERROR));
+        let mut frame = encode(reply)?;
+        // Such a reply would end the connection, and the client would come back and ask for the same.
+        if frame.len() > self.outbox.limit() && reply.id > 0 {
+            let why =
+                format!("a reply of {} bytes; gateway.limits.outbox is {}", frame.len(), self.outbox.limit());
+            self.shared.metrics.error(codes::LIMIT_EXCEEDED.code);
+            frame = encode(&Reply::error(reply.id, codes::LIMIT_EXCEEDED.because(why)))?;
+        }
         push(&self.outbox, frame);
         Ok(())
     }

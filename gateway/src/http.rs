@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use axum::{
     Router,
+    http::StatusCode,
     routing::{MethodRouter, get, post},
 };
 
@@ -20,6 +21,16 @@ mod query;
 mod stream;
 mod websocket;
 
+const PUBLIC_PAGE: &str = "This is a Tidegate gateway. Clients connect to /connection/websocket with a Centrifuge SDK; where \
+    WebSockets are blocked, to /connection/http_stream or /connection/sse. Health, metrics and the server API are on the \
+    address gateway.internal.\n";
+const NO_PUBLIC_PAGE: &str = "There is nothing at this path. Clients of this Tidegate gateway connect to /connection/websocket; \
+    health, metrics and the server API are on the address gateway.internal.\n";
+const INTERNAL_PAGE: &str = "This is the internal address of a Tidegate gateway: /healthz and /readyz (health), /metrics, \
+    /api/openapi.json (the server API's document), POST /api/<method>. Clients connect to the address gateway.listen.\n";
+const NO_INTERNAL_PAGE: &str = "There is nothing at this path. This internal address of a Tidegate gateway has /healthz, /readyz, \
+    /metrics, /api/openapi.json and POST /api/<method>; clients connect to the address gateway.listen.\n";
+
 /// The routes of the public listener.
 pub(crate) fn public(door: ClientDoor) -> Router {
     let for_pages = |route: MethodRouter<Arc<ClientDoor>>| route.options(admission::preflight);
@@ -31,6 +42,8 @@ pub(crate) fn public(door: ClientDoor) -> Router {
         .route("/connection/uni_http_stream", for_pages(post(stream::uni_http_stream)))
         .route("/connection/uni_sse", for_pages(get(stream::uni_sse).post(stream::uni_sse)))
         .route("/emulation", for_pages(post(emulate::emulate)))
+        .route("/", get(async || PUBLIC_PAGE))
+        .fallback(async || (StatusCode::NOT_FOUND, NO_PUBLIC_PAGE))
         .with_state(Arc::new(door))
 }
 
@@ -42,5 +55,7 @@ pub(crate) fn internal(health: Health) -> Router {
         .route("/metrics", get(health::metrics))
         .route("/api/openapi.json", get(api::document))
         .route("/api/{method}", post(api::method))
+        .route("/", get(async || INTERNAL_PAGE))
+        .fallback(async || (StatusCode::NOT_FOUND, NO_INTERNAL_PAGE))
         .with_state(health)
 }

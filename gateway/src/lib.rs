@@ -28,6 +28,9 @@ mod session;
 
 /// Test keys and tokens, shared with the integration tests.
 #[cfg(test)]
+#[path = "../tests/it/fields.rs"]
+mod fields;
+#[cfg(test)]
 #[path = "../tests/it/signer.rs"]
 mod signer;
 
@@ -110,7 +113,7 @@ impl Gateway {
         };
         let router = http::public(ClientDoor {
             connections: Arc::clone(&shared),
-            origins: Origins::new(&config.gateway.origins),
+            origins: Origins::of(&config),
             emulation,
             lifecycle: lifecycle.clone(),
         });
@@ -188,11 +191,12 @@ async fn wire(
     fleet.start().await?;
     let presence = Presence::new(config, broker.clone(), fleet, metrics.clone(), lifecycle.clone());
     presence.start();
-    let waiting = Waiting::default();
+    let (waiting, late) = Waiting::new();
     let store = Arc::new(Store::new(broker.clone(), subjects.clone(), waiting.clone(), metrics.clone()));
     let answers = Answers {
         store: Arc::clone(&store),
         waiting,
+        late,
         metrics: metrics.clone(),
         lifecycle: lifecycle.clone(),
     };

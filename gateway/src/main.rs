@@ -4,7 +4,13 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::Parser;
 use tidegate_gateway::Gateway;
-use tidegate_shared::{VERSION, config::Config, lifecycle::Lifecycle, telemetry};
+use tidegate_shared::{
+    VERSION,
+    config::{self, Config, FILE_VARIABLE, Role},
+    failure,
+    lifecycle::Lifecycle,
+    telemetry,
+};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -13,8 +19,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[derive(Debug, Parser)]
 #[command(name = "tidegate-gateway", version = VERSION)]
 struct Arguments {
-    /// The configuration file. Without one the built-in defaults and the environment apply.
-    #[arg(long, env = "TIDEGATE_CONFIG")]
+    /// The configuration file [default: tidegate.toml, if it exists].
+    #[arg(long, value_name = "PATH", env = FILE_VARIABLE)]
     config: Option<PathBuf>,
     /// The address clients connect to (`gateway.listen`).
     #[arg(long)]
@@ -32,16 +38,18 @@ fn main() -> ExitCode {
     let flags = [("gateway.listen", arguments.listen), ("gateway.internal", arguments.internal)];
     let flags: Vec<_> =
         flags.into_iter().filter_map(|(key, value)| value.map(|value| (key, value))).collect();
-    let config = match Config::load(arguments.config.as_deref(), &flags) {
+    let file = config::usual_file(arguments.config);
+    let config = match Config::load_as(Role::Gateway, file.as_deref(), &flags) {
         Ok(config) => config,
         Err(error) => return fail(&error.to_string(), BAD_CONFIGURATION),
     };
     if let Err(error) = telemetry::init(&config.log) {
         return fail(&error.to_string(), BAD_CONFIGURATION);
     }
+    config::log_source(file.as_deref());
     match run(config) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&format!("{error:#}"), 1),
+        Err(error) => fail(&failure::text(&error), 1),
     }
 }
 

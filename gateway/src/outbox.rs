@@ -84,6 +84,11 @@ impl Outbox {
         self.dialect
     }
 
+    /// The most bytes that may wait. A larger frame can never be written.
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
+    }
+
     /// Adds a reply of the connection's own session.
     pub(crate) fn push(&self, frame: Bytes) {
         self.add(frame, true);

@@ -22,19 +22,21 @@ use tidegate_shared::{
     },
 };
 
+use self::{
+    budget::Budget,
+    liveness::{Due, Liveness},
+    subscriptions::Subscriptions,
+    validity::Validity,
+};
 pub(crate) use self::{
     hook::{AskedAbout, HookQuestion},
     position::Position,
     presence::PresenceQuery,
     server_side::ServerSubscription,
 };
-use self::{
-    liveness::{Due, Liveness},
-    subscriptions::Subscriptions,
-    validity::Validity,
-};
 use crate::{channels::feed::Resume, policy::rules::Rules, requests::CallEnd};
 
+mod budget;
 mod connect;
 mod control;
 mod hook;
@@ -72,8 +74,8 @@ enum Phase {
     Connecting(Box<Connecting>),
     /// Authenticated.
     Connected(Box<Connected>),
-    /// The session is over. Further inputs are ignored.
-    Closed,
+    /// The session is over. Further inputs are ignored. The user is kept for the log.
+    Closed { user: Option<Box<str>> },
 }
 
 /// A session whose first channels are being joined.
@@ -155,6 +157,14 @@ impl Session {
         &self.client
     }
 
+    /// The user of the session, also when it is over. `None` before `connect` and for anonymous clients.
+    pub(crate) fn user_for_log(&self) -> Option<&str> {
+        match &self.phase {
+            Phase::Closed { user } => user.as_deref(),
+            _ => self.user(),
+        }
+    }
+
     /// When to call `tick`, if no other input comes before.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
         match &self.phase {
@@ -165,7 +175,7 @@ impl Session {
                 let ends = [end, renewal, connected.subscriptions.next_end()];
                 ends.into_iter().flatten().chain([connected.liveness.next_timeout()]).min()
             }
-            Phase::Closed => None,
+            Phase::Closed { .. } => None,
         }
     }
 
@@ -194,7 +204,7 @@ impl Session {
             | Phase::Refused { .. }
             | Phase::Asking { .. }
             | Phase::Connecting(_)
-            | Phase::Closed => Vec::new(),
+            | Phase::Closed { .. } => Vec::new(),
         }
     }
 
@@ -208,7 +218,7 @@ impl Session {
         let id = command.id;
         let verb = command.verb();
         match (&mut self.phase, verb) {
-            (Phase::Closed, _) => Vec::new(),
+            (Phase::Closed { .. }, _) => Vec::new(),
             (Phase::Fresh { .. }, Verb::Connect(request)) if id > 0 => self.connect(id, request, jitter, now),
             (
                 Phase::Fresh { .. } | Phase::Refused { .. } | Phase::Asking { .. } | Phase::Connecting(_),
@@ -305,7 +315,13 @@ impl Session {
     }
 
     fn close(&mut self, disconnect: Disconnect) -> Effects {
-        self.phase = Phase::Closed;
+        let user = match std::mem::replace(&mut self.phase, Phase::Closed { user: None }) {
+            Phase::Connected(connected) => connected.user,
+            Phase::Connecting(connecting) => connecting.connected.user,
+            Phase::Closed { user } => user,
+            Phase::Fresh { .. } | Phase::Refused { .. } | Phase::Asking { .. } => None,
+        };
+        self.phase = Phase::Closed { user };
         vec![Effect::Close(disconnect)]
     }
 
@@ -319,6 +335,10 @@ impl Session {
         Some(Reply::publication(channel.name(), publication.suited_to(self.encoding)))
     }
 
+    fn budget(&self) -> Budget {
+        Budget::of(self.rules.limits.outbox)
+    }
+
     /// A worker's answer in a form that this connection's encoding can carry.
     fn payload(&self, data: Bytes) -> Bytes {
         match self.encoding {
@@ -330,6 +350,12 @@ impl Session {
 
 fn refuse(id: u32, error: impl Into<protocol::Error>) -> Effects {
     vec![Effect::Reply(Reply::error(id, error.into()))]
+}
+
+/// The key was still missing after a fetch: a fresh token is needed. The issuer may publish the key later.
+fn refuse_withdrawn_key(id: u32, issuer: usize) -> Effects {
+    let error = codes::TOKEN_EXPIRED.because("its issuer's key set does not have its key");
+    vec![Effect::Reply(Reply::error(id, error)), Effect::FetchKeys { issuer }]
 }
 
 /// A temporary error: the issuer may have a new key that is not fetched yet.

@@ -12,7 +12,7 @@ use async_nats::{
     connection::State,
     jetstream::{
         self,
-        context::{ContextBuilder, PublishAckFuture, PublishError, PublishErrorKind},
+        context::{ContextBuilder, PublishAckFuture},
         message::PublishMessage,
         response::Response,
         stream::PurgeResponse,
@@ -28,8 +28,16 @@ use crate::{
 
 mod reads;
 mod reconnects;
+mod refusal;
+mod size;
 
-pub use self::{reads::Range, reconnects::Reconnects};
+use self::refusal::refusal;
+pub use self::{
+    reads::Range,
+    reconnects::Reconnects,
+    refusal::{API_ERRORS, ApiError, Meaning, Refusal},
+    size::{HEADERS_LIMIT, headers_len},
+};
 
 /// The oldest supported server: the streams depend on its behaviour.
 pub const MIN_SERVER: (i64, i64, i64) = (2, 14, 3);
@@ -49,27 +57,6 @@ pub struct Stored {
     pub seq: u64,
     /// Whether the stream already had a message with this id.
     pub duplicate: bool,
-}
-
-/// Why a message was not stored, or may not be.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// The broker is unreachable, has no leader, or too many publishes are in flight. The message was not stored; a retry can
-    /// help.
-    #[error("the broker does not accept the message now: {0}")]
-    Unavailable(String),
-    /// The stream is full. The message was not stored.
-    #[error("the stream is full")]
-    Full,
-    /// The stream keeps one message on this subject and has it already.
-    #[error("the stream has a message on this subject already")]
-    Taken,
-    /// No acknowledgement arrived in time. The message may be stored.
-    #[error("no acknowledgement in time")]
-    Unknown,
-    /// The broker rejects this message permanently.
-    #[error("the broker rejected the message: {0}")]
-    Rejected(String),
 }
 
 /// A published message whose acknowledgement is pending.
@@ -207,8 +194,14 @@ impl Broker {
         if !self.is_connected() {
             return Err(Refusal::Unavailable("not connected to NATS".to_owned()));
         }
+        self.check_size(&headers, body.len())?;
         let message = PublishMessage::build().payload(body).headers(headers);
         self.jetstream.send_publish(subject, message).await.map(Sent).map_err(|error| refusal(&error))
+    }
+
+    /// Checks that the broker takes a message of this size.
+    pub fn check_size(&self, headers: &HeaderMap, body: usize) -> Result<(), Refusal> {
+        size::check(headers_len(headers), body, self.client.max_payload())
     }
 
     /// Publishes a message and waits for its acknowledgement.
@@ -309,28 +302,5 @@ fn report(event: &Event, connected: &watch::Sender<bool>) {
             tracing::warn!(subscription.id = id, "messages dropped: a subscription is not read fast enough");
         }
         Event::LameDuckMode | Event::Draining => tracing::info!(%event, "NATS"),
-    }
-}
-
-fn refusal(error: &PublishError) -> Refusal {
-    match error.kind() {
-        PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe => Refusal::Unknown,
-        PublishErrorKind::StreamNotFound => Refusal::Unavailable("no stream, or no leader for it".to_owned()),
-        PublishErrorKind::MaxAckPending => Refusal::Unavailable("too many publishes in flight".to_owned()),
-        PublishErrorKind::MaxPayloadExceeded => Refusal::Rejected(error.to_string()),
-        PublishErrorKind::WrongLastMessageId | PublishErrorKind::WrongLastSequence => Refusal::Taken,
-        PublishErrorKind::Other => {
-            let source = std::error::Error::source(error);
-            let Some(api) = source.and_then(|source| source.downcast_ref::<jetstream::Error>()) else {
-                return Refusal::Rejected(error.to_string());
-            };
-            // Code 10077 stands for a full stream and for a subject that has its one message; only the text differs.
-            match api.error_code().0 {
-                10077 if api.to_string().contains("per subject") => Refusal::Taken,
-                10077 => Refusal::Full,
-                _ if api.code() >= 500 => Refusal::Unavailable(api.to_string()),
-                _ => Refusal::Rejected(api.to_string()),
-            }
-        }
     }
 }

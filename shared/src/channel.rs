@@ -84,7 +84,8 @@ impl Channel {
     }
 
     /// If the name limits the channel to users, returns whether `user` is one of them; otherwise `None`. The users stand behind
-    /// the last `#`, separated by commas.
+    /// the last `#`, separated by commas. This is for namespaces with `user_limited = true`; personal channels belong to one user,
+    /// see [`Self::further_personal_user`].
     pub fn lists(&self, user: Option<&str>) -> Option<bool> {
         if self.personal_user().is_some() {
             return None;
@@ -97,6 +98,13 @@ impl Channel {
     /// Returns the user whose personal channel this is, or `None` for any other channel.
     pub fn personal_user(&self) -> Option<&str> {
         (&*self.namespace == USER_NAMESPACE).then(|| self.name.strip_prefix('#')).flatten()
+    }
+
+    /// Returns the user whose channel this is if its namespace has `personal = true`: everything behind a `#` that directly
+    /// follows the namespace. A user id may contain commas and further `#`.
+    pub fn further_personal_user(&self) -> Option<&str> {
+        let (_, rest) = self.name.split_once(':').filter(|_| self.personal_user().is_none())?;
+        rest.strip_prefix('#')
     }
 }
 
@@ -123,6 +131,18 @@ mod tests {
         assert!(private("$vip") && private("chat:$vip") && private("chat:$a:b"));
         assert!(!private("vip$") && !private("chat:vip") && !private("chat:a:$b") && !private("#$42"));
         assert!(!private("#a:$b"));
+    }
+
+    #[test]
+    fn a_further_personal_channel_belongs_to_everything_behind_its_hash() {
+        let of = |name: &str| Channel::parse(name).unwrap().further_personal_user().map(str::to_owned);
+        assert_eq!(of("mine:#42").as_deref(), Some("42"));
+        assert_eq!(of("mine:#cn=a,dc=b").as_deref(), Some("cn=a,dc=b"));
+        assert_eq!(of("mine:#x#42").as_deref(), Some("x#42"));
+        assert_eq!(of("mine:#a:b").as_deref(), Some("a:b"));
+        for name in ["mine:room#42", "mine:$#42", "room#42", "#42", "#a:#42"] {
+            assert_eq!(of(name), None, "{name}");
+        }
     }
 
     #[test]

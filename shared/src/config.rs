@@ -3,34 +3,30 @@
 //! The defaults are the commented file `config/default.toml` itself, so its documentation cannot differ from the code. No other
 //! code of the product reads the environment. Every error names the key, the source of its value, and the way out.
 
-use std::{
-    collections::BTreeMap,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use figment::{
-    Figment,
-    providers::{Format, Toml},
-};
 use serde::Deserialize;
 
-use self::layers::{Named, explain, merge_variable, source_of};
 pub use self::{
     issuer::{Issuer, KeySource, SHORT_FORM, TokenAlgorithm},
+    load::{log_source, usual_file},
     namespace::{Audience, Fanout, Namespace, PublishMode, Recovery, Storage},
-    route::{AnswerMode, Backoff, Match, Route},
+    role::Role,
+    route::{AnswerMode, Backoff, Match, Route, STOCK_HANDLERS},
     unit::Secret,
 };
 use crate::subject::Subjects;
 
 mod issuer;
 mod layers;
+mod load;
 mod namespace;
+mod place;
+mod role;
 mod route;
 mod unit;
 mod validate;
+mod variable;
 
 /// Every key with its default and its meaning: the reference of the configuration.
 pub const DEFAULT_TOML: &str = include_str!("config/default.toml");
@@ -265,6 +261,9 @@ pub struct AuthConfig {
     /// How long an expired connection may take to bring a fresh token.
     #[serde(with = "unit::duration")]
     pub refresh_grace: Duration,
+    /// The longest life of a token. Zero is no limit.
+    #[serde(with = "unit::duration")]
+    pub max_token_life: Duration,
     /// How often the keys of issuers with a `jwks_url` are fetched.
     #[serde(with = "unit::duration")]
     pub jwks_refresh: Duration,
@@ -329,50 +328,6 @@ pub struct QuakesConfig {
 pub struct ConfigError(String);
 
 impl Config {
-    /// Reads the configuration: the defaults, then `file` if given, then the environment, then `flags` (`key.path`, value).
-    pub fn load(file: Option<&Path>, flags: &[(&str, String)]) -> Result<Self, ConfigError> {
-        Self::from_sources(file, std::env::vars().collect(), flags)
-    }
-
-    /// The same with the environment as an argument.
-    pub fn from_sources(
-        file: Option<&Path>,
-        variables: BTreeMap<String, String>,
-        flags: &[(&str, String)],
-    ) -> Result<Self, ConfigError> {
-        let mut figment = Figment::from(Toml::string(DEFAULT_TOML));
-        if let Some(path) = file {
-            if !path.is_file() {
-                return Err(ConfigError(format!(
-                    "no configuration file at {}: name another with --config or {FILE_VARIABLE}, or write one from \
-                     `tidegate default-config`",
-                    path.display()
-                )));
-            }
-            figment = figment.merge(Toml::file_exact(path));
-        }
-        for (variable, value) in variables {
-            let Some(key) = variable.strip_prefix(ENV_PREFIX) else { continue };
-            if variable == FILE_VARIABLE {
-                continue;
-            }
-            figment = merge_variable(figment, &variable, key, &value)?;
-        }
-        for (key, value) in flags {
-            figment = figment.merge(Named::new(format!("--{}", key.replace(['.', '_'], "-")), key, value));
-        }
-        let mut config: Self = figment.extract().map_err(|error| explain(&error))?;
-        let read = validate::tokens::read_files(&mut config);
-        read.and_then(|()| validate::validate(&config)).map_err(|(key, problem)| {
-            // Entries of an array of tables have the source of the whole array.
-            let whole = key.split('.').next().unwrap_or_default();
-            let metadata = figment.find_metadata(&key).or_else(|| figment.find_metadata(whole));
-            let source = metadata.map(source_of).unwrap_or_default();
-            ConfigError(format!("`{key}`{source}: {problem}"))
-        })?;
-        Ok(config)
-    }
-
     /// The subjects of this deployment.
     pub fn subjects(&self) -> Subjects {
         Subjects::new(&self.nats.prefix)

@@ -15,6 +15,8 @@ use crate::{
     subject::{Address, Kind},
 };
 
+pub use crate::header::one_line;
+
 /// A request on its way to a worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
@@ -183,7 +185,7 @@ impl Answer {
         headers.insert(header::MSG_ID, format!("{}.r", self.re));
         headers.insert(header::RE, self.re.as_str());
         headers.insert(header::ATTEMPT, self.attempt.to_string());
-        headers.insert(header::WORKER, self.worker.as_str());
+        headers.insert(header::WORKER, header::text(&self.worker));
         if let Some(user) = &self.user {
             headers.insert(header::USER, user.as_str());
         }
@@ -195,7 +197,7 @@ impl Answer {
             Outcome::Error { code, message } => {
                 headers.insert(header::STATUS, "error");
                 headers.insert(header::CODE, code.to_string());
-                headers.insert(header::MESSAGE, one_line(message));
+                headers.insert(header::MESSAGE, header::text(message));
             }
         }
         if let Some(ttl) = ttl {
@@ -286,11 +288,6 @@ pub fn get<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 
 fn number<T: std::str::FromStr>(headers: &HeaderMap, name: &'static str) -> Result<Option<T>, Unreadable> {
     get(headers, name).map(|text| text.parse().map_err(|_| Unreadable(name))).transpose()
-}
-
-/// Returns the text as one line for a header value: control characters become spaces.
-pub fn one_line(text: &str) -> String {
-    text.trim().replace(char::is_control, " ")
 }
 
 #[cfg(test)]

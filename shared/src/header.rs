@@ -42,6 +42,8 @@ pub const TAG_PREFIX: &str = "Tide-Tag-";
 pub const REMOVED: &str = "Tide-Removed";
 /// On a dead letter: why the request failed.
 pub const DEAD_REASON: &str = "Tide-Dead-Reason";
+/// On a dead letter whose message would be too long for the broker: which of its two parts this is, `1/2` or `2/2`.
+pub const DEAD_PART: &str = "Tide-Dead-Part";
 /// The media type of the payload.
 pub const CONTENT_TYPE: &str = "Content-Type";
 /// The deduplication id that the broker uses.
@@ -75,9 +77,60 @@ pub fn tag(name: &str) -> Result<String, BadTag> {
     Ok(format!("{TAG_PREFIX}{name}"))
 }
 
+/// The most bytes of a text that someone else wrote, such as an error's, in a header. The headers of a message have 64 KiB.
+pub const MAX_TEXT: usize = 4096;
+
+/// Makes one header value of a text for people: one line of at most [`MAX_TEXT`] bytes. A longer text ends with a mark that
+/// says how long it was. Not for values that a program reads.
+pub fn text(text: &str) -> String {
+    text_within(text, MAX_TEXT)
+}
+
+/// As [`text()`], of at most `limit` bytes. There is no mark where it would leave little of the text.
+pub fn text_within(text: &str, limit: usize) -> String {
+    let text = text.trim();
+    if text.len() <= limit {
+        return one_line(text);
+    }
+    let mark = format!("\u{2026} [cut: {} bytes]", text.len());
+    let mark = if mark.len() <= limit / 2 { mark } else { String::new() };
+    let end = text.floor_char_boundary(limit - mark.len());
+    format!("{}{mark}", one_line(text.get(..end).unwrap_or_default()))
+}
+
+/// Returns a value on one line: control characters become spaces. The length is the caller's concern.
+pub fn one_line(text: &str) -> String {
+    text.replace(char::is_control, " ").trim().to_owned()
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn any_text_becomes_one_bounded_line(piece in any::<String>(), times in 1_usize..2000, limit in 0_usize..5000) {
+            let whole = piece.repeat(times);
+            let line = text_within(&whole, limit);
+            prop_assert!(line.len() <= limit && !line.contains(char::is_control), "{line:?}");
+            prop_assert_eq!(text_within(&line, limit), line.clone());
+            if whole.trim().len() > limit && limit >= 80 {
+                let bytes = format!("[cut: {} bytes]", whole.trim().len());
+                prop_assert!(line.ends_with(&bytes), "{line:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_long_text_is_cut_between_characters_and_says_so() {
+        assert_eq!(
+            text(&"\u{20ac}".repeat(2000)),
+            format!("{}\u{2026} [cut: 6000 bytes]", "\u{20ac}".repeat(1358))
+        );
+        assert_eq!(text_within("no luck today", 7), "no luck");
+    }
 
     #[test]
     fn a_tag_is_a_plain_word() {

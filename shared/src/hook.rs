@@ -13,7 +13,8 @@ use crate::{
     protocol::{
         Encoding, Error,
         codes::Disconnect,
-        json::{self, raw},
+        json::{self, note, raw},
+        lenient,
     },
 };
 
@@ -122,7 +123,7 @@ pub struct Subject {
 
 /// Reads the client that a question is about.
 pub fn subject(question: &[u8]) -> Result<Subject, serde_json::Error> {
-    serde_json::from_slice(question)
+    lenient::from_slice(question)
 }
 
 /// Encodes an answer that allows the request. `result` is JSON, or empty.
@@ -168,10 +169,10 @@ pub struct Grant {
     /// Whether the connection or subscription ends now instead of being prolonged.
     pub expired: bool,
     /// Information about the client that other clients see.
-    #[serde(with = "raw")]
+    #[serde(with = "note")]
     pub info: Bytes,
     /// Data for the client, or the payload that replaces the one the client published.
-    #[serde(with = "raw")]
+    #[serde(with = "note")]
     pub data: Bytes,
     /// The same as `data`, in base64, for data that is not JSON.
     pub b64data: String,
@@ -188,10 +189,10 @@ pub struct Grant {
 #[serde(default)]
 pub struct Sub {
     /// Information about the client that others see in this channel.
-    #[serde(with = "raw")]
+    #[serde(with = "note")]
     pub info: Bytes,
     /// Data for the client.
-    #[serde(with = "raw")]
+    #[serde(with = "note")]
     pub data: Bytes,
 }
 
@@ -227,7 +228,7 @@ struct Ending {
 
 /// Reads a back end's answer. The error explains why the answer is not a decision.
 pub fn read(answer: &[u8]) -> Result<Decision, String> {
-    let answer: Answer = serde_json::from_slice(answer).map_err(|error| error.to_string())?;
+    let answer: Answer = lenient::from_slice(answer).map_err(|error| error.to_string())?;
     if let Some(Ending { code, reason }) = answer.disconnect {
         if !(4000..=4999).contains(&code) {
             return Err(format!("disconnect code {code} is not between 4000 and 4999"));
@@ -243,13 +244,6 @@ pub fn read(answer: &[u8]) -> Result<Decision, String> {
         return Ok(Decision::Refused(Error { code, message, temporary }));
     }
     let mut grant = answer.result.ok_or("neither result, error nor disconnect")?;
-    let subs = grant.subs.values_mut().flat_map(|sub| [&mut sub.info, &mut sub.data]);
-    for value in [&mut grant.info, &mut grant.data].into_iter().chain(subs) {
-        // Many languages encode an absent value as null.
-        if value.as_ref() == b"null" {
-            *value = Bytes::new();
-        }
-    }
     if !grant.b64data.is_empty() {
         let data = BASE64.decode(grant.b64data.as_bytes()).map_err(|error| format!("b64data: {error}"))?;
         grant.data = data.into();

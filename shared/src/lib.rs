@@ -17,6 +17,7 @@ pub mod token;
 
 pub mod broker;
 pub mod config;
+pub mod failure;
 pub mod lifecycle;
 pub mod listener;
 pub mod telemetry;

@@ -23,6 +23,7 @@ mod channel;
 pub mod codes;
 mod connection;
 pub mod json;
+pub mod lenient;
 pub mod protobuf;
 mod push;
 

@@ -280,6 +280,12 @@ impl Subjects {
         subject.rsplit('.').next().unwrap_or_default()
     }
 
+    /// Whether a reply subject is an inbox. The server does not check reply subjects: with another one, the answer to a
+    /// question would be stored or obeyed with the rights of the program that answers.
+    pub fn is_inbox(reply: &str) -> bool {
+        reply.starts_with("_INBOX.") || reply.starts_with("_INBOX_")
+    }
+
     /// Returns the last two tokens of a subject: an id.
     pub fn id_in(subject: &str) -> Option<&str> {
         let end = subject.rmatch_indices('.').nth(1)?.0;

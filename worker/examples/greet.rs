@@ -1,6 +1,6 @@
 //! A worker with a handler of its own: it answers `rpc("greet", "Good morning")` of tidegate.toml's route `greet`.
 //!
-//! Start it beside `make up` with `cargo run --example greet -- --internal 127.0.0.1:9109`.
+//! Start it beside `make up` with `make greet`.
 
 use tidegate_worker::{Json, Router, User, on, program};
 

@@ -2,7 +2,8 @@
 
 use std::{any::Any, time::Duration};
 
-use tokio::{task::JoinSet, time::timeout};
+use tidegate_shared::header;
+use tokio::{runtime::Handle, sync::oneshot, task::JoinSet, time::timeout};
 use tower::ServiceExt;
 
 use crate::{answer::Answer, failure::Failure, handler::BoxedHandler, job::Job};
@@ -13,15 +14,30 @@ pub(crate) enum AttemptResult {
     Answered(Answer),
     Failed(Failure),
     TimedOut,
+    /// The handlers' runtime did not begin the attempt in time.
+    NotBegun,
     /// The handler panicked with this message.
     Panicked(String),
 }
 
-/// Runs a handler for at most `limit`. Its task is aborted after that, and when this future is dropped.
-pub(crate) async fn run(handler: BoxedHandler, job: Job, limit: Duration) -> AttemptResult {
-    // The handler runs in a task of its own: one that blocks its thread must not delay the in-progress acknowledgements.
+/// Runs a handler on its runtime for at most `limit`. Its task is aborted after that, and when this future is dropped. The
+/// runtime has as long to begin it: a worker whose handlers block every thread must not keep a request for ever.
+pub(crate) async fn run(
+    handlers: &Handle,
+    handler: BoxedHandler,
+    job: Job,
+    limit: Duration,
+) -> AttemptResult {
+    let (begins, begun) = oneshot::channel();
+    let attempt = async move {
+        let _ = begins.send(());
+        handler.oneshot(job).await
+    };
     let mut task = JoinSet::new();
-    task.spawn(handler.oneshot(job));
+    task.spawn_on(attempt, handlers);
+    if timeout(limit, begun).await.is_err() {
+        return AttemptResult::NotBegun;
+    }
     match timeout(limit, task.join_next()).await {
         Ok(Some(Ok(Ok(answer)))) => AttemptResult::Answered(answer),
         Ok(Some(Ok(Err(failure)))) => AttemptResult::Failed(failure),
@@ -34,10 +50,11 @@ pub(crate) async fn run(handler: BoxedHandler, job: Job, limit: Duration) -> Att
     }
 }
 
-/// Returns the message of a panic.
+/// Returns the message of a panic on one line, cut to what fits in a header.
 pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a message".to_owned())
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    text.map_or_else(|| "without a message".to_owned(), header::text)
 }
 
 #[cfg(test)]
@@ -46,7 +63,7 @@ mod tests {
     use crate::{handler::on, job::tests::job};
 
     async fn ended<M: 'static>(handler: impl crate::Handler<M, ()>) -> AttemptResult {
-        run(on(handler).with_state(()), job(None, b"1"), Duration::from_secs(5)).await
+        run(&Handle::current(), on(handler).with_state(()), job(None, b"1"), Duration::from_secs(5)).await
     }
 
     #[tokio::test]

@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use tidegate_shared::config::Backoff;
 
+use crate::failure::MAX_WAIT;
+
 /// Returns how long a request waits that failed `failures` times before this failure: `base`, doubled each time, at most
-/// `cap`, then a random share of at least half of that. `jitter` is that random number, from 0 to 1: requests that failed
+/// `cap` and [`MAX_WAIT`], then a random share of at least half of that. `jitter` is that random number, from 0 to 1: requests that failed
 /// together do not come back together.
 pub(crate) fn delay(backoff: Backoff, failures: u32, jitter: f64) -> Duration {
-    let doubled = doubled(backoff.base, failures).min(backoff.cap);
+    let doubled = doubled(backoff.base, failures).min(backoff.cap).min(MAX_WAIT);
     doubled.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0)
 }
 
@@ -59,6 +61,14 @@ mod tests {
     fn the_wait_doubles_up_to_its_cap() {
         let waits: Vec<_> = [0, 1, 4, 9, 10, 100].map(|n| delay(BACKOFF, n, 1.0).as_secs()).into();
         assert_eq!(waits, [1, 2, 16, 512, 600, 600]);
+    }
+
+    #[test]
+    fn no_configured_duration_is_too_long() {
+        let longest = Backoff { base: Duration::MAX, cap: Duration::MAX };
+        for failures in [0, 1, u32::MAX] {
+            assert_eq!(delay(longest, failures, 1.0), MAX_WAIT);
+        }
     }
 
     #[test]

@@ -9,7 +9,8 @@ use async_nats::{
     jetstream::{self, AckKind},
 };
 use tidegate_shared::{
-    envelope::{Request, Unreadable, one_line},
+    envelope::{Request, Unreadable},
+    header,
     topology::IN,
 };
 
@@ -96,7 +97,7 @@ impl Delivery {
         tracing::warn!("an acknowledgement was not confirmed: the request may be delivered again");
     }
 
-    /// Asks for a redelivery after `delay`. The redelivery counts as an attempt.
+    /// Asks for a redelivery after `delay`. The redelivery counts as an attempt. The broker's clock measures the delay.
     pub(crate) async fn nak(&self, delay: Duration) {
         if let Err(error) = self.message.ack_with(AckKind::Nak(Some(delay))).await {
             tracing::debug!(%error, "a request could not be given back: it is delivered again after ack_wait");
@@ -107,7 +108,7 @@ impl Delivery {
     /// async-nats sends no reason.
     pub(crate) async fn term(&self, reason: &str) {
         let Some(reply) = self.message.reply.clone() else { return };
-        let term = format!("+TERM {}", one_line(reason));
+        let term = format!("+TERM {}", header::text(reason));
         if let Err(error) = self.message.context.client().request(reply, term.into()).await {
             tracing::debug!(%error, "a termination is not confirmed: the message is delivered again after ack_wait");
         }

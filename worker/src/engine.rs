@@ -7,9 +7,10 @@ use tidegate_shared::{
     config::{Config, Match, Route},
     subject::Subjects,
 };
+use tokio::runtime::Handle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{handler::BoxedHandler, metrics::Metrics};
+use crate::{clock::Clock, handler::BoxedHandler, metrics::Metrics};
 
 /// What all routes of a worker share.
 #[derive(Debug)]
@@ -22,6 +23,9 @@ pub(crate) struct Engine {
     /// The worker's name in its answers.
     pub(crate) name: String,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) clock: Clock,
+    /// The runtime that handlers run on. Everything else runs on the engine's own.
+    pub(crate) handlers: Handle,
     /// One task per delivery that is not settled.
     pub(crate) deliveries: TaskTracker,
     /// Cancelled when the drain limit is over: every unsettled delivery then goes back to the broker.

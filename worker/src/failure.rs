@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use tidegate_shared::protocol::codes::ErrorCode;
 
+/// The longest that a request waits for its next delivery. A longer wait is cut to this.
+pub const MAX_WAIT: Duration = Duration::from_hours(365 * 24);
+
 /// Why a handler has no answer, and what happens to the request instead. `?` on any error makes a [`Failure::Retry`].
 ///
 /// ```
@@ -15,6 +18,9 @@ use tidegate_shared::protocol::codes::ErrorCode;
 /// }
 /// ```
 ///
+/// Texts are put on one line and cut to 4096 bytes ([`MAX_TEXT`](tidegate_shared::header::MAX_TEXT)); a cut text ends with its
+/// length.
+///
 /// Not a `std::error::Error` itself: that would rule out the conversion from every other error.
 #[derive(Debug)]
 pub enum Failure {
@@ -22,10 +28,11 @@ pub enum Failure {
     Retry {
         /// The error. It is in the log and in the dead letter; the client never gets it.
         why: anyhow::Error,
-        /// How long to wait for the next attempt, instead of the route's backoff.
+        /// How long to wait for the next attempt, instead of the route's backoff; at most [`MAX_WAIT`].
         after: Option<Duration>,
     },
-    /// It is too early. The request is delivered again after this duration, without using an attempt.
+    /// It is too early. The request is delivered again after this duration, at most [`MAX_WAIT`], without using an attempt. Only a request that is
+    /// within some 500 bytes of the broker's `max_payload` uses an attempt: it cannot be parked, and waits in its stream.
     Snooze(Duration),
     /// The request is wrong, and would be wrong on the next attempt. The client gets this error; there is no retry.
     Reject {

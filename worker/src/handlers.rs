@@ -1,13 +1,10 @@
 //! The stock handlers, and how routes get them.
 
 use bytes::Bytes;
-use tidegate_shared::config::Config;
+use tidegate_shared::config::{Config, Route, STOCK_HANDLERS};
 use tidegate_worker::{Channel, Misconfigured, Publication, Publications, Router, Sender, on};
 
 mod quakes;
-
-/// The handlers that a route can name.
-const KNOWN: [&str; 3] = ["echo", "quakes", "room"];
 
 /// Binds every route to the handler it names. Routes without one are left to other workers.
 pub(crate) async fn router(config: &Config) -> anyhow::Result<Router> {
@@ -25,7 +22,7 @@ pub(crate) async fn router(config: &Config) -> anyhow::Result<Router> {
                 let Some(store) = store.clone() else { continue };
                 on(async move |id, body| quakes::report(store, id, body).await)
             }
-            Some(other) => return Err(unknown(index, other).into()),
+            Some(other) => return Err(unknown(index, route, other).into()),
         };
         router = router.route(&route.name, bound);
     }
@@ -42,16 +39,19 @@ async fn room(Channel(channel): Channel, sender: Sender, body: Bytes) -> ((), Pu
     ((), Publications(vec![Publication::bytes(channel, body).sent_by(sender)]))
 }
 
-fn unknown(index: usize, handler: &str) -> Misconfigured {
+fn unknown(index: usize, route: &Route, handler: &str) -> Misconfigured {
     Misconfigured::new(format!(
-        "`route.{index}.handler`: there is no handler {handler:?}; there are {}; leave it out for workers of your own",
-        KNOWN.join(", ")
+        "`route.{index}.handler` (route {:?}): there is no handler {handler:?}; there are {}; leave it out for workers of your own",
+        route.name,
+        STOCK_HANDLERS.join(", ")
     ))
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+
+    use tidegate_shared::config::Role;
 
     use super::*;
 
@@ -62,7 +62,7 @@ mod tests {
                 "[{{name = \"a\", match = \"rpc.a\"}}, {{name = \"b\", match = \"rpc.b\", handler = \"{handler}\"}}]"
             ),
         )];
-        Config::from_sources(None, BTreeMap::new(), &flags).unwrap()
+        Config::from_sources_as(Role::Worker, None, BTreeMap::new(), &flags).unwrap()
     }
 
     #[tokio::test]
@@ -71,7 +71,7 @@ mod tests {
         assert!(error.is::<Misconfigured>());
         assert_eq!(
             error.to_string(),
-            "`route.1.handler`: there is no handler \"ecko\"; there are echo, quakes, room; leave it out for workers of your own"
+            "`route.1.handler` (route \"b\"): there is no handler \"ecko\"; there are echo, quakes, room; leave it out for workers of your own"
         );
     }
 

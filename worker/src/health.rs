@@ -14,6 +14,10 @@ use tokio::net::TcpListener;
 
 use crate::metrics::Metrics;
 
+const PAGE: &str =
+    "This is the internal address of a Tidegate worker: /healthz and /readyz (health), /metrics.\n";
+const NO_PAGE: &str = "There is nothing at this path. This internal address of a Tidegate worker has /healthz, /readyz and /metrics.\n";
+
 /// The worker's state as its health endpoints report it.
 #[derive(Debug, Default)]
 pub(crate) struct Health {
@@ -50,6 +54,8 @@ pub(crate) async fn serve(listener: TcpListener, health: Arc<Health>) -> std::io
         .route("/healthz", get("alive\n"))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
+        .route("/", get(PAGE))
+        .fallback(async || (StatusCode::NOT_FOUND, NO_PAGE))
         .with_state(health);
     axum::serve(listener, router).await
 }

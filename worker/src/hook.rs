@@ -4,16 +4,18 @@
 //! Questions are core NATS requests, in no stream: nothing is parked, retried or stored. Each question goes to one worker of
 //! the service. A question without a decision in time allows nothing; the gateway's client has to ask again.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{sync::Arc, time::UNIX_EPOCH};
 
 use async_nats::{Message, Subject, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use tidegate_shared::{
     envelope::{JSON, Request},
+    header,
     hook::{self, Event},
     id::{GatewayId, RequestId},
     lifecycle::Lifecycle,
+    subject::Subjects,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -92,7 +94,9 @@ impl HookRunner {
     }
 
     async fn answer(&self, question: Message) -> Ending {
-        let Some(reply) = question.reply else { return Ending::Returned };
+        let Some(reply) = question.reply.filter(|reply| Subjects::is_inbox(reply)) else {
+            return Ending::Returned;
+        };
         let job = match self.job(question.payload) {
             Ok(job) => job,
             Err(error) => {
@@ -115,20 +119,26 @@ impl HookRunner {
     async fn decide(&self, job: Job) -> Decision {
         let result = {
             let _handling = self.engine.metrics.handling(self.route.name());
-            attempt::run(self.route.handler.clone(), job, self.route.config.timeout).await
+            attempt::run(&self.engine.handlers, self.route.handler.clone(), job, self.route.config.timeout)
+                .await
         };
         match result {
             AttemptResult::Answered(answer) => allowed(&answer),
             AttemptResult::Failed(Failure::Reject { code, message }) => {
-                Ok((hook::refused(code, &message), Ending::Reject))
+                Ok((hook::refused(code, &header::text(&message)), Ending::Reject))
             }
-            AttemptResult::Failed(Failure::Retry { why, .. }) => Err((format!("{why:#}"), Ending::Retry)),
+            AttemptResult::Failed(Failure::Retry { why, .. }) => {
+                Err((header::text(&format!("{why:#}")), Ending::Retry))
+            }
             AttemptResult::Failed(Failure::Snooze(_)) => {
                 Err(("the handler snoozed the question".to_owned(), Ending::Snooze))
             }
-            AttemptResult::Failed(Failure::Dead(reason)) => Err((reason, Ending::Retry)),
+            AttemptResult::Failed(Failure::Dead(reason)) => Err((header::text(&reason), Ending::Retry)),
             AttemptResult::TimedOut => {
                 Err(("the handler took longer than the route's `timeout`".to_owned(), Ending::Timeout))
+            }
+            AttemptResult::NotBegun => {
+                Err(("the handlers' runtime did not begin the question".to_owned(), Ending::Timeout))
             }
             AttemptResult::Panicked(message) => Err((format!("panic: {message}"), Ending::Panic)),
         }
@@ -142,7 +152,7 @@ impl HookRunner {
 
     fn job(&self, question: Bytes) -> Result<Job, serde_json::Error> {
         let about = hook::subject(&question)?;
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let now = self.engine.clock.about_now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let request = Request {
             id: RequestId::plain(&self.id_prefix),
             user: about.user.filter(|user| !user.is_empty()),

@@ -26,7 +26,7 @@ pub use self::{
     extract::{
         Attempt, Channel, FromJob, FromJobParts, Json, Method, Params, RequestId, Sender, State, User,
     },
-    failure::Failure,
+    failure::{Failure, MAX_WAIT},
     handler::{Handler, RouteHandler, on},
     job::Job,
     metrics::Metrics,
@@ -44,12 +44,14 @@ mod router;
 
 mod attempt;
 mod backoff;
+mod clock;
 mod consume;
 mod delivery;
 mod engine;
 mod hook;
 mod pull;
 mod runner;
+mod runtimes;
 mod settle;
 mod store;
 

@@ -1,6 +1,6 @@
 //! The worker's metrics.
 
-use std::time::Duration;
+use std::{sync::atomic::AtomicU64, time::Duration};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
@@ -70,6 +70,7 @@ pub struct Metrics {
     in_flight: Family<ByRoute, Gauge>,
     handling: Family<ByRoute, Histogram>,
     waiting: Family<ByRoute, Histogram>,
+    handler_delay: Gauge<f64, AtomicU64>,
 }
 
 impl Metrics {
@@ -86,7 +87,10 @@ impl Metrics {
         let waiting = Family::new_with_constructor(histogram);
         let help = "How long a request waited from its acceptance to its first run";
         registry.register_with_unit("queue_wait", help, Unit::Seconds, waiting.clone());
-        Self { registry, requests, in_flight, handling, waiting }
+        let handler_delay = Gauge::default();
+        let help = "How long the handlers' runtime took to begin a task when it was last checked";
+        registry.register_with_unit("handler_delay", help, Unit::Seconds, handler_delay.clone());
+        Self { registry, requests, in_flight, handling, waiting, handler_delay }
     }
 
     /// Writes all metrics in the text format of Prometheus.
@@ -103,6 +107,10 @@ impl Metrics {
 
     pub(crate) fn waited(&self, route: &str, wait: Duration) {
         self.waiting.get_or_create(&by(route)).observe(wait.as_secs_f64());
+    }
+
+    pub(crate) fn handlers_began(&self, delay: Duration) {
+        self.handler_delay.set(delay.as_secs_f64());
     }
 
     /// Counts a handler as running, and times it, until the returned value is dropped.

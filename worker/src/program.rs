@@ -5,7 +5,8 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc};
 use anyhow::Context as _;
 use clap::{CommandFactory, FromArgMatches, Parser};
 use tidegate_shared::{
-    config::{Config, ConfigError, FILE_VARIABLE},
+    config::{self, Config, ConfigError, FILE_VARIABLE, Role},
+    failure,
     id::random_token,
     lifecycle::Lifecycle,
     telemetry,
@@ -15,6 +16,7 @@ use tokio::net::TcpListener;
 use crate::{
     health::{self, Health},
     router::Router,
+    runtimes::EngineRuntime,
     worker::{Misconfigured, StartFailure, Worker},
 };
 
@@ -22,8 +24,6 @@ use crate::{
 const BAD_CONFIGURATION: u8 = 64;
 /// The exit code for every other failure, an early end of a route's consume task included.
 const FAILED: u8 = 1;
-/// The configuration file that is read if it exists and no other is named.
-const USUAL_FILE: &str = "tidegate.toml";
 
 /// Handles requests of Tidegate.
 #[derive(Debug, Parser)]
@@ -76,33 +76,39 @@ where
     S: Clone + Send + Sync + 'static,
     M: AsyncFnOnce(&Config) -> anyhow::Result<Router<S>>,
 {
-    let usual = PathBuf::from(USUAL_FILE);
-    let file = arguments.config.or_else(|| usual.is_file().then_some(usual));
+    let file = config::usual_file(arguments.config);
     let flag = arguments.internal.map(|internal| ("worker.internal", internal.to_string()));
-    let config = Config::load(file.as_deref(), flag.as_slice())?;
+    let config = Config::load_as(Role::Worker, file.as_deref(), flag.as_slice())?;
     telemetry::init(&config.log)?;
+    config::log_source(file.as_deref());
     let name = arguments.name.unwrap_or_else(random_token::<5>);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(serve(&config, &name, make))
+    let engine = Arc::new(EngineRuntime::start()?);
+    let handlers = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let ended = handlers.block_on(serve(&config, &name, &engine, make));
+    // Handlers that block their threads do not delay the end of the process.
+    handlers.shutdown_background();
+    ended
 }
 
-async fn serve<S, M>(config: &Config, name: &str, make: M) -> anyhow::Result<()>
+/// Handlers run on the calling runtime. Signals, health and the worker itself run on the engine's, which no handler blocks.
+async fn serve<S, M>(config: &Config, name: &str, engine: &Arc<EngineRuntime>, make: M) -> anyhow::Result<()>
 where
     S: Clone + Send + Sync + 'static,
     M: AsyncFnOnce(&Config) -> anyhow::Result<Router<S>>,
 {
     let lifecycle = Lifecycle::new();
-    lifecycle.listen_for_signals().context("listening for signals")?;
+    let signals = lifecycle.clone();
+    engine.run(async move { signals.listen_for_signals() }).await.context("listening for signals")?;
     let router = make(config).await?;
     let address = config.worker.internal;
-    let listener = TcpListener::bind(address).await.with_context(|| {
+    let listener = engine.run(TcpListener::bind(address)).await.with_context(|| {
         format!("cannot listen on worker.internal = {address}: choose another with --internal")
     })?;
     let health = Arc::new(Health::new(lifecycle.clone()));
     tracing::info!(worker.name = name, internal = %listener.local_addr()?, "worker starting");
     tokio::select! {
-        served = health::serve(listener, Arc::clone(&health)) => served.context("the internal listener ended"),
-        worked = work(config, name, router, &lifecycle, &health) => worked,
+        served = engine.run(health::serve(listener, Arc::clone(&health))) => served.context("the internal listener ended"),
+        worked = work(config, name, router, (engine, &lifecycle, &health)) => worked,
     }
 }
 
@@ -110,14 +116,13 @@ async fn work<S>(
     config: &Config,
     name: &str,
     router: Router<S>,
-    lifecycle: &Lifecycle,
-    health: &Health,
+    (engine, lifecycle, health): (&Arc<EngineRuntime>, &Lifecycle, &Health),
 ) -> anyhow::Result<()>
 where
     S: Clone + Send + Sync + 'static,
 {
     let started = async {
-        let worker = Worker::connect(config, name, router).await?;
+        let worker = Worker::connect_on(Arc::clone(engine), config, name, router).await?;
         worker.find_consumers().await?;
         Ok::<_, StartFailure>(worker)
     };
@@ -145,7 +150,7 @@ fn is_configuration(error: &anyhow::Error) -> bool {
     reason = "logging may not be set up yet, and the reason has to reach the terminal"
 )]
 fn print_error(error: &anyhow::Error) {
-    eprintln!("error: {error:#}");
+    eprintln!("error: {}", failure::text(error));
 }
 
 #[cfg(test)]

@@ -5,12 +5,13 @@
 
 use std::{
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, UNIX_EPOCH},
 };
 
 use tidegate_shared::{
     channel::Channel,
-    envelope::{self, Outcome, Request, Unreadable, one_line},
+    config::Backoff,
+    envelope::{self, Outcome, Request, Unreadable},
     header,
     protocol::codes,
 };
@@ -21,16 +22,20 @@ use crate::{
     backoff,
     delivery::Delivery,
     engine::{BoundRoute, Engine},
-    failure::Failure,
+    failure::{Failure, MAX_WAIT},
     job::Job,
     metrics::Ending,
     store::{self, Rejected, Stored},
 };
 
+mod letter;
 mod messages;
 
-/// How long a request waits before its redelivery when even its dead letter is refused.
-const REFUSED_DELAY: Duration = Duration::from_secs(30);
+use self::letter::Failed;
+
+/// How long a request waits before its redelivery when even its dead letter is refused: doubled with every delivery, at most
+/// an hour. The request is kept until an operator has mended the stream.
+const REFUSED: Backoff = Backoff { base: Duration::from_mins(1), cap: Duration::from_hours(1) };
 
 /// One delivered request that is being settled.
 #[derive(Debug)]
@@ -65,20 +70,16 @@ impl Settlement {
     pub(crate) async fn settle(&self) -> Ending {
         // A first delivery of a plain request cannot have an answer yet. This check comes before the attempts are counted: a
         // worker that ended between its answer and the acknowledgement has not failed.
-        if self.request.id.is_keyed() || self.attempts > 0 {
-            let stored = store::answer(&self.engine.broker, &self.engine.subjects, &self.request.id).await;
-            if let Some(answer) = stored {
-                self.publish_later_answer(&answer).await;
-                self.delivery.ack().await;
-                return Ending::AlreadyAnswered;
-            }
+        let may_be_answered = self.request.id.is_keyed() || self.attempts > 0;
+        if may_be_answered && let Some(ending) = self.answered_already().await {
+            return ending;
         }
         // Attempts are counted before the handler runs, which also stops a request that crashes its workers.
         if self.attempts >= self.route.config.max_attempts {
             return self.bury("the worker ended during every attempt").await;
         }
         if self.attempts == 0 {
-            self.engine.metrics.waited(self.route.name(), since(self.request.accepted_at));
+            self.engine.metrics.waited(self.route.name(), self.waited());
         }
         self.attempt().await
     }
@@ -94,13 +95,17 @@ impl Settlement {
         let limit = self.route.config.timeout;
         let result = {
             let _handling = self.engine.metrics.handling(self.route.name());
-            attempt::run(self.route.handler.clone(), job, limit).await
+            attempt::run(&self.engine.handlers, self.route.handler.clone(), job, limit).await
         };
         match result {
             AttemptResult::Answered(answer) => self.commit(answer).await,
             AttemptResult::TimedOut => {
                 let reason = format!("no answer within {}", humantime::format_duration(limit));
                 self.retry(&reason, None, Ending::Timeout).await
+            }
+            AttemptResult::NotBegun => {
+                tracing::warn!(request.id = %self.request.id, "the handlers' runtime did not begin a request: handing it on");
+                self.hand_on().await
             }
             AttemptResult::Panicked(message) => {
                 self.retry(&format!("panic: {message}"), None, Ending::Panic).await
@@ -111,7 +116,7 @@ impl Settlement {
             AttemptResult::Failed(Failure::Snooze(delay)) => self.snooze(delay).await,
             AttemptResult::Failed(Failure::Dead(reason)) => self.bury(&reason).await,
             AttemptResult::Failed(Failure::Reject { code, message }) => {
-                let message = one_line(&message);
+                let message = header::text(&message);
                 self.conclude(Outcome::Error { code, message }, Ending::Reject).await
             }
         }
@@ -130,12 +135,22 @@ impl Settlement {
 
     /// Stores the answer, publishes it if the request was sent as `later`, and acknowledges the request.
     async fn conclude(&self, outcome: Outcome, ending: Ending) -> Ending {
+        let said = if let Outcome::Ok(body) = &outcome { body.len() } else { 0 };
         match self.answer(outcome).await {
             Ok(()) => {
                 self.delivery.ack().await;
                 ending
             }
-            Err(Rejected(reason)) => self.bury(&format!("the answer cannot be stored: {reason}")).await,
+            // Another attempt would give the same answer: the client is told why it cannot have it.
+            Err(Rejected::TooLarge { bytes, limit, .. }) => {
+                let reason = format!(
+                    "the answer is too large: it has {said} bytes, {bytes} with its headers, and the broker takes at most {limit}"
+                );
+                self.bury_because(&reason, &reason).await
+            }
+            Err(Rejected::Other(reason)) => {
+                self.bury(&format!("the answer cannot be stored: {reason}")).await
+            }
         }
     }
 
@@ -166,6 +181,7 @@ impl Settlement {
     }
 
     async fn retry(&self, reason: &str, after: Option<Duration>, ending: Ending) -> Ending {
+        let reason = &*header::text(reason);
         let failed = self.attempts.saturating_add(1);
         let route = &self.route.config;
         tracing::warn!(
@@ -186,7 +202,8 @@ impl Settlement {
 
     /// Stores the request where it waits for its next delivery. `mark` tells its copies apart.
     async fn park(&self, delay: Duration, attempt: u32, mark: &str, ending: Ending) -> Ending {
-        let Some(headers) = self.park_headers(delay, attempt, mark) else {
+        let delay = delay.min(MAX_WAIT);
+        let Some(headers) = self.park_headers(delay, attempt, mark).await else {
             return self.bury("the request came on a subject that is not a request's").await;
         };
         let subject = self.engine.subjects.park(&self.request.id);
@@ -195,35 +212,73 @@ impl Settlement {
                 self.delivery.ack().await;
                 ending
             }
-            Err(Rejected(reason)) => {
+            // A parked copy has more headers than the request. The request waits where it is instead, which uses an attempt.
+            Err(Rejected::TooLarge { .. }) => {
+                self.delivery.nak(delay).await;
+                ending
+            }
+            Err(Rejected::Other(reason)) => {
                 self.bury(&format!("the next attempt cannot be scheduled: {reason}")).await
             }
         }
     }
 
-    /// Stores the request as a dead letter, then answers the client with an error.
+    /// Stores the request as a dead letter, then answers the client with an error. The client does not get the reason: it may
+    /// contain internal details.
     async fn bury(&self, reason: &str) -> Ending {
+        self.bury_because(reason, &format!("{} attempts", self.begun())).await
+    }
+
+    /// As [`Self::bury`]; the client is told `detail`.
+    async fn bury_because(&self, reason: &str, detail: &str) -> Ending {
         let route = self.route.name();
-        let attempts = self.attempts.saturating_add(1).min(self.route.config.max_attempts);
+        let reason = header::text(reason);
+        // Another worker may have answered meanwhile: such a request has not failed.
+        if let Some(ending) = self.answered_already().await {
+            return ending;
+        }
+        let attempts = self.begun();
         tracing::error!(request.id = %self.request.id, route, attempts, reason, "dead letter");
-        let headers = self.dead_headers(attempts, reason);
-        let subject = self.engine.subjects.dead(&self.engine.config.worker.service, route);
-        // The client does not get the reason: it may contain internal details.
-        let error = codes::DEAD_LETTER.because(format_args!("{attempts} attempts"));
+        let error = codes::DEAD_LETTER.because(detail);
         let outcome = Outcome::Error { code: error.code, message: error.message };
-        let stored = store::store(&self.engine.broker, subject, headers, self.request.body.clone()).await;
-        let answered = match stored {
-            Ok(_) => self.answer(outcome).await,
+        let failed = Failed {
+            headers: self.delivery.headers(),
+            body: self.request.body.clone(),
+            id: format!("{}.dead", self.request.id),
+            attempts: Some(attempts),
+            reason,
+        };
+        let answered = match store_letter(&self.engine, route, &failed).await {
+            Ok(()) => self.answer(outcome).await,
             Err(rejected) => Err(rejected),
         };
         match answered {
             Ok(()) => self.delivery.ack().await,
             Err(error) => {
                 tracing::error!(request.id = %self.request.id, route, %error, "the dead letter or its answer cannot be stored");
-                self.delivery.nak(REFUSED_DELAY).await;
+                give_back_refused(&self.delivery).await;
             }
         }
         Ending::Dead
+    }
+
+    /// How long ago the gateway accepted the request, by the gateway's clock and the broker's.
+    fn waited(&self) -> Duration {
+        let now = self.engine.clock.about_now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        now.saturating_sub(Duration::from_millis(self.request.accepted_at))
+    }
+
+    /// How many attempts were begun, this one included.
+    fn begun(&self) -> u32 {
+        self.attempts.saturating_add(1).min(self.route.config.max_attempts)
+    }
+
+    /// Settles the request if its answer is stored.
+    async fn answered_already(&self) -> Option<Ending> {
+        let stored = store::answer(&self.engine.broker, &self.engine.subjects, &self.request.id).await;
+        self.publish_later_answer(&stored?).await;
+        self.delivery.ack().await;
+        Some(Ending::AlreadyAnswered)
     }
 }
 
@@ -237,21 +292,32 @@ pub(crate) async fn bury_unreadable(
 ) -> Ending {
     let reason = unreadable.to_string();
     tracing::error!(route, nats.subject = delivery.subject(), reason, "dead letter");
-    let mut headers = delivery.headers();
-    headers.insert(header::DEAD_REASON, one_line(&reason));
-    headers.insert(header::MSG_ID, format!("{route}.{}.dead", delivery.place()));
-    let subject = engine.subjects.dead(&engine.config.worker.service, route);
-    match store::store(&engine.broker, subject, headers, delivery.body()).await {
-        Ok(_) => delivery.term(&reason).await,
+    let failed = Failed {
+        headers: delivery.headers(),
+        body: delivery.body(),
+        id: format!("{route}.{}.dead", delivery.place()),
+        attempts: None,
+        reason,
+    };
+    match store_letter(engine, route, &failed).await {
+        Ok(()) => delivery.term(&failed.reason).await,
         Err(error) => {
             tracing::error!(route, %error, "the dead letter cannot be stored");
-            delivery.nak(REFUSED_DELAY).await;
+            give_back_refused(delivery).await;
         }
     }
     Ending::Dead
 }
 
-fn since(accepted_at_ms: u64) -> Duration {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    now.saturating_sub(Duration::from_millis(accepted_at_ms))
+async fn store_letter(engine: &Engine, route: &str, failed: &Failed) -> Result<(), Rejected> {
+    let subject = engine.subjects.dead(&engine.config.worker.service, route);
+    for (headers, body) in letter::messages(failed, engine.broker.client().max_payload()) {
+        store::store(&engine.broker, subject.clone(), headers, body).await?;
+    }
+    Ok(())
+}
+
+/// Gives a request back whose dead letter the broker refuses.
+async fn give_back_refused(delivery: &Delivery) {
+    delivery.nak(backoff::delay(REFUSED, delivery.earlier_deliveries(), rand::random())).await;
 }

@@ -32,10 +32,16 @@ pub(crate) enum Stored {
     Already,
 }
 
-/// The broker will never take this message.
+/// Why the broker will never take this message.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct Rejected(pub(crate) String);
+pub(crate) enum Rejected {
+    /// It is larger than the broker takes.
+    #[error("{what} is too large: {bytes} bytes, and the broker takes at most {limit}")]
+    TooLarge { what: &'static str, bytes: usize, limit: usize },
+    /// Any other reason.
+    #[error("{0}")]
+    Other(String),
+}
 
 /// Stores a message. Repeating the call is safe: the message has an id, or its subject takes one message only.
 pub(crate) async fn store(
@@ -50,7 +56,10 @@ pub(crate) async fn store(
             Ok(stored) if stored.duplicate => return Ok(Stored::Already),
             Ok(_) => return Ok(Stored::New),
             Err(Refusal::Taken) => return Ok(Stored::Already),
-            Err(Refusal::Rejected(reason)) => return Err(Rejected(reason)),
+            Err(Refusal::TooLarge { what, bytes, limit }) => {
+                return Err(Rejected::TooLarge { what, bytes, limit });
+            }
+            Err(Refusal::Rejected(reason)) => return Err(Rejected::Other(reason)),
             Err(refusal) => pause(&mut pauses, "store", &refusal, &subject).await,
         }
     }
@@ -62,9 +71,8 @@ pub(crate) async fn answer(broker: &Broker, subjects: &Subjects, id: &RequestId)
     let mut pauses = Pauses::new(FIRST_PAUSE);
     let message = loop {
         let refusal = match broker.last(REPLY, &subject).await {
-            Ok(Some(message)) if message.status.is_none() => break message,
+            Ok(Some(message)) => break message,
             Ok(None) => return None,
-            Ok(Some(_)) => Refusal::Unavailable("the broker sent a status instead of the answer".to_owned()),
             Err(refusal) => refusal,
         };
         pause(&mut pauses, "look up", &refusal, &subject).await;

@@ -1,6 +1,9 @@
 //! A worker: it connects, waits for its consumers, and consumes until the process drains.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use async_nats::jetstream::consumer::PullConsumer;
 use tidegate_shared::{
@@ -9,10 +12,11 @@ use tidegate_shared::{
     lifecycle::{Lifecycle, TaskEnded},
     topology::{IN, PARK, consumer_name},
 };
-use tokio::time::Instant;
+use tokio::{runtime::Handle, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    clock::Clock,
     consume::ConsumeTasks,
     engine::{BoundRoute, Engine},
     handler::BoxedHandler,
@@ -20,6 +24,7 @@ use crate::{
     metrics::Metrics,
     router::Router,
     runner::Runner,
+    runtimes::{self, EngineRuntime},
 };
 
 /// The most unacknowledged publishes of one worker. Further ones wait.
@@ -52,6 +57,9 @@ pub enum StartFailure {
     /// The connection to NATS cannot be made.
     #[error(transparent)]
     Connect(#[from] ConnectFailure),
+    /// The thread that pulls and settles requests cannot be started.
+    #[error("cannot start the worker's own thread: {0}")]
+    Thread(#[from] std::io::Error),
     /// A route has no consumer. `tidegate apply` creates it.
     #[error("route {route} has no consumer on {stream}: run `tidegate apply` ({reason})")]
     NoConsumer {
@@ -65,7 +73,8 @@ pub enum StartFailure {
 }
 
 /// Handlers connected to their routes. [`program`](crate::program) does all of this; use a worker directly to run it inside a
-/// process of your own:
+/// process of your own. Handlers run on the runtime that calls [`Worker::connect`]; everything else runs on a thread of the
+/// worker's own, so that handlers that block their threads lose no request:
 ///
 /// ```no_run
 /// use tidegate_shared::{config::Config, lifecycle::Lifecycle};
@@ -84,6 +93,13 @@ pub enum StartFailure {
 /// ```
 #[derive(Debug)]
 pub struct Worker {
+    routes: Routes,
+    runtime: Arc<EngineRuntime>,
+}
+
+/// The routes of a worker and what they share.
+#[derive(Debug)]
+struct Routes {
     engine: Arc<Engine>,
     runners: Vec<Arc<Runner>>,
     hook_runners: Vec<Arc<HookRunner>>,
@@ -96,10 +112,25 @@ impl Worker {
     where
         S: Clone + Send + Sync + 'static,
     {
+        Self::connect_on(Arc::new(EngineRuntime::start()?), config, name, router).await
+    }
+
+    /// As [`Self::connect`], on an engine that has started.
+    pub(crate) async fn connect_on<S>(
+        runtime: Arc<EngineRuntime>,
+        config: &Config,
+        name: &str,
+        router: Router<S>,
+    ) -> Result<Self, StartFailure>
+    where
+        S: Clone + Send + Sync + 'static,
+    {
         let bound = bind(config, router)?;
         let connection_name = format!("tidegate-worker {name}");
-        let broker =
-            Broker::connect(&config.nats, &config.nats.worker, &connection_name, IN_FLIGHT, true).await?;
+        let nats = config.nats.clone();
+        let connect =
+            async move { Broker::connect(&nats, &nats.worker, &connection_name, IN_FLIGHT, true).await };
+        let broker = runtime.run(connect).await?;
         let engine = Arc::new(Engine {
             broker,
             config: config.clone(),
@@ -107,6 +138,8 @@ impl Worker {
             namespaces: config.all_namespaces().into_iter().map(|namespace| namespace.name).collect(),
             name: name.to_owned(),
             metrics: Arc::new(Metrics::new()),
+            clock: Clock::new(),
+            handlers: Handle::current(),
             deliveries: TaskTracker::new(),
             cut_off: CancellationToken::new(),
         });
@@ -120,15 +153,15 @@ impl Worker {
                 }
             }
         }
-        Ok(Self { engine, runners, hook_runners })
+        Ok(Self { routes: Routes { engine, runners, hook_runners }, runtime })
     }
 
     /// Waits up to 30 seconds until every route that consumes from streams has its consumers, which `tidegate apply` creates.
     pub async fn find_consumers(&self) -> Result<(), StartFailure> {
         let deadline = Instant::now() + CONSUMERS_LIMIT;
-        for runner in &self.runners {
+        for runner in &self.routes.runners {
             for stream in [IN, PARK] {
-                self.find_consumer(&runner.route().config, stream, deadline).await?;
+                self.routes.find_consumer(&runner.route().config, stream, deadline).await?;
             }
         }
         Ok(())
@@ -136,12 +169,19 @@ impl Worker {
 
     /// The worker's metrics.
     pub fn metrics(&self) -> Arc<Metrics> {
-        Arc::clone(&self.engine.metrics)
+        Arc::clone(&self.routes.engine.metrics)
+    }
+
+    /// Sets what this machine's clock says to the worker. For tests of a wrong clock: nothing that the worker does depends on
+    /// it.
+    #[doc(hidden)]
+    pub fn set_local_time(&self, local: fn() -> SystemTime) {
+        self.routes.engine.clock.set_local(local);
     }
 
     /// The worker's connection to NATS.
     pub fn broker(&self) -> &Broker {
-        &self.engine.broker
+        &self.routes.engine.broker
     }
 
     /// Consumes until the process drains, then finishes the requests under way within `worker.drain` and returns. Requests that
@@ -153,6 +193,20 @@ impl Worker {
     /// code other than 0, so that its supervisor starts it again. The same holds for another essential task that failed
     /// `lifecycle`.
     pub async fn run(self, lifecycle: &Lifecycle) -> Result<(), TaskEnded> {
+        let Self { routes, runtime } = self;
+        let lifecycle = lifecycle.clone();
+        let watched = async move {
+            tokio::select! {
+                ended = routes.run(&lifecycle) => ended,
+                never = runtimes::watch(&routes.engine.handlers, &routes.engine.metrics) => match never {},
+            }
+        };
+        runtime.run(watched).await
+    }
+}
+
+impl Routes {
+    async fn run(&self, lifecycle: &Lifecycle) -> Result<(), TaskEnded> {
         let mut consuming = ConsumeTasks::default();
         for runner in &self.runners {
             for stream in [IN, PARK] {

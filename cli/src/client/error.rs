@@ -90,12 +90,20 @@ pub enum ConnectError {
         /// The reason.
         reason: String,
     },
-    /// No server answers at the address, or not with a WebSocket.
+    /// No server answers at the address.
     #[error("cannot reach {url}: {reason}")]
     Unreachable {
         /// The address.
         url: String,
         /// The error of the system.
+        reason: String,
+    },
+    /// A server answers, but with something else than a WebSocket handshake.
+    #[error("{url} does not answer as a WebSocket: {reason}")]
+    NoWebSocket {
+        /// The address.
+        url: String,
+        /// The error of the protocol.
         reason: String,
     },
     /// The handshake was refused.
@@ -116,7 +124,8 @@ impl ConnectError {
     pub fn is_temporary(&self) -> bool {
         match self {
             Self::Address { .. } | Self::Refused(CallError::Payload(_)) => false,
-            Self::Unreachable { .. } | Self::Refused(CallError::Timeout) => true,
+            // A gateway that is killed during the handshake does not finish it.
+            Self::Unreachable { .. } | Self::NoWebSocket { .. } | Self::Refused(CallError::Timeout) => true,
             Self::Http { status, .. } => *status >= 500 || *status == 429,
             Self::Refused(CallError::Server { temporary, .. }) => *temporary,
             Self::Refused(CallError::Closed(closed)) => closed.reconnects(),

@@ -1,6 +1,9 @@
 //! Opens a WebSocket to a gateway.
 
-use tidegate_shared::protocol::{Encoding, PROTOBUF_SUBPROTOCOL};
+use tidegate_shared::{
+    failure,
+    protocol::{Encoding, PROTOBUF_SUBPROTOCOL},
+};
 use tokio_tungstenite::{
     connect_async_with_config,
     tungstenite::{
@@ -26,7 +29,10 @@ pub(super) async fn open(options: &Options) -> Result<ClientSocket, ConnectError
         Ok(Ok((socket, _))) => Ok(socket),
         Ok(Err(Error::Http(response))) => Err(ConnectError::Http { url, status: response.status().as_u16() }),
         Ok(Err(Error::Url(error))) => Err(ConnectError::Address { url, reason: error.to_string() }),
-        Ok(Err(error)) => Err(ConnectError::Unreachable { url, reason: error.to_string() }),
+        Ok(Err(Error::Io(error))) => {
+            Err(ConnectError::Unreachable { url, reason: failure::without_number(&error.to_string()) })
+        }
+        Ok(Err(error)) => Err(ConnectError::NoWebSocket { url, reason: error.to_string() }),
         Err(_) => Err(ConnectError::Unreachable { url, reason: "no answer in time".to_owned() }),
     }
 }

@@ -9,8 +9,11 @@ use std::{
 use anyhow::Context;
 use bytes::Bytes;
 use serde::de::IgnoredAny;
-use tidegate_cli::{client::Options, token::connection_token};
-use tidegate_shared::config::{Config, Environment};
+use tidegate_cli::{
+    client::{CallError, Client, ConnectError, Events, Options},
+    token::connection_token,
+};
+use tidegate_shared::config::{Config, Environment, Role};
 
 use crate::command::ConfigArgs;
 
@@ -36,14 +39,19 @@ pub(crate) struct AccessArgs {
 }
 
 impl AccessArgs {
-    /// Returns the connection settings.
-    pub(crate) fn options(&self, config: &Config) -> anyhow::Result<Options> {
+    /// Reads the configuration and returns the connection settings.
+    pub(crate) fn options(&self) -> anyhow::Result<Options> {
+        let config = self.config.load(if self.token.is_some() { Role::Client } else { Role::Signer })?;
         let url = self.url.clone().unwrap_or_else(|| websocket(config.gateway.listen));
-        let token = match &self.token {
-            Some(token) => token.clone(),
-            None => connection_token(&config.auth, self.user(config)?, TOKEN_TTL, SystemTime::now())?,
-        };
-        Ok(Options::new(url).token(token))
+        let options = Options::new(url);
+        if let Some(token) = &self.token {
+            return Ok(options.token(token.clone()));
+        }
+        if config.auth.hmac_secret.is_empty() && config.auth.anonymous && self.user.is_none() {
+            return Ok(options);
+        }
+        let token = connection_token(&config.auth, self.user(&config)?, TOKEN_TTL, SystemTime::now())?;
+        Ok(options.token(token))
     }
 
     fn user(&self, config: &Config) -> anyhow::Result<&str> {
@@ -61,9 +69,38 @@ fn websocket(listen: SocketAddr) -> String {
     format!("ws://{}/connection/websocket", SocketAddr::new(ip, listen.port()))
 }
 
-/// The error context of a failed connection.
-pub(crate) fn no_connection() -> &'static str {
-    "no connection (is the stack running? `make up` starts one)"
+/// The error context when no gateway answers.
+pub(crate) const NO_CONNECTION: &str = "no connection (is the stack running? `make up` starts one)";
+/// The error context when a gateway ends the connection.
+pub(crate) const REFUSED: &str = "the gateway answered and refused the connection (the token has to be signed with its \
+                                  auth.hmac_secret or by one of its issuers: --config, --token)";
+
+/// Connects. The error tells a gateway that is away from one that refuses.
+pub(crate) async fn connect(options: Options) -> anyhow::Result<(Client, Events)> {
+    Client::connect(options).await.map_err(|error| {
+        let why = context(&error);
+        anyhow::Error::from(error).context(why)
+    })
+}
+
+fn context(error: &ConnectError) -> &'static str {
+    match error {
+        ConnectError::Address { .. } => {
+            "the address cannot be used (a gateway's is ws://HOST:PORT/connection/websocket)"
+        }
+        ConnectError::Unreachable { .. } | ConnectError::Refused(CallError::Timeout) => NO_CONNECTION,
+        ConnectError::NoWebSocket { .. } => {
+            "another program answers at this address (--url names the gateway's, ws://HOST:PORT/connection/websocket)"
+        }
+        ConnectError::Http { status: 404 | 405, .. } => {
+            "the server has no WebSocket at this path (a gateway's is /connection/websocket, on gateway.listen)"
+        }
+        ConnectError::Http { status: 429 | 500.., .. } => {
+            "the gateway answered and takes no connection now (try again)"
+        }
+        ConnectError::Http { .. } => "the server answered and refused the connection",
+        ConnectError::Refused(_) => REFUSED,
+    }
 }
 
 /// An argument that is a JSON value, kept as it was written.

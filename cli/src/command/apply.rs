@@ -3,7 +3,10 @@
 use std::process::ExitCode;
 
 use tidegate_cli::{output, stack::setup};
-use tidegate_shared::topology::{self, Topology};
+use tidegate_shared::{
+    config::Role,
+    topology::{self, Topology},
+};
 
 use crate::command::ConfigArgs;
 
@@ -26,7 +29,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let config = args.config.load()?;
+    let config = args.config.load(Role::Setup)?;
     let broker = setup::connect(&config).await?;
     let topology = Topology::of(&config).recreating(&args.recreate_channels);
     let plan = topology.plan(broker.jetstream()).await?;

@@ -28,7 +28,15 @@ pub(crate) fn text(config: &Config, processes: &[ProcessStatus]) -> anyhow::Resu
     for gateway in processes.iter().filter(|process| process.kind == Kind::Gateway) {
         writeln!(text, "  websocket  {}", gateway.address)?;
     }
-    if config.env == Environment::Development {
+    let signs = !config.auth.hmac_secret.is_empty();
+    if !signs {
+        let others =
+            if config.auth.anonymous { ", or none: clients without a token may connect" } else { "" };
+        writeln!(
+            text,
+            "  token      from one of your issuers (auth.hmac_secret is empty, so `tidegate token` signs none){others}"
+        )?;
+    } else if config.env == Environment::Development {
         let token = connection_token(&config.auth, USER, TTL, SystemTime::now())?;
         writeln!(
             text,
@@ -39,13 +47,19 @@ pub(crate) fn text(config: &Config, processes: &[ProcessStatus]) -> anyhow::Resu
     let elsewhere = gateways.map(|gateway| gateway.address.as_str()).next();
     // On free ports the configuration does not hold the gateway's address.
     let url = elsewhere.filter(|address| !address.contains(&format!("//{}/", config.gateway.listen)));
-    let url = url.map(|address| format!(" --url {address}")).unwrap_or_default();
+    let mut access = url.map(|address| format!(" --url {address}")).unwrap_or_default();
+    if !signs && !config.auth.anonymous {
+        access.push_str(" --token TOKEN");
+    }
     let program = program();
-    writeln!(text, "\n  ask a worker        {program} call echo '{{\"hello\":\"tide\"}}'{url}")?;
+    writeln!(text, "\n  ask a worker        {program} call echo '{{\"hello\":\"tide\"}}'{access}")?;
     let channel = config.namespaces.iter().find(|namespace| namespace.name == "chat");
     let channel = channel.map_or("lobby", |_| "chat:lobby");
     let publish = publish_line(config, channel);
-    writeln!(text, "  listen              {program} sub {channel}{url}\n  publish, anywhere   {publish}\n")?;
+    writeln!(
+        text,
+        "  listen              {program} sub {channel}{access}\n  publish, anywhere   {publish}\n"
+    )?;
     write!(text, "  {LAST_LINE}")?;
     Ok(text)
 }

@@ -2,11 +2,10 @@
 
 use std::{process::ExitCode, time::Duration};
 
-use anyhow::Context;
 use bytes::Bytes;
 use serde::Deserialize;
 use tidegate_cli::{
-    client::{CallError, Client, Event, Events},
+    client::{CallError, Event, Events},
     output,
 };
 use tidegate_shared::protocol::codes;
@@ -42,9 +41,7 @@ struct Receipt {
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let config = args.access.config.load()?;
-    let options = args.access.options(&config)?;
-    let (client, events) = Client::connect(options).await.context(access::no_connection())?;
+    let (client, events) = access::connect(args.access.options()?).await?;
     let method = match &args.key {
         Some(key) => format!("{}#{key}", args.method),
         None => args.method.clone(),

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use tidegate_cli::output;
+use tidegate_shared::config::Role;
 
 use crate::command::ConfigArgs;
 
@@ -15,7 +16,7 @@ pub(crate) struct Args {
 
 #[expect(clippy::unused_async, reason = "every command has the same shape")]
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let config = args.config.load()?;
+    let config = args.config.load(Role::All)?;
     let source =
         args.config.file().map_or_else(|| "built-in defaults".to_owned(), |f| f.display().to_string());
     output::line(format!(

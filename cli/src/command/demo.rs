@@ -8,6 +8,7 @@ use tidegate_cli::{
     demo::{self, Counts, KeepFiles, Options},
     output,
 };
+use tidegate_shared::failure;
 
 /// Arguments of `tidegate demo`.
 #[derive(Debug, clap::Args)]
@@ -82,7 +83,7 @@ fn judge(counts: anyhow::Result<Counts>) -> DemoRun {
             DemoRun { problems, counts: Some(counts) }
         }
         Err(error) => {
-            output::line(format!("failed: {error:#}"));
+            output::line(format!("failed: {}", failure::text(&error)));
             DemoRun { problems: vec![format!("{error:#}")], counts: None }
         }
     }

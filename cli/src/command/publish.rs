@@ -4,8 +4,8 @@ use std::{process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use async_nats::HeaderMap;
-use tidegate_cli::{client::Client, output};
-use tidegate_shared::{broker::Broker, channel::Channel, config::Config};
+use tidegate_cli::output;
+use tidegate_shared::{broker::Broker, channel::Channel, config::Role};
 
 use crate::command::access::{self, AccessArgs, JsonArg};
 
@@ -28,13 +28,11 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let config = args.access.config.load()?;
-    if args.as_service { as_service(&args, &config).await } else { as_client(&args, &config).await }
+    if args.as_service { as_service(&args).await } else { as_client(&args).await }
 }
 
-async fn as_client(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
-    let options = args.access.options(config)?;
-    let (client, _) = Client::connect(options).await.context(access::no_connection())?;
+async fn as_client(args: &Args) -> anyhow::Result<ExitCode> {
+    let (client, _events) = access::connect(args.access.options()?).await?;
     let published = client.publish(&args.channel, args.data.0.clone()).await;
     client.close().await;
     match published {
@@ -49,7 +47,8 @@ async fn as_client(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
     }
 }
 
-async fn as_service(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
+async fn as_service(args: &Args) -> anyhow::Result<ExitCode> {
+    let config = args.access.config.load(Role::Service)?;
     let channel = Channel::parse(&args.channel).with_context(|| format!("{:?}", args.channel))?;
     let subject = config.subjects().channel(&channel);
     let connecting = Broker::connect(&config.nats, &config.nats.service, "tidegate pub", 1, true);

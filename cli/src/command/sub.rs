@@ -47,13 +47,17 @@ struct PublicationLine<'a> {
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let config = args.access.config.load()?;
-    let connection = args.access.options(&config)?;
+    let connection = args.access.options()?;
     let urls = vec![connection.url.clone()];
     let (session, events) =
         ReconnectingClient::start(ReconnectOptions { connection, urls, channels: args.channels.clone() });
     if let Err(error) = session.client(Instant::now() + PATIENCE).await {
-        return Err(anyhow::Error::from(error).context(access::no_connection()));
+        let why = match error {
+            CallError::Timeout => access::NO_CONNECTION,
+            CallError::Server { .. } => "the gateway refused the connection or a channel",
+            CallError::Closed(_) | CallError::Payload(_) => access::REFUSED,
+        };
+        return Err(anyhow::Error::from(error).context(why));
     }
     tokio::select! {
         () = show(&args, events) => {}

@@ -3,6 +3,7 @@
 use std::{process::ExitCode, time::SystemTime};
 
 use tidegate_cli::{output, token::connection_token};
+use tidegate_shared::config::Role;
 
 use crate::command::ConfigArgs;
 
@@ -21,7 +22,7 @@ pub(crate) struct Args {
 
 #[expect(clippy::unused_async, reason = "every command has the same shape")]
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let config = args.config.load()?;
+    let config = args.config.load(Role::Signer)?;
     output::line(connection_token(&config.auth, &args.user, args.ttl.into(), SystemTime::now())?);
     Ok(ExitCode::SUCCESS)
 }

@@ -10,14 +10,12 @@ use std::{
 use anyhow::{Context, bail};
 use tidegate_shared::config::Config;
 
-use super::{broker, port::ReservedPort, process::ProcessSpec, status::Kind};
+use super::{broker, port::ReservedPort, port_plan::PortPlan, process::ProcessSpec, status::Kind};
 
 /// How long the broker may take to stop.
 const BROKER_GRACE: Duration = Duration::from_secs(15);
 /// Extra time to stop, beyond the drain time of the configuration.
 const MARGIN: Duration = Duration::from_secs(3);
-/// Distance from the broker's client port to its monitoring port: 4222 and 8222.
-const MONITOR_OFFSET: u16 = 4000;
 
 /// The decisions made before the first process starts.
 #[derive(Debug)]
@@ -47,9 +45,8 @@ impl Blueprint {
         let Addresses { public, internal, reserved } = if self.free_ports {
             Addresses::free()?
         } else {
-            let port = local_port(&self.config.nats.url)?;
-            let monitor = port.checked_add(MONITOR_OFFSET).unwrap_or(port - MONITOR_OFFSET);
-            Addresses::fixed(loopback(port), loopback(monitor))
+            let ports = self.ports()?;
+            Addresses::fixed(loopback(ports.nats), loopback(ports.monitor))
         };
         if self.free_ports {
             self.config.nats.url = format!("nats://{public}");
@@ -107,26 +104,29 @@ impl Blueprint {
         Ok((spec, reserved))
     }
 
-    /// Chooses addresses: free ports, or the configured port plus the number of processes before this one.
+    /// Chooses addresses: free ports, or the configured port and the following ones that no other process has.
     fn place(&self, kind: Kind, number: usize) -> anyhow::Result<Addresses> {
-        let nth = |first: SocketAddr| -> anyhow::Result<SocketAddr> {
-            let port = u16::try_from(number - 1).ok().and_then(|n| first.port().checked_add(n));
-            Ok(SocketAddr::new(
-                first.ip(),
-                port.context("no port is left for so many processes: configure a lower port")?,
-            ))
+        let at = |first: SocketAddr, port: Option<u16>| -> anyhow::Result<SocketAddr> {
+            let port = port.context("no port is left for so many processes: configure a lower port")?;
+            Ok(SocketAddr::new(first.ip(), port))
         };
+        let (gateway, worker) = (&self.config.gateway, &self.config.worker);
         Ok(match (self.free_ports, kind) {
             (true, Kind::Gateway) => Addresses::free()?,
             (true, _) => Addresses::free_internal()?,
             (false, Kind::Gateway) => {
-                Addresses::fixed(nth(self.config.gateway.listen)?, nth(self.config.gateway.internal)?)
+                let row = self.ports()?.row(number);
+                Addresses::fixed(at(gateway.listen, row.listen)?, at(gateway.internal, row.internal)?)
             }
             (false, _) => {
-                let internal = nth(self.config.worker.internal)?;
+                let internal = at(worker.internal, self.ports()?.row(number).worker)?;
                 Addresses::fixed(internal, internal)
             }
         })
+    }
+
+    fn ports(&self) -> anyhow::Result<PortPlan> {
+        PortPlan::new(&self.config, local_port(&self.config.nats.url)?)
     }
 
     fn common_variables(&self) -> Vec<(String, String)> {

@@ -3,7 +3,8 @@
 //! Access is limited by the write permission of the directory.
 
 use std::{
-    fs, io,
+    fs,
+    io::ErrorKind,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -12,7 +13,7 @@ use std::{
 use anyhow::{Context, bail};
 use rand::seq::IndexedRandom;
 use serde::{Deserialize, Serialize};
-use tidegate_shared::lifecycle::Lifecycle;
+use tidegate_shared::{failure, lifecycle::Lifecycle};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream},
@@ -86,7 +87,7 @@ impl ControlServer {
     pub fn listen(dir: &Path) -> anyhow::Result<Self> {
         let path = dir.join(SOCKET);
         if let Err(error) = fs::remove_file(&path)
-            && error.kind() != io::ErrorKind::NotFound
+            && error.kind() != ErrorKind::NotFound
         {
             return Err(error).with_context(|| format!("replacing {}", path.display()));
         }
@@ -141,7 +142,7 @@ async fn converse(stream: UnixStream, stack: Arc<Stack>, lifecycle: Lifecycle) {
 async fn carry_out(stack: &Stack, lifecycle: &Lifecycle, request: ControlRequest) -> ControlResponse {
     let (error, text) = match act(stack, lifecycle, request).await {
         Ok(text) => (None, text),
-        Err(error) => (Some(format!("{error:#}")), String::new()),
+        Err(error) => (Some(failure::text(&error)), String::new()),
     };
     ControlResponse { error, text, processes: stack.status() }
 }
@@ -227,7 +228,13 @@ async fn converse_with(
 ) -> anyhow::Result<(ControlResponse, BufReader<UnixStream>)> {
     let path = dir.join(SOCKET);
     let stream = UnixStream::connect(&path).await;
-    let mut stream = stream.with_context(|| format!("nothing runs in {}: `tidegate up`", dir.display()))?;
+    let mut stream = stream.map_err(|error| match error.kind() {
+        // The system's words would only repeat it.
+        ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
+            anyhow::anyhow!("nothing runs in {}: `tidegate up` starts a stack", dir.display())
+        }
+        _ => anyhow::Error::from(error).context(format!("cannot ask the stack in {}", dir.display())),
+    })?;
     stream.write_all(format!("{}\n", serde_json::to_string(request)?).as_bytes()).await?;
     let mut reader = BufReader::new(stream);
     let mut line = String::new();

@@ -180,3 +180,34 @@ async fn a_session_retries_while_its_gateway_is_killed() {
     );
     stack.down().await;
 }
+
+#[tokio::test]
+async fn a_connection_that_was_refused_is_not_called_no_connection() {
+    let stack = start().await;
+    let gateway = &stack.gateways()[0];
+    let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let elsewhere = format!("ws://{}/connection/websocket", other.local_addr().unwrap());
+    std::thread::spawn(move || while other.accept().is_ok() {});
+    let nats = stack.nats_url().replace("nats://", "ws://");
+    for (url, words) in [
+        (gateway.websocket.clone(), "refused the connection"),
+        (format!("ws://{}/nowhere", gateway.public), "no WebSocket at this path"),
+        (format!("ws://{}/connection/websocket", gateway.internal), "no WebSocket at this path"),
+        (elsewhere, "another program answers"),
+        (nats, "another program answers"),
+    ] {
+        for command in [&["call", "echo", "1"][..], &["pub", "chat:lobby", "1"]] {
+            let mut command = command.to_vec();
+            command.extend(["--token", "nonsense", "--url", &url]);
+            let output = Command::new(env!("CARGO_BIN_EXE_tidegate")).args(command).output().await.unwrap();
+            let error = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(1));
+            assert!(error.contains(words) && !error.contains("no connection"), "{url}: {error}");
+        }
+    }
+    let (_, _, error) = run(&stack, &["sub", "chat:lobby", "--token", "nonsense"]).await;
+    assert!(error.contains("refused the connection") && !error.contains("no connection"), "{error}");
+    let (_, _, error) = run(&stack, &["sub", "secret:lobby"]).await;
+    assert!(error.contains("a channel") && !error.contains("no connection"), "{error}");
+    stack.down().await;
+}

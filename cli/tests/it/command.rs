@@ -93,3 +93,86 @@ fn the_default_configuration_can_be_used_as_it_is_printed() {
     std::fs::write(dir.path().join("tidegate.toml"), ok(dir.path(), &["default-config"])).unwrap();
     assert!(ok(dir.path(), &["check-config"]).starts_with("ok: tidegate.toml"));
 }
+
+/// Eight neighbouring free ports, and the broker's monitoring port for the first.
+fn neighbours() -> u16 {
+    let free = |port: u16| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
+    let start = 12_000 + u16::try_from(std::process::id() % 1000).unwrap() * 10;
+    let found = (start..28_000).step_by(10).find(|base| free(base + 4000) && (*base..base + 10).all(free));
+    found.expect("ten free ports in a row")
+}
+
+#[tokio::test]
+async fn a_stack_with_other_issuers_only_and_neighbouring_ports_starts_and_says_where_tokens_come_from() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = neighbours();
+    let [nats, listen, internal, worker] = [base, base + 1, base + 2, base + 3];
+    let config = format!(
+        "[nats]\nurl = 'nats://127.0.0.1:{nats}'\n[gateway]\nlisten = '127.0.0.1:{listen}'\n\
+         internal = '127.0.0.1:{internal}'\n[worker]\ninternal = '127.0.0.1:{worker}'\n[auth]\nhmac_secret = ''\n\
+         [[issuer]]\nname = 'accounts'\nalgorithms = ['HS256']\nhmac_secret = 'a-secret-of-the-issuer'\n\
+         [[namespace]]\nname = 'user'\nhistory_size = 10\n"
+    );
+    std::fs::write(dir.path().join("tidegate.toml"), config).unwrap();
+    let banner = ok(dir.path(), &["up", "--detach", "--gateways", "2", "--workers", "2"]);
+    assert!(banner.contains("from one of your issuers") && banner.contains("--token TOKEN"), "{banner}");
+    let mut ports: Vec<String> =
+        status(dir.path()).iter().flat_map(|p| [p.address.clone(), p.internal.clone()]).collect();
+    ports.sort();
+    ports.dedup();
+    assert!(ports.len() >= 8, "{ports:?}");
+    let call = said(&tidegate(dir.path(), &["call", "echo", "1"]));
+    assert!(call.contains("--token") && call.contains("issuer"), "{call}");
+    ok(dir.path(), &["down"]);
+}
+
+#[test]
+fn one_port_for_two_listeners_is_refused_with_what_to_write() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = "[gateway]\nlisten = '127.0.0.1:8000'\ninternal = '127.0.0.1:8000'\n";
+    std::fs::write(dir.path().join("tidegate.toml"), config).unwrap();
+    let error = said(&tidegate(dir.path(), &["up"]));
+    assert!(error.contains("gateway.internal has port 8000, as gateway.listen has"), "{error}");
+}
+
+#[test]
+fn a_configuration_that_cannot_work_is_refused_by_check_config_with_its_line() {
+    let dir = tempfile::tempdir().unwrap();
+    for (config, words) in [
+        (
+            "[[route]]\nname = 'a'\nmatch = 'rpc.a'\nhandler = 'ecko'\n",
+            ["route \"a\"", "line 4", "echo, quakes, room"],
+        ),
+        (
+            "[gateway]\norigins = ['app.example.com']\n",
+            ["gateway.origins", "line 2", "https://app.example.com"],
+        ),
+    ] {
+        std::fs::write(dir.path().join("tidegate.toml"), config).unwrap();
+        let output = tidegate(dir.path(), &["check-config"]);
+        assert_eq!(output.status.code(), Some(64));
+        for word in words {
+            assert!(said(&output).contains(word), "{}", said(&output));
+        }
+    }
+}
+
+#[test]
+fn errors_name_the_next_step_and_never_a_number_of_the_system() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("file"), "").unwrap();
+    for (args, step) in [
+        (&["status"][..], "`tidegate up`"),
+        (&["logs"], "check the path"),
+        (&["up", "--dir", "file/run"], "check what is at this path"),
+        (&["up", "--config", "nothing.toml"], "--config"),
+        (&["demo", "--file", "nothing.ndjson"], "--file"),
+        (&["call", "echo", "1", "--url", "ws://127.0.0.1:1/connection/websocket"], "`make up`"),
+        (&["call", "echo", "1", "--url", "localhost"], "ws://HOST:PORT"),
+    ] {
+        let output = tidegate(dir.path(), args);
+        assert!(!output.status.success());
+        let error = said(&output);
+        assert!(error.contains(step) && !error.contains("os error"), "{args:?}: {error}");
+    }
+}

@@ -19,13 +19,13 @@ use crate::requests::{CallEnd, store::Settled, turn::Turns};
 /// The client id that workers see for a service.
 const CALLER: &str = "service";
 
-#[derive(Deserialize, Default)]
+#[derive(Debug, Deserialize, Default)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RpcParams {
     method: String,
-    #[serde(with = "json::raw")]
+    #[serde(with = "json::note")]
     data: Bytes,
-    #[serde(with = "json::raw")]
+    #[serde(with = "json::note")]
     params: Bytes,
 }
 

@@ -20,22 +20,22 @@ use crate::outbox::order::{Action, Order};
 const LONGEST_REASON: usize = 123;
 
 /// There are no overrides: the namespace says what a subscription can do.
-#[derive(Deserialize, Default)]
+#[derive(Debug, Deserialize, Default)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct SubscribeParams {
     channel: String,
     user: String,
     client: String,
     session: String,
-    #[serde(with = "json::raw")]
+    #[serde(with = "json::note")]
     info: Bytes,
     b64info: String,
-    #[serde(with = "json::raw")]
+    #[serde(with = "json::note")]
     data: Bytes,
     b64data: String,
 }
 
-#[derive(Deserialize, Default)]
+#[derive(Debug, Deserialize, Default)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct UnsubscribeParams {
     channel: String,
@@ -46,7 +46,7 @@ pub(super) struct UnsubscribeParams {
     reason: String,
 }
 
-#[derive(Deserialize, Default)]
+#[derive(Debug, Deserialize, Default)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct DisconnectParams {
     user: String,
@@ -56,14 +56,14 @@ pub(super) struct DisconnectParams {
     disconnect: Option<Close>,
 }
 
-#[derive(Deserialize, Default)]
+#[derive(Debug, Deserialize, Default)]
 #[serde(default, deny_unknown_fields)]
-struct Close {
+pub(super) struct Close {
     code: u32,
     reason: String,
 }
 
-#[derive(Deserialize, Default)]
+#[derive(Debug, Deserialize, Default)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RefreshParams {
     user: String,
@@ -71,7 +71,7 @@ pub(super) struct RefreshParams {
     session: String,
     expired: bool,
     expire_at: u64,
-    #[serde(with = "json::raw")]
+    #[serde(with = "json::note")]
     info: Bytes,
     b64info: String,
 }
@@ -134,7 +134,7 @@ impl Api {
     /// Parses the name of a channel that is not personal.
     fn shared_channel(&self, name: &str) -> Result<Channel, Error> {
         let channel = self.channel(name)?;
-        if channel.personal_user().is_some() {
+        if self.rules.owner(&channel).is_some() {
             let why = "a personal channel is its user's alone, on every connection";
             return Err(codes::PERMISSION_DENIED.because(why));
         }

@@ -80,7 +80,7 @@ impl Local {
         }
     }
 
-    /// The connections an order is for, as far as the hub knows. The connection itself compares its session.
+    /// The connections an order is for. An order for a session goes to that session's connection alone.
     fn recipients(&self, order: &Order) -> Vec<Arc<Outbox>> {
         let of_user = || {
             // In this order: a connection that arrives meanwhile is in one of the two, or in both.
@@ -92,6 +92,14 @@ impl Local {
             found
         };
         let listed = |client: &ClientId| order.whitelist.iter().any(|listed| listed == client.as_str());
+        if !order.session.is_empty() {
+            let session = self.hub.session(&order.session).filter(|(client, _)| {
+                !listed(client)
+                    && (order.client.is_empty() || order.client == client.as_str())
+                    && (order.user.is_empty() || of_user().contains_key(client))
+            });
+            return session.map(|(_, outbox)| outbox).into_iter().collect();
+        }
         match (order.user.is_empty(), ClientId::parse(&order.client)) {
             (true, Some(client)) => {
                 self.hub.client(&client).filter(|_| !listed(&client)).into_iter().collect()
@@ -175,7 +183,33 @@ fn matches(pattern: &str, name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use tidegate_shared::protocol::Encoding;
+
     use super::*;
+
+    #[test]
+    fn an_order_for_a_session_reaches_no_other_connection() {
+        let hub = Arc::new(Hub::new());
+        let gateway = GatewayId::random();
+        let connections: Vec<_> = (0..3)
+            .map(|_| {
+                let (client, outbox) =
+                    (ClientId::random(&gateway), Arc::new(Outbox::new(Encoding::Json, 1000)));
+                hub.register(client.clone(), Arc::clone(&outbox));
+                (client, outbox)
+            })
+            .collect();
+        hub.name_session("secret", connections[1].0.clone());
+        let local = Local { gateway, name: String::new(), hub: Arc::clone(&hub), started: Instant::now() };
+        let order = |order: Order| local.recipients(&order);
+        let to = |session: &str| Order { session: session.to_owned(), ..Order::default() };
+        let found = order(to("secret"));
+        assert!(found.len() == 1 && Arc::ptr_eq(&found[0], &connections[1].1));
+        assert!(order(to("other")).is_empty());
+        assert!(order(Order { client: connections[0].0.to_string(), ..to("secret") }).is_empty());
+        assert!(order(Order { user: "42".to_owned(), ..to("secret") }).is_empty(), "another user's");
+        assert!(order(Order { whitelist: vec![connections[1].0.to_string()], ..to("secret") }).is_empty());
+    }
 
     #[test]
     fn a_pattern_matches_whole_names() {

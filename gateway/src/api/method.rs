@@ -19,7 +19,7 @@ pub(crate) enum Method {
     Rpc,
 }
 
-const METHODS: [Method; 14] = [
+pub(super) const METHODS: [Method; 14] = [
     Method::Publish,
     Method::Broadcast,
     Method::Subscribe,

@@ -58,9 +58,20 @@ async fn serve(mut requests: Subscriber, api: Arc<Api>, broker: Broker, lifecycl
 }
 
 async fn answer(api: &Api, broker: &Broker, message: Message) {
+    if message.reply.as_ref().is_some_and(|reply| !Subjects::is_inbox(reply)) {
+        tracing::warn!(subject = %message.subject, "refused a request whose reply subject is no inbox");
+        return;
+    }
     let answer = match Method::parse(Subjects::last_token(&message.subject)) {
         Some(method) => api.answer(Via::Nats, method, &message.payload).await,
         None => refusal(&codes::METHOD_NOT_FOUND.error()),
+    };
+    let limit = broker.client().server_info().max_payload;
+    let answer = if answer.len() > limit {
+        let why = format!("an answer of {} bytes; NATS carries {limit}: ask for less", answer.len());
+        refusal(&codes::LIMIT_EXCEEDED.because(why))
+    } else {
+        answer
     };
     match message.reply {
         Some(inbox) => {

@@ -10,14 +10,14 @@ use tidegate_shared::{
     envelope::one_line,
     header,
     id::{publication_id, random_token},
-    protocol::{Error, codes, json},
+    protocol::{Error, Publication, codes, json},
 };
 use tokio::time::Instant;
 
 use super::{Api, ApiResult, PARALLEL, raw};
 
 /// The parameters of both methods.
-#[derive(Deserialize, Default)]
+#[derive(Debug, Deserialize, Default)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct PublishParams {
     channel: String,
@@ -91,6 +91,12 @@ impl Api {
         } else {
             publication_id(channel.name(), &content.idempotency_key)
         };
+        let tags = content.tags.iter().filter_map(|(name, value)| {
+            Some((name.strip_prefix(header::TAG_PREFIX)?.to_owned(), value.clone()))
+        });
+        let publication =
+            Publication { data: content.data.clone(), tags: tags.collect(), ..Publication::default() };
+        self.rules.deliverable(&channel, &publication)?;
         let deadline = Instant::now() + self.answer_timeout;
         let stored = self
             .store
@@ -111,10 +117,12 @@ impl PublishParams {
         if self.version > 0 {
             return refuse("version: an older publication is stored behind a newer one like any other");
         }
-        let data = match (self.data.is_empty(), self.b64data.is_empty()) {
+        // `null` is a payload, unless there is another one.
+        let plain = if self.b64data.is_empty() || self.data != "null" { self.data } else { Bytes::new() };
+        let data = match (plain.is_empty(), self.b64data.is_empty()) {
             (true, true) => return refuse("a publication needs data"),
             (false, false) => return refuse("either data or b64data"),
-            (false, true) => self.data,
+            (false, true) => plain,
             (true, false) => match BASE64.decode(self.b64data.as_bytes()) {
                 Ok(data) if !data.is_empty() => data.into(),
                 Ok(_) => return refuse("a publication needs data"),

@@ -40,6 +40,8 @@ pub(crate) struct Hub {
     hasher: RandomState,
     clients: Vec<Mutex<HashMap<ClientId, Arc<Outbox>>>>,
     channels: Vec<Mutex<HashMap<Box<str>, Arc<Feed>>>>,
+    /// The connections of clients that post their commands, by session name.
+    sessions: Mutex<HashMap<Box<str>, ClientId>>,
     count: AtomicUsize,
     empty: Notify,
     draining: OnceLock<DrainPace>,
@@ -66,6 +68,7 @@ impl Hub {
             hasher: RandomState::new(),
             clients: (0..SHARDS).map(|_| Mutex::default()).collect(),
             channels: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            sessions: Mutex::default(),
             count: AtomicUsize::new(0),
             empty: Notify::new(),
             draining: OnceLock::new(),
@@ -89,6 +92,23 @@ impl Hub {
         if self.count.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.empty.notify_waiters();
         }
+    }
+
+    /// Adds the session name of a connection.
+    pub(crate) fn name_session(&self, session: &str, client: ClientId) {
+        self.sessions.lock().insert(session.into(), client);
+    }
+
+    /// Removes a session name.
+    pub(crate) fn forget_session(&self, session: &str) {
+        self.sessions.lock().remove(session);
+    }
+
+    /// Returns the connection with this session name.
+    pub(crate) fn session(&self, session: &str) -> Option<(ClientId, Arc<Outbox>)> {
+        let client = self.sessions.lock().get(session)?.clone();
+        let outbox = self.client(&client)?;
+        Some((client, outbox))
     }
 
     /// Completes when no connection is left.
@@ -156,7 +176,7 @@ impl Hub {
     /// Delivers a message to one connection.
     pub(crate) fn push_client(&self, client: &ClientId, data: &Bytes) -> usize {
         let outbox = self.client(client);
-        outbox.map_or(0, |outbox| push(data).deliver(&outbox, Form::Plain))
+        outbox.map_or(0, |outbox| push(data).deliver(&outbox, Form::Plain).count())
     }
 
     /// Delivers a message to every connection.
@@ -164,7 +184,9 @@ impl Hub {
         let mut message = push(data);
         let shards = self.clients.iter().map(Mutex::lock);
         shards
-            .map(|shard| shard.values().map(|outbox| message.deliver(outbox, Form::Plain)).sum::<usize>())
+            .map(|shard| {
+                shard.values().map(|outbox| message.deliver(outbox, Form::Plain).count()).sum::<usize>()
+            })
             .sum()
     }
 

@@ -25,10 +25,15 @@ impl Connection {
         let mut told = Ok(false);
         let join_leave_as = member.filter(|_| session.join_leave(ticket));
         let asked = JoinOptions { delivery: session.delivery(ticket), join_leave_as };
-        let mut reaction = None;
+        let (mut reaction, mut refusal) = (None, None);
         held.feed.join(client, outbox, asked, &start, |joined| {
-            let Some(reply) = session.subscribed(ticket, channel, &Position { joined, epoch }) else {
-                return FirstFrame::Left;
+            let reply = match session.subscribed(ticket, channel, &Position { joined, epoch }) {
+                Some(Ok(reply)) => reply,
+                Some(Err(error)) => {
+                    refusal = Some(error);
+                    return FirstFrame::Left;
+                }
+                None => return FirstFrame::Left,
             };
             if let Some(result) = reply.subscribe.as_ref().filter(|result| result.was_recovering) {
                 shared.metrics.resumed(result.recovered);
@@ -42,6 +47,9 @@ impl Connection {
             told = frame.as_ref().map(|_| true).map_err(|_| End::Close(codes::SERVER_ERROR));
             frame.ok().into()
         });
+        if let Some(refusal) = refusal {
+            return self.reply(refusal);
+        }
         // If the client unsubscribed meanwhile, the reference is dropped.
         if told? {
             registration.add(held, membership);
@@ -95,6 +103,12 @@ impl Connection {
             registration.add(held, membership);
         }
         let Some(mut reply) = session.welcomed(&positions) else { return Ok(()) };
+        tracing::info!(
+            user = session.user_for_log(),
+            client.id = %session.client(),
+            transport = transport.name(),
+            "connected"
+        );
         if let Some(connected) = &mut reply.connect {
             transport.introduce(connected);
             let results = connected.subs.iter().filter_map(|sub| sub.result.as_ref());

@@ -5,6 +5,7 @@
 use tidegate_shared::protocol::{
     Command, ConnectRequest, Push, Reply, Sub, SubscribeRequest,
     codes::{self, Disconnect, ErrorCode},
+    lenient,
 };
 
 pub(crate) mod event_cursor;
@@ -46,7 +47,7 @@ impl OneWay {
         if std::mem::replace(&mut self.begun, true) {
             return None;
         }
-        Some(serde_json::from_slice::<ConnectRequest>(frame).map(|connect| {
+        Some(lenient::from_slice::<ConnectRequest>(frame).map(|connect| {
             // They stay in the command too: some may be server-side subscriptions.
             let subscriptions = connect.subs.clone().into_iter();
             self.subscriptions =

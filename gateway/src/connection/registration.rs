@@ -20,6 +20,8 @@ pub(super) struct Registration {
     hub: Arc<Hub>,
     metrics: Metrics,
     client: ClientId,
+    /// The session name of a client that posts its commands.
+    session: Option<Box<str>>,
     registered: bool,
     /// The channels it has joined, each with its membership where the namespace keeps members.
     channels: Vec<(ChannelRef, Option<Box<Membership>>)>,
@@ -27,10 +29,19 @@ pub(super) struct Registration {
 
 impl Registration {
     /// Adds the connection to the hub and counts it as open.
-    pub(super) fn new(hub: Arc<Hub>, metrics: Metrics, client: ClientId, outbox: Arc<Outbox>) -> Self {
+    pub(super) fn new(
+        hub: Arc<Hub>,
+        metrics: Metrics,
+        (client, session): (ClientId, Option<&str>),
+        outbox: Arc<Outbox>,
+    ) -> Self {
         metrics.opened();
         hub.register(client.clone(), outbox);
-        Self { hub, metrics, client, registered: true, channels: Vec::new() }
+        if let Some(session) = session {
+            hub.name_session(session, client.clone());
+        }
+        let session = session.map(Box::from);
+        Self { hub, metrics, client, session, registered: true, channels: Vec::new() }
     }
 
     /// Makes room for exactly this many more channels.
@@ -62,6 +73,9 @@ impl Registration {
         }
         if std::mem::take(&mut self.registered) {
             self.hub.unregister(&self.client);
+            if let Some(session) = &self.session {
+                self.hub.forget_session(session);
+            }
         }
     }
 }
@@ -84,8 +98,12 @@ mod tests {
     fn joined(hub: &Arc<Hub>, metrics: &Metrics) -> (ClientId, Registration) {
         let client = ClientId::random(&GatewayId::random());
         let outbox = Arc::new(Outbox::new(Encoding::Json, 1000));
-        let mut registration =
-            Registration::new(Arc::clone(hub), metrics.clone(), client.clone(), Arc::clone(&outbox));
+        let mut registration = Registration::new(
+            Arc::clone(hub),
+            metrics.clone(),
+            (client.clone(), Some("s")),
+            Arc::clone(&outbox),
+        );
         let channel = hub.hold(&Channel::parse("chat:lobby").unwrap(), |_| {});
         channel.feed.join(client.clone(), &outbox, None, &Start::Fresh, |_| FirstFrame::Nothing);
         registration.add(channel, None);
@@ -104,6 +122,7 @@ mod tests {
             panic!("planted");
         });
         assert!(tasks.join_next().await.unwrap().unwrap_err().is_panic());
+        assert!(hub.session("s").is_none());
         assert!(hub.client(&client).is_none() && hub.feed("chat.lobby").is_none());
         assert_eq!(hub.len(), 0, "the drain does not wait for it");
         assert!(metrics.page().contains("tidegate_gateway_connections 0"));

@@ -38,8 +38,8 @@ pub(crate) enum Transport {
 pub(super) enum Input {
     /// One message, to be split into commands.
     Frame(Bytes),
-    /// A frame that a connection ignores.
-    Nothing,
+    /// A WebSocket ping. The library has queued the pong, which `flush` writes.
+    Ping,
     /// A WebSocket pong.
     Pong,
     /// The client closed the connection.
@@ -88,6 +88,15 @@ impl Transport {
     pub(super) async fn ping(&mut self, outbox: &Outbox) -> Result<(), Failure> {
         match self {
             Self::WebSocket(socket) => bounded(socket.ping(), outbox).await,
+            Self::Stream(_) => Ok(()),
+        }
+    }
+
+    /// Writes what the library has queued: the pongs to a client's pings. A client that pings without reading blocks here,
+    /// as it does in `write`, so the pongs it makes the gateway hold are bounded by one read budget.
+    pub(super) async fn flush(&mut self, outbox: &Outbox) -> Result<(), Failure> {
+        match self {
+            Self::WebSocket(socket) => bounded(socket.flush(), outbox).await,
             Self::Stream(_) => Ok(()),
         }
     }

@@ -88,7 +88,7 @@ async fn serve(requests: Subscriber, client: Client, sessions: Arc<Sessions>) {
 }
 
 async fn answer(client: &Client, sessions: &Sessions, message: Message) {
-    let Some(reply) = message.reply else { return };
+    let Some(reply) = message.reply.filter(|reply| Subjects::is_inbox(reply)) else { return };
     let outcome = match protobuf::decode_one::<EmulationRequest>(message.payload) {
         Ok(request) => sessions.offer(&request.session, request.data).await,
         Err(error) => {

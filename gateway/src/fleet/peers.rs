@@ -134,7 +134,8 @@ impl Peers {
                 tracing::warn!(subject = %message.subject, "dropped a question of another gateway that cannot be read");
                 continue;
             };
-            let (Some(answer), Some(inbox)) = (respond(asked), message.reply) else { continue };
+            let Some(inbox) = message.reply.filter(|reply| Subjects::is_inbox(reply)) else { continue };
+            let Some(answer) = respond(asked) else { continue };
             // Best effort: without an answer the other gateway reports one as missing.
             let _ = self.broker.client().publish(inbox, answer.get().to_owned().into()).await;
         }

@@ -34,18 +34,43 @@ pub(super) struct Page(Option<HeaderValue>);
 pub(super) struct Rejection(pub(super) StatusCode, pub(super) &'static str);
 
 impl ClientDoor {
-    /// Checks the origin of a request.
+    /// Checks the host and the origin of a request.
     pub(super) fn admit(&self, headers: &HeaderMap) -> Result<Page, Rejection> {
+        // A proxy and the gateway could each read another one of several.
+        let mut hosts = headers.get_all(header::HOST).iter();
+        if !(hosts.next().is_some_and(|host| !host.is_empty()) && hosts.next().is_none()) {
+            return Err(self.malformed("a request needs one Host header\n"));
+        }
+        if headers.get_all(header::ORIGIN).iter().count() > 1 {
+            return Err(self.malformed("a request has at most one Origin header\n"));
+        }
         if self.origins.allow(text(headers, header::ORIGIN), text(headers, header::HOST)) {
             return Ok(Page(headers.get(header::ORIGIN).cloned()));
         }
         self.connections.metrics.refused("origin");
+        let origin = text(headers, header::ORIGIN).unwrap_or_default();
+        if let Some(advice) = self.origins.advice(origin) {
+            tracing::warn!(origin, "refused a web page of this origin: {advice}");
+        }
         Err(Rejection(StatusCode::FORBIDDEN, "this origin may not connect: add it to gateway.origins\n"))
+    }
+
+    /// Refuses a request whose headers are incomplete or ambiguous.
+    pub(super) fn malformed(&self, why: &'static str) -> Rejection {
+        self.connections.metrics.refused("malformed");
+        Rejection(StatusCode::BAD_REQUEST, why)
     }
 
     /// The longest message a client may send, in bytes.
     pub(super) fn message_limit(&self) -> usize {
         usize::try_from(self.connections.rules.limits.message).unwrap_or(usize::MAX)
+    }
+
+    /// The most bytes that may wait in the WebSocket library for a client that does not read: one write of the connection,
+    /// which is a full outbox at most, and the frames of pongs and of the close.
+    pub(super) fn write_limit(&self) -> usize {
+        let outbox = usize::try_from(self.connections.rules.limits.outbox).unwrap_or(usize::MAX);
+        outbox.saturating_add(64 * 1024)
     }
 
     /// Reads a body of at most `limit` bytes.

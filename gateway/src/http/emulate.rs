@@ -9,7 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use tidegate_shared::protocol::{EmulationRequest, protobuf};
+use tidegate_shared::protocol::{EmulationRequest, lenient, protobuf};
 
 use super::{
     ClientDoor,
@@ -55,7 +55,7 @@ async fn deliver(door: &ClientDoor, request: Request<Body>) -> Result<(), Reject
 
 fn read(body: Bytes, protobuf: bool) -> Option<EmulationRequest> {
     let request: EmulationRequest =
-        if protobuf { protobuf::decode_one(body).ok()? } else { serde_json::from_slice(&body).ok()? };
+        if protobuf { protobuf::decode_one(body).ok()? } else { lenient::from_slice(&body).ok()? };
     let whole = !(request.session.is_empty() || request.node.is_empty() || request.data.is_empty());
     whole.then_some(request)
 }

@@ -8,7 +8,7 @@ use axum::{
         FromRequestParts, State,
         ws::{WebSocket, WebSocketUpgrade, rejection::WebSocketUpgradeRejection},
     },
-    http::{Request, StatusCode, header, request::Parts},
+    http::{HeaderMap, Request, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
 use tidegate_shared::protocol::{JSON_SUBPROTOCOL, PROTOBUF_SUBPROTOCOL};
@@ -56,6 +56,10 @@ pub(super) async fn uni_websocket(State(door): State<Arc<ClientDoor>>, request: 
 
 async fn handshake(door: &ClientDoor, parts: &mut Parts) -> Result<WebSocketUpgrade, Response> {
     door.admit(&parts.headers).map_err(Rejection::into_response)?;
+    if parts.headers.contains_key(header::UPGRADE) && !has_key(&parts.headers) {
+        let why = "the handshake needs one Sec-WebSocket-Key header: 16 random bytes in base64\n";
+        return Err(door.malformed(why).into_response());
+    }
     match WebSocketUpgrade::from_request_parts(parts, &()).await {
         Ok(upgrade) => Ok(upgrade.protocols([PROTOBUF_SUBPROTOCOL, JSON_SUBPROTOCOL])),
         Err(rejection) => {
@@ -80,12 +84,24 @@ fn accept(
     upgrade
         .read_buffer_size(READ_BUFFER)
         .write_buffer_size(WRITE_BUFFER)
+        .max_write_buffer_size(door.write_limit())
         .max_message_size(hard_limit)
         .max_frame_size(hard_limit)
         .on_upgrade(move |socket| {
             let mut connection = Connection::new(shared, Transport::WebSocket(open(socket)), dialect, permit);
             async move { connection.run().await }
         })
+}
+
+/// Whether the handshake has one key of 16 bytes (RFC 6455, 4.2.1).
+fn has_key(headers: &HeaderMap) -> bool {
+    let mut keys = headers.get_all(header::SEC_WEBSOCKET_KEY).iter();
+    let (Some(key), None) = (keys.next(), keys.next()) else { return false };
+    // Some clients leave bits behind the last byte, which mean nothing.
+    let key = key.as_bytes();
+    key.len() == 24
+        && key.ends_with(b"==")
+        && key.iter().take(22).all(|byte| byte.is_ascii_alphanumeric() || b"+/".contains(byte))
 }
 
 /// The subprotocol selects the encoding, or the query for clients that cannot set a subprotocol.

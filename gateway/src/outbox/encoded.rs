@@ -22,28 +22,54 @@ pub(crate) struct Encoded<F> {
     forms: [Option<Bytes>; 9],
 }
 
+/// What became of a message for one connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Delivered {
+    Yes,
+    /// It is larger than the outbox, so it can never be written, or it cannot be encoded.
+    Never,
+}
+
 impl<F: Fn(Encoding, Form) -> Reply> Encoded<F> {
     pub(crate) fn new(build: F) -> Self {
         Self { build, forms: Default::default() }
     }
 
-    /// Delivers the message to one connection. Returns 1, or 0 if it could not be encoded.
-    pub(crate) fn deliver(&mut self, outbox: &Outbox, form: Form) -> usize {
+    /// Delivers the message to one connection.
+    pub(crate) fn deliver(&mut self, outbox: &Outbox, form: Form) -> Delivered {
         let dialect = outbox.dialect();
-        let Some(slot) = self.forms.get_mut(index(dialect, form)) else { return 0 };
+        let Some(slot) = self.forms.get_mut(index(dialect, form)) else { return Delivered::Never };
         if slot.is_none() {
             match dialect.encode(&(self.build)(dialect.encoding(), form)) {
                 Ok(bytes) => *slot = Some(bytes),
                 Err(error) => {
                     tracing::error!(%error, "a message could not be encoded");
-                    return 0;
+                    return Delivered::Never;
                 }
             }
+            if let Some(bytes) = slot.as_ref().filter(|bytes| bytes.len() > outbox.limit()) {
+                let (bytes, limit) = (bytes.len(), outbox.limit());
+                tracing::warn!(
+                    bytes,
+                    limit,
+                    "a message is larger than gateway.limits.outbox: no client receives it"
+                );
+            }
         }
-        if let Some(bytes) = slot {
-            outbox.deliver(bytes.clone());
+        match slot {
+            Some(bytes) if bytes.len() <= outbox.limit() => {
+                outbox.deliver(bytes.clone());
+                Delivered::Yes
+            }
+            Some(_) | None => Delivered::Never,
         }
-        1
+    }
+}
+
+impl Delivered {
+    /// 1 for a delivered message, so that callers can add up.
+    pub(crate) fn count(self) -> usize {
+        usize::from(self == Self::Yes)
     }
 }
 

@@ -145,6 +145,7 @@ impl Fetcher {
     }
 
     async fn fetch(&mut self) {
+        self.keys.fetching();
         let result = self.download().await.and_then(|document| Ok(self.keys.replace(&document)?));
         // Requests made during the fetch share its result.
         let _ = self.wanted.notified().now_or_never();

@@ -9,14 +9,19 @@ use tidegate_shared::{
     config::{Config, LimitsConfig, Match, Namespace, PublishMode, Route},
     filter,
     id::GatewayId,
-    protocol::SubscribeRequest,
+    protocol::{Error, Publication, SubscribeRequest, codes},
 };
 
 pub(crate) use self::access::{Access, Action};
 use self::access::{Denial, Standing};
-use super::{delivery::DeliveryOptions, tokens::Verifier};
+use super::{
+    delivery::{self, DeliveryOptions},
+    tokens::Verifier,
+};
 
 mod access;
+#[cfg(test)]
+mod tests;
 
 /// What a session looks up.
 pub(crate) struct Rules {
@@ -114,11 +119,15 @@ impl Rules {
             Action::History => namespace.allow_history,
             Action::Presence => namespace.allow_presence,
         };
+        let listed = match self.further_owner(channel) {
+            Some(owner) => Some(claim.user == Some(owner)),
+            None => channel.lists(claim.user).filter(|_| namespace.user_limited),
+        };
         let standing = Standing {
             authenticated: claim.user.is_some(),
             subscribed: claim.subscribed,
             token: claim.token,
-            listed: channel.lists(claim.user).filter(|_| namespace.user_limited || namespace.personal),
+            listed,
         };
         Some(match channel.personal_user() {
             Some(user) if action.is_reading() && claim.user == Some(user) => Access::Granted,
@@ -126,6 +135,16 @@ impl Rules {
             Some(_) => Access::Denied(Denial::Rule),
             None => access::decide(action, audience, channel.is_private(), standing),
         })
+    }
+
+    /// The user whose personal channel this is, in the namespace `user` or in one with `personal = true`.
+    pub(crate) fn owner<'a>(&self, channel: &'a Channel) -> Option<&'a str> {
+        channel.personal_user().or_else(|| self.further_owner(channel))
+    }
+
+    fn further_owner<'a>(&self, channel: &'a Channel) -> Option<&'a str> {
+        let namespace = self.namespaces.get(channel.namespace())?;
+        channel.further_personal_user().filter(|_| namespace.personal)
     }
 
     /// Whether a channel's namespace is declared.
@@ -170,6 +189,22 @@ impl Rules {
         self.namespaces.get(channel.namespace()).is_some_and(|namespace| namespace.cache_on_subscribe)
     }
 
+    /// Refuses a publication that is larger than a client's outbox in one of the encodings: no such client could receive it.
+    pub(crate) fn deliverable(&self, channel: &Channel, publication: &Publication) -> Result<(), Error> {
+        let limit = self.limits.outbox;
+        let len =
+            delivery::longest_push(channel.name(), publication, self.limits.outbox, self.has_delta(channel));
+        if len <= limit {
+            return Ok(());
+        }
+        let why = format!("a publication of {len} bytes; gateway.limits.outbox is {limit}");
+        Err(codes::LIMIT_EXCEEDED.because(why))
+    }
+
+    fn has_delta(&self, channel: &Channel) -> bool {
+        self.namespaces.get(channel.namespace()).is_some_and(|namespace| namespace.delta)
+    }
+
     /// The delivery options a subscription asks for, as far as its namespace grants them.
     pub(crate) fn delivery(
         &self,
@@ -195,7 +230,7 @@ impl Rules {
     pub(crate) fn automatic(&self, user: Option<&str>) -> impl Iterator<Item = Channel> {
         let own = user.into_iter().flat_map(|user| {
             let further = self.personal.iter().map(move |prefix| format!("{prefix}#{user}"));
-            // A user id that is too long for a channel name has no such channel.
+            // The verifier and the hooks accept no user id that is too long for these names.
             iter::once(Channel::personal(user)).chain(further.filter_map(|name| Channel::parse(&name).ok()))
         });
         own.chain(self.automatic.iter().cloned())

@@ -1,39 +1,48 @@
 //! Verifies tokens: a connection token yields an identity, a subscription token a permit for a channel.
 //!
-//! Pure: the time is an argument, and `keys` fetches keys. A token only selects one of the configured issuers. Its
+//! Pure but for a short log: the time is an argument, and `keys` fetches keys. A token only selects one of the configured issuers. Its
 //! algorithm, key and addresses come from that issuer's configuration, never from the token.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use data_encoding::BASE64;
-use jsonwebtoken::dangerous::insecure_decode_claims;
-use serde::Deserialize;
-use serde_json::{Value, value::RawValue};
-use tidegate_shared::{config::Config, protocol::json::Payload};
+use serde_json::Value;
+use tidegate_shared::config::Config;
 
-use self::issuer::Trusted;
+use self::{
+    claims::{Claims, Parts, info, said_as, seconds},
+    issuer::{NotAccepted, Trusted},
+    refusals::{Reason, Refusals},
+};
 pub(crate) use self::{
     issuer::BadKey,
     key_set::{FetchedKeys, NotAKeySet},
 };
 
+mod claims;
 mod issuer;
 mod key_set;
 mod public_key;
+mod refusals;
+mod sightings;
 
 #[cfg(test)]
 mod tests;
 
 /// The longest accepted token in bytes.
 const MAX_TOKEN_LEN: usize = 8 * 1024;
-/// The longest user id in bytes.
-const MAX_USER_LEN: usize = 255;
 
 /// Verifies tokens of the configured issuers.
 pub(crate) struct Verifier {
     issuers: Vec<Trusted>,
     leeway: u64,
+    /// The longest user id in bytes.
+    longest_user: usize,
+    /// The longest life of a token in seconds; 0 is no limit.
+    longest_life: u64,
+    /// Whether a connection token may name no user.
+    anonymous: bool,
+    refusals: Refusals,
 }
 
 /// The identity in a connection token.
@@ -89,49 +98,40 @@ pub(crate) enum Invalid {
         /// The index of the configured issuer.
         issuer: usize,
     },
+    /// It names a key that was still missing after a fetch. The client needs a fresh token; the key may come later.
+    WithdrawnKey {
+        /// The index of the configured issuer.
+        issuer: usize,
+    },
 }
 
-#[derive(Deserialize)]
-struct Claims {
-    #[serde(default)]
-    sub: String,
-    exp: Option<f64>,
-    nbf: Option<f64>,
-    /// When the validity ends, if not with the token; 0 for never.
-    expire_at: Option<f64>,
-    info: Option<Box<RawValue>>,
-    b64info: Option<String>,
-    data: Option<Box<RawValue>>,
-    b64data: Option<String>,
-    #[serde(default)]
-    channels: Vec<String>,
-    #[serde(default)]
-    subs: BTreeMap<String, Described>,
-    /// Present in subscription tokens, which do not open a connection.
-    channel: Option<Value>,
-    client: Option<Value>,
+/// A refusal with its reason, and the index of the issuer that the token names, if it is configured.
+#[derive(Debug)]
+struct Refused {
+    invalid: Invalid,
+    reason: Reason,
+    place: Option<usize>,
 }
 
-/// A channel in a connection token: its info and data as JSON, or as bytes in base64.
-#[derive(Deserialize)]
-struct Described {
-    info: Option<Box<RawValue>>,
-    b64info: Option<String>,
-    data: Option<Box<RawValue>>,
-    b64data: Option<String>,
-}
-
-/// Read before the signature is checked, only to select the issuer.
-#[derive(Deserialize)]
-struct Unverified {
-    iss: Option<String>,
+impl From<Reason> for Refused {
+    fn from(reason: Reason) -> Self {
+        let invalid = if reason == Reason::Time { Invalid::Expired } else { Invalid::Forged };
+        Self { invalid, reason, place: None }
+    }
 }
 
 impl Verifier {
     /// Fails if a configured public key is invalid or does not fit the configured algorithms.
     pub(crate) fn new(config: &Config) -> Result<Self, BadKey> {
         let issuers = config.all_issuers().iter().map(Trusted::new).collect::<Result<_, _>>()?;
-        Ok(Self { issuers, leeway: config.auth.leeway.as_secs() })
+        Ok(Self {
+            issuers,
+            leeway: config.auth.leeway.as_secs(),
+            longest_user: config.longest_user_id(),
+            longest_life: config.auth.max_token_life.as_secs(),
+            anonymous: config.auth.anonymous,
+            refusals: Refusals::default(),
+        })
     }
 
     /// The key sets that have to be fetched, each with its issuer's index.
@@ -141,9 +141,32 @@ impl Verifier {
 
     /// Verifies a connection token at `now`, in seconds since 1970.
     pub(crate) fn verify(&self, token: &str, now: u64) -> Result<Identity, Invalid> {
+        self.identity(token, now).map_err(|refused| self.noted("connection", &refused, now))
+    }
+
+    /// Verifies a subscription token at `now`, in seconds since 1970. The caller checks that it is for this client.
+    pub(crate) fn verify_subscription(&self, token: &str, now: u64) -> Result<Permit, Invalid> {
+        self.permit(token, now).map_err(|refused| self.noted("subscription", &refused, now))
+    }
+
+    /// Notes that a valid token is for another user, client or channel than the one it was sent for.
+    pub(crate) fn note_mismatch(&self, token: &'static str, now: u64) {
+        self.refusals.note(token, None, Reason::Other, now);
+    }
+
+    fn noted(&self, token: &'static str, refused: &Refused, now: u64) -> Invalid {
+        let issuer = refused.place.and_then(|place| self.issuers.get(place));
+        self.refusals.note(token, issuer.map(Trusted::name), refused.reason, now);
+        refused.invalid
+    }
+
+    fn identity(&self, token: &str, now: u64) -> Result<Identity, Refused> {
         let (claims, expires_at) = self.claims(token, now)?;
         if claims.channel.is_some() {
-            return Err(Invalid::Forged);
+            return Err(Reason::Kind.into());
+        }
+        if claims.sub.is_empty() && !self.anonymous {
+            return Err(Reason::User.into());
         }
         let named = claims.channels.into_iter().map(|channel| Ok(Grant { channel, ..Grant::default() }));
         let described = claims.subs.into_iter().map(|(channel, said)| {
@@ -154,18 +177,17 @@ impl Verifier {
             user: user(claims.sub),
             expires_at,
             info: info(claims.info, claims.b64info)?,
-            channels: described.chain(named).collect::<Result<_, Invalid>>()?,
+            channels: described.chain(named).collect::<Result<_, Reason>>()?,
         })
     }
 
-    /// Verifies a subscription token at `now`, in seconds since 1970. The caller checks that it is for this client.
-    pub(crate) fn verify_subscription(&self, token: &str, now: u64) -> Result<Permit, Invalid> {
+    fn permit(&self, token: &str, now: u64) -> Result<Permit, Refused> {
         let (claims, expires_at) = self.claims(token, now)?;
-        let Some(Value::String(channel)) = claims.channel else { return Err(Invalid::Forged) };
+        let Some(Value::String(channel)) = claims.channel else { return Err(Reason::Kind.into()) };
         let client = match claims.client {
             None => None,
             Some(Value::String(client)) => (!client.is_empty()).then_some(client),
-            Some(_) => return Err(Invalid::Forged),
+            Some(_) => return Err(Reason::Malformed.into()),
         };
         let info = info(claims.info, claims.b64info)?;
         let data = said_as(claims.data, claims.b64data)?;
@@ -173,34 +195,69 @@ impl Verifier {
     }
 
     /// Checks what all tokens share: issuer, signature, user and time. Returns the claims and the end of the validity.
-    fn claims(&self, token: &str, now: u64) -> Result<(Claims, Option<u64>), Invalid> {
+    fn claims(&self, token: &str, now: u64) -> Result<(Claims, Option<u64>), Refused> {
+        // A token from a file often has a newline behind it.
+        let token = token.trim_ascii();
         if token.len() > MAX_TOKEN_LEN {
-            return Err(Invalid::Forged);
+            return Err(Reason::Malformed.into());
         }
-        let header = jsonwebtoken::decode_header(token).map_err(|_| Invalid::Forged)?;
-        let unverified: Unverified = insecure_decode_claims(token).map_err(|_| Invalid::Forged)?;
-        let place = self.place_of(unverified.iss.as_deref()).ok_or(Invalid::Forged)?;
-        let issuer = self.issuers.get(place).ok_or(Invalid::Forged)?;
-        let claims: Claims = issuer.open(token, &header).map_err(|refusal| match refusal {
-            issuer::NotAccepted::Forged => Invalid::Forged,
-            issuer::NotAccepted::UnknownKey => Invalid::UnknownKey { issuer: place },
-        })?;
-        let expires_at = claims.exp.map(seconds).transpose()?;
+        let parts = Parts::read(token)?;
+        let place = self.place_of(parts.claims.iss.as_deref()).ok_or(Reason::Issuer)?;
+        let at_issuer = |reason: Reason| Refused { place: Some(place), ..reason.into() };
+        let issuer = self.issuers.get(place).ok_or(Reason::Issuer)?;
+        match issuer.check(&parts) {
+            Ok(()) => {}
+            Err(NotAccepted::For(reason)) => return Err(at_issuer(reason)),
+            // Whatever the key, a fresh token is needed.
+            Err(NotAccepted::UnknownKey | NotAccepted::WithdrawnKey) if self.is_over(&parts.claims, now) => {
+                return Err(at_issuer(Reason::Time));
+            }
+            Err(NotAccepted::UnknownKey) => {
+                return Err(Refused {
+                    invalid: Invalid::UnknownKey { issuer: place },
+                    ..at_issuer(Reason::Key)
+                });
+            }
+            Err(NotAccepted::WithdrawnKey) => {
+                return Err(Refused {
+                    invalid: Invalid::WithdrawnKey { issuer: place },
+                    ..at_issuer(Reason::Key)
+                });
+            }
+        }
+        let ends_at = self.times(&parts.claims, now).map_err(at_issuer)?;
+        Ok((parts.claims, ends_at))
+    }
+
+    /// Checks the user and the times of verified claims. Returns the end of the validity.
+    fn times(&self, claims: &Claims, now: u64) -> Result<Option<u64>, Reason> {
+        let expires_at = claims.end(self.longest_life, self.leeway, now)?;
         let valid_from = claims.nbf.map(seconds).transpose()?;
-        if !is_user_id(&claims.sub) {
-            return Err(Invalid::Forged);
+        if !self.is_user_id(&claims.sub) {
+            return Err(Reason::User);
         }
         if expires_at.is_some_and(|at| at.saturating_add(self.leeway) <= now)
             || valid_from.is_some_and(|from| from > now.saturating_add(self.leeway))
         {
-            return Err(Invalid::Expired);
+            return Err(Reason::Time);
         }
-        let ends_at = match claims.expire_at.map(seconds).transpose()? {
+        Ok(match claims.expire_at.map(seconds).transpose()? {
             None => expires_at,
             Some(0) => None,
             Some(at) => Some(at),
-        };
-        Ok((claims, ends_at))
+        })
+    }
+
+    /// Whether the token has expired by its own account.
+    fn is_over(&self, claims: &Claims, now: u64) -> bool {
+        let exp = claims.exp.and_then(|exp| seconds(exp).ok());
+        exp.is_some_and(|exp| exp.saturating_add(self.leeway) <= now)
+    }
+
+    /// Whether a text can be a user id. It travels in headers: one line, no white space at its ends. It is the end of the
+    /// names of the user's personal channels, which limits its length.
+    pub(crate) fn is_user_id(&self, user: &str) -> bool {
+        user.len() <= self.longest_user && !user.chars().any(char::is_control) && user.trim() == user
     }
 
     /// The index of the issuer with exactly this `iss`, else of the one without a configured `iss`.
@@ -210,31 +267,6 @@ impl Verifier {
     }
 }
 
-/// The info about a connection. It travels in headers and to clients of both encodings, so bytes that are not JSON
-/// become a string.
-fn info(json: Option<Box<RawValue>>, base64: Option<String>) -> Result<Bytes, Invalid> {
-    let said = said_as(json, base64)?;
-    Ok(if said.is_empty() { said } else { Payload::from_any(&said).into_bytes() })
-}
-
-/// Reads a value that is given as JSON, or as bytes in base64.
-fn said_as(json: Option<Box<RawValue>>, base64: Option<String>) -> Result<Bytes, Invalid> {
-    match base64.filter(|text| !text.is_empty()) {
-        Some(text) => BASE64.decode(text.as_bytes()).map(Bytes::from).map_err(|_| Invalid::Forged),
-        None => Ok(json.map(|json| String::from(Box::<str>::from(json)).into()).unwrap_or_default()),
-    }
-}
-
 fn user(sub: String) -> Option<Box<str>> {
     (!sub.is_empty()).then(|| sub.into_boxed_str())
-}
-
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range is checked first")]
-fn seconds(time: f64) -> Result<u64, Invalid> {
-    if (0.0..9e15).contains(&time) { Ok(time as u64) } else { Err(Invalid::Forged) }
-}
-
-/// Whether a text can be a user id. It travels in headers: one line, no white space at its ends.
-pub(crate) fn is_user_id(user: &str) -> bool {
-    user.len() <= MAX_USER_LEN && !user.chars().any(char::is_control) && user.trim() == user
 }

@@ -9,13 +9,17 @@ use tidegate_shared::{
     subject::Subjects,
 };
 
-use super::{store::Store, waiting::Waiting};
+use super::{
+    store::Store,
+    waiting::{LateAnswers, Waiting},
+};
 use crate::metrics::Metrics;
 
 /// Receives the answers to plain requests of this gateway.
 pub(crate) struct Answers {
     pub(crate) store: Arc<Store>,
     pub(crate) waiting: Waiting,
+    pub(crate) late: LateAnswers,
     pub(crate) metrics: Metrics,
     pub(crate) lifecycle: Lifecycle,
 }
@@ -23,7 +27,7 @@ pub(crate) struct Answers {
 impl Answers {
     /// Subscribes and starts the receiving task. Returns once the broker has the subscription.
     pub(crate) async fn start(
-        self,
+        mut self,
         broker: &Broker,
         subjects: &Subjects,
         gateway: &GatewayId,
@@ -31,8 +35,20 @@ impl Answers {
         let answers = broker.client().subscribe(subjects.answers_of(gateway)).await?;
         broker.barrier(subjects.barrier()).await?;
         let lifecycle = self.lifecycle.clone();
+        let (_, none) = Waiting::new();
+        let mut late = std::mem::replace(&mut self.late, none);
+        let this = Arc::new(self);
+        let receiving = Arc::clone(&this);
         lifecycle.spawn_essential("answers", async move {
-            listen(answers, &self.lifecycle, |message| self.on_answer(message)).await;
+            listen(answers, &receiving.lifecycle, |message| receiving.on_answer(message)).await;
+        });
+        lifecycle.spawn_essential("late answers", async move {
+            loop {
+                tokio::select! {
+                    Some(answer) = late.recv() => this.on_late(answer),
+                    () = this.lifecycle.finishing() => return,
+                }
+            }
         });
         Ok(())
     }
@@ -47,9 +63,13 @@ impl Answers {
             }
         };
         if let Err(late) = self.waiting.settle(answer) {
-            self.metrics.late_answer();
-            let store = Arc::clone(&self.store);
-            self.lifecycle.spawn(async move { store.deliver_late(&late).await });
+            self.on_late(*late);
         }
+    }
+
+    fn on_late(&self, answer: Answer) {
+        self.metrics.late_answer();
+        let store = Arc::clone(&self.store);
+        self.lifecycle.spawn(async move { store.deliver_late(&answer).await });
     }
 }

@@ -107,7 +107,7 @@ impl Store {
         match self.stored_answer(&request).await {
             Ok(Some(answer)) => return Settled::Ended(same_request(&request, answer)),
             Ok(None) => {}
-            Err(refusal) => return Settled::Ended(CallEnd::Failed(codes::NOT_ACCEPTED.because(refusal))),
+            Err(refusal) => return Settled::Ended(CallEnd::Failed(not_looked_up(&refusal))),
         }
         match self.store_request(&request, turn, deadline).await {
             // A duplicate without a stored answer is queued, running or parked: the answer will come, or is looked up
@@ -134,7 +134,7 @@ impl Store {
                     return CallEnd::Accepted { id, seq: None, duplicate: true, answer: Some(answer) };
                 }
                 Ok(None) => {}
-                Err(refusal) => return CallEnd::Failed(codes::NOT_ACCEPTED.because(refusal)),
+                Err(refusal) => return CallEnd::Failed(not_looked_up(&refusal)),
             }
         }
         match self.store_request(request, turn, deadline).await {
@@ -151,17 +151,35 @@ impl Store {
     /// Second stage: waits for the answer.
     pub(crate) async fn finish(&self, wait: Wait) -> CallEnd {
         let Wait { request, source, deadline } = wait;
-        let answer = match source {
-            Source::Plain(mut slot) => timeout_at(deadline, slot.answer()).await.ok(),
-            Source::Keyed(mut answers) => match timeout_at(deadline, next_answer(&mut answers)).await {
-                Ok(answer) => Some(answer),
-                // The live copy may have been missed while the broker was away.
+        let live = async move {
+            match source {
+                Source::Plain(mut slot) => slot.answer().await,
+                Source::Keyed(mut answers) => next_answer(&mut answers).await,
+            }
+        };
+        let stored = tokio::select! {
+            biased;
+            answer = timeout_at(deadline, live) => match answer {
+                Ok(answer) => return same_request(&request, answer),
+                // The live copy may have been missed.
                 Err(_) => self.stored_answer(&request).await.ok().flatten(),
             },
+            answer = self.answer_after_reconnect(&request) => Some(answer),
         };
-        match answer {
-            Some(answer) => same_request(&request, answer),
-            None => CallEnd::Failed(late(&request)),
+        let Some(answer) = stored else { return CallEnd::Failed(late(&request)) };
+        self.waiting.answered_from_store(&request.id);
+        same_request(&request, answer)
+    }
+
+    /// Looks a request's answer up whenever the connection to the broker is back: the live copy may have been missed while it
+    /// was away. Pending until the answer is found.
+    async fn answer_after_reconnect(&self, request: &Request) -> Answer {
+        let mut reconnects = self.broker.reconnects();
+        loop {
+            reconnects.next().await;
+            if let Ok(Some(answer)) = self.stored_answer(request).await {
+                return answer;
+            }
         }
     }
 
@@ -230,13 +248,16 @@ impl Store {
         keyed: bool,
     ) -> Result<Stored, Error> {
         let mut turn = Some(turn);
-        if let Some(turn) = &mut turn {
-            turn.come().await;
+        if let Some(turn) = &mut turn
+            && timeout_at(deadline, turn.come()).await.is_err()
+        {
+            return Err(refused(&Refusal::Busy, false, keyed));
         }
         let mut maybe_stored = false;
         loop {
             let (subject, headers, body) = message();
-            let sent = self.broker.publish(subject, headers, body).await;
+            let sent = timeout_at(deadline, self.broker.publish(subject, headers, body)).await;
+            let sent = sent.unwrap_or(Err(Refusal::Busy));
             // Sent or refused: passes the turn to the connection's next message.
             turn.take();
             let stored = match sent {
@@ -257,7 +278,9 @@ impl Store {
             let again = match refusal {
                 Refusal::Unknown => true,
                 Refusal::Unavailable(_) => maybe_stored || self.broker.is_connected(),
-                Refusal::Full | Refusal::Taken | Refusal::Rejected(_) => false,
+                // Waiting for room would reorder this connection's messages.
+                Refusal::Busy => maybe_stored,
+                Refusal::Full | Refusal::Taken | Refusal::TooLarge { .. } | Refusal::Rejected(_) => false,
             };
             if !again || Instant::now() + RETRY_PAUSE >= deadline {
                 return Err(refused(&refusal, maybe_stored, keyed));
@@ -269,7 +292,8 @@ impl Store {
     async fn stored_answer(&self, request: &Request) -> Result<Option<Answer>, Refusal> {
         let message = self.broker.last(topology::REPLY, &self.subjects.reply(&request.id)).await?;
         let answer = message.map(|m| Answer::read(&m.headers.unwrap_or_default(), m.payload));
-        answer.transpose().map_err(|error| Refusal::Rejected(error.to_string()))
+        let unreadable = |error| Refusal::Rejected(format!("the stored answer cannot be read: {error}"));
+        answer.transpose().map_err(unreadable)
     }
 }
 
@@ -317,6 +341,12 @@ fn same_request(request: &Request, answer: Answer) -> CallEnd {
     }
 }
 
+/// The look-up of a stored answer failed. An answer that cannot be read stays so: asking again does not help.
+fn not_looked_up(refusal: &Refusal) -> Error {
+    let error = codes::NOT_ACCEPTED.because(refusal);
+    Error { temporary: !matches!(refusal, Refusal::Rejected(_)), ..error }
+}
+
 /// Only a keyed request may be retried: it is the same request.
 fn late(request: &Request) -> Error {
     let error = codes::STILL_WORKING.because(&request.id);
@@ -327,7 +357,7 @@ fn refused(refusal: &Refusal, maybe_stored: bool, keyed: bool) -> Error {
     let code: ErrorCode = if maybe_stored { codes::OUTCOME_UNKNOWN } else { codes::NOT_ACCEPTED };
     let error = code.because(refusal);
     let temporary = match refusal {
-        Refusal::Rejected(_) => false,
+        Refusal::Rejected(_) | Refusal::TooLarge { .. } => false,
         _ if maybe_stored => keyed,
         _ => true,
     };

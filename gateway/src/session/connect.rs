@@ -12,7 +12,7 @@ use super::{
     Connected, Connecting, Effect, Effects, Liveness, Now, Phase, Session, Subscriptions,
     hook::PendingConnect,
     position::{Position, suited},
-    refuse, refuse_without_key,
+    refuse, refuse_withdrawn_key, refuse_without_key,
     server_side::Unfit,
     validity::{Renewer, Validity},
 };
@@ -28,6 +28,9 @@ impl Session {
             Err(Some(Invalid::Expired)) => return self.refused(refuse(id, codes::TOKEN_EXPIRED), now),
             Err(Some(Invalid::UnknownKey { issuer })) => {
                 return self.refused(refuse_without_key(id, issuer), now);
+            }
+            Err(Some(Invalid::WithdrawnKey { issuer })) => {
+                return self.refused(refuse_withdrawn_key(id, issuer), now);
             }
             Err(Some(Invalid::Forged)) => return self.close(codes::INVALID_TOKEN),
             Err(None) => return self.close(codes::BAD_PROTOCOL),
@@ -83,15 +86,15 @@ impl Session {
 
     /// The channels the connection begins with are joined, at these positions. Returns the reply to `connect`.
     pub(crate) fn welcomed(&mut self, positions: &[Position]) -> Option<Reply> {
-        let phase = std::mem::replace(&mut self.phase, Phase::Closed);
+        let phase = std::mem::replace(&mut self.phase, Phase::Closed { user: None });
         let Phase::Connecting(connecting) = phase else {
             self.phase = phase;
             return None;
         };
         let Connecting { mut reply, chosen, connected, .. } = *connecting;
         if let Some(result) = &mut reply.connect {
-            let subs = chosen.iter().zip(positions);
-            result.subs = subs.map(|(one, position)| one.sub(position, self.encoding)).collect();
+            let (subs, mut budget) = (chosen.iter().zip(positions), self.budget());
+            result.subs = subs.map(|(one, position)| one.sub(position, self.encoding, &mut budget)).collect();
         }
         self.phase = Phase::Connected(Box::new(connected));
         Some(reply)
@@ -116,12 +119,19 @@ impl Session {
         let identity = match self.rules.verifier.verify(&request.token, now.unix.as_secs()) {
             Ok(identity) => identity,
             Err(Invalid::Expired) => return self.close(codes::EXPIRED),
+            // The client reconnects, and is told then that it needs a fresh token.
+            Err(Invalid::WithdrawnKey { issuer }) => {
+                let mut effects = vec![Effect::FetchKeys { issuer }];
+                effects.extend(self.close(codes::EXPIRED));
+                return effects;
+            }
             Err(Invalid::UnknownKey { issuer }) => return refuse_without_key(id, issuer),
             Err(Invalid::Forged) => return self.close(codes::INVALID_TOKEN),
         };
         let validity = self.validity(identity.expires_at, Renewer::Client, now);
         let Phase::Connected(connected) = &mut self.phase else { return Vec::new() };
         if connected.user != identity.user {
+            self.rules.verifier.note_mismatch("connection", now.unix.as_secs());
             return self.close(codes::INVALID_TOKEN);
         }
         connected.validity = validity;

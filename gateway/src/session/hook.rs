@@ -16,7 +16,7 @@ use super::{
 };
 use crate::policy::{
     Verdict,
-    tokens::{self, Identity, is_user_id},
+    tokens::{self, Identity},
 };
 
 /// How long a session waits before it asks again when no back end decided on prolonging something.
@@ -110,7 +110,7 @@ impl Session {
 
     /// Carries on after a back end's decision, or after its deadline passed.
     pub(crate) fn verdict(&mut self, about: AskedAbout, verdict: Verdict, now: Now) -> Effects {
-        if matches!(self.phase, Phase::Closed) {
+        if matches!(self.phase, Phase::Closed { .. }) {
             return Vec::new();
         }
         let decision = match verdict {
@@ -131,7 +131,10 @@ impl Session {
                     let Grant { data: instead, tags, .. } = *grant;
                     let data = if instead.is_empty() { data } else { instead };
                     let tags = tags.unwrap_or_default();
-                    vec![Effect::Publish { command, channel, data, info, tags }]
+                    match self.deliverable(&channel, &data, &info, &tags) {
+                        Ok(()) => vec![Effect::Publish { command, channel, data, info, tags }],
+                        Err(error) => refuse(command, error),
+                    }
                 }
                 Err(error) => refuse(command, error),
             },
@@ -139,9 +142,9 @@ impl Session {
     }
 
     fn let_in(&mut self, arrival: PendingConnect, grant: Grant, now: Now) -> Effects {
-        if !is_user_id(&grant.user) {
+        if !self.rules.verifier.is_user_id(&grant.user) {
             let error = codes::INTERNAL
-                .because("the decision names a user id that is too long or has control characters");
+                .because("the decision names a user id that is too long, has control characters, or has spaces at its ends");
             return self.refused(refuse(arrival.command, error), now);
         }
         let validity = self.validity(grant.ends(), self.renewer_after_hook(), now);

@@ -11,18 +11,30 @@ use tidegate_shared::{
     },
 };
 
-use super::subscriptions::Pending;
+use super::{budget::Budget, subscriptions::Pending};
 use crate::{
     channels::feed::{Joined, Resume, patch},
     policy::{delivery::DeliveryOptions, rules::Tracking},
 };
 
-pub(super) fn granted(pending: &Pending, position: &Position, encoding: Encoding) -> Reply {
+/// The reply to `subscribe`.
+pub(super) fn granted(
+    pending: &Pending,
+    position: &Position,
+    encoding: Encoding,
+    mut budget: Budget,
+) -> Reply {
     let result = SubscribeResult {
         expires: pending.ttl.is_some(),
         ttl: pending.ttl.unwrap_or_default(),
         data: suited(&pending.data, encoding),
-        ..position.result(pending.resume.as_ref(), pending.delivery.as_deref(), pending.tracking, encoding)
+        ..position.result(
+            pending.resume.as_ref(),
+            pending.delivery.as_deref(),
+            pending.tracking,
+            encoding,
+            &mut budget,
+        )
     };
     Reply { id: pending.command, subscribe: Some(result), ..Reply::default() }
 }
@@ -58,13 +70,15 @@ impl Position {
         Self { joined: Joined::Live, epoch: None }
     }
 
-    /// The result for the client, whether it asked to resume or not.
+    /// The result for the client, whether it asked to resume or not. A backlog over the budget is not recovered: the client
+    /// starts behind it.
     pub(super) fn result(
         &self,
         resume: Option<&Resume>,
         delivery: Option<&DeliveryOptions>,
         tracking: Tracking,
         encoding: Encoding,
+        budget: &mut Budget,
     ) -> SubscribeResult {
         let delta = delivery.is_some_and(|delivery| delivery.delta);
         let result =
@@ -79,19 +93,23 @@ impl Position {
             Joined::Live => result,
             Joined::At { .. } if !tracking.positioned => result,
             Joined::At { position } => SubscribeResult { offset: *position, ..positioned },
-            Joined::Newest { position, newest } => SubscribeResult {
-                recovered: true,
-                offset: *position,
-                publications: brought(newest.iter(), delivery, encoding),
-                ..positioned
-            },
-            Joined::Resumed { missed } => SubscribeResult {
-                recovered: true,
+            Joined::Newest { position, newest } => {
+                let publications = brought(newest.iter(), delivery, encoding);
+                if !budget.take_all(&publications) {
+                    return SubscribeResult { offset: *position, ..positioned };
+                }
+                SubscribeResult { recovered: true, offset: *position, publications, ..positioned }
+            }
+            Joined::Resumed { missed } => {
                 // The position asked for, not the newest: the publications move it.
-                offset: resume.map_or(0, |resume| resume.offset),
-                publications: brought(missed.iter(), delivery, encoding),
-                ..positioned
-            },
+                let asked = resume.map_or(0, |resume| resume.offset);
+                let publications = brought(missed.iter(), delivery, encoding);
+                if !budget.take_all(&publications) {
+                    let newest = missed.last().map_or(asked, |newest| newest.offset);
+                    return SubscribeResult { offset: newest, ..positioned };
+                }
+                SubscribeResult { recovered: true, offset: asked, publications, ..positioned }
+            }
         }
     }
 }

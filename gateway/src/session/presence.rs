@@ -23,7 +23,7 @@ impl Session {
         let connected = match &self.phase {
             Phase::Connected(connected) => connected,
             Phase::Connecting(connecting) => &connecting.connected,
-            Phase::Fresh { .. } | Phase::Refused { .. } | Phase::Asking { .. } | Phase::Closed => {
+            Phase::Fresh { .. } | Phase::Refused { .. } | Phase::Asking { .. } | Phase::Closed { .. } => {
                 return None;
             }
         };

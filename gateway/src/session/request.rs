@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use tidegate_shared::{
+    channel::Channel,
     config::{AnswerMode, Route},
     envelope::{self, Request},
     id::RequestId,
-    protocol::{Encoding, PublishRequest, RpcRequest, codes},
+    protocol::{ClientInfo, Encoding, Error, Publication, PublishRequest, RpcRequest, codes},
     route::Method,
 };
 
@@ -78,6 +79,9 @@ impl Session {
         }
         let Phase::Connected(connected) = &self.phase else { return Vec::new() };
         let info = Box::new(self.info(connected, &channel));
+        if let Err(error) = self.deliverable(&channel, &request.data, &info, &BTreeMap::new()) {
+            return refuse(id, error);
+        }
         if let Some(route) = self.rules.deciding_route(&channel) {
             let text = |json: &Bytes| (!json.is_empty()).then(|| String::from_utf8_lossy(json).into_owned());
             let submitted = RequestId::plain(&self.rules.gateway);
@@ -95,6 +99,23 @@ impl Session {
         vec![Effect::Publish { command: id, channel, data: request.data, info, tags: BTreeMap::new() }]
     }
 
+    /// Refuses a publication that no client could receive.
+    pub(super) fn deliverable(
+        &self,
+        channel: &Channel,
+        data: &Bytes,
+        info: &ClientInfo,
+        tags: &BTreeMap<String, String>,
+    ) -> Result<(), Error> {
+        let publication = Publication {
+            data: data.clone(),
+            info: Some(info.clone()),
+            tags: tags.clone(),
+            ..Publication::default()
+        };
+        self.rules.deliverable(channel, &publication)
+    }
+
     pub(super) fn user(&self) -> Option<&str> {
         match &self.phase {
             Phase::Connected(connected) => connected.user.as_deref(),
@@ -102,7 +123,7 @@ impl Session {
             | Phase::Refused { .. }
             | Phase::Asking { .. }
             | Phase::Connecting(_)
-            | Phase::Closed => None,
+            | Phase::Closed { .. } => None,
         }
     }
 

@@ -10,6 +10,7 @@ use tidegate_shared::{
 
 use super::{
     Effect, Effects, Phase, Session,
+    budget::Budget,
     position::{Position, granted, resume_of, suited},
     subscriptions::{Removed, SubscribeOptions},
     token::Terms,
@@ -41,8 +42,8 @@ pub(super) enum Unfit {
 }
 
 impl ServerSubscription {
-    pub(super) fn sub(&self, position: &Position, encoding: Encoding) -> Sub {
-        let mut result = position.result(self.resume.as_ref(), None, Tracking::FULL, encoding);
+    pub(super) fn sub(&self, position: &Position, encoding: Encoding, budget: &mut Budget) -> Sub {
+        let mut result = position.result(self.resume.as_ref(), None, Tracking::FULL, encoding, budget);
         result.data = suited(&self.data, encoding);
         Sub::new(self.channel.name(), result)
     }
@@ -74,7 +75,7 @@ impl Session {
             if !self.rules.knows(&channel) {
                 return Err(Unfit::Channel(codes::UNKNOWN_CHANNEL.error()));
             }
-            if channel.personal_user().is_some_and(|of| user != Some(of)) {
+            if self.rules.owner(&channel).is_some_and(|owner| user != Some(owner)) {
                 return Err(Unfit::Channel(codes::PERMISSION_DENIED.error()));
             }
             server_subscriptions(channel, grant.info.clone(), grant.data.clone());
@@ -86,8 +87,8 @@ impl Session {
     pub(super) fn add_subscription(&mut self, channel: Channel, info: Bytes, data: Bytes) -> Effects {
         let limit = self.rules.limits.channels;
         let Phase::Connected(connected) = &mut self.phase else { return Vec::new() };
-        let own = channel.personal_user().is_some_and(|user| connected.user.as_deref() == Some(user));
-        if own || connected.subscriptions.contains(&channel) {
+        // A personal channel is its user's, which has it from the beginning, and no other client's.
+        if self.rules.owner(&channel).is_some() || connected.subscriptions.contains(&channel) {
             return Vec::new();
         }
         if connected.subscriptions.len() >= limit {
@@ -101,7 +102,7 @@ impl Session {
 
     /// Ends a subscription, made by the client or by the server. A push tells the client why.
     pub(super) fn end_subscription_by_order(&mut self, channel: &Channel, why: Unsubscribe) -> Effects {
-        let encoding = self.encoding;
+        let (encoding, budget) = (self.encoding, self.budget());
         let Phase::Connected(connected) = &mut self.phase else { return Vec::new() };
         let push = Push { channel: channel.name().to_owned(), unsubscribe: Some(why), ..Push::default() };
         let push = Effect::Reply(Reply { push: Some(push), ..Reply::default() });
@@ -114,7 +115,7 @@ impl Session {
             }
             // The command's reply goes before the push that ends the subscription.
             Removed::Pending(pending) => {
-                vec![Effect::Reply(granted(&pending, &Position::live(), encoding)), push]
+                vec![Effect::Reply(granted(&pending, &Position::live(), encoding, budget)), push]
             }
             Removed::Active { .. } => vec![Effect::Leave { channel: channel.clone() }, push],
         }

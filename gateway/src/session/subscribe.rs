@@ -4,7 +4,8 @@
 use tidegate_shared::{
     channel::Channel,
     protocol::{
-        self, Empty, HistoryRequest, HistoryResult, Reply, SubscribeRequest, UnsubscribeRequest, codes,
+        self, Empty, HistoryRequest, HistoryResult, Reply, SubscribeRequest, SubscribeResult,
+        UnsubscribeRequest, codes,
     },
 };
 
@@ -89,19 +90,24 @@ impl Session {
         connected.subscriptions.delivery(ticket)
     }
 
-    /// The channel is joined at this position. Returns the reply, or `None` if the client unsubscribed meanwhile.
+    /// The channel is joined at this position. Returns the reply: granted, or an error if the client has not recovered and
+    /// wants an error for that. `None` if the client unsubscribed meanwhile.
     pub(crate) fn subscribed(
         &mut self,
         ticket: u32,
         channel: &Channel,
         position: &Position,
-    ) -> Option<Reply> {
+    ) -> Option<Result<Reply, Reply>> {
+        let (encoding, budget) = (self.encoding, self.budget());
         let Phase::Connected(connected) = &mut self.phase else { return None };
         let pending = connected.subscriptions.complete(ticket)?;
-        if pending.command == 0 {
-            return Some(announced(channel, granted(&pending, position, self.encoding)));
+        let reply = granted(&pending, position, encoding, budget);
+        let lost = |result: &SubscribeResult| result.positioned && result.was_recovering && !result.recovered;
+        if pending.or_refuse && reply.subscribe.as_ref().is_some_and(lost) {
+            connected.subscriptions.leave(channel);
+            return Some(Err(Reply::error(pending.command, codes::UNRECOVERABLE.error())));
         }
-        Some(granted(&pending, position, self.encoding))
+        Some(Ok(if pending.command == 0 { announced(channel, reply) } else { reply }))
     }
 
     /// Refuses a subscription whose channel cannot be joined.
@@ -128,7 +134,7 @@ impl Session {
     }
 
     pub(super) fn unsubscribe(&mut self, id: u32, request: &UnsubscribeRequest) -> Effects {
-        let encoding = self.encoding;
+        let (encoding, budget) = (self.encoding, self.budget());
         let Phase::Connected(connected) = &mut self.phase else { return Vec::new() };
         let done = Effect::Reply(Reply { id, unsubscribe: Some(Empty {}), ..Reply::default() });
         // Unsubscribing from a channel without a subscription succeeds, so an invalid name does too.
@@ -142,7 +148,7 @@ impl Session {
             }
             // Replies come in the order of the commands, so the `subscribe` is answered before the `unsubscribe`.
             Removed::Pending(pending) => {
-                vec![Effect::Reply(granted(&pending, &Position::live(), encoding)), done]
+                vec![Effect::Reply(granted(&pending, &Position::live(), encoding, budget)), done]
             }
             Removed::Active { .. } => vec![Effect::Leave { channel }, done],
         }
@@ -170,6 +176,12 @@ impl Session {
             Ok(Some(mut page)) => {
                 page.publications =
                     page.publications.into_iter().map(|p| p.suited_to(self.encoding)).collect();
+                let fits = self.budget().take_some(&page.publications);
+                if fits == 0 && !page.publications.is_empty() {
+                    let why = "the next publication is larger than gateway.limits.outbox";
+                    return refuse(id, codes::LIMIT_EXCEEDED.because(why));
+                }
+                page.publications.truncate(fits);
                 vec![Effect::Reply(Reply { id, history: Some(page), ..Reply::default() })]
             }
             Ok(None) => refuse(id, codes::UNRECOVERABLE),

@@ -52,7 +52,8 @@ pub(super) struct Pending {
     pub(super) asked: bool,
     /// Whether it receives joins and leaves.
     join_leave: bool,
-    or_refuse: bool,
+    /// Whether the client wants an error instead of a failed recovery.
+    pub(super) or_refuse: bool,
 }
 
 /// What a subscription asks for.

@@ -335,7 +335,7 @@ fn a_subscription_is_granted_once_it_is_joined() {
     let mut script = Script::connected(&[]);
     let ticket = ticket(&script.subscribe("chat:x"));
     assert_eq!(error(&script.subscribe("chat:x")), 105);
-    let result = script.session.subscribed(ticket, &chat_x(), &at(7)).unwrap().subscribe.unwrap();
+    let result = script.session.subscribed(ticket, &chat_x(), &at(7)).unwrap().unwrap().subscribe.unwrap();
     assert!(result.recoverable && result.positioned && !result.recovered && !result.was_recovering);
     assert_eq!((result.offset, result.epoch.as_str()), (7, "e"));
     let effects = script.unsubscribe("chat:x");
@@ -412,6 +412,7 @@ fn the_reply_says_whether_a_subscription_recovered() {
             .session
             .subscribed(*ticket, &chat_x(), &Position { joined, epoch: Some("e".into()) })
             .unwrap()
+            .unwrap()
             .subscribe
             .unwrap();
         assert_eq!(
@@ -425,7 +426,7 @@ fn the_reply_says_whether_a_subscription_recovered() {
 fn a_channel_that_lost_publications_is_resumed_and_a_personal_one_by_connecting_again() {
     let mut script = Script::connected(&[]);
     let ticket = ticket(&script.subscribe("chat:x"));
-    script.session.subscribed(ticket, &chat_x(), &at(7)).unwrap();
+    script.session.subscribed(ticket, &chat_x(), &at(7)).unwrap().unwrap();
     let effects = script.session.lost(&chat_x());
     let [Effect::Leave { .. }, Effect::Reply(push)] = &effects[..] else { panic!("{effects:?}") };
     assert_eq!(push.push.as_ref().unwrap().unsubscribe.as_ref().unwrap().code, 2500);
@@ -563,7 +564,7 @@ proptest! {
                 },
                 Step::Prepare(well) => match tickets.pop() {
                     Some((ticket, channel)) if well => match script.session.subscribed(ticket, &channel, &Position::live()) {
-                        Some(reply) => {
+                        Some(Ok(reply) | Err(reply)) => {
                             prop_assert!(!joined.contains(&channel));
                             joined.push(channel);
                             vec![Effect::Reply(reply)]

@@ -9,7 +9,7 @@ use tidegate_shared::{
 };
 
 use super::{
-    Connected, Effect, Effects, Now, Phase, Session, refuse, refuse_without_key,
+    Connected, Effect, Effects, Now, Phase, Session, refuse, refuse_withdrawn_key, refuse_without_key,
     validity::{Renewer, Validity},
 };
 use crate::policy::{
@@ -81,6 +81,7 @@ impl Session {
             Invalid::Expired => refuse(id, codes::TOKEN_EXPIRED),
             Invalid::Forged => refuse(id, codes::PERMISSION_DENIED.because("not a subscription token")),
             Invalid::UnknownKey { issuer } => refuse_without_key(id, issuer),
+            Invalid::WithdrawnKey { issuer } => refuse_withdrawn_key(id, issuer),
         })
     }
 
@@ -91,6 +92,7 @@ impl Session {
             && permit.channel == channel
             && permit.client.as_deref().is_none_or(|client| client == self.client.as_str());
         if !fits {
+            self.rules.verifier.note_mismatch("subscription", now.unix.as_secs());
             return Err(self.close(codes::INVALID_TOKEN));
         }
         let validity = self.validity(permit.expires_at, Renewer::Client, now);

@@ -66,6 +66,23 @@ fn code(answer: &Value) -> Option<u64> {
 }
 
 #[tokio::test]
+async fn a_request_whose_reply_subject_is_no_inbox_is_not_carried_out() {
+    let stack = start(quick("").gateways(1).workers(1)).await;
+    let (client, _events) = connect(&stack, 0, "42").await;
+    let id = tidegate_shared::id::RequestId::keyed("42", "echo", "a-key");
+    let place = stack.config().subjects().reply(&id);
+    let service = service(&stack).await;
+    // One message: NATS lets the gateway answer once, on whatever subject a message names.
+    service.publish_with_reply("tide.ctl.info", place, "{}".into()).await.unwrap();
+    // Requests are served in their order, so this answer comes after the one before it.
+    service.request("tide.ctl.info", "{}".into()).await.unwrap();
+    let jetstream = jetstream::new(setup(&stack).await);
+    let stored = jetstream.get_stream("TIDE_REPLY").await.unwrap().cached_info().state.messages;
+    assert_eq!(stored, 0, "no answer of the server API is stored as the answer of a request");
+    assert_eq!(client.rpc("echo#a-key", "1").await.unwrap(), "1", "the place of its answer is free");
+}
+
+#[tokio::test]
 async fn http_calls_without_the_key_are_refused() {
     let stack = start(quick(&kept_toml(20, "")).gateways(1)).await;
     let address = stack.gateways()[0].internal;

@@ -5,8 +5,13 @@ use std::time::Duration;
 use tidegate_cli::client::{CallError, Client, ConnectError, Options};
 use tidegate_cli::stack::Stack;
 use tidegate_shared::protocol::{Command, Encoding, HistoryRequest, codes};
-use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
 
+use crate::socket::{Socket, frame};
 use crate::support::{
     PATIENCE, connect, connect_as, fresh, get, history, http, kept_toml, next, nothing_panicked, quick, raw,
     raw_connected, resume, service, start, token, url,
@@ -47,6 +52,105 @@ async fn a_request_that_is_not_a_websocket_handshake_gets_an_http_error() {
 }
 
 #[tokio::test]
+async fn an_incomplete_or_ambiguous_handshake_gets_400_and_a_sentence() {
+    let stack = strict().await;
+    with_bystander(&stack, || async {
+        let public = stack.gateways()[0].public;
+        let headers = [
+            "host: x",
+            "connection: Upgrade",
+            "upgrade: websocket",
+            "sec-websocket-version: 13",
+            "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==",
+        ];
+        let ask = |path: &str, change: &dyn Fn(&str) -> String| {
+            let headers: String = headers.iter().map(|header| change(header)).collect();
+            let request = format!("GET {path} HTTP/1.1\r\n{headers}\r\n");
+            async move { http(public, &request).await }
+        };
+        let line = |header: &str| format!("{header}\r\n");
+        let instead = |name: &'static str, text: &'static str| {
+            move |header: &str| {
+                if header.starts_with(name) { text.to_owned() } else { format!("{header}\r\n") }
+            }
+        };
+        for path in ["/connection/websocket", "/connection/uni_websocket"] {
+            for (change, word) in [
+                (instead("sec-websocket-key", ""), "Sec-WebSocket-Key"),
+                (instead("sec-websocket-key", "sec-websocket-key:\r\n"), "Sec-WebSocket-Key"),
+                (instead("sec-websocket-key", "sec-websocket-key: x\r\n"), "Sec-WebSocket-Key"),
+                (
+                    instead(
+                        "sec-websocket-version",
+                        "sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
+                    ),
+                    "Sec-WebSocket-Key",
+                ),
+                (instead("host", ""), "Host"),
+                (instead("host", "host:\r\n"), "Host"),
+                (instead("host", "host: x\r\nhost: y\r\n"), "Host"),
+                (instead("host", "host: x\r\norigin: http://x\r\norigin: http://x\r\n"), "Origin"),
+                (instead("host", "host: x\r\norigin: http://x\r\norigin: https://evil\r\n"), "Origin"),
+            ] {
+                let (status, body) = ask(path, &change).await;
+                assert!(status == 400 && body.contains(word), "{path}, {word}: {status} {body:?}");
+            }
+        }
+        let whole: String = headers.iter().map(|header| line(header)).collect();
+        let mut socket = TcpStream::connect(public).await.unwrap();
+        let request = format!("GET /connection/websocket HTTP/1.1\r\n{whole}origin: http://x\r\n\r\n");
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let mut begin = [0; 12];
+        timeout(PATIENCE, socket.read_exact(&mut begin)).await.unwrap().unwrap();
+        assert_eq!(&begin, b"HTTP/1.1 101");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn requests_of_the_other_transports_need_one_host_and_at_most_one_origin() {
+    let stack = strict().await;
+    with_bystander(&stack, || async {
+        let public = stack.gateways()[0].public;
+        for path in ["/connection/http_stream", "/connection/sse", "/connection/uni_sse", "/emulation"] {
+            let method = if path.contains("sse") { "GET" } else { "POST" };
+            for (headers, word) in
+                [("", "Host"), ("host: x\r\norigin: http://x\r\norigin: http://x\r\n", "Origin")]
+            {
+                let request = format!(
+                    "{method} {path} HTTP/1.1\r\nconnection: close\r\n{headers}content-length: 0\r\n\r\n"
+                );
+                let (status, body) = http(public, &request).await;
+                assert!(status == 400 && body.contains(word), "{path}, {word}: {status} {body:?}");
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn null_a_repeated_key_or_half_a_surrogate_pair_does_not_end_a_connection() {
+    let stack = start(quick("").gateways(1)).await;
+    let mut client = raw_connected(&stack).await;
+    for (id, command) in [
+        r#""subscribe":{"channel":"chat:n","token":null,"recover":null,"offset":null,"epoch":null,"data":null,"tf":null}"#,
+        r#""publish":{"channel":"chat:other","channel":"chat:n","data":{"a":null,"a":1}}"#,
+        r#""unsubscribe":{"channel":null,"channel":"chat:n"}"#,
+        r#""subscribe":{"channel":"chat:\ud800"}"#,
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let id = u32::try_from(id).unwrap() + 10;
+        client.send_text(&format!(r#"{{"id":1,"id":{id},{command}}}"#)).await.unwrap();
+        let reply = client.reply().await.unwrap();
+        let reply = if reply.id == 0 { client.reply().await.unwrap() } else { reply };
+        assert!(reply.id == id && reply.error.is_none(), "{command}: {reply:?}");
+    }
+    nothing_panicked(&stack);
+}
+
+#[tokio::test]
 async fn a_foreign_page_may_not_connect() {
     let origins = r#"["https://app.example.com"]"#;
     let stack = start(quick("").gateways(1).variable("gateway", "TIDEGATE_GATEWAY__ORIGINS", origins)).await;
@@ -58,6 +162,40 @@ async fn a_foreign_page_may_not_connect() {
     let refused = with("https://evil.example.com").await.unwrap_err();
     assert!(matches!(&refused, ConnectError::Http { status: 403, .. }), "{refused:?}");
     with("https://app.example.com").await.unwrap();
+    with("https://evil.example.com").await.unwrap_err();
+    let log = stack.log_of("gateway-1");
+    assert_eq!(log.matches("refused a web page").count(), 1, "{log}");
+    let line = r#"gateway.origins = ["https://app.example.com", "https://evil.example.com"]"#;
+    assert!(log.contains(line), "{log}");
+}
+
+#[tokio::test]
+async fn in_development_a_dev_servers_page_may_connect() {
+    let stack = start(quick("").gateways(1)).await;
+    for origin in ["http://localhost:5173", "http://127.0.0.1:3000", "http://[::1]:8080"] {
+        let mut options = Options::new(url(&stack, 0)).token(token(&stack, "42"));
+        options.origin = Some(origin.to_owned());
+        Client::connect(options).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn both_addresses_say_what_they_are_and_where_to_go() {
+    let stack = start(quick("").gateways(1)).await;
+    let gateway = &stack.gateways()[0];
+    for (address, words) in [
+        (gateway.public, ["Tidegate", "/connection/websocket", "gateway.internal"]),
+        (gateway.internal, ["Tidegate", "/metrics", "gateway.listen"]),
+    ] {
+        for (path, status) in [("/", 200), ("/nowhere", 404), ("/connection", 404)] {
+            let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+            let (found, page) = http(address, &request).await;
+            assert_eq!(found, status, "{path}: {page}");
+            for word in words {
+                assert!(page.contains(word), "{path}: {page}");
+            }
+        }
+    }
 }
 
 #[tokio::test]
@@ -223,6 +361,31 @@ async fn names_with_nats_wildcards_are_plain_names() {
     })
     .await;
     assert!(events.try_next().is_none(), "nothing leaked");
+}
+
+#[tokio::test]
+async fn frames_that_break_the_websocket_protocol_are_closed_with_its_own_codes() {
+    let stack = start(quick("").gateways(1)).await;
+    let long = [&1000_u16.to_be_bytes()[..], &[b'x'; 124]].concat();
+    let bad_reason = [&1000_u16.to_be_bytes()[..], b"\xce\xba\xe1\xbd\xb9\xcf\x83\xed\xa0\x80"].concat();
+    for (what, bytes, code) in [
+        ("a close frame of one byte", frame(8, b"x"), 1002),
+        ("a close frame of 126 bytes", frame(8, &long), 1002),
+        ("a ping of 126 bytes", frame(9, &[b'x'; 126]), 1002),
+        ("a close reason that is no UTF-8", frame(8, &bad_reason), 1007),
+        ("a text that is no UTF-8", frame(1, b"\xff\xff"), 1007),
+        ("a reserved opcode", frame(3, b""), 1002),
+        ("a reserved bit", [&[0xc1, 0x80][..], &[0; 4]].concat(), 1002),
+        ("a frame without a mask", vec![0x81, 1, b'x'], 1002),
+        ("a continuation of nothing", frame(0, b"x"), 1002),
+    ] {
+        let mut socket = Socket::open(&stack).await;
+        socket.write(&bytes).await;
+        let (opcode, payload) = socket.frame(PATIENCE).await;
+        let found = payload.first_chunk().map(|code| u16::from_be_bytes(*code));
+        assert_eq!((opcode, found), (8, Some(code)), "{what}");
+    }
+    nothing_panicked(&stack);
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use tidegate_cli::{
 };
 use tidegate_shared::protocol::Encoding;
 
-use crate::support::{connect, event, get, quick, raw_connected, start, token, url};
+use crate::support::{connect, event, eventually, get, quick, raw_connected, service, start, token, url};
 
 #[tokio::test]
 async fn a_connect_reply_has_the_client_id_and_the_subscriptions() {
@@ -91,7 +91,7 @@ async fn a_full_gateway_turns_connections_away() {
     let refused = Client::connect(Options::new(url(&stack, 0)).token(token(&stack, "3"))).await.unwrap_err();
     assert!(matches!(refused, tidegate_cli::client::ConnectError::Http { status: 503, .. }), "{refused:?}");
     first.close().await;
-    crate::support::eventually("a place is free again", || async {
+    eventually("a place is free again", || async {
         Client::connect(Options::new(url(&stack, 0)).token(token(&stack, "3"))).await.is_ok()
     })
     .await;
@@ -108,4 +108,25 @@ async fn a_clients_close_frame_is_answered() {
     socket.send(Message::Close(Some(goodbye))).await.unwrap();
     let Some(Ok(Message::Close(Some(answer)))) = socket.next().await else { panic!("no close frame") };
     assert_eq!(answer.code, CloseCode::Normal);
+}
+
+#[tokio::test]
+async fn the_log_names_the_user_and_the_client_that_connect_and_why_they_disconnect() {
+    let stack = start(quick("").gateways(1)).await;
+    let line = |client: &str, words: &[&str]| {
+        let log = stack.log();
+        log.lines().any(|line| line.contains(client) && words.iter().all(|word| line.contains(word)))
+    };
+    let (client, _events) = connect(&stack, 0, "log-user").await;
+    let id = client.id();
+    eventually("the connect is logged", || async {
+        line(id, &["INFO", "connected", "user=\"log-user\"", "transport=\"websocket\""])
+    })
+    .await;
+    let order = r#"{"user":"log-user"}"#;
+    service(&stack).await.request("tide.ctl.disconnect", order.into()).await.unwrap();
+    eventually("the disconnect is logged", || async {
+        line(id, &["INFO", "disconnected", "user=\"log-user\"", "close.code=3503", "force disconnect"])
+    })
+    .await;
 }

@@ -223,6 +223,40 @@ async fn no_command_of_one_user_reaches_the_data_of_another() {
 }
 
 #[tokio::test]
+async fn the_personal_channels_of_users_whose_ids_look_like_lists_stay_their_own() {
+    let stack = start(quick(TOML).gateways(1)).await;
+    let longest = "x".repeat(255 - "inbox:#".len());
+    for (owner, other) in
+        [("cn=a,dc=b", "dc=b"), ("cn=a,dc=b", "cn=a"), ("x#42", "42"), (longest.as_str(), "x")]
+    {
+        let mut owner = Voice::of(&stack, 0, owner, &json!({})).await;
+        let mut other = Voice::of(&stack, 0, other, &json!({})).await;
+        for channel in [format!("#{}", owner.user), format!("inbox:#{}", owner.user)] {
+            let publish = json!({"channel": channel, "data": 1});
+            for (verb, what) in [
+                ("subscribe", json!({"channel": channel})),
+                ("history", json!({"channel": channel, "limit": 1})),
+                ("presence", json!({"channel": channel})),
+                ("publish", publish.clone()),
+            ] {
+                let refusal = other.say(verb, &what).await.error.unwrap();
+                // The namespace `user` has no presence.
+                assert!([103, 108].contains(&refusal.code), "{}: {verb} {channel}: {refusal:?}", other.user);
+            }
+            let own = owner.say("history", &json!({"channel": channel, "limit": 1})).await;
+            assert!(own.history.is_some(), "{channel}: {own:?}");
+        }
+        let inbox = format!("inbox:#{}", owner.user);
+        assert!(owner.say("publish", &json!({"channel": inbox, "data": 1})).await.error.is_none());
+        assert_eq!(owner.published().await, [(inbox, "1".to_owned())]);
+    }
+    let mut client = RawClient::open(&Options::new(url(&stack, 0))).await.unwrap();
+    let token = signed(&stack, &json!({"sub": format!("{longest}x")}));
+    client.send_text(&json!({"id": 1, "connect": {"token": token}}).to_string()).await.unwrap();
+    client.expect_close(3500).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_subscription_token_of_another_user_ends_the_connection() {
     let stack = start(quick(TOML).gateways(1)).await;
     for (channel, _) in HERS {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream};
 use tidegate_cli::client::CallError;
 
-use crate::support::{connect, quick, setup, start};
+use crate::support::{connect, quick, setup, start, worker_user};
 
 /// Calls until there is an answer, as an application with an idempotency key does.
 async fn insist(client: &tidegate_cli::client::Client, method: &str, body: &str) -> String {
@@ -66,4 +66,18 @@ async fn a_missed_later_answer_is_sent_again_when_its_key_is_repeated() {
     assert_eq!(crate::support::publication(&mut again, "#42").await, "1");
     assert_eq!(second.rpc("later.echo#k", "2").await.unwrap_err().code(), Some(1003));
     assert_eq!((events.try_next(), again.try_next()), (None, None), "nobody else, and once");
+}
+
+#[tokio::test]
+async fn a_stored_answer_that_cannot_be_read_is_a_permanent_error_that_says_so() {
+    let stack = start(quick("").gateways(1).workers(1)).await;
+    let (client, _events) = connect(&stack, 0, "42").await;
+    let id = tidegate_shared::id::RequestId::keyed("42", "echo", "a-key");
+    let place = stack.config().subjects().reply(&id);
+    let jetstream = async_nats::jetstream::new(worker_user(&stack).await);
+    jetstream.publish(place, "no headers".into()).await.unwrap().await.unwrap();
+    let Err(CallError::Server { temporary, message, .. }) = client.rpc("echo#a-key", "1").await else {
+        panic!("it has no answer")
+    };
+    assert!(!temporary && message.contains("the stored answer cannot be read"), "{message}");
 }

@@ -3,12 +3,63 @@
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tidegate_cli::client::{CallError, Event};
-use tidegate_shared::protocol::Encoding;
+use tidegate_cli::{
+    client::{CallError, Event},
+    stack::Stack,
+};
+use tidegate_shared::protocol::{Encoding, HistoryRequest};
 
 use crate::support::{
-    connect, connect_as, event, eventually, nothing_panicked, quick, raw_connected, setup, start,
+    PATIENCE, TOML, connect, connect_as, event, eventually, history, kept_toml, nothing_panicked, quick,
+    raw_connected, setup, start,
 };
+
+/// Takes the republished copies away, as if the gateway had missed them.
+async fn without_live_answers(stack: &Stack) {
+    let jetstream = async_nats::jetstream::new(setup(stack).await);
+    let mut config = jetstream.get_stream("TIDE_REPLY").await.unwrap().cached_info().config.clone();
+    config.republish = None;
+    jetstream.update_stream(config).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stored_answer_whose_live_copy_was_missed_is_returned_after_a_reconnect() {
+    let toml =
+        "[gateway]\nanswer_timeout = '60s'\n[gateway.drain]\nsettle = '60s'\n[worker]\nack_wait = '5s'";
+    let stack = start(Stack::builder().config(&format!("{toml}\n{TOML}")).gateways(1).workers(1)).await;
+    let (client, _events) = connect(&stack, 0, "42").await;
+    without_live_answers(&stack).await;
+    let calls: Vec<_> = ["echo", "echo#a-key"]
+        .map(|method| {
+            let client = client.clone();
+            async move { client.rpc(method, "1").await }
+        })
+        .into();
+    let calls = async { futures_util::future::join_all(calls).await };
+    let restart = async {
+        let jetstream = async_nats::jetstream::new(setup(&stack).await);
+        eventually("the answers are stored", || async {
+            jetstream.get_stream("TIDE_REPLY").await.unwrap().cached_info().state.messages == 2
+        })
+        .await;
+        stack.hold("nats").await.unwrap();
+        stack.start_process("nats").await.unwrap();
+    };
+    let (answers, ()) = tokio::time::timeout(PATIENCE, async { tokio::join!(calls, restart) }).await.unwrap();
+    for answer in answers {
+        assert_eq!(answer.unwrap(), "1");
+    }
+}
+
+#[tokio::test]
+async fn a_stored_answer_whose_live_copy_was_missed_is_returned_at_the_deadline() {
+    let stack = start(quick("").gateways(1).workers(1)).await;
+    let (client, _events) = connect(&stack, 0, "42").await;
+    without_live_answers(&stack).await;
+    for method in ["echo", "echo#a-key"] {
+        assert_eq!(client.rpc(method, "1").await.unwrap(), "1", "{method}");
+    }
+}
 
 #[tokio::test]
 async fn a_request_is_stored_handled_and_answered() {
@@ -131,4 +182,29 @@ async fn a_full_stream_refuses_requests_with_error_1000() {
     assert_eq!(codes.first(), Some(&1001));
     assert_eq!(codes.last(), Some(&1000));
     nothing_panicked(&stack);
+}
+
+#[tokio::test]
+async fn a_publish_beyond_the_limit_of_the_gateway_is_refused_at_once_and_the_others_keep_their_order() {
+    let limits = "[gateway]\nanswer_timeout = '20s'\n[gateway.drain]\nsettle = '20s'\n\
+                  [gateway.limits]\nmax_in_flight_total = 1\nmax_in_flight = 64\n";
+    let toml = format!("{limits}{}{TOML}", kept_toml(100, ""));
+    let stack = start(Stack::builder().config(&toml).gateways(1)).await;
+    let (client, _events) = connect(&stack, 0, "42").await;
+    let started = Instant::now();
+    let calls = (0..60).map(|n: u32| {
+        let client = client.clone();
+        async move { client.publish("kept:a", n.to_string()).await }
+    });
+    let results = futures_util::future::join_all(calls).await;
+    assert!(started.elapsed() < Duration::from_secs(10), "none waits for its deadline of 20 s");
+    let stored: Vec<_> = (0..60).filter(|n| results[*n].is_ok()).map(|n| n.to_string()).collect();
+    assert!((1..60).contains(&stored.len()), "{}", stored.len());
+    for result in results.into_iter().filter_map(Result::err) {
+        assert!(matches!(result, CallError::Server { code: 1000, temporary: true, .. }), "{result:?}");
+    }
+    let request = HistoryRequest { channel: "kept:a".into(), limit: -1, ..HistoryRequest::default() };
+    let page = history(&client, request).await.unwrap();
+    let read: Vec<_> = page.publications.iter().map(|p| String::from_utf8_lossy(&p.data)).collect();
+    assert_eq!(read, stored, "in the order in which they were sent");
 }

@@ -62,6 +62,43 @@ fn a_busy_port_is_named() {
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.contains(&address) && text.contains("gateway.listen"), "{text}");
+    assert!(text.contains("another process listens there") && !text.contains("os error"), "{text}");
+}
+
+#[test]
+fn a_gateway_names_the_configuration_file_it_read_or_says_that_it_read_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let first = || {
+        let mut command = Command::new(PROGRAM);
+        command.args(["--listen", &taken.local_addr().unwrap().to_string()]).current_dir(dir.path());
+        let text = String::from_utf8(command.stdin(Stdio::null()).output().unwrap().stderr).unwrap();
+        text.lines().next().unwrap_or_default().to_owned()
+    };
+    let none = first();
+    assert!(none.contains("no configuration file was read") && none.contains("--config"), "{none}");
+    std::fs::write(dir.path().join("tidegate.toml"), "").unwrap();
+    let usual = first();
+    assert!(usual.contains("configuration read") && usual.contains("tidegate.toml"), "{usual}");
+}
+
+#[test]
+fn a_gateway_in_production_starts_without_the_secrets_of_others() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let secret = "x".repeat(32);
+    let variables = [
+        ("TIDEGATE_GATEWAY__LISTEN", address.as_str()),
+        ("TIDEGATE_NATS__GATEWAY__PASSWORD", &secret),
+        ("TIDEGATE_AUTH__HMAC_SECRET", &secret),
+        ("TIDEGATE_API__KEY", ""),
+        ("TIDEGATE_NATS__WORKER__PASSWORD_FILE", "/nonexistent/secret"),
+    ];
+    let output = run("env = 'production'", &variables);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    // The configuration is accepted: what ends the gateway is the taken address.
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains(&address), "{text}");
 }
 
 #[tokio::test]

@@ -205,6 +205,11 @@ pub(crate) async fn setup(stack: &Stack) -> async_nats::Client {
     nats(stack, &stack.config().nats.setup).await
 }
 
+/// A plain NATS client with the worker user, which may store answers.
+pub(crate) async fn worker_user(stack: &Stack) -> async_nats::Client {
+    nats(stack, &stack.config().nats.worker).await
+}
+
 async fn nats(stack: &Stack, user: &tidegate_shared::config::NatsUser) -> async_nats::Client {
     async_nats::ConnectOptions::with_user_and_password(user.user.clone(), user.password.expose().to_owned())
         .custom_inbox_prefix(format!("_INBOX_{}", user.user))

@@ -29,6 +29,37 @@ fn issuer(name: &str, algorithm: &str, key: &str) -> String {
     )
 }
 
+#[tokio::test]
+async fn the_log_says_why_a_token_is_refused_once_and_never_shows_the_token() {
+    let right = Signer::es256();
+    let key = format!("public_key = \"\"\"{}\"\"\"", right.pem());
+    let stack = start(quick(&issuer("ids", "ES256", &key)).gateways(1)).await;
+    let forged = signed(&Signer::es256(), "ids", "ES256");
+    let hmac =
+        Signer::hmac("shared").token(&json!({"alg": "HS256"}), &json!({"iss": "https://ids", "sub": "42"}));
+    let foreign =
+        right.token(&json!({"alg": "ES256"}), &json!({"iss": "https://ids", "sub": "42", "aud": "other"}));
+    for token in [&forged, &forged, &forged, &hmac, &foreign, &foreign] {
+        let refused = Client::connect(Options::new(url(&stack, 0)).token(token.clone())).await.unwrap_err();
+        assert!(
+            matches!(&refused, ConnectError::Refused(CallError::Closed(end)) if end.code == 3500),
+            "{refused:?}"
+        );
+    }
+    let logged = |reason: &str| {
+        let log = stack.log();
+        log.lines().filter(|line| line.contains("a token is refused") && line.contains(reason)).count()
+    };
+    for reason in ["signature:", "algorithm:", "audience:"] {
+        eventually("the reason is logged", || async { logged(reason) > 0 }).await;
+        assert_eq!(logged(reason), 1, "{reason}");
+    }
+    for token in [forged, foreign, hmac] {
+        let signature = token.rsplit('.').next().unwrap();
+        assert!(!stack.log().contains(signature), "a token is in the log");
+    }
+}
+
 /// Returns a connection token of the issuer with this name.
 fn signed(signer: &Signer, name: &str, algorithm: &str) -> String {
     let iss = format!("https://{name}");

@@ -30,8 +30,13 @@ impl Broker {
     pub async fn last(&self, stream: &str, subject: &str) -> Result<Option<Message>, Refusal> {
         let request = format!("$JS.API.DIRECT.GET.{stream}.{subject}");
         match self.client.request(request, Bytes::new()).await {
-            Ok(message) if message.status == Some(StatusCode::NOT_FOUND) => Ok(None),
-            Ok(message) => Ok(Some(message)),
+            Ok(message) => match message.status {
+                None => Ok(Some(message)),
+                Some(StatusCode::NOT_FOUND) => Ok(None),
+                Some(status) => {
+                    Err(Refusal::Unavailable(format!("the broker answered with status {status}")))
+                }
+            },
             Err(error) => Err(Refusal::Unavailable(error.to_string())),
         }
     }

@@ -7,6 +7,7 @@ use std::{net::Ipv4Addr, path::PathBuf};
 use serde::Deserialize;
 
 use super::{AuthConfig, Config, unit::Secret};
+use crate::failure;
 
 /// The name of the issuer that `[auth]` itself describes.
 pub const SHORT_FORM: &str = "auth";
@@ -117,7 +118,7 @@ fn read(
     }
     std::fs::read_to_string(path)
         .map(Some)
-        .map_err(|error| (key, format!("{} cannot be read: {error}", path.display())))
+        .map_err(|error| (key, format!("{} cannot be read: {}", path.display(), failure::reason(&error))))
 }
 
 impl AuthConfig {

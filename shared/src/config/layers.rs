@@ -2,7 +2,8 @@
 
 use figment::{Figment, error::Kind};
 
-use super::ConfigError;
+use super::{ConfigError, Role, place::Places};
+use crate::failure;
 
 /// One value together with its source, for error messages.
 pub(super) struct Named {
@@ -43,38 +44,30 @@ fn nest(dict: &mut figment::value::Dict, key: &str, value: figment::value::Value
     }
 }
 
-/// `TIDEGATE_A__B` sets `a.b`. `TIDEGATE_A__B_FILE` sets it to the content of the file.
+/// Sets `key` to the value of a variable, or, if the key ends with `_file`, to the content of the file that it names.
 pub(super) fn merge_variable(
     figment: Figment,
+    role: Role,
     variable: &str,
     key: &str,
     value: &str,
 ) -> Result<Figment, ConfigError> {
-    let key = key.to_lowercase().replace("__", ".");
-    if let Some(key) = key.strip_suffix("_file") {
-        let secret = std::fs::read_to_string(value).map_err(|error| {
-            ConfigError(format!("{variable} names {value}, which cannot be read: {error}"))
-        })?;
-        return Ok(figment.merge(Named::new(
-            variable.to_owned(),
-            key,
-            secret.trim_end_matches(['\n', '\r']),
-        )));
+    let Some(key) = key.strip_suffix("_file") else {
+        return Ok(figment.merge(Named::new(variable.to_owned(), key, value)));
+    };
+    if !role.uses(key) {
+        // The file may be closed to this program, which does not use the secret.
+        return Ok(figment);
     }
-    Ok(figment.merge(Named::new(variable.to_owned(), &key, value)))
+    let secret = std::fs::read_to_string(value).map_err(|error| {
+        ConfigError(format!("{variable} names {value}, which cannot be read: {}", failure::reason(&error)))
+    })?;
+    Ok(figment.merge(Named::new(variable.to_owned(), key, secret.trim_end_matches(['\n', '\r']))))
 }
 
-pub(super) fn source_of(metadata: &figment::Metadata) -> String {
-    match &metadata.source {
-        Some(figment::Source::File(path)) => format!(" (from {})", path.display()),
-        _ if metadata.name.starts_with("TOML") => " (from the built-in defaults)".to_owned(),
-        _ => format!(" (from {})", metadata.name),
-    }
-}
-
-pub(super) fn explain(error: &figment::Error) -> ConfigError {
+pub(super) fn explain(error: &figment::Error, places: &Places<'_>) -> ConfigError {
     let key = error.path.join(".");
-    let source = error.metadata.as_ref().map(source_of).unwrap_or_default();
+    let place = |key: &str| places.with(key, error.metadata.as_ref());
     ConfigError(match &error.kind {
         Kind::UnknownField(name, known) => {
             let full = if key.ends_with(name.as_str()) || key.is_empty() {
@@ -92,12 +85,14 @@ pub(super) fn explain(error: &figment::Error) -> ConfigError {
                 }
                 _ => format!("known here: {}", known.join(", ")),
             };
-            format!("`{full}`{source} is not a key: {hint}")
+            format!("`{full}`{} is not a key: {hint}", place(&full))
         }
         Kind::MissingField(name) => {
             let full = if key.is_empty() { name.to_string() } else { format!("{key}.{name}") };
-            format!("`{full}`{source} is missing")
+            format!("`{full}`{} is missing: set it", place(&full))
         }
-        kind => format!("`{key}`{source}: {kind}"),
+        // The text itself is no TOML.
+        kind if key.is_empty() => format!("the configuration{}: {kind}", place("")),
+        kind => format!("`{key}`{}: {kind}", place(&key)),
     })
 }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::unit;
-use crate::channel::{Channel, DEFAULT_NAMESPACE, USER_NAMESPACE};
+use super::{Config, unit};
+use crate::channel::{Channel, DEFAULT_NAMESPACE, MAX_CHANNEL_LEN, USER_NAMESPACE};
 
 /// A namespace: the channels whose names begin with `<name>:`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -254,5 +254,14 @@ impl Namespace {
     /// Whether clients can recover what they missed.
     pub fn has_history(&self) -> bool {
         self.history_size > 0
+    }
+}
+
+impl Config {
+    /// Returns the length in bytes of the longest user id: the name of each of a user's personal channels is a channel's name.
+    pub fn longest_user_id(&self) -> usize {
+        let personal = self.namespaces.iter().filter(|namespace| namespace.personal);
+        let prefix = personal.map(|namespace| namespace.prefix().len()).max().unwrap_or_default();
+        MAX_CHANNEL_LEN.saturating_sub(prefix + "#".len())
     }
 }

@@ -7,6 +7,9 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 use super::unit;
 use crate::{hook::Event, route::Pattern, subject::Subjects};
 
+/// The handlers of the stock worker.
+pub const STOCK_HANDLERS: [&str; 3] = ["echo", "quakes", "room"];
+
 /// One entry of the route table, which gateway, worker and `tidegate apply` all read.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]

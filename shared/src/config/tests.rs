@@ -1,5 +1,7 @@
 //! What configuration says about itself when it is wrong.
 
+use std::{collections::BTreeMap, path::Path};
+
 use super::*;
 
 #[expect(clippy::unwrap_in_result, reason = "the result is what is tested, the files around it are not")]
@@ -85,7 +87,8 @@ fn an_unknown_key_is_named_with_its_source_and_a_suggestion() {
     );
     let error = refusal("", &[("TIDEGATE_GATEWAY__ANSWER_TIMEOT", "1s")]);
     assert!(
-        error.contains("TIDEGATE_GATEWAY__ANSWER_TIMEOT") && error.contains("`answer_timeout`"),
+        error.contains("TIDEGATE_GATEWAY__ANSWER_TIMEOT")
+            && error.contains("TIDEGATE_GATEWAY__ANSWER_TIMEOUT?"),
         "{error}"
     );
 }
@@ -112,8 +115,9 @@ fn production_refuses_the_public_default_secrets() {
         "NATS__SERVICE__PASSWORD",
         "NATS__SETUP__PASSWORD",
         "API__KEY",
+        "AUTH__MAX_TOKEN_LIFE",
     ]
-    .map(|key| (format!("TIDEGATE_{key}"), "x".repeat(32)))
+    .map(|key| (format!("TIDEGATE_{key}"), if key.ends_with("LIFE") { "24h".into() } else { "x".repeat(32) }))
     .to_vec();
     let own: Vec<(&str, &str)> = own.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
     assert!(load("env = 'production'", &own).is_ok());
@@ -127,6 +131,25 @@ fn production_refuses_the_public_default_secrets() {
     let closed: Vec<_> =
         own.iter().map(|(key, value)| (*key, if key.contains("API") { "" } else { *value })).collect();
     assert!(load("env = 'production'", &closed).is_ok(), "a door that is closed needs no key");
+    for (length, accepted) in [(31, false), (32, true)] {
+        let key = "k".repeat(length);
+        let keyed: Vec<_> = own
+            .iter()
+            .map(|(name, value)| (*name, if name.contains("API") { &*key } else { *value }))
+            .collect();
+        let loaded = load("env = 'production'", &keyed);
+        assert_eq!(loaded.is_ok(), accepted, "{length}");
+        assert!(accepted || loaded.unwrap_err().contains("api.key"));
+    }
+}
+
+#[test]
+fn the_life_of_tokens_is_limited_to_a_year_at_most() {
+    assert!(load("[auth]\nmax_token_life = '0s'", &[]).unwrap().auth.max_token_life.is_zero());
+    assert!(load("[auth]\nmax_token_life = '8760h'", &[]).is_ok());
+    for life in ["8761h", "500ms"] {
+        assert!(refusal(&format!("[auth]\nmax_token_life = '{life}'"), &[]).contains("auth.max_token_life"));
+    }
 }
 
 #[test]
@@ -231,6 +254,7 @@ fn production_refuses_known_and_short_secrets_of_issuers_too() {
         .map(|user| (format!("TIDEGATE_NATS__{user}__PASSWORD"), "x".repeat(32)))
         .to_vec();
     own.push(("TIDEGATE_API__KEY".to_owned(), String::new()));
+    own.push(("TIDEGATE_AUTH__MAX_TOKEN_LIFE".to_owned(), "24h".to_owned()));
     let own: Vec<(&str, &str)> = own.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
     let production = |secret: &str| {
         format!(
@@ -283,6 +307,15 @@ fn personal_channels_use_the_wildcard_fanout_and_others_by_configuration() {
 }
 
 #[test]
+fn no_connection_begins_with_the_personal_channel_of_one_user() {
+    let namespace = |keys: &str| format!("[[namespace]]\nname = 'a'\n{keys}");
+    assert!(load(&namespace("personal = true\nautomatic = ['all', 'a#b']"), &[]).is_ok());
+    assert!(load(&namespace("automatic = ['#42']"), &[]).is_ok());
+    let error = refusal(&namespace("personal = true\nautomatic = ['#42']"), &[]);
+    assert!(error.contains("namespace.0.automatic") && error.contains("one user"), "{error}");
+}
+
+#[test]
 fn publish_worker_needs_a_route_and_the_route_needs_its_namespace() {
     let namespace = "[[namespace]]\nname = 'room'\npublish = 'worker'\n";
     let route = "[[route]]\nname = 'rooms'\nmatch = 'pub.room'\n";
@@ -309,4 +342,177 @@ fn memory_storage_needs_replicas() {
     let error = refusal(&namespace(""), &[]);
     assert!(error.contains("namespace.0.storage") && error.contains("restarts"), "{error}");
     assert!(refusal(&namespace("replicas = 6"), &[]).contains("namespace.0.replicas"));
+}
+
+#[test]
+fn a_variable_that_sets_no_key_is_refused_with_the_name_that_is_meant() {
+    for (typed, meant) in [
+        ("TIDEGATE_GATEWAY_LISTEN", "TIDEGATE_GATEWAY__LISTEN"),
+        ("TIDEGATE__GATEWAY__LISTEN", "TIDEGATE_GATEWAY__LISTEN"),
+        ("TIDEGATE_GATEWAY___LISTEN", "TIDEGATE_GATEWAY__LISTEN"),
+        ("TIDEGATE_GATEWAY__LISTN", "TIDEGATE_GATEWAY__LISTEN"),
+        ("TIDEGATE_LOG_LEVEL", "TIDEGATE_LOG__LEVEL"),
+        ("TIDEGATE_NATS_URL", "TIDEGATE_NATS__URL"),
+        ("TIDEGATE_NATS_GATEWAY_PASSWORD", "TIDEGATE_NATS__GATEWAY__PASSWORD"),
+        ("TIDEGATE_NATS_GATEWAY_PASSWORD_FILE", "TIDEGATE_NATS__GATEWAY__PASSWORD_FILE"),
+        ("TIDEGATE_GATEWAY__LIMITS_CHANNELS", "TIDEGATE_GATEWAY__LIMITS__CHANNELS"),
+        ("TIDEGATE_AUTH__HMAC__SECRET", "TIDEGATE_AUTH__HMAC_SECRET"),
+        ("TIDEGATE_HMAC_SECRET", "TIDEGATE_<SECTION>__<KEY>"),
+        ("TIDEGATE_", "TIDEGATE_<SECTION>__<KEY>"),
+        ("TIDEGATE_PORT", "TIDEGATE_<SECTION>__<KEY>"),
+    ] {
+        let error = refusal("", &[(typed, "1s")]);
+        assert!(error.contains(typed) && error.contains(meant), "{typed}: {error}");
+    }
+    assert!(
+        load("", &[("TIDEGATE_CONFIG", "x"), ("TIDEGATE_ENV", "development"), ("OTHER_GATEWAY", "1")])
+            .is_ok()
+    );
+    let kubernetes = [
+        ("KUBERNETES_SERVICE_HOST", "10.0.0.1"),
+        ("TIDEGATE_GATEWAY_SERVICE_HOST", "10.0.0.2"),
+        ("TIDEGATE_GATEWAY_SERVICE_PORT_CLIENTS", "8000"),
+        ("TIDEGATE_GATEWAY_PORT", "tcp://10.0.0.2:8000"),
+        ("TIDEGATE_GATEWAY_PORT_8000_TCP_ADDR", "10.0.0.2"),
+        ("TIDEGATE_SERVICE_HOST", "10.0.0.2"),
+    ];
+    assert!(load("", &kubernetes).is_ok(), "variables that Kubernetes sets for services");
+    let error = refusal("", &[kubernetes[0], ("TIDEGATE_GATEWAY_LISTEN", "127.0.0.1:1")]);
+    assert!(error.contains("TIDEGATE_GATEWAY__LISTEN"), "{error}");
+}
+
+#[test]
+fn an_error_names_the_namespace_route_or_issuer_and_the_line_of_the_file() {
+    let route = "[[route]]\nname = 'orders'\nmatch = 'rpc.orders'\n";
+    for (toml, name, line) in [
+        (
+            "[[namespace]]\nname = 'a'\n[[namespace]]\nname = 'chat'\nforce_join_leave = true\n",
+            "namespace \"chat\"",
+            5,
+        ),
+        ("[[namespace]]\nname = 'chat'\nhistory_sise = 1\n", "namespace \"chat\"", 3),
+        ("[[namespace]]\nname = 'chat'\nhistory_size = 'many'\n", "namespace \"chat\"", 3),
+        ("[[namespace]]\nname = 'chat'\nallow_publish = 'everybody'\n", "namespace \"chat\"", 3),
+        (&format!("{route}timeout = 5\n"), "route \"orders\"", 4),
+        (&format!("{route}max_attempts = 0\n"), "route \"orders\"", 4),
+        (&format!("\n{route}backoff = {{ base = '2h' }}\n"), "route \"orders\"", 5),
+        ("[[route]]\nname = 'orders'\n", "route \"orders\"", 1),
+        (&format!("{ISSUER}algorithms = []\npublic_key = 'x'"), "issuer \"a\"", 4),
+        ("[gateway]\n\nping_interval = '1ms'\n", ".toml line 3", 3),
+    ] {
+        let error = refusal(toml, &[]);
+        assert!(error.contains(name) && error.contains(&format!(".toml line {line})")), "{toml}: {error}");
+    }
+    let routes = ("TIDEGATE_ROUTE", "[{name=\"orders\", match=\"rpc.orders\", max_attempts=0}]");
+    let error = refusal("", &[routes]);
+    assert!(error.contains("(route \"orders\", from TIDEGATE_ROUTE)"), "{error}");
+    let error = refusal("[gateway\n", &[]);
+    assert!(error.contains(".toml") && error.contains("line 1") && !error.contains("``"), "{error}");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named_with_the_next_step_and_without_a_number() {
+    let directory = std::env::temp_dir();
+    let of = |file: &Path| Config::from_sources(Some(file), BTreeMap::new(), &[]).unwrap_err().to_string();
+    for error in [
+        of(Path::new("/nonexistent/tidegate.toml")),
+        of(&directory),
+        refusal("", &[("TIDEGATE_API__KEY_FILE", "/nonexistent/key")]),
+        refusal("", &[("TIDEGATE_API__KEY_FILE", directory.to_str().unwrap())]),
+        refusal(&format!("{ISSUER}algorithms = ['RS256']\npublic_key_file = '/nonexistent/key'"), &[]),
+    ] {
+        assert!(!error.contains("os error"), "{error}");
+        let step = ["name another with", "--config", "check"].iter().any(|step| error.contains(step));
+        assert!(step, "{error}");
+    }
+}
+
+#[test]
+fn an_origin_that_can_never_match_and_an_unknown_stock_handler_are_refused() {
+    let error = refusal("[gateway]\norigins = ['https://a.example.com', 'https://*.example.com']", &[]);
+    assert!(
+        error.contains("gateway.origins") && error.contains("line 2") && error.contains("*.example"),
+        "{error}"
+    );
+    let error = refusal("[[route]]\nname = 'a'\nmatch = 'rpc.a'\nhandler = 'ecko'\n", &[]);
+    assert!(error.contains("route.0.handler") && error.contains("echo, quakes, room"), "{error}");
+}
+
+/// The variables of a production deployment with secrets of its own.
+fn own_secrets() -> Vec<(&'static str, String)> {
+    [
+        ("TIDEGATE_AUTH__HMAC_SECRET", 32),
+        ("TIDEGATE_API__KEY", 32),
+        ("TIDEGATE_NATS__GATEWAY__PASSWORD", 16),
+        ("TIDEGATE_NATS__WORKER__PASSWORD", 16),
+        ("TIDEGATE_NATS__SERVICE__PASSWORD", 16),
+        ("TIDEGATE_NATS__SETUP__PASSWORD", 16),
+    ]
+    .map(|(name, length)| (name, "x".repeat(length)))
+    .to_vec()
+}
+
+#[test]
+fn each_program_needs_only_its_own_secrets_in_production() {
+    let load = |role, secrets: &[(&str, String)]| {
+        let mut variables: BTreeMap<String, String> =
+            secrets.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+        variables.insert("TIDEGATE_ENV".to_owned(), "production".to_owned());
+        variables.insert("TIDEGATE_AUTH__MAX_TOKEN_LIFE".to_owned(), "24h".to_owned());
+        Config::from_sources_as(role, None, variables, &[]).map_err(|error| error.to_string())
+    };
+    for (role, needs) in [
+        (Role::All, &["AUTH__HMAC_SECRET", "API__KEY", "GATEWAY", "WORKER", "SERVICE", "SETUP"][..]),
+        (Role::Gateway, &["AUTH__HMAC_SECRET", "API__KEY", "NATS__GATEWAY"]),
+        (Role::Worker, &["NATS__WORKER"]),
+        (Role::Setup, &["NATS__SETUP"]),
+        (Role::Service, &["NATS__SERVICE"]),
+        (Role::Signer, &["AUTH__HMAC_SECRET"]),
+        (Role::Client, &[]),
+    ] {
+        let own = own_secrets();
+        let needed = |name: &str| needs.iter().any(|need| name.contains(need));
+        let its: Vec<_> = own.iter().filter(|(name, _)| needed(name)).cloned().collect();
+        load(role, &its).unwrap_or_else(|error| panic!("{role:?} starts with its own secrets: {error}"));
+        for (missing, _) in &its {
+            let others: Vec<_> = own.iter().filter(|(name, _)| name != missing).cloned().collect();
+            let error = load(role, &others).expect_err("refused");
+            assert!(error.contains(missing), "{role:?} without {missing}: {error}");
+        }
+        // A file that another program's user owns.
+        for (foreign, _) in own.iter().filter(|(name, _)| !needed(name)) {
+            let mut all = its.clone();
+            let file = format!("{foreign}_FILE");
+            all.push((&file, "/nonexistent/secret".to_owned()));
+            assert!(load(role, &all).is_ok(), "{role:?} reads {foreign}");
+        }
+    }
+}
+
+#[test]
+fn production_refuses_a_secret_of_a_few_letters_with_the_least_length() {
+    for (key, least) in own_secrets().into_iter().map(|(key, value)| (key, value.len())) {
+        for length in [1, least - 1] {
+            let mut own = own_secrets();
+            own.iter_mut().filter(|(name, _)| *name == key).for_each(|(_, value)| value.truncate(length));
+            let own: Vec<_> = own.iter().map(|(name, value)| (*name, value.as_str())).collect();
+            let error = refusal("env = 'production'", &own);
+            assert!(error.contains(key) && error.contains(&format!("at least {least} bytes")), "{error}");
+        }
+    }
+}
+
+#[test]
+fn the_namespace_user_keeps_its_own_defaults_when_it_sets_something_else() {
+    let user = |keys: &str| {
+        let namespaces =
+            load(&format!("[[namespace]]\nname = 'user'\n{keys}"), &[]).unwrap().all_namespaces();
+        namespaces.into_iter().find(|namespace| namespace.name == "user").unwrap()
+    };
+    assert_eq!(user(""), Namespace::user());
+    assert_eq!(user("history_size = 5\n").history_size, 5);
+    assert_eq!(user("history_size = 0\n").history_size, 0);
+    let presence = user("presence = true\n");
+    assert_eq!((presence.history_size, presence.allow_subscribe), (100, Audience::Nobody));
+    assert!(refusal("[[namespace]]\nname = 'user'\nallow_subscribe = 'anyone'", &[]).contains("nobody"));
 }

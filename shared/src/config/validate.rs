@@ -2,25 +2,35 @@
 
 use std::time::Duration;
 
-use super::{AnswerMode, Config, Environment, Match, Secret};
+use super::{AnswerMode, Config, Environment, Match, Role, STOCK_HANDLERS};
 use crate::token::Token;
 
 mod namespaces;
+mod origins;
+mod secrets;
 pub(super) mod tokens;
 
 type Problem = (String, String);
 
-pub(super) fn validate(config: &Config) -> Result<(), Problem> {
+/// Checks the configuration for one reader. What gateways, workers and `tidegate apply` must agree on is checked for each.
+pub(super) fn validate(config: &Config, role: Role) -> Result<(), Problem> {
     names(config)?;
     routes(config)?;
     namespaces::publishes(config)?;
     limits(config)?;
     hooks(config)?;
-    tokens::auth(config)?;
-    tokens::issuers(config)?;
+    if role == Role::All {
+        handlers(config)?;
+    }
+    if role.serves() {
+        tokens::auth(config)?;
+        tokens::issuers(config)?;
+        origins::origins(config)?;
+    }
     match config.env {
-        Environment::Development => development(config),
-        Environment::Production => production(config),
+        Environment::Development if role.serves() => development(config),
+        Environment::Development => Ok(()),
+        Environment::Production => secrets::production(config, role),
     }
 }
 
@@ -153,34 +163,18 @@ fn development(config: &Config) -> Result<(), Problem> {
     Ok(())
 }
 
-fn production(config: &Config) -> Result<(), Problem> {
-    let secrets: [(&str, &Secret); 4] = [
-        ("nats.gateway.password", &config.nats.gateway.password),
-        ("nats.worker.password", &config.nats.worker.password),
-        ("nats.service.password", &config.nats.service.password),
-        ("nats.setup.password", &config.nats.setup.password),
-    ];
-    tokens::production(config)?;
-    if config.api.key.is_built_in() {
+fn handlers(config: &Config) -> Result<(), Problem> {
+    for (index, route) in config.routes.iter().enumerate() {
+        let Some(handler) = route.handler.as_deref().filter(|handler| !STOCK_HANDLERS.contains(handler))
+        else {
+            continue;
+        };
         return problem(
-            "api.key",
-            "env = \"production\" needs a secret of your own: set TIDEGATE_API__KEY or TIDEGATE_API__KEY_FILE; or \
-             switch the server API off over HTTP with api.key = \"\"",
-        );
-    }
-    for (key, secret) in secrets {
-        let variable = format!("TIDEGATE_{}", key.replace('.', "__").to_uppercase());
-        if secret.is_empty() || secret.is_built_in() {
-            return problem(
-                key,
-                format!("env = \"production\" needs a secret of your own: set {variable} or {variable}_FILE"),
-            );
-        }
-    }
-    if config.gateway.origins.iter().any(|origin| origin == "*") {
-        return problem(
-            "gateway.origins",
-            "\"*\" lets every web page connect as its visitor: list the allowed origins in production",
+            format!("route.{index}.handler"),
+            format!(
+                "there is no handler {handler:?} in the stock worker; there are {}; leave it out for workers of your own",
+                STOCK_HANDLERS.join(", ")
+            ),
         );
     }
     Ok(())

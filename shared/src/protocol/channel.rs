@@ -34,7 +34,7 @@ pub struct SubscribeRequest {
     pub offset: u64,
     /// Application data for hooks, not interpreted.
     #[prost(bytes = "bytes", tag = "8")]
-    #[serde(with = "json::raw", skip_serializing_if = "Bytes::is_empty")]
+    #[serde(with = "json::note", skip_serializing_if = "Bytes::is_empty")]
     pub data: Bytes,
     /// Asks the server to watch the position for gaps.
     #[prost(bool, tag = "9")]

@@ -154,6 +154,10 @@ impl Disconnect {
     }
 }
 
+/// A frame breaks the WebSocket protocol (RFC 6455).
+pub const PROTOCOL_ERROR: Disconnect = Disconnect::new(1002, "protocol error");
+/// A text message or a close reason is no UTF-8 (RFC 6455).
+pub const INVALID_UTF8: Disconnect = Disconnect::new(1007, "invalid UTF-8");
 /// The client's message is longer than `gateway.limits.message`. The WebSocket standard's own code.
 pub const MESSAGE_TOO_BIG: Disconnect = Disconnect::new(1009, "message too big");
 /// The gateway is shutting down.
@@ -189,6 +193,8 @@ pub const SEND_NOT_AVAILABLE: Disconnect = Disconnect::new(3508, "not available"
 
 /// All disconnects of this file, in numeric order.
 pub const DISCONNECTS: &[Disconnect] = &[
+    PROTOCOL_ERROR,
+    INVALID_UTF8,
     MESSAGE_TOO_BIG,
     SHUTDOWN,
     SERVER_ERROR,

@@ -17,7 +17,7 @@ pub struct ConnectRequest {
     pub token: String,
     /// Application data for hooks, not interpreted.
     #[prost(bytes = "bytes", tag = "2")]
-    #[serde(with = "json::raw", skip_serializing_if = "Bytes::is_empty")]
+    #[serde(with = "json::note", skip_serializing_if = "Bytes::is_empty")]
     pub data: Bytes,
     /// The client's last positions in its server-side subscriptions.
     #[prost(btree_map = "string, message", tag = "3")]

@@ -7,14 +7,14 @@ use data_encoding::BASE64;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
-use super::CodecError;
+use super::{CodecError, lenient};
 
 /// Splits a text frame into its documents. One newline at the end is allowed; an empty document is malformed.
 pub fn decode<T: DeserializeOwned>(frame: &str) -> impl Iterator<Item = Result<T, CodecError>> {
     let frame = frame.strip_suffix('\n').unwrap_or(frame);
-    frame.split('\n').map(|document| {
-        serde_json::from_str(document).map_err(|error| CodecError::Malformed(error.to_string()))
-    })
+    frame
+        .split('\n')
+        .map(|document| lenient::from_str(document).map_err(|error| CodecError::Malformed(error.to_string())))
 }
 
 /// Encodes one message as one document, free of raw newlines.
@@ -84,6 +84,25 @@ pub mod raw {
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
         let raw = <&RawValue>::deserialize(deserializer)?;
         Ok(Bytes::copy_from_slice(raw.get().as_bytes()))
+    }
+}
+
+/// Serde for a note: raw JSON that says nothing if it is `null`. Unlike a payload it has no meaning of its own then.
+pub mod note {
+    use bytes::Bytes;
+    use serde::{Deserializer, Serializer};
+
+    use super::raw;
+
+    /// Embeds the bytes as they are; an error if they are not one JSON value.
+    pub fn serialize<S: Serializer>(bytes: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
+        raw::serialize(bytes, serializer)
+    }
+
+    /// Keeps the value's text as it was written, and nothing of `null`.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
+        let bytes = raw::deserialize(deserializer)?;
+        Ok(if bytes == "null" { Bytes::new() } else { bytes })
     }
 }
 

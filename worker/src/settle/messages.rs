@@ -1,12 +1,13 @@
 //! The messages that a settlement stores: their headers, and the checks on a handler's publications.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use async_nats::HeaderMap;
 use tidegate_shared::{
     channel::Channel,
     envelope::{self, one_line},
     header,
+    topology::{IN, consumer_name},
 };
 
 use super::Settlement;
@@ -21,24 +22,17 @@ impl Settlement {
 
     /// The headers of a parked request: its own, the time of its next delivery and the subject of that delivery. `None` when
     /// the request was delivered on a subject that is not a request's.
-    pub(super) fn park_headers(&self, delay: Duration, attempt: u32, mark: &str) -> Option<HeaderMap> {
+    pub(super) async fn park_headers(&self, delay: Duration, attempt: u32, mark: &str) -> Option<HeaderMap> {
         let target = self.engine.subjects.due(self.delivery.subject())?;
-        let at = humantime::format_rfc3339_millis(SystemTime::now() + delay);
+        let consumer = consumer_name(&self.route.config);
+        let now = self.engine.clock.now(&self.engine.broker, IN, consumer).await;
+        let at = humantime::format_rfc3339_millis(now + delay);
         let mut headers = self.delivery.headers();
         headers.insert(header::ATTEMPT, attempt.to_string());
         headers.insert(header::MSG_ID, format!("{}.{mark}", self.request.id));
         headers.insert(header::SCHEDULE, format!("@at {at}"));
         headers.insert(header::SCHEDULE_TARGET, target);
         Some(headers)
-    }
-
-    /// The headers of the request's dead letter.
-    pub(super) fn dead_headers(&self, attempts: u32, reason: &str) -> HeaderMap {
-        let mut headers = self.delivery.headers();
-        headers.insert(header::DEAD_REASON, one_line(reason));
-        headers.insert(header::ATTEMPT, attempts.to_string());
-        headers.insert(header::MSG_ID, format!("{}.dead", self.request.id));
-        headers
     }
 
     /// Stores the answer's publication number `index`. The error is the reason why this attempt fails.

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use bytes::Bytes;
 use serde_json::{Value, json};
 use tidegate_shared::{
@@ -7,8 +9,9 @@ use tidegate_shared::{
     topology::{REPLY, channel_stream},
 };
 use tidegate_worker::{Failure, Json, Publication, Publications, Router, State, on};
+use tokio::sync::Semaphore;
 
-use crate::support::{Notes, Tide, header, next};
+use crate::support::{Notes, Tide, eventually, header, next};
 
 const ROUTE: &str = "[[route]]\nname = \"echo\"\nmatch = \"rpc.echo\"\n";
 
@@ -66,6 +69,29 @@ async fn a_request_that_has_an_answer_does_not_run_again() {
     assert_eq!(notes.all(), Vec::<Value>::new());
     assert_eq!(tide.stored(&request).await, Some(first));
     assert_eq!(worker.outcomes("echo", "already_answered"), 1);
+}
+
+#[tokio::test]
+async fn a_request_that_another_worker_has_answered_meanwhile_becomes_no_dead_letter() {
+    async fn dies(State((notes, gate)): State<(Notes, Arc<Semaphore>)>) -> Result<(), Failure> {
+        notes.note("begun");
+        let _pass = gate.acquire().await;
+        Err(Failure::Dead("too late".to_owned()))
+    }
+    let tide = Tide::start(ROUTE).await;
+    let config = tide.config();
+    let (notes, gate) = (Notes::default(), Arc::new(Semaphore::new(0)));
+    let router = Router::with_state((notes.clone(), Arc::clone(&gate))).route("echo", on(dies));
+    let worker = tide.work("w1", router).await;
+    let request = tide.ask("echo", "1").await;
+    eventually("the handler runs", async || (notes.all().len() == 1).then_some(())).await;
+    let other = Broker::connect(&config.nats, &config.nats.worker, "other", 1, true).await.unwrap();
+    let answer = Answer::to(&request, 0, "other", Outcome::Ok(Bytes::from_static(b"1")));
+    other.store(tide.subjects.reply(&request.id), answer.headers(None), answer.body()).await.unwrap();
+    gate.add_permits(1);
+    tide.settled().await;
+    assert_eq!(tide.body(&request).await, "1");
+    assert_eq!((tide.count("TIDE_DEAD").await, worker.outcomes("echo", "already_answered")), (0, 1));
 }
 
 #[tokio::test]

@@ -53,11 +53,10 @@ async fn a_hook_route_answers_questions_of_gateways() {
 #[tokio::test]
 async fn a_panic_while_a_question_is_answered_frees_its_permit() {
     let tide = Tide::start(&format!("{ROUTE}concurrency = 1\n")).await;
+    let _planted = PanicsAt::log_message("a hook question gets no decision");
     let worker = tide.work("w1", entries(&Notes::default())).await;
     ready(&tide).await;
-    let planted = PanicsAt::log_message("a hook question gets no decision");
     assert_eq!(ask(&tide, "chat:broken").await, None);
-    drop(planted);
     assert!(ask(&tide, "chat:shut").await.is_some());
     assert_eq!((worker.outcomes("entry", "retry"), worker.in_flight("entry")), (0, 0));
 }

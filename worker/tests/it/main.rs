@@ -4,11 +4,14 @@
 #![expect(clippy::panic, reason = "an unexpected value fails the test")]
 
 mod answer;
+mod blocked;
+mod clock;
 mod crash;
 mod drain;
 mod essential;
 mod fail;
 mod hook;
+mod large;
 mod pace;
 mod planted;
 mod stock;

@@ -12,7 +12,7 @@ use tracing::{
 pub(crate) struct PanicsAt(&'static str);
 
 impl PanicsAt {
-    /// Plants the panic in all tasks of this test's runtime, which has one thread, until the guard is dropped.
+    /// Plants the panic in all tasks of this test's thread until the guard is dropped, and in the workers that start meanwhile.
     pub(crate) fn log_message(start: &'static str) -> DefaultGuard {
         set_default(Self(start))
     }

@@ -23,6 +23,10 @@ async fn the_stock_worker_echoes_and_reports_its_health() {
     assert!(get(internal, "/healthz").await.starts_with("HTTP/1.1 200"));
     assert!(get(internal, "/readyz").await.starts_with("HTTP/1.1 200"));
     assert_eq!(outcomes(&get(internal, "/metrics").await, "echo", "ok"), 1);
+    for (path, status) in [("/", "HTTP/1.1 200"), ("/nowhere", "HTTP/1.1 404")] {
+        let page = get(internal, path).await;
+        assert!(page.starts_with(status) && page.contains("Tidegate worker"), "{page}");
+    }
 
     tide.stack.hold("nats").await.unwrap();
     crate::support::eventually("the worker is not ready", async || {
@@ -69,13 +73,54 @@ fn a_configuration_that_cannot_be_used_ends_the_program_with_one_line() {
     std::fs::write(&file, "[[route]]\nname = \"a\"\nmatch = \"rpc.a\"\nhandler = \"ecko\"\n").unwrap();
     let output = run(&["--internal", "127.0.0.1:0", "--config", file.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(64));
-    let error = String::from_utf8(output.stderr).unwrap();
-    assert!(error.starts_with("error: `route.0.handler`: there is no handler \"ecko\""), "{error}");
+    let log = String::from_utf8(output.stderr).unwrap();
+    let (source, error) = log.split_once('\n').unwrap();
+    assert!(source.contains("configuration read") && source.contains("tidegate.toml"), "{log}");
+    assert!(
+        error.starts_with("error: `route.0.handler` (route \"a\"): there is no handler \"ecko\""),
+        "{error}"
+    );
     assert_eq!(error.lines().count(), 1);
 
     let output = run(&["--config", "/nowhere.toml"]);
     assert_eq!(output.status.code(), Some(64));
     assert!(String::from_utf8(run(&["--version"]).stdout).unwrap().starts_with("tidegate-worker "));
+}
+
+#[test]
+fn a_worker_that_read_no_configuration_file_says_so_in_its_first_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let output = Command::new(env!("CARGO_BIN_EXE_tidegate-worker"))
+        .args(["--internal", &address])
+        .current_dir(directory.path())
+        .output()
+        .unwrap();
+    let log = String::from_utf8(output.stderr).unwrap();
+    let first = log.lines().next().unwrap();
+    assert!(first.contains("no configuration file was read") && first.contains("--config"), "{log}");
+    let last = log.lines().last().unwrap();
+    assert!(last.contains(&address) && last.contains("another process listens there"), "{log}");
+    assert!(!last.contains("os error"), "{log}");
+}
+
+#[test]
+fn a_worker_in_production_starts_without_the_secrets_of_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_tidegate-worker"))
+        .args(["--internal", &taken.local_addr().unwrap().to_string()])
+        .current_dir(directory.path())
+        .env("TIDEGATE_ENV", "production")
+        .env("TIDEGATE_NATS__WORKER__PASSWORD", "a-password-of-its-own")
+        .env("TIDEGATE_AUTH__HMAC_SECRET_FILE", "/nonexistent/secret")
+        .output()
+        .unwrap();
+    let log = String::from_utf8(output.stderr).unwrap();
+    // The configuration is accepted: what ends the worker is the taken address.
+    assert_eq!(output.status.code(), Some(1), "{log}");
+    assert!(log.contains("cannot listen on worker.internal"), "{log}");
 }
 
 fn run(arguments: &[&str]) -> Output {

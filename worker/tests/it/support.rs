@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use async_nats::{Message, Subscriber, jetstream::consumer::PullConsumer};
@@ -146,6 +146,14 @@ impl Tide {
         eventually("a dead letter is stored", async || self.setup.last(DEAD, &subject).await.ok()?).await
     }
 
+    /// Waits until a request is parked, and returns when its next delivery is due.
+    pub(crate) async fn due(&self, request: &Request) -> SystemTime {
+        let subject = self.subjects.park(&request.id);
+        let parked =
+            eventually("the request is parked", async || self.setup.last(PARK, &subject).await.ok()?).await;
+        humantime::parse_rfc3339(header(&parked, "Nats-Schedule").trim_start_matches("@at ")).unwrap()
+    }
+
     /// The number of messages in a stream.
     pub(crate) async fn count(&self, stream: &str) -> u64 {
         self.setup.jetstream().get_stream(stream).await.unwrap().cached_info().state.messages
@@ -202,7 +210,18 @@ impl Tide {
         name: &str,
         router: Router<S>,
     ) -> Running {
+        self.work_at(name, router, SystemTime::now).await
+    }
+
+    /// As [`Tide::work`], on a machine whose clock says this.
+    pub(crate) async fn work_at<S: Clone + Send + Sync + 'static>(
+        &self,
+        name: &str,
+        router: Router<S>,
+        local: fn() -> SystemTime,
+    ) -> Running {
         let worker = Worker::connect(self.config(), name, router).await.unwrap();
+        worker.set_local_time(local);
         worker.find_consumers().await.unwrap();
         let (lifecycle, metrics) = (Lifecycle::new(), worker.metrics());
         let broker = worker.broker().clone();
@@ -249,9 +268,9 @@ pub(crate) fn outcomes(page: &str, route: &str, outcome: &str) -> u64 {
 }
 
 /// Reads a number of a metrics page; 0 when the page does not have it.
-fn number(page: &str, name: &str) -> u64 {
+pub(crate) fn number<T: std::str::FromStr<Err: std::fmt::Debug> + Default>(page: &str, name: &str) -> T {
     let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    value.map_or(0, |value| value.parse().unwrap())
+    value.map_or_else(T::default, |value| value.parse().unwrap())
 }
 
 /// Repeats `try_once` until it returns `Some`.

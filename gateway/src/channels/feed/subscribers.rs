@@ -13,7 +13,7 @@ use super::{Feed, State, patch};
 use crate::{
     outbox::{
         Outbox,
-        encoded::{Encoded, Form},
+        encoded::{Delivered, Encoded, Form},
     },
     policy::delivery::DeliveryOptions,
     presence::change::MembershipChange,
@@ -68,7 +68,7 @@ impl Feed {
         let members = state.first.iter().map(|(client, member)| (client, member)).chain(&state.more);
         members
             .filter(|(client, member)| member.join_leave && client.as_str() != change.info.client)
-            .map(|(_, member)| message.deliver(&member.outbox, Form::Plain))
+            .map(|(_, member)| message.deliver(&member.outbox, Form::Plain).count())
             .sum()
     }
 
@@ -121,7 +121,11 @@ impl State {
                     if std::mem::replace(&mut member.has_newest, true) { Form::Patch } else { Form::Whole }
                 }
             };
-            reach += message.deliver(&member.outbox, form);
+            match message.deliver(&member.outbox, form) {
+                Delivered::Yes => reach += 1,
+                // The client resumes, and starts behind this publication.
+                Delivered::Never => member.outbox.lose(name),
+            }
         }
         if patches {
             self.newest = Some(publication.data.clone());

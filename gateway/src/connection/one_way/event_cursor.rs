@@ -8,7 +8,7 @@ use std::{borrow::Cow, collections::BTreeMap};
 use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
 use serde::Deserialize;
-use tidegate_shared::protocol::{ConnectRequest, SubscribeRequest, json};
+use tidegate_shared::protocol::{ConnectRequest, SubscribeRequest, json, lenient};
 
 use super::event_id::{ChannelPlace, EventId, Wishes};
 
@@ -60,7 +60,7 @@ impl EventCursor {
     /// Reads a client's first message. Returns the message with the positions of the event id `last` in it, and the
     /// cursor. An invalid message is returned unchanged.
     pub(crate) fn open(first: Bytes, last: Option<&str>) -> (Bytes, Option<Self>) {
-        let Ok(mut request) = serde_json::from_slice::<ConnectRequest>(&first) else { return (first, None) };
+        let Ok(mut request) = lenient::from_slice::<ConnectRequest>(&first) else { return (first, None) };
         let channels: Vec<Box<str>> = request.subs.keys().map(|channel| channel.as_str().into()).collect();
         let mut id =
             EventId { wishes: wishes(&channels), places: vec![None; channels.len()], given: Vec::new() };

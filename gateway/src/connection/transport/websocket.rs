@@ -60,6 +60,10 @@ impl Socket {
         self.inner.send(Message::Ping(Bytes::new())).await.map_err(|_| Gone)
     }
 
+    pub(super) async fn flush(&mut self) -> Result<(), Gone> {
+        self.inner.flush().await.map_err(|_| Gone)
+    }
+
     /// Writes frames and flushes: as one message, or as one message each for one-way clients.
     pub(super) fn send(&mut self, frames: Vec<Bytes>) -> impl Future<Output = Result<(), Gone>> {
         if self.is_one_way() {
@@ -99,7 +103,7 @@ fn read(message: Option<Result<Message, axum::Error>>) -> Input {
         None => Input::Gone,
         Some(Ok(Message::Text(text))) => Input::Frame(text.into()),
         Some(Ok(Message::Binary(bytes))) => Input::Frame(bytes),
-        Some(Ok(Message::Ping(_))) => Input::Nothing,
+        Some(Ok(Message::Ping(_))) => Input::Ping,
         Some(Ok(Message::Pong(_))) => Input::Pong,
         Some(Ok(Message::Close(_))) => Input::Left,
         Some(Err(error)) => end_of(error).map_or(Input::Gone, Input::Broken),
@@ -142,7 +146,8 @@ fn join(dialect: Dialect, frames: Vec<Bytes>) -> Option<Message> {
 fn end_of(error: axum::Error) -> Option<Disconnect> {
     match error.into_inner().downcast_ref::<tungstenite::Error>()? {
         tungstenite::Error::Capacity(CapacityError::MessageTooLong { .. }) => Some(codes::MESSAGE_TOO_BIG),
-        tungstenite::Error::Utf8(_) | tungstenite::Error::Protocol(_) => Some(codes::BAD_PROTOCOL),
+        tungstenite::Error::Utf8(_) => Some(codes::INVALID_UTF8),
+        tungstenite::Error::Protocol(_) => Some(codes::PROTOCOL_ERROR),
         _ => None,
     }
 }

@@ -135,6 +135,8 @@ fn token(signer: &Signer, kid: &str) -> String {
 
 const MISSING: Result<(), Invalid> = Err(Invalid::UnknownKey { issuer: PLACE });
 
+const WITHDRAWN: Result<(), Invalid> = Err(Invalid::WithdrawnKey { issuer: PLACE });
+
 /// No scheduled fetches: only requested ones.
 fn calm() -> FetchPace {
     FetchPace { cool_down: Duration::from_millis(100), ..FetchPace::every(Duration::from_hours(1)) }
@@ -160,6 +162,23 @@ async fn a_new_key_is_usable_after_one_fetch() {
     server.now_answers(Answer::Keys(vec![new.jwk("2")]));
     setup.keys.want(PLACE);
     setup.until("the old key is withdrawn", || setup.check(&old, "1") == MISSING).await;
+}
+
+#[tokio::test]
+async fn a_withdrawn_key_is_missing_until_the_next_fetch_and_then_needs_a_new_token() {
+    let (old, new) = (Signer::es256(), Signer::es256());
+    let server = Server::start(Answer::Keys(vec![new.jwk("2")])).await;
+    let setup = Setup::start(&server, calm()).await;
+    assert_eq!(setup.check(&old, "1"), MISSING, "the fetch before does not count");
+    server.now_answers(Answer::Text("503 Service Unavailable", String::new()));
+    setup.keys.want(PLACE);
+    setup.until("fetching fails", || setup.fetches("status") > 0).await;
+    assert_eq!(setup.check(&old, "1"), MISSING, "a failed fetch proves nothing");
+    server.now_answers(Answer::Keys(vec![new.jwk("2")]));
+    setup.until("it is withdrawn", || setup.check(&old, "1") == WITHDRAWN).await;
+    server.now_answers(Answer::Keys(vec![new.jwk("2"), old.jwk("1")]));
+    setup.keys.want(PLACE);
+    setup.until("it is back", || setup.check(&old, "1").is_ok()).await;
 }
 
 #[tokio::test]

@@ -75,8 +75,10 @@ pub(super) fn decide(action: Action, audience: Audience, private: bool, standing
     }
     match action {
         Action::Subscribe => subscribe(audience, private, standing),
-        // The content of a private channel is for its subscribers.
-        _ if action.is_reading() && private && !standing.subscribed => Access::Denied(Denial::NoToken),
+        // Only subscribers, who have shown a token, read from a private channel or write into it.
+        Action::History | Action::Presence | Action::Publish if private && !standing.subscribed => {
+            Access::Denied(Denial::NoToken)
+        }
         Action::History | Action::Presence | Action::Publish => by_rule(audience, standing),
     }
 }
@@ -160,7 +162,7 @@ mod tests {
                     "a token is for subscribing"
                 );
             }
-            for action in [Action::History, Action::Presence] {
+            for action in [Action::Publish, Action::History, Action::Presence] {
                 assert_eq!(decide(action, audience, true, USER), TOKEN, "private, {action:?} {audience:?}");
                 assert_eq!(
                     decide(action, audience, true, MEMBER),

@@ -1,21 +1,24 @@
-//! One issuer: its algorithms, each with its validation rule, and its keys. Pure.
+//! One issuer: its algorithms, its audience and its keys. Pure.
 
 use std::sync::Arc;
 
-use jsonwebtoken::{Algorithm, DecodingKey, Header, Validation};
-use serde::de::DeserializeOwned;
+use jsonwebtoken::{Algorithm, DecodingKey, crypto, errors::ErrorKind};
 use tidegate_shared::config::{Issuer, KeySource, TokenAlgorithm};
 
 use super::{
+    claims::Parts,
     key_set::{FetchedKeys, Lookup, is_kid},
     public_key,
+    refusals::Reason,
 };
 
 /// A configured issuer.
 pub(super) struct Trusted {
+    name: String,
     iss: String,
-    /// Its algorithms with one validation rule each: one rule for several would require one family.
-    rules: Vec<(Algorithm, Validation)>,
+    /// The only accepted `aud`; empty for any.
+    audience: String,
+    algorithms: Vec<Algorithm>,
     keys: Keys,
 }
 
@@ -26,9 +29,11 @@ enum Keys {
 
 /// Why a token is not accepted.
 pub(super) enum NotAccepted {
-    Forged,
+    For(Reason),
     /// It names a missing key.
     UnknownKey,
+    /// It names a key that a fetch since has not brought.
+    WithdrawnKey,
 }
 
 /// A configured key that cannot be used.
@@ -50,8 +55,13 @@ impl Trusted {
                 Keys::Fetched(Arc::new(FetchedKeys::new(&config.name, url, algorithms.clone())))
             }
         };
-        let rules = algorithms.into_iter().map(|algorithm| (algorithm, rule(config, algorithm))).collect();
-        Ok(Self { iss: config.issuer.clone(), rules, keys })
+        let (iss, audience) = (config.issuer.clone(), config.audience.clone());
+        Ok(Self { name: config.name.clone(), iss, audience, algorithms, keys })
+    }
+
+    /// Its name in the configuration.
+    pub(super) fn name(&self) -> &str {
+        &self.name
     }
 
     /// The `iss` of its tokens; empty for the one that takes every other.
@@ -66,51 +76,48 @@ impl Trusted {
         }
     }
 
-    /// Checks a token's signature, `iss` and `aud`, and reads its claims.
-    pub(super) fn open<T: DeserializeOwned>(&self, token: &str, header: &Header) -> Result<T, NotAccepted> {
+    /// Checks the signature and the `aud` of a token whose `iss` has selected this issuer.
+    pub(super) fn check(&self, parts: &Parts<'_>) -> Result<(), NotAccepted> {
+        let header = &parts.header;
         // `crit` names extensions that a verifier has to understand, and none is supported.
         if header.crit.is_some() || !header.kid.as_deref().is_none_or(is_kid) {
-            return Err(NotAccepted::Forged);
+            return Err(NotAccepted::For(Reason::Malformed));
         }
-        let (algorithm, rule) =
-            self.rules.iter().find(|(algorithm, _)| *algorithm == header.alg).ok_or(NotAccepted::Forged)?;
+        if !self.algorithms.contains(&header.alg) {
+            return Err(NotAccepted::For(Reason::Algorithm));
+        }
         match &self.keys {
-            Keys::One(key) => read(token, key, rule),
+            Keys::One(key) => verify(parts, key)?,
             Keys::Fetched(keys) => {
                 // The key is never guessed: with several keys the token has to name one.
-                let kid = header.kid.as_deref().ok_or(NotAccepted::Forged)?;
-                let set = keys.current().ok_or(NotAccepted::UnknownKey)?;
-                match set.find(kid, *algorithm) {
-                    Lookup::Key(key) => read(token, key, rule),
-                    Lookup::OtherAlgorithm => Err(NotAccepted::Forged),
-                    Lookup::Unknown => Err(NotAccepted::UnknownKey),
+                let kid = header.kid.as_deref().ok_or(NotAccepted::For(Reason::Key))?;
+                let set = keys.current();
+                match set.as_ref().map_or(Lookup::Unknown, |set| set.find(kid, header.alg)) {
+                    Lookup::Key(key) => verify(parts, key)?,
+                    Lookup::OtherAlgorithm => return Err(NotAccepted::For(Reason::Algorithm)),
+                    Lookup::Unknown if keys.is_withdrawn(kid) && set.is_some() => {
+                        return Err(NotAccepted::WithdrawnKey);
+                    }
+                    Lookup::Unknown => return Err(NotAccepted::UnknownKey),
                 }
             }
         }
+        if self.audience.is_empty() || parts.claims.is_for(&self.audience) {
+            Ok(())
+        } else {
+            Err(NotAccepted::For(Reason::Audience))
+        }
     }
 }
 
-fn read<T: DeserializeOwned>(token: &str, key: &DecodingKey, rule: &Validation) -> Result<T, NotAccepted> {
-    jsonwebtoken::decode(token, key, rule).map(|data| data.claims).map_err(|_| NotAccepted::Forged)
-}
-
-fn rule(config: &Issuer, algorithm: Algorithm) -> Validation {
-    let mut rule = Validation::new(algorithm);
-    rule.required_spec_claims.clear();
-    // The caller checks the time.
-    rule.validate_exp = false;
-    rule.validate_nbf = false;
-    if !config.issuer.is_empty() {
-        rule.set_issuer(&[&config.issuer]);
-        rule.required_spec_claims.insert("iss".to_owned());
-    }
-    if config.audience.is_empty() {
-        rule.validate_aud = false;
-    } else {
-        rule.set_audience(&[&config.audience]);
-        rule.required_spec_claims.insert("aud".to_owned());
-    }
-    rule
+fn verify(parts: &Parts<'_>, key: &DecodingKey) -> Result<(), NotAccepted> {
+    let reason = match crypto::verify(parts.signature, parts.message.as_bytes(), key, parts.header.alg) {
+        Ok(true) => return Ok(()),
+        Ok(false) => Reason::Signature,
+        Err(error) if matches!(error.kind(), ErrorKind::Base64(_)) => Reason::Malformed,
+        Err(_) => Reason::Algorithm,
+    };
+    Err(NotAccepted::For(reason))
 }
 
 fn algorithm(configured: TokenAlgorithm) -> Algorithm {

@@ -6,8 +6,10 @@ use jsonwebtoken::{
     Algorithm, DecodingKey,
     jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, KeyOperations, PublicKeyUse},
 };
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use serde::Deserialize;
+
+use super::sightings::Sightings;
 
 /// The longest `kid` in bytes.
 const MAX_KID_LEN: usize = 128;
@@ -24,6 +26,7 @@ pub(crate) struct FetchedKeys {
     pub(crate) url: String,
     algorithms: Vec<Algorithm>,
     current: RwLock<Option<Arc<KeySet>>>,
+    missing: Mutex<Sightings>,
 }
 
 /// Keys by `kid`, each with the algorithms it may verify.
@@ -55,7 +58,13 @@ struct Document {
 
 impl FetchedKeys {
     pub(super) fn new(name: &str, url: &str, algorithms: Vec<Algorithm>) -> Self {
-        Self { name: name.to_owned(), url: url.to_owned(), algorithms, current: RwLock::default() }
+        Self {
+            name: name.to_owned(),
+            url: url.to_owned(),
+            algorithms,
+            current: RwLock::default(),
+            missing: Mutex::default(),
+        }
     }
 
     /// The keys as last fetched. `None` before the first fetch, and when they are too old.
@@ -63,11 +72,22 @@ impl FetchedKeys {
         self.current.read().clone()
     }
 
+    /// A fetch begins: what it brings settles which of the keys missed so far are withdrawn.
+    pub(crate) fn fetching(&self) {
+        self.missing.lock().fetching();
+    }
+
+    /// Whether a key that is missing was missing before a fetch too. Otherwise the next fetch may bring it.
+    pub(super) fn is_withdrawn(&self, kid: &str) -> bool {
+        self.missing.lock().is_withdrawn(kid)
+    }
+
     /// Replaces the keys with a fetched document. An invalid document leaves them unchanged.
     pub(crate) fn replace(&self, document: &[u8]) -> Result<usize, NotAKeySet> {
         let set = KeySet::parse(document, &self.algorithms)?;
         let len = set.keys.len();
         *self.current.write() = Some(Arc::new(set));
+        self.missing.lock().fetched();
         Ok(len)
     }
 
@@ -127,6 +147,5 @@ fn usable(key: &Jwk) -> impl Iterator<Item = Algorithm> + use<> {
 
 /// Whether a text can be a `kid`. It is only looked up, never used otherwise.
 pub(super) fn is_kid(kid: &str) -> bool {
-    (1..=MAX_KID_LEN).contains(&kid.len())
-        && kid.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~=+/:".contains(&byte))
+    (1..=MAX_KID_LEN).contains(&kid.len()) && !kid.chars().any(char::is_control)
 }

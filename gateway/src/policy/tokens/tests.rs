@@ -4,6 +4,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::json;
 
 use super::*;
+use crate::signer::Signer;
 
 mod issuers;
 
@@ -32,7 +33,88 @@ fn a_token_yields_the_identity_of_the_connection() {
     assert_eq!(identity.user.as_deref(), Some("42"));
     assert_eq!(identity.expires_at, Some(NOW + 60));
     assert_eq!(&identity.info[..], br#"{"name":"Ada"}"#);
-    assert_eq!(verify(&json!({})).unwrap().user, None);
+}
+
+#[test]
+fn a_token_without_a_user_is_for_gateways_that_take_anonymous_clients() {
+    for claims in [json!({}), json!({"sub": ""}), json!({"sub": null})] {
+        assert_eq!(verify(&claims), Err(Invalid::Forged), "{claims}");
+        let open = verifier(&[("auth.anonymous", "true")]);
+        assert_eq!(open.verify(&token(Algorithm::HS256, &secret(), &claims), NOW).unwrap().user, None);
+    }
+}
+
+#[test]
+fn null_is_the_default_and_the_last_of_two_values_counts_in_every_claim() {
+    crate::fields::check::<Claims>(&[]);
+    crate::fields::check::<claims::Described>(&[]);
+    let odd = Signer::hmac(secret())
+        .token(&json!({"alg": "HS256"}), &json!({"sub": "42", "channels": null, "subs": {"a": null}}));
+    assert_eq!(verifier(&[]).verify(&odd, NOW).unwrap().channels.len(), 1);
+}
+
+#[test]
+fn white_space_around_a_token_is_left_out() {
+    let good = token(Algorithm::HS256, &secret(), &json!({"sub": "42"}));
+    for odd in [format!("{good}\n"), format!(" {good}\r\n")] {
+        assert!(verifier(&[]).verify(&odd, NOW).is_ok());
+    }
+    assert_eq!(verifier(&[]).verify(&good.replacen('.', ".\n", 1), NOW), Err(Invalid::Forged));
+}
+
+#[test]
+fn the_life_of_a_token_is_limited_where_configured() {
+    let limited = verifier(&[("auth.max_token_life", "1h")]);
+    let ends = |claims: Value| {
+        limited.verify(&token(Algorithm::HS256, &secret(), &claims), NOW).map(|identity| identity.expires_at)
+    };
+    for (claims, end) in [
+        (json!({"sub": "42", "exp": NOW + 3600}), Ok(Some(NOW + 3600))),
+        (json!({"sub": "42", "exp": NOW + 3610}), Ok(Some(NOW + 3610))),
+        (json!({"sub": "42", "exp": NOW + 3611}), Err(Invalid::Forged)),
+        (json!({"sub": "42"}), Err(Invalid::Forged)),
+        (json!({"sub": "42", "exp": null, "iat": null}), Err(Invalid::Forged)),
+        (json!({"sub": "42", "iat": NOW - 60}), Ok(Some(NOW + 3540))),
+        (json!({"sub": "42", "iat": NOW - 60, "exp": NOW + 60}), Ok(Some(NOW + 60))),
+        (json!({"sub": "42", "iat": NOW - 60, "exp": NOW + 9000}), Ok(Some(NOW + 3540))),
+        (json!({"sub": "42", "iat": NOW - 3611, "exp": NOW + 60}), Err(Invalid::Expired)),
+        (json!({"sub": "42", "iat": NOW + 11, "exp": NOW + 60}), Err(Invalid::Expired)),
+        (json!({"sub": "42", "iat": "now", "exp": NOW + 60}), Err(Invalid::Forged)),
+    ] {
+        assert_eq!(ends(claims.clone()), end, "{claims}");
+        let subscription = json!({"channel": "chat:x"});
+        let mut permit = claims.clone();
+        permit["channel"] = subscription["channel"].clone();
+        let permit = limited.verify_subscription(&token(Algorithm::HS256, &secret(), &permit), NOW);
+        assert_eq!(permit.map(|permit| permit.expires_at), end, "{claims}");
+    }
+    assert_eq!(verify(&json!({"sub": "42", "iat": "now"})).unwrap().expires_at, None, "not limited");
+}
+
+#[test]
+fn a_refusal_has_its_reason() {
+    let strict = verifier(&[("auth.issuer", "me"), ("auth.audience", "tide"), ("auth.max_token_life", "1h")]);
+    let good = || json!({"iss": "me", "aud": "tide", "sub": "42", "exp": NOW + 60});
+    let with = |name: &str, value: Value| {
+        let mut claims = good();
+        claims[name] = value;
+        token(Algorithm::HS256, &secret(), &claims)
+    };
+    for (token, reason) in [
+        ("no token".to_owned(), Reason::Malformed),
+        (with("sub", json!(7)), Reason::Malformed),
+        (with("iss", json!("you")), Reason::Issuer),
+        (with("aud", json!("else")), Reason::Audience),
+        (token(Algorithm::HS512, &secret(), &good()), Reason::Algorithm),
+        (token(Algorithm::HS256, "another secret", &good()), Reason::Signature),
+        (with("exp", json!(NOW - 60)), Reason::Time),
+        (with("exp", Value::Null), Reason::Life),
+        (with("sub", json!("")), Reason::User),
+        (with("sub", json!("a\nb")), Reason::User),
+        (with("channel", json!("chat:x")), Reason::Kind),
+    ] {
+        assert_eq!(strict.identity(&token, NOW).unwrap_err().reason, reason, "{token}");
+    }
 }
 
 #[test]
@@ -53,10 +135,10 @@ fn a_token_names_channels_with_info_and_data() {
 
 #[test]
 fn expire_at_sets_the_end_independently_of_the_tokens_own_expiry() {
-    let ends = |at: u64| verify(&json!({"exp": NOW + 60, "expire_at": at})).unwrap().expires_at;
+    let ends = |at: u64| verify(&json!({"sub": "42", "exp": NOW + 60, "expire_at": at})).unwrap().expires_at;
     assert_eq!(ends(NOW + 3600), Some(NOW + 3600));
     assert_eq!(ends(0), None);
-    assert_eq!(verify(&json!({"exp": NOW - 60, "expire_at": 0})), Err(Invalid::Expired));
+    assert_eq!(verify(&json!({"sub": "42", "exp": NOW - 60, "expire_at": 0})), Err(Invalid::Expired));
 }
 
 #[test]
@@ -104,10 +186,12 @@ fn forged_tokens_are_refused() {
 fn issuer_and_audience_are_exact_where_configured() {
     let strict = verifier(&[("auth.issuer", "me"), ("auth.audience", "tide")]);
     let verify = |claims: Value| strict.verify(&token(Algorithm::HS256, &secret(), &claims), NOW);
-    assert!(verify(json!({"iss": "me", "aud": ["tide", "x"]})).is_ok());
+    assert!(verify(json!({"sub": "42", "iss": "me", "aud": ["tide", "x"]})).is_ok());
     for claims in
         [json!({}), json!({"iss": "me"}), json!({"aud": "tide"}), json!({"iss": "you", "aud": "tide"})]
     {
+        let mut claims = claims;
+        claims["sub"] = json!("42");
         assert_eq!(verify(claims.clone()), Err(Invalid::Forged), "{claims}");
     }
 }

@@ -71,7 +71,7 @@ impl Script {
         let effects = self.decide(ask, grant(Grant { expire_at, info, data, ..Grant::default() }));
         let ticket = ticket(&effects);
         let channel = Channel::parse("asked:x").unwrap();
-        self.session.subscribed(ticket, &channel, &at(7)).unwrap().subscribe.unwrap()
+        self.session.subscribed(ticket, &channel, &at(7)).unwrap().unwrap().subscribe.unwrap()
     }
 
     fn history(&mut self, channel: &str) -> Effects {
@@ -89,6 +89,22 @@ fn only_a_client_without_a_token_waits_for_a_decision() {
     assert_eq!(closed(&script.after(10)), 3502, "the wait for a decision has a limit");
     assert_eq!(script.decide(ask, allowed(0)), [], "too late");
     Script::connected(CONNECT);
+}
+
+#[test]
+fn a_decision_that_names_no_user_id_lets_nobody_in() {
+    for (user, accepted) in
+        [("x".repeat(254), true), ("x".repeat(255), false), ("a\nb".into(), false), (" a".into(), false)]
+    {
+        let mut script = Script::fresh(CONNECT);
+        let ask = asked(script.connect(""), Event::Connect);
+        let effects = script.decide(ask, grant(Grant { user: user.clone(), ..Grant::default() }));
+        if accepted {
+            assert!(matches!(&effects[..], [Effect::Welcome { .. }]), "{effects:?}");
+        } else {
+            assert_eq!(error(&effects), 100, "{user:?}");
+        }
+    }
 }
 
 #[test]
@@ -286,6 +302,7 @@ fn recovery_is_granted_on_request_where_it_is_not_forced() {
         let result = script
             .session
             .subscribed(*ticket, &Channel::parse("plain:x").unwrap(), &at(7))
+            .unwrap()
             .unwrap()
             .subscribe
             .unwrap();

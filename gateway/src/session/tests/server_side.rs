@@ -47,8 +47,9 @@ fn a_connection_begins_with_the_channels_of_its_token_and_their_info() {
 
 #[test]
 fn a_token_cannot_name_undeclared_or_foreign_personal_channels() {
-    for (channels, code) in [(["nowhere:x"], 102), (["#43"], 103), (["default:x"], 107)] {
-        let mut script = Script::fresh(&[]);
+    for (channels, code) in [(["nowhere:x"], 102), (["#43"], 103), (["inbox:#43"], 103), (["default:x"], 107)]
+    {
+        let mut script = Script::with_toml(NAMESPACES, &[]);
         let claims = serde_json::json!({"sub": "42", "channels": channels});
         assert_eq!(error(&script.connect(&token(&claims))), code, "{channels:?}");
     }
@@ -88,7 +89,7 @@ fn a_service_adds_a_subscription_and_a_push_tells_the_client() {
         script.session.add_subscription(chat_x(), Bytes::new(), Bytes::new()).is_empty(),
         "it has it already"
     );
-    let reply = script.session.subscribed(ticket, &chat_x(), &at(7)).unwrap();
+    let reply = script.session.subscribed(ticket, &chat_x(), &at(7)).unwrap().unwrap();
     assert_eq!(reply.id, 0);
     let push = reply.push.unwrap();
     let subscribed = push.subscribe.unwrap();
@@ -106,10 +107,20 @@ fn a_server_side_subscription_that_fails_sends_no_reply() {
 }
 
 #[test]
+fn a_service_cannot_subscribe_a_client_to_another_users_personal_channel() {
+    let mut script = Script::with_toml(NAMESPACES, &[]);
+    script.welcome(&token(&serde_json::json!({"sub": "42"})));
+    for name in ["#43", "inbox:#43"] {
+        let channel = Channel::parse(name).unwrap();
+        assert!(script.session.add_subscription(channel, Bytes::new(), Bytes::new()).is_empty(), "{name}");
+    }
+}
+
+#[test]
 fn a_service_ends_any_subscription() {
     let mut script = Script::connected(&[]);
     let first = ticket(&script.subscribe("chat:x"));
-    script.session.subscribed(first, &chat_x(), &at(7)).unwrap();
+    script.session.subscribed(first, &chat_x(), &at(7)).unwrap().unwrap();
     let effects = script.session.end_subscription_by_order(&chat_x(), end(2000));
     let [Effect::Leave { .. }, Effect::Reply(push)] = &effects[..] else { panic!("{effects:?}") };
     assert_eq!(push.push.as_ref().unwrap().unsubscribe, Some(end(2000)));

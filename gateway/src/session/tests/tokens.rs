@@ -29,7 +29,7 @@ impl Script {
     fn subscribed_for(&mut self, channel: &str, seconds: u64) -> protocol::SubscribeResult {
         let ticket = ticket(&self.subscribe_for(channel, seconds));
         let channel = Channel::parse(channel).unwrap();
-        self.session.subscribed(ticket, &channel, &Position::live()).unwrap().subscribe.unwrap()
+        self.session.subscribed(ticket, &channel, &Position::live()).unwrap().unwrap().subscribe.unwrap()
     }
 }
 
@@ -192,6 +192,59 @@ fn a_missing_key_is_fetched_and_the_client_gets_a_temporary_error() {
     }));
     let refresh = protocol::SubRefreshRequest { channel: "chat:x".to_owned(), token: unknown };
     fetching(&script.say(Command { sub_refresh: Some(refresh), ..Command::default() }));
+}
+
+#[test]
+fn a_key_that_a_fetch_has_not_brought_makes_the_client_fetch_a_new_token() {
+    let issuer = "[[issuer]]\nname = 'ids'\nissuer = 'https://ids'\nalgorithms = ['ES256']\njwks_url = 'https://ids/keys'";
+    let withdrawn = unsigned(&json!({"iss": "https://ids", "sub": "42", "channel": "chat:x"}));
+    let fetch = |script: &Script| {
+        let (_, keys) = script.session.rules.verifier.fetched_keys().next().unwrap();
+        keys.fetching();
+        keys.replace(br#"{"keys":[]}"#).unwrap();
+    };
+    let answered = |effects: &Effects, code: u32| {
+        let [Effect::Reply(Reply { error: Some(error), .. }), Effect::FetchKeys { issuer: 1 }] = &effects[..]
+        else {
+            panic!("{effects:?}")
+        };
+        assert_eq!((error.code, error.temporary), (code, code == 100), "{error:?}");
+    };
+    let mut script = Script::with_toml(issuer, &[]);
+    fetch(&script);
+    answered(&script.connect(&withdrawn), 100);
+    let rules = Arc::clone(&script.session.rules);
+    fetch(&script);
+    let mut again = Script::with_toml(issuer, &[]);
+    again.session.rules = rules;
+    answered(&again.connect(&withdrawn), 109);
+
+    let mut script = Script::with_toml(issuer, &[]);
+    script.welcome(&token(&json!({"sub": "42"})));
+    fetch(&script);
+    answered(&script.subscribe_with("chat:x", &withdrawn), 100);
+    fetch(&script);
+    answered(&script.subscribe_with("chat:x", &withdrawn), 109);
+    let sub_refresh = protocol::SubRefreshRequest { channel: "chat:x".to_owned(), token: withdrawn.clone() };
+    answered(&script.say(Command { sub_refresh: Some(sub_refresh), ..Command::default() }), 109);
+    let refresh = protocol::RefreshRequest { token: withdrawn };
+    let effects = script.say(Command { refresh: Some(refresh), ..Command::default() });
+    let [Effect::FetchKeys { issuer: 1 }, Effect::Close(end)] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!(end.code, 3005, "the client reconnects, and is told there");
+}
+
+#[test]
+fn a_token_that_has_expired_needs_no_key_to_be_replaced() {
+    let issuer = "[[issuer]]\nname = 'ids'\nissuer = 'https://ids'\nalgorithms = ['ES256']\njwks_url = 'https://ids/keys'";
+    let over = unsigned(&json!({"iss": "https://ids", "sub": "42", "channel": "chat:x", "exp": 1}));
+    assert_eq!(error(&Script::with_toml(issuer, &[]).connect(&over)), 109);
+    let mut script = Script::with_toml(issuer, &[]);
+    script.welcome(&token(&json!({"sub": "42"})));
+    assert_eq!(error(&script.subscribe_with("chat:x", &over)), 109);
+    let sub_refresh = protocol::SubRefreshRequest { channel: "chat:x".to_owned(), token: over.clone() };
+    assert_eq!(error(&script.say(Command { sub_refresh: Some(sub_refresh), ..Command::default() })), 109);
+    let refresh = protocol::RefreshRequest { token: over };
+    assert_eq!(closed(&script.say(Command { refresh: Some(refresh), ..Command::default() })), 3005);
 }
 
 /// A token of an issuer without fetched keys: its signature is never checked.

@@ -77,7 +77,10 @@ overEveryTransport(stack, ({ roam, payload, value, values }) => {
     await publish(await stack.nats(), `tide.ch.kept.${room.replace('$', '=24')}`, '"renewed"');
     await heard.get('publication', { count: 2 });
     assert.deepEqual([asked.length, heard.all('subscribing').length], [2, 1], 'renewed, not subscribed again');
-    await away(() => witness.client.publish(`kept:${room}`, 'missed'));
+    assert.equal((await witness.client.publish(`kept:${room}`, 'no subscriber any more').catch((error) => error)).code, 103);
+    await away(async () => {
+      await publish(await stack.nats(), `tide.ch.kept.${room.replace('$', '=24')}`, '"missed"');
+    });
     await heard.get('publication', { count: 3 });
     assert.deepEqual(values(heard), ['at first', 'renewed', 'missed']);
     assert.equal(events.all('disconnected').length, 0);

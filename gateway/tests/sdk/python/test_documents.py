@@ -4,10 +4,13 @@ import asyncio
 import json
 import os
 import re
+import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
-from support.client import unique
+from support.client import token_for, unique
+from support.reader import Reader, blocks
 
 ROOT = Path(__file__).parents[4]
 PUBLISHING = ROOT / "docs" / "publish-from-your-service.md"
@@ -89,3 +92,63 @@ def test_the_encoding_of_names_is_that_of_the_gateway():
     assert vectors
     for name, token in vectors.items():
         assert said["token"](name) == token
+
+
+def test_the_readme_works_word_by_word_in_its_order(tmp_path):
+    page = (ROOT / "README.md").read_text()
+    demo, up, source, greet, install, client, run, *publishing, browser, afterwards, tests = blocks(page)
+    assert tests.text == "make test\n"
+    with Reader(tmp_path) as reader:
+        assert "lost               0" in reader.type(demo, limit=180)
+        stack = reader.start(up)
+        stack.says("Tidegate is up")
+        assert source.text == (ROOT / "worker" / "examples" / "greet.rs").read_text().split("\n\n", 1)[1]
+        reader.start(greet, TIDEGATE_WORKER__INTERNAL=f"127.0.0.1:{reader.ports[9109]}").says("worker starting")
+        reader.type(install)
+        reader.save(client)
+        for greeting in ("Good morning", "Good evening"):
+            (reader.home / client.file).write_text(
+                (reader.home / client.file).read_text().replace("Good morning", greeting)
+            )
+            listening = reader.start(run)
+            listening.says(f"greet: {greeting}, 42!")
+            listening.says("subscribed to chat:lobby")
+        assert len(publishing) == 3
+        for count, block in enumerate(publishing, 1):
+            reader.type(block)
+            listening.says("chat:lobby { text: 'hi' }\n" * count)
+        reader.start(browser).says("Serving HTTP")
+        origin = f"http://127.0.0.1:{reader.ports[5173]}"
+        assert f"Open {origin.replace(str(reader.ports[5173]), '5173')} " in page
+        with urllib.request.urlopen(f"{origin}/", timeout=10) as response:
+            html = response.read().decode()
+        inputs = [
+            ["connect", "token", token_for("7"), "subscribed to chat:lobby"],
+            ["publish", "text", "from the page", 'chat:lobby {"text":"from the page"}'],
+        ]
+        reader.open(html, origin, json.dumps(inputs)).says("from the page")
+        listening.says("from the page")
+        assert "killed worker-" in reader.type(afterwards)
+        assert stack.process.wait(30) == 0
+
+
+def test_without_a_token_the_readmes_client_says_what_to_set(tmp_path):
+    client = next(block for block in blocks((ROOT / "README.md").read_text()) if block.language == "js")
+    (tmp_path / "node_modules").symlink_to(NODE_MODULES)
+    (tmp_path / Path(client.file).name).write_text(client.text)
+    environment = {name: value for name, value in os.environ.items() if name != "TOKEN"}
+    command = ["node", tmp_path / Path(client.file).name]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30)
+    assert ended.returncode == 1
+    assert "set TOKEN: target/release/tidegate token" in ended.stderr
+
+
+def test_nothing_is_compiled_twice_for_the_demo_the_stack_and_the_example():
+    said = {
+        target: subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        for target in ("demo", "up", "greet")
+    }
+    built = {line for text in said.values() for line in text.splitlines() if line.startswith("cargo ")}
+    assert len(built) == 1, said
+    assert all("cargo " in text and "target/release/" in text for text in said.values())
+    assert "cargo run" not in (ROOT / "README.md").read_text()

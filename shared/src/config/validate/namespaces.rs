@@ -75,6 +75,9 @@ fn automatic(index: usize, namespace: &Namespace) -> Result<(), Problem> {
             Ok(channel) if channel.namespace() != namespace.name => {
                 "the name belongs to another namespace".to_owned()
             }
+            Ok(channel) if namespace.personal && channel.further_personal_user().is_some() => {
+                "with personal = true a name that begins with `#` is the channel of one user".to_owned()
+            }
             Ok(_) => continue,
         };
         return problem(format!("namespace.{index}.automatic"), format!("{full:?}: {reason}"));

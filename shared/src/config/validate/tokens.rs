@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use super::{Problem, plain, problem};
-use crate::config::{Config, Issuer, KeySource, SHORT_FORM, Secret, issuer::is_fetchable};
+use crate::config::{Config, Issuer, KeySource, SHORT_FORM, issuer::is_fetchable};
+
+/// The longest `auth.max_token_life`.
+const LONGEST_LIFE: Duration = Duration::from_hours(365 * 24);
 
 /// Reads the keys that issuers keep in files.
 pub(in crate::config) fn read_files(config: &mut Config) -> Result<(), Problem> {
@@ -24,6 +27,13 @@ pub(super) fn auth(config: &Config) -> Result<(), Problem> {
         return problem(
             "auth.jwks_refresh",
             "must be between 1s and 1h: fetched keys are not used for longer than 1h",
+        );
+    }
+    let life = config.auth.max_token_life;
+    if !life.is_zero() && !(Duration::from_secs(1)..=LONGEST_LIFE).contains(&life) {
+        return problem(
+            "auth.max_token_life",
+            "must be between 1s and 8760h (a year), or \"0s\" for no limit",
         );
     }
     Ok(())
@@ -85,34 +95,4 @@ fn issuer_keys(issuer: &Issuer) -> Result<(), (&'static str, String)> {
         )),
         KeySource::Hmac(_) | KeySource::Jwks(_) | KeySource::Public(_) => Ok(()),
     }
-}
-
-pub(super) fn production(config: &Config) -> Result<(), Problem> {
-    let secret = &config.auth.hmac_secret;
-    if secret.is_built_in() || (secret.is_empty() && config.issuers.is_empty()) {
-        return problem(
-            "auth.hmac_secret",
-            "env = \"production\" needs a secret of your own: set TIDEGATE_AUTH__HMAC_SECRET or \
-             TIDEGATE_AUTH__HMAC_SECRET_FILE; or leave it empty (\"\") and declare an [[issuer]]",
-        );
-    }
-    if !secret.is_empty() {
-        long_enough("auth.hmac_secret", secret)?;
-    }
-    for (index, issuer) in config.issuers.iter().enumerate() {
-        let Some(secret) = &issuer.hmac_secret else { continue };
-        let key = format!("issuer.{index}.hmac_secret");
-        if secret.is_built_in() {
-            return problem(key, "env = \"production\" needs a secret of your own");
-        }
-        long_enough(&key, secret)?;
-    }
-    Ok(())
-}
-
-fn long_enough(key: &str, secret: &Secret) -> Result<(), Problem> {
-    if secret.expose().len() < 32 {
-        return problem(key, "must have at least 32 bytes in production");
-    }
-    Ok(())
 }

@@ -25,7 +25,12 @@ pub(crate) struct Store(SqlitePool);
 impl Store {
     /// Opens the file, and creates it if it does not exist.
     pub(crate) async fn open(path: &Path) -> anyhow::Result<Self> {
-        let unusable = || format!("cannot use quakes.database = {}", path.display());
+        let unusable = || {
+            format!(
+                "cannot use quakes.database = {} (name a file that this worker may write)",
+                path.display()
+            )
+        };
         if let Some(directory) = path.parent() {
             tokio::fs::create_dir_all(directory).await.with_context(unusable)?;
         }

@@ -1,0 +1,174 @@
+//! What is larger than a client's outbox: it gets a shorter reply, an error or a fresh start, and never a loop of disconnects.
+
+use async_nats::jetstream;
+use serde_json::json;
+use tidegate_cli::client::{CallError, Event, Events};
+use tidegate_cli::stack::Stack;
+use tidegate_shared::protocol::{ConnectRequest, HistoryRequest, SubscribeRequest};
+
+use crate::{
+    socket::{Socket, TEXT, frame},
+    support::{
+        connect, event, fresh, history, http, kept_toml, next, quick, resume, service, start, subscribe,
+        texts, token,
+    },
+};
+
+const OUTBOX: usize = 64 * 1024;
+
+async fn small_outbox(more: &str) -> Stack {
+    let limits =
+        "[gateway.limits]\noutbox = '64 KiB'\nmessage = '256 KiB'\n[api]\nkey = 'a-test-key-for-the-api'\n";
+    start(quick(&format!("{limits}{}", kept_toml(100, more))).gateways(1).workers(1)).await
+}
+
+/// Stores publications of this many bytes in `kept:a`, as a service does that publishes over NATS.
+async fn store(stack: &Stack, count: usize, bytes: usize) {
+    let nats = jetstream::new(service(stack).await);
+    for n in 0..count {
+        let data = json!({"n": n, "fill": "x".repeat(bytes)}).to_string();
+        nats.publish("tide.ch.kept.a", data.into()).await.unwrap().await.unwrap();
+    }
+}
+
+async fn unsubscribed(events: &mut Events) -> u32 {
+    event(events, |event| match event {
+        Event::Unsubscribed { code, .. } => Some(code),
+        _ => None,
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_backlog_larger_than_the_outbox_is_a_fresh_start_and_the_connection_stays() {
+    let stack = small_outbox("").await;
+    let (client, mut events) = connect(&stack, 0, "42").await;
+    let epoch = fresh(&client, "kept:b").await.epoch;
+    store(&stack, 10, 8_000).await;
+    let result = resume(&client, "kept:a", 0, &epoch).await;
+    assert!(!result.recovered && result.publications.is_empty() && result.offset == 10);
+    store(&stack, 1, 10).await;
+    assert_eq!(next(&mut events).await.1, 11, "the subscription goes on behind the position");
+}
+
+#[tokio::test]
+async fn a_client_that_refuses_a_failed_recovery_gets_an_error_for_a_backlog_that_is_too_large() {
+    let stack = small_outbox("").await;
+    let (client, _events) = connect(&stack, 0, "42").await;
+    let epoch = fresh(&client, "kept:b").await.epoch;
+    store(&stack, 10, 8_000).await;
+    let request =
+        SubscribeRequest { channel: "kept:a".into(), recover: true, epoch, flag: 2, ..Default::default() };
+    let Err(CallError::Server { code, .. }) = subscribe(&client, request).await else { panic!("refused") };
+    assert_eq!(code, 112);
+    assert!(!fresh(&client, "kept:a").await.recovered, "the channel can be subscribed to");
+}
+
+#[tokio::test]
+async fn a_backlog_that_fits_is_recovered_whole() {
+    let stack = small_outbox("").await;
+    let (client, _events) = connect(&stack, 0, "42").await;
+    let epoch = fresh(&client, "kept:b").await.epoch;
+    store(&stack, 3, 8_000).await;
+    let result = resume(&client, "kept:a", 0, &epoch).await;
+    assert!(result.recovered && texts(&result).len() == 3);
+}
+
+#[tokio::test]
+async fn a_page_of_history_is_as_long_as_the_outbox_allows() {
+    let stack = small_outbox("").await;
+    let (client, _events) = connect(&stack, 0, "42").await;
+    store(&stack, 20, 8_000).await;
+    for reverse in [false, true] {
+        let all = HistoryRequest { channel: "kept:a".into(), limit: -1, reverse, ..Default::default() };
+        let page = history(&client, all).await.unwrap();
+        assert!((1..8).contains(&page.publications.len()), "{}", page.publications.len());
+        assert_eq!(page.publications[0].offset, if reverse { 20 } else { 1 });
+        assert_eq!(page.offset, 20);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_larger_than_the_outbox_is_an_error_and_the_connection_stays() {
+    let stack = small_outbox("").await;
+    let (client, _events) = connect(&stack, 0, "42").await;
+    let body = json!("x".repeat(OUTBOX + 1)).to_string();
+    let Err(CallError::Server { code, message, .. }) = client.rpc("echo", body).await else {
+        panic!("the answer does not fit")
+    };
+    assert!(code == 106 && message.contains("65536"), "{code} {message}");
+    assert_eq!(client.rpc("echo", "1").await.unwrap(), "1");
+}
+
+#[tokio::test]
+async fn a_publication_that_no_client_could_receive_is_refused_where_it_is_published() {
+    let stack = small_outbox("").await;
+    let (client, _events) = connect(&stack, 0, "42").await;
+    for data in ["x".repeat(OUTBOX), "\"".repeat(OUTBOX / 2)] {
+        let data = json!(data).to_string();
+        let Err(CallError::Server { code, message, .. }) = client.publish("kept:a", data.clone()).await
+        else {
+            panic!("refused")
+        };
+        assert!(code == 106 && message.contains("65536"), "{code} {message}");
+        let body = format!(r#"{{"channel":"kept:a","data":{data}}}"#);
+        let request = format!(
+            "POST /api/publish HTTP/1.1\r\nhost: x\r\nx-api-key: a-test-key-for-the-api\r\nconnection: close\r\n\
+             content-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let (status, answer) = http(stack.gateways()[0].internal, &request).await;
+        assert!(status == 200 && answer.contains(r#""code":106"#) && answer.contains("65536"), "{answer}");
+    }
+    assert!(fresh(&client, "kept:a").await.offset == 0, "nothing is stored");
+}
+
+#[tokio::test]
+async fn a_publication_over_nats_that_no_client_could_receive_ends_the_subscription_and_not_the_connection() {
+    let stack = small_outbox("").await;
+    let (client, mut events) = connect(&stack, 0, "42").await;
+    let epoch = fresh(&client, "kept:a").await.epoch;
+    store(&stack, 1, OUTBOX).await;
+    assert_eq!(unsubscribed(&mut events).await, 2500);
+    let result = resume(&client, "kept:a", 0, &epoch).await;
+    assert!(!result.recovered && result.offset == 1, "{result:?}");
+    store(&stack, 1, 10).await;
+    assert_eq!(next(&mut events).await.1, 2);
+}
+
+#[tokio::test]
+async fn an_answer_of_the_server_api_that_nats_cannot_carry_is_an_error() {
+    let stack = small_outbox("").await;
+    store(&stack, 15, 90_000).await;
+    let request = r#"{"channel":"kept:a","limit":100}"#;
+    let answer = service(&stack).await.request("tide.ctl.history", request.into()).await.unwrap();
+    let answer: serde_json::Value = serde_json::from_slice(&answer.payload).unwrap();
+    let message = answer["error"]["message"].as_str().unwrap_or_default().to_owned();
+    assert!(answer["error"]["code"] == 106 && message.contains("1048576"), "{answer}");
+}
+
+#[tokio::test]
+async fn connecting_with_backlogs_larger_than_the_outbox_recovers_what_fits() {
+    let stack = small_outbox("personal = true\n").await;
+    let nats = jetstream::new(service(&stack).await);
+    let (client, _events) = connect(&stack, 0, "42").await;
+    let epoch = fresh(&client, "kept:b").await.epoch;
+    for _ in 0..10 {
+        let data = json!("x".repeat(8_000)).to_string();
+        let subject = tidegate_shared::channel::Channel::parse("kept:#42").unwrap();
+        let subject = stack.config().subjects().channel(&subject);
+        nats.publish(subject, data.into()).await.unwrap().await.unwrap();
+    }
+    let mut socket = Socket::open(&stack).await;
+    let sub = SubscribeRequest { recover: true, epoch, ..SubscribeRequest::default() };
+    let connect = ConnectRequest {
+        token: token(&stack, "42"),
+        subs: [("kept:#42".to_owned(), sub)].into(),
+        ..ConnectRequest::default()
+    };
+    let command = json!({"id": 1, "connect": connect}).to_string();
+    socket.write(&frame(TEXT, command.as_bytes())).await;
+    let reply = &socket.replies(1).await[0];
+    let sub = &reply["connect"]["subs"]["kept:#42"];
+    assert!(sub["recovered"].is_null() && sub["offset"].as_u64() == Some(10), "{reply}");
+}

@@ -1,0 +1,119 @@
+//! A TCP socket with a WebSocket handshake on it, for tests that decide which bytes go into one write, or that do not read.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tidegate_cli::stack::Stack;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+use crate::support::{PATIENCE, token};
+
+pub(crate) const TEXT: u8 = 1;
+pub(crate) const PING: u8 = 9;
+
+/// A WebSocket whose frames the test writes itself.
+pub(crate) struct Socket {
+    pub(crate) tcp: TcpStream,
+    unread: Vec<u8>,
+}
+
+/// One masked frame. The mask is zero, so the payload stands as it is.
+pub(crate) fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0x80 | opcode];
+    match (u8::try_from(payload.len()), u16::try_from(payload.len())) {
+        (Ok(len @ ..126), _) => frame.push(0x80 | len),
+        (_, Ok(len)) => {
+            frame.push(0x80 | 0x7e);
+            frame.extend_from_slice(&len.to_be_bytes());
+        }
+        _ => {
+            frame.push(0x80 | 0x7f);
+            frame.extend_from_slice(&(payload.len() as u64).to_be_bytes());
+        }
+    }
+    frame.extend_from_slice(&[0; 4]);
+    frame.extend_from_slice(payload);
+    frame
+}
+
+impl Socket {
+    /// Opens a WebSocket. Sends no connect command.
+    pub(crate) async fn open(stack: &Stack) -> Self {
+        let url = &stack.gateways()[0].websocket;
+        let host = url.trim_start_matches("ws://").split('/').next().unwrap();
+        let mut tcp = TcpStream::connect(host).await.unwrap();
+        tcp.set_nodelay(true).unwrap();
+        let request = format!(
+            "GET /connection/websocket HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        );
+        tcp.write_all(request.as_bytes()).await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(timeout(PATIENCE, tcp.read_u8()).await.unwrap().unwrap());
+        }
+        assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
+        Self { tcp, unread: Vec::new() }
+    }
+
+    /// Opens a WebSocket and connects as user 42.
+    pub(crate) async fn connected(stack: &Stack) -> Self {
+        let mut socket = Self::open(stack).await;
+        let connect = serde_json::json!({"id": 1, "connect": {"token": token(stack, "42")}}).to_string();
+        socket.write(&frame(TEXT, connect.as_bytes())).await;
+        let reply = &socket.replies(1).await[0];
+        assert!(reply.get("connect").is_some(), "{reply}");
+        socket
+    }
+
+    pub(crate) async fn write(&mut self, bytes: &[u8]) {
+        timeout(PATIENCE, self.tcp.write_all(bytes)).await.unwrap().unwrap();
+    }
+
+    /// Reads until `count` replies with an id are there. Pushes and pings are skipped.
+    pub(crate) async fn replies(&mut self, count: usize) -> Vec<Value> {
+        let mut replies = Vec::new();
+        while replies.len() < count {
+            let (opcode, payload) = self.frame(PATIENCE).await;
+            assert!(
+                opcode != 8,
+                "closed after {} replies: {}",
+                replies.len(),
+                String::from_utf8_lossy(&payload)
+            );
+            if opcode == TEXT {
+                let lines = std::str::from_utf8(&payload).unwrap().lines();
+                let values = lines.map(|line| serde_json::from_str::<Value>(line).unwrap());
+                replies.extend(values.filter(|reply| reply.get("id").is_some()));
+            }
+        }
+        replies
+    }
+
+    /// The next frame of the gateway: its opcode and its payload.
+    pub(crate) async fn frame(&mut self, patience: Duration) -> (u8, Vec<u8>) {
+        loop {
+            if let Some((frame, len)) = parse(&self.unread) {
+                self.unread.drain(..len);
+                return frame;
+            }
+            let read = timeout(patience, self.tcp.read_buf(&mut self.unread)).await.expect("a frame in time");
+            assert!(read.unwrap() > 0, "the socket ended");
+        }
+    }
+}
+
+fn parse(bytes: &[u8]) -> Option<((u8, Vec<u8>), usize)> {
+    let (opcode, short) = (bytes.first()? & 0x0f, bytes.get(1)? & 0x7f);
+    let (head, len) = match short {
+        126 => (4, u64::from(u16::from_be_bytes(bytes.get(2..4)?.try_into().ok()?))),
+        127 => (10, u64::from_be_bytes(bytes.get(2..10)?.try_into().ok()?)),
+        len => (2, u64::from(len)),
+    };
+    let end = head + usize::try_from(len).ok()?;
+    Some(((opcode, bytes.get(head..end)?.to_vec()), end))
+}

@@ -1,0 +1,89 @@
+//! Which environment variable sets which key.
+
+use std::collections::BTreeSet;
+
+use super::{ConfigError, DEFAULT_TOML, ENV_PREFIX, FILE_VARIABLE};
+
+/// Set in every container of Kubernetes.
+pub(super) const KUBERNETES: &str = "KUBERNETES_SERVICE_HOST";
+/// The arrays of tables, which one variable sets as a whole.
+const ARRAYS: [&str; 3] = ["issuer", "namespace", "route"];
+/// Behind a name: the value is the content of a file.
+const FILE: &str = "_file";
+
+/// The key that a variable sets, with `_file` behind it if the value is in a file. `None` if it is none of ours.
+pub(super) fn key(name: &str, in_kubernetes: bool) -> Result<Option<String>, ConfigError> {
+    let Some(rest) = name.strip_prefix(ENV_PREFIX).filter(|_| name != FILE_VARIABLE) else { return Ok(None) };
+    let key = rest.to_lowercase().replace("__", ".");
+    let known = keys();
+    if known.contains(&key) || key.strip_suffix(FILE).is_some_and(|key| known.contains(key)) {
+        return Ok(Some(key));
+    }
+    if in_kubernetes && is_of_kubernetes(rest) {
+        return Ok(None);
+    }
+    Err(ConfigError(format!("{name} sets no key: {}", suggestion(rest, &known))))
+}
+
+/// Every key and every section.
+fn keys() -> BTreeSet<String> {
+    let mut keys: BTreeSet<String> = ARRAYS.map(str::to_owned).into();
+    // The default file is tested to be valid.
+    if let Ok(document) = DEFAULT_TOML.parse::<toml_edit::DocumentMut>() {
+        collect(document.as_table(), "", &mut keys);
+    }
+    keys
+}
+
+fn collect(table: &toml_edit::Table, prefix: &str, keys: &mut BTreeSet<String>) {
+    for (name, item) in table {
+        let key = format!("{prefix}{name}");
+        if let Some(table) = item.as_table() {
+            collect(table, &format!("{key}."), keys);
+        }
+        keys.insert(key);
+    }
+}
+
+/// Kubernetes sets variables with the names of services in every container: `TIDEGATE_GATEWAY_PORT_8000_TCP` for a service
+/// `tidegate-gateway`.
+fn is_of_kubernetes(rest: &str) -> bool {
+    let is_port = |part: &str| {
+        let mut parts = part.split('_');
+        let number = parts.next().is_some_and(|number| number.parse::<u16>().is_ok());
+        number && parts.next().is_some_and(|protocol| ["TCP", "UDP", "SCTP"].contains(&protocol))
+    };
+    let service = |end: &str| rest == end.trim_start_matches('_') || rest.ends_with(end);
+    service("_SERVICE_HOST")
+        || service("_SERVICE_PORT")
+        || rest.contains("SERVICE_PORT_")
+        || service("_PORT")
+        || rest.match_indices("PORT_").any(|(at, found)| rest.get(at + found.len()..).is_some_and(is_port))
+}
+
+fn suggestion(rest: &str, known: &BTreeSet<String>) -> String {
+    let single = |name: &str| {
+        name.to_lowercase()
+            .replace(['.', '-'], "_")
+            .split('_')
+            .filter(|part| !part.is_empty())
+            .collect::<Vec<_>>()
+            .join("_")
+    };
+    let typed = single(rest);
+    let nearest = known
+        .iter()
+        .flat_map(|key| [key.clone(), format!("{key}{FILE}")])
+        .map(|key| (strsim::jaro_winkler(&single(&key), &typed), key))
+        .max_by(|(a, _), (b, _)| a.total_cmp(b));
+    match nearest {
+        Some((likeness, key)) if likeness > 0.85 => {
+            let variable = key.replace('.', "__").to_uppercase();
+            format!("did you mean {ENV_PREFIX}{variable}? Two underscores separate a section from its key")
+        }
+        _ => format!(
+            "a key is set by {ENV_PREFIX}<SECTION>__<KEY>, for example TIDEGATE_GATEWAY__LISTEN; `tidegate default-config` \
+             prints every key; unset the variable if it belongs to another program"
+        ),
+    }
+}
