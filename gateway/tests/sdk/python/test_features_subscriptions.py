@@ -59,6 +59,7 @@ async def test_a_private_channel_is_recovered_with_a_fresh_token(stack, clients)
         expired = token_for(user, seconds=-60, channel=channel)
         _, heard = await connection.subscribe(channel, token=expired, get_token=get_token)
         assert asked == [channel]
+        await publisher.subscribe(channel, token=token_for(user, channel=channel))
         async with away():
             await publisher.publish(channel, "missed")
         await heard.get("publication")
