@@ -20,8 +20,8 @@ use self::{
 };
 use crate::{metrics::Metrics, presence::Presence};
 
-/// How large the publications in one reply may be, whatever the outbox may hold.
-const MAX_READ: usize = 8 << 20;
+/// How large the publications of one read may be, whatever the outbox may hold, and for a service.
+pub(crate) const MAX_READ: usize = 8 << 20;
 
 /// The channels of this gateway.
 pub(crate) struct Channels {
@@ -47,7 +47,7 @@ impl Channels {
     ) -> anyhow::Result<Self> {
         let (subjects, namespaces) = (config.subjects(), config.all_namespaces());
         let limits = &config.gateway.limits;
-        // A quarter of the outbox is left: for the frame, and for bytes that JSON clients receive as base64.
+        // A reply may fill half of the outbox. More than that is read, because NATS counts headers that clients do not get.
         let outbox = usize::try_from(limits.outbox).unwrap_or(usize::MAX);
         let bytes = (outbox / 4 * 3).min(MAX_READ);
         let limit = Limit { publications: limits.recovery, bytes };

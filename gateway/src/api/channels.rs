@@ -12,6 +12,8 @@ use tidegate_shared::{
 };
 use tokio::time::Instant;
 
+use crate::channels::{MAX_READ, feed::Limit};
+
 use super::{
     Api, ApiResult, EmptyResult, incomplete,
     local::{Node, PeerAnswer, PeerQuestion},
@@ -69,7 +71,8 @@ impl Api {
             return Err(codes::NOT_AVAILABLE.because("this namespace keeps no history"));
         }
         let request = HistoryRequest { channel: name, limit, since, reverse };
-        let page = self.channels.history.page(&channel, &request).await;
+        let most = Limit { bytes: MAX_READ, ..self.channels.history.limit() };
+        let page = self.channels.history.page(&channel, &request, most).await;
         let page = page.map_err(|refusal| codes::INTERNAL.because(refusal))?;
         let mut page = page.ok_or_else(|| codes::UNRECOVERABLE.error())?;
         page.publications = page.publications.into_iter().map(|p| p.suited_to(Encoding::Json)).collect();

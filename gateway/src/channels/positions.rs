@@ -50,10 +50,10 @@ impl Positions {
             }
             let mut pause = CHECK_PAUSE;
             loop {
-                // A reconnect begins the comparison anew: the stream may be another one now.
+                // After a reconnect the stream may be another one, so the comparison begins anew.
                 let checked = tokio::select! {
                     checked = self.check(namespace) => checked,
-                    () = reconnects.next() => continue,
+                    () = reconnects.next() => Err(Refusal::Unavailable("the connection was lost".to_owned())),
                     () = self.lifecycle.finishing() => return,
                 };
                 let Err(refusal) = checked else { break };
@@ -62,9 +62,17 @@ impl Positions {
                 } else {
                     tracing::debug!(namespace, %refusal, "positions cannot be compared yet");
                 }
+                // The pause grows even if every comparison loses the connection, so that it is not lost all the time.
+                let again = async {
+                    if self.broker.is_connected() {
+                        tokio::time::sleep(pause).await;
+                        pause = (pause * 2).min(CHECK_PAUSE_LIMIT);
+                    } else {
+                        let _ = tokio::time::timeout(CHECK_INTERVAL, reconnects.next()).await;
+                    }
+                };
                 tokio::select! {
-                    () = reconnects.next() => pause = CHECK_PAUSE,
-                    () = tokio::time::sleep(pause) => pause = (pause * 2).min(CHECK_PAUSE_LIMIT),
+                    () = again => {}
                     () = self.lifecycle.finishing() => return,
                 }
             }

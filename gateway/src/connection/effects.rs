@@ -73,7 +73,8 @@ impl Connection {
         // A page can be large, so it counts as an unsettled operation.
         in_flight.unsettled += 1;
         in_flight.tasks.push(Box::pin(async move {
-            let page = shared.channels.history.page(&channel, &ask).await;
+            let history = &shared.channels.history;
+            let page = history.page(&channel, &ask, history.limit()).await;
             Done::Paged { command, page: page.map_err(|refusal| codes::INTERNAL.because(refusal)) }
         }));
     }

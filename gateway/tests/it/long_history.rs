@@ -9,7 +9,7 @@ use tidegate_shared::protocol::{HistoryRequest, StreamPosition};
 use crate::support::{connect, fresh, history, http, kept_toml, quick, resume, service, start};
 
 const KEPT: u32 = 20_000;
-/// Replies may hold 192 KiB of publications, about 90 of them.
+/// Replies may hold 128 KiB of publications, about 60 of them.
 const SMALL_REPLIES: &str = "[gateway.limits]\noutbox = '256 KiB'\n";
 
 /// A stack whose channel `kept:a` keeps 20,000 publications of 2 KB, with publications of other channels in between.
@@ -89,9 +89,9 @@ async fn a_read_costs_what_it_returns_and_not_what_is_kept() {
     }
     // More than one reply may hold is cut, at the far end.
     let most = page(&client, -1, true, None).await;
-    assert!(most.len() > 40 && most == expected(u64::MAX, most.len()), "{}", most.len());
+    assert!(most.len() > 30 && most == expected(u64::MAX, most.len()), "{}", most.len());
     let first = page(&client, -1, false, None).await;
-    assert!((80..100).contains(&first.len()) && first == offsets[..first.len()], "{}", first.len());
+    assert!((40..100).contains(&first.len()) && first == offsets[..first.len()], "{}", first.len());
     // Clients that are cut off at the same time resume within their outboxes, or are told.
     let start = fresh(&client, "kept:a").await;
     client.unsubscribe("kept:a").await.unwrap();
@@ -114,4 +114,26 @@ async fn a_read_costs_what_it_returns_and_not_what_is_kept() {
     let grown = peak(&stack) - before;
     println!("{} KiB more at the peak", grown >> 10);
     assert!(grown < 64 << 20, "{} MiB", grown >> 20);
+}
+
+#[tokio::test]
+async fn the_newest_messages_of_channels_are_found_though_they_are_too_large_for_one_read() {
+    let stack = start(quick(&kept_toml(20, "")).gateways(1)).await;
+    let nats = async_nats::jetstream::new(service(&stack).await);
+    let large = "x".repeat(900_000);
+    let mut subjects = Vec::new();
+    let mut expected = Vec::new();
+    for n in 0..12 {
+        let subject = format!("tide.ch.kept.large{n}");
+        for body in ["1".to_owned(), large.clone()] {
+            let stored = nats.publish(subject.clone(), body.into()).await.unwrap().await.unwrap();
+            expected.push((subject.clone(), stored.sequence));
+        }
+        subjects.push(subject);
+    }
+    subjects.push("tide.ch.kept.empty".to_owned());
+    let broker = tidegate_cli::stack::setup::connect(stack.config()).await.unwrap();
+    let newest = broker.newest("TIDE_CH_kept", &subjects).await.unwrap();
+    let expected: Vec<_> = expected.into_iter().skip(1).step_by(2).collect();
+    assert_eq!(newest, expected);
 }

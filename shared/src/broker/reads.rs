@@ -69,14 +69,26 @@ impl Broker {
         self.direct(stream, &ask).await
     }
 
-    /// Returns the sequence of the newest message of each subject that has one. Takes at most 1,024 subjects.
+    /// Returns the sequence of the newest message of each subject that has one. Takes at most 1,024 subjects. The broker sends
+    /// the messages with their payloads, so they are read in parts.
     pub async fn newest(&self, stream: &str, subjects: &[String]) -> Result<Vec<(String, u64)>, Refusal> {
-        let range = self.direct(stream, &serde_json::json!({"multi_last": subjects})).await?;
-        let newest = range.messages.iter().filter_map(|message| {
-            let subject = message.headers.as_ref()?.get("Nats-Subject")?.as_str().to_owned();
-            Some((subject, header_number(message, "Nats-Sequence")?))
-        });
-        Ok(newest.collect())
+        let mut newest = Vec::new();
+        let mut from = 1;
+        loop {
+            let ask = serde_json::json!({"multi_last": subjects, "seq": from, "max_bytes": RANGE_BYTES});
+            let range = self.direct(stream, &ask).await?;
+            let read = range.messages.iter().filter_map(|message| {
+                let subject = message.headers.as_ref()?.get("Nats-Subject")?.as_str().to_owned();
+                Some((subject, header_number(message, "Nats-Sequence")?))
+            });
+            newest.extend(read);
+            let last = range.messages.last().and_then(|message| header_number(message, "Nats-Sequence"));
+            match last {
+                // A subject that gets a message meanwhile is named again.
+                Some(last) if range.more > 0 => from = last + 1,
+                _ => return Ok(newest),
+            }
+        }
     }
 
     /// Requests a batch by direct get. Its messages arrive one by one, followed by an end, or a single "not found" arrives.

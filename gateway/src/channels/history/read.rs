@@ -71,14 +71,14 @@ impl History {
         Ok(Backlog { publications, complete, removed, more: more > 0 })
     }
 
-    /// Reads past publications for a client, as many as one reply may hold. `None` if its position belongs to another
-    /// stream.
+    /// Reads past publications, as many as `most` allows. `None` if the position belongs to another stream.
     pub(crate) async fn page(
         &self,
         channel: &Channel,
         ask: &HistoryRequest,
+        most: Limit,
     ) -> Result<Option<HistoryResult>, Refusal> {
-        let page = timeout(PAGE_TIME, self.read_page(channel, ask)).await;
+        let page = timeout(PAGE_TIME, self.read_page(channel, ask, most)).await;
         page.unwrap_or_else(|_| Err(Refusal::Unavailable("the history is not read in time".to_owned())))
     }
 
@@ -86,6 +86,7 @@ impl History {
         &self,
         channel: &Channel,
         ask: &HistoryRequest,
+        most: Limit,
     ) -> Result<Option<HistoryResult>, Refusal> {
         let (Some(kept), Some(epoch)) = (self.streams.get(channel.namespace()), self.epoch(channel)) else {
             return Ok(None);
@@ -94,8 +95,8 @@ impl History {
         if !since.epoch.is_empty() && *since.epoch != *epoch {
             return Ok(None);
         }
-        let publications = usize::try_from(ask.limit).unwrap_or(usize::MAX).min(self.limit.publications);
-        let most = Limit { publications, ..self.limit };
+        let publications = usize::try_from(ask.limit).unwrap_or(usize::MAX).min(most.publications);
+        let most = Limit { publications, ..most };
         let mut publications = Vec::new();
         if most.publications > 0 {
             let _turn = turn(&self.pages).await?;
