@@ -140,8 +140,9 @@ async fn a_publication_over_nats_that_no_client_could_receive_ends_the_subscript
 async fn an_answer_of_the_server_api_that_nats_cannot_carry_is_an_error() {
     let stack = small_outbox("").await;
     store(&stack, 15, 90_000).await;
-    let request = r#"{"channel":"kept:a","limit":100}"#;
-    let answer = service(&stack).await.request("tide.ctl.history", request.into()).await.unwrap();
+    let page = r#"{"history":{"channel":"kept:a","limit":100}}"#;
+    let request = format!(r#"{{"commands":[{page},{page},{page}]}}"#);
+    let answer = service(&stack).await.request("tide.ctl.batch", request.into()).await.unwrap();
     let answer: serde_json::Value = serde_json::from_slice(&answer.payload).unwrap();
     let message = answer["error"]["message"].as_str().unwrap_or_default().to_owned();
     assert!(answer["error"]["code"] == 106 && message.contains("1048576"), "{answer}");
