@@ -92,6 +92,7 @@ fn a_gateway_in_production_starts_without_the_secrets_of_others() {
         ("TIDEGATE_NATS__GATEWAY__PASSWORD", &secret),
         ("TIDEGATE_AUTH__HMAC_SECRET", &secret),
         ("TIDEGATE_API__KEY", ""),
+        ("TIDEGATE_AUTH__MAX_TOKEN_LIFE", "24h"),
         ("TIDEGATE_NATS__WORKER__PASSWORD_FILE", "/nonexistent/secret"),
     ];
     let output = run("env = 'production'", &variables);
