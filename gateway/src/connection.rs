@@ -111,7 +111,7 @@ impl Connection {
         let session = Session::new(Arc::clone(&shared.rules), client, dialect.encoding(), now().instant);
         let registration = Registration::new(
             Arc::clone(&shared.channels.hub),
-            shared.metrics.clone(),
+            &shared.metrics,
             (session.client().clone(), transport.session()),
             Arc::clone(&outbox),
         );

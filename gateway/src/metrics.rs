@@ -18,7 +18,7 @@ use self::{
 };
 
 mod api;
-mod connections;
+pub(crate) mod connections;
 mod hooks;
 mod presence;
 mod recovery;

@@ -10,7 +10,7 @@ use tidegate_shared::{channel::Channel, id::ClientId};
 
 use crate::{
     channels::hub::{ChannelRef, Hub},
-    metrics::Metrics,
+    metrics::{Metrics, connections::OpenConnection},
     outbox::Outbox,
     presence::Membership,
 };
@@ -18,7 +18,7 @@ use crate::{
 /// A connection's entries. Dropping it removes them.
 pub(super) struct Registration {
     hub: Arc<Hub>,
-    metrics: Metrics,
+    _open: OpenConnection,
     client: ClientId,
     /// The session name of a client that posts its commands.
     session: Option<Box<str>>,
@@ -31,17 +31,17 @@ impl Registration {
     /// Adds the connection to the hub and counts it as open.
     pub(super) fn new(
         hub: Arc<Hub>,
-        metrics: Metrics,
+        metrics: &Metrics,
         (client, session): (ClientId, Option<&str>),
         outbox: Arc<Outbox>,
     ) -> Self {
-        metrics.opened();
+        let open = metrics.opened();
         hub.register(client.clone(), outbox);
         if let Some(session) = session {
             hub.name_session(session, client.clone());
         }
         let session = session.map(Box::from);
-        Self { hub, metrics, client, session, registered: true, channels: Vec::new() }
+        Self { hub, _open: open, client, session, registered: true, channels: Vec::new() }
     }
 
     /// Makes room for exactly this many more channels.
@@ -83,7 +83,6 @@ impl Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         self.leave_all();
-        self.metrics.closed();
     }
 }
 
@@ -98,12 +97,8 @@ mod tests {
     fn joined(hub: &Arc<Hub>, metrics: &Metrics) -> (ClientId, Registration) {
         let client = ClientId::random(&GatewayId::random());
         let outbox = Arc::new(Outbox::new(Encoding::Json, 1000));
-        let mut registration = Registration::new(
-            Arc::clone(hub),
-            metrics.clone(),
-            (client.clone(), Some("s")),
-            Arc::clone(&outbox),
-        );
+        let mut registration =
+            Registration::new(Arc::clone(hub), metrics, (client.clone(), Some("s")), Arc::clone(&outbox));
         let channel = hub.hold(&Channel::parse("chat:lobby").unwrap(), |_| {});
         channel.feed.join(client.clone(), &outbox, None, &Start::Fresh, |_| FirstFrame::Nothing);
         registration.add(channel, None);

@@ -39,14 +39,20 @@ impl ConnectionMetrics {
     }
 }
 
+/// One open connection in the gauge. Dropping it counts the connection as closed.
+pub(crate) struct OpenConnection(Gauge);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 impl Metrics {
-    pub(crate) fn opened(&self) {
+    pub(crate) fn opened(&self) -> OpenConnection {
         self.connections.open.inc();
         self.connections.accepted.inc();
-    }
-
-    pub(crate) fn closed(&self) {
-        self.connections.open.dec();
+        OpenConnection(self.connections.open.clone())
     }
 
     pub(crate) fn refused(&self, reason: &'static str) {
