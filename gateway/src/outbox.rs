@@ -141,7 +141,13 @@ impl Outbox {
     /// Tells the connection that publications of this channel are lost to the gateway. The feed has removed the
     /// subscriber already.
     pub(crate) fn lose(&self, channel: &str) {
-        self.inner.lock().notices.push_back(Notice::Lost(channel.into()));
+        let mut inner = self.inner.lock();
+        // One notice for each channel, so that their number is bounded while a write is blocked.
+        let queued = |notice: &Notice| matches!(notice, Notice::Lost(lost) if **lost == *channel);
+        if !inner.notices.iter().any(queued) {
+            inner.notices.push_back(Notice::Lost(channel.into()));
+        }
+        drop(inner);
         self.waker.wake();
     }
 
@@ -286,6 +292,22 @@ mod tests {
         assert_eq!(overflow(), Some(codes::FORCE_DISCONNECT));
         assert!(matches!(take(&outbox, 10), Some(OutboxItem::End(end)) if end == codes::FORCE_DISCONNECT));
         assert_eq!(outbox.take_rest().len(), 1);
+    }
+
+    #[test]
+    fn a_channel_that_is_lost_again_and_again_waits_once() {
+        let outbox = Outbox::new(Encoding::Json, 100);
+        outbox.open();
+        for _ in 0..3 {
+            outbox.lose("chat:a");
+            outbox.lose("chat:b");
+        }
+        for expected in ["chat:a", "chat:b"] {
+            assert!(matches!(take(&outbox, 10), Some(OutboxItem::Lost(lost)) if *lost == *expected));
+        }
+        assert!(take(&outbox, 10).is_none());
+        outbox.lose("chat:a");
+        assert!(take(&outbox, 10).is_some(), "a later loss is told");
     }
 
     #[test]

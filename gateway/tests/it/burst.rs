@@ -148,6 +148,7 @@ async fn a_pong_that_waits_behind_a_blocked_write_keeps_the_connection() {
         nats.publish("tide.ch.open.a", data.clone()).await.unwrap().await.unwrap();
     }
     socket.write(&frame(TEXT, b"{}")).await;
+    // Longer than pong_timeout: what is tested is what the gateway makes of time that has passed.
     let blocked_until = tokio::time::Instant::now() + std::time::Duration::from_millis(700);
     tokio::time::sleep_until(blocked_until).await;
     let mut received = 0;
