@@ -16,7 +16,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use parking_lot::Mutex;
 use tidegate_shared::{
-    broker::{Broker, Range, Refusal, header_number},
+    broker::{Broker, Range, Refusal, broker_header, header_number},
     config::Config,
     envelope::get,
     header,
@@ -136,10 +136,11 @@ impl Fleet {
         while let Some(start) = from {
             let page = self.broker.range(PRESENCE, &filter, start, BATCH).await?;
             from = next_page(&page);
-            found.extend(page.messages.iter().filter_map(|message| {
-                let subject = message.headers.as_ref().and_then(|headers| get(headers, header::SUBJECT))?;
-                read_lease(subject, message)
-            }));
+            found.extend(
+                page.messages
+                    .iter()
+                    .filter_map(|message| read_lease(broker_header(message, header::SUBJECT)?, message)),
+            );
         }
         self.leases.lock().read(&before, found);
         self.announce();

@@ -76,15 +76,20 @@ pub struct StreamFacts {
     pub kept: KeptMessages,
 }
 
-/// Parses a header as a number.
+/// Returns a header that the broker wrote into a message that it delivered or republished. The broker writes its headers
+/// behind those of the publisher, who may have used the same names: the last value is the broker's.
+pub fn broker_header<'a>(message: &'a Message, name: &str) -> Option<&'a str> {
+    message.headers.as_ref()?.get_last(name).map(async_nats::HeaderValue::as_str)
+}
+
+/// Parses a header that the broker wrote as a number.
 pub fn header_number(message: &Message, name: &str) -> Option<u64> {
-    message.headers.as_ref()?.get(name)?.as_str().parse().ok()
+    broker_header(message, name)?.parse().ok()
 }
 
 /// Returns when the stream stored a message that it delivered or republished.
 pub fn stored_at(message: &Message) -> Option<SystemTime> {
-    let text = message.headers.as_ref()?.get("Nats-Time-Stamp")?;
-    humantime::parse_rfc3339(text.as_str()).ok()
+    humantime::parse_rfc3339(broker_header(message, "Nats-Time-Stamp")?).ok()
 }
 
 /// Why a connection could not be made.

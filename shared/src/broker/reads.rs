@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Broker, Refusal, header_number};
+use super::{Broker, Refusal, broker_header, header_number};
 
 /// How large the messages of one read may be, all together. The last one may exceed it.
 const RANGE_BYTES: usize = 4 << 20;
@@ -78,7 +78,7 @@ impl Broker {
             let ask = serde_json::json!({"multi_last": subjects, "seq": from, "max_bytes": RANGE_BYTES});
             let range = self.direct(stream, &ask).await?;
             let read = range.messages.iter().filter_map(|message| {
-                let subject = message.headers.as_ref()?.get("Nats-Subject")?.as_str().to_owned();
+                let subject = broker_header(message, "Nats-Subject")?.to_owned();
                 Some((subject, header_number(message, "Nats-Sequence")?))
             });
             newest.extend(read);
