@@ -23,6 +23,7 @@ use tokio::sync::watch;
 
 use crate::{
     config::{NatsConfig, NatsUser},
+    failure,
     topology::{self, KeptMessages},
 };
 
@@ -145,7 +146,8 @@ impl Broker {
                     }
                     _ => {
                         if waited.is_multiple_of(10) {
-                            tracing::warn!(nats.url = %config.url, %error, "waiting for NATS");
+                            let error = failure::without_number(&error.to_string());
+                            tracing::warn!(nats.url = %config.url, error, "waiting for NATS: start it, or check nats.url");
                         }
                         waited += 1;
                         tokio::time::sleep(Duration::from_millis(500)).await;

@@ -24,9 +24,11 @@ mod namespace;
 mod place;
 mod role;
 mod route;
+mod typed;
 mod unit;
 mod validate;
 mod variable;
+mod words;
 
 /// Every key with its default and its meaning: the reference of the configuration.
 pub const DEFAULT_TOML: &str = include_str!("config/default.toml");
@@ -172,8 +174,10 @@ pub struct StreamsConfig {
 #[serde(deny_unknown_fields)]
 pub struct GatewayConfig {
     /// The address that clients connect to.
+    #[serde(with = "unit::address")]
     pub listen: SocketAddr,
     /// The address of health checks, metrics and the server API.
+    #[serde(with = "unit::address")]
     pub internal: SocketAddr,
     /// The origins of web pages that may connect.
     pub origins: Vec<String>,
@@ -305,6 +309,7 @@ pub struct WorkerConfig {
     /// The service name in the subjects of dead letters.
     pub service: String,
     /// Health and metrics.
+    #[serde(with = "unit::address")]
     pub internal: SocketAddr,
     /// How long the broker waits for a sign of life before it redelivers a request to another worker.
     #[serde(with = "unit::duration")]
