@@ -21,6 +21,7 @@ use tidegate_shared::{
 };
 use tokio::sync::Semaphore;
 
+use self::last::LastMessages;
 use super::message::{is_removal, read_publication};
 use crate::channels::feed::{
     Feed, Limit,
@@ -33,6 +34,8 @@ const READS: usize = 16;
 /// How long a stream's end is reused for channels that begin. A stale end is safe: messages behind it arrive live.
 const END_AGE: Duration = Duration::from_millis(200);
 
+mod last;
+mod quiet;
 mod read;
 mod tail;
 
@@ -52,6 +55,8 @@ struct NamespaceStream {
     ttl: Duration,
     /// Cache mode: clients recover the newest publication only.
     cache: bool,
+    /// What proves that a quiet channel has had nothing newer than its history shows. `None` in cache mode.
+    last: Option<LastMessages>,
     epoch: RwLock<Arc<str>>,
     /// The newest sequence this gateway has seen in the stream, where it receives all of it.
     seen: AtomicU64,
@@ -74,6 +79,7 @@ impl History {
                 stream: channel_stream(&namespace.name),
                 ttl: namespace.history_ttl,
                 cache: namespace.is_cache(),
+                last: namespace.proves_quiet().then(|| LastMessages::new(&namespace.name)),
                 epoch: RwLock::new("".into()),
                 seen: AtomicU64::new(0),
                 end: tokio::sync::Mutex::default(),
