@@ -76,6 +76,8 @@ async fn a_client_recovers_a_channel_that_never_had_a_publication_in_a_busy_name
     let (back, _events) = connect(&stack, 0, "42").await;
     let result = resume(&back, "kept:b", middle.offset, &middle.epoch).await;
     assert!(result.recovered, "its client saw no publication: {result:?}");
+    let result = resume(&back, "kept:new", 0, "").await;
+    assert!(result.recovered, "nobody was subscribed before: {result:?}");
 }
 
 async fn a_client_that_missed_a_publication_which_has_expired_has_not_recovered(fanout: &str) {

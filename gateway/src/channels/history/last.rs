@@ -4,19 +4,27 @@
 //! reached what the namespace's stream had. Without an answer in time nothing is proven.
 
 use std::{
-    sync::Arc,
-    time::{Duration, Instant},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
 };
 
-use async_nats::Message;
+use async_nats::{HeaderMap, Message};
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tidegate_shared::{
-    broker::{Broker, Refusal, header_number},
+    broker::{Broker, Refusal, header_number, stored_at},
+    subject::Subjects,
     topology::{channel_stream, last_stream},
 };
 use tokio::time::{sleep, timeout};
 
-use super::quiet::{Copied, is_quiet};
+use super::{
+    marks::Mark,
+    quiet::{Copied, is_quiet},
+};
 
 /// How long to wait for the copies. A client waits meanwhile.
 const CATCH_UP: Duration = Duration::from_secs(1);
@@ -32,6 +40,11 @@ pub(super) struct LastMessages {
     origin: String,
     /// The ends of the stream, and when their read began: channels that are asked about at the same time share one.
     ends: tokio::sync::Mutex<Option<(Instant, Option<Arc<Ends>>)>>,
+    /// The subjects of marks, and for which interval one is stored.
+    marks: Vec<String>,
+    marked: AtomicU64,
+    /// How long copies are kept.
+    kept: Duration,
     /// When the copies were last waited for in vain.
     gave_up: Mutex<Option<Instant>>,
 }
@@ -45,11 +58,14 @@ struct Ends {
 }
 
 impl LastMessages {
-    pub(super) fn new(namespace: &str) -> Self {
+    pub(super) fn new(subjects: &Subjects, namespace: &str, kept: Duration) -> Self {
         Self {
             namespace: namespace.to_owned(),
             stream: last_stream(namespace),
             origin: channel_stream(namespace),
+            marks: Mark::subjects().map(|number| subjects.mark(namespace, number)).collect(),
+            marked: AtomicU64::new(0),
+            kept,
             ends: tokio::sync::Mutex::default(),
             gave_up: Mutex::default(),
         }
@@ -94,12 +110,10 @@ impl LastMessages {
                 if read.up_to >= ends.newest.seq {
                     let last = read.messages.iter().find(|message| subject_of(message) == Some(subject));
                     let Some(last) = last else {
-                        let after = self.ends(broker, Instant::now()).await?;
-                        let oldest = after.map(|after| after.oldest);
-                        return Ok(Some(is_quiet(since, ends.newest, None, oldest)));
+                        return self.prove_by_others(broker, since, ends.newest).await.map(Some);
                     };
                     let last = self.copied(last);
-                    return Ok(Some(last.is_some() && is_quiet(since, ends.newest, last, None)));
+                    return Ok(Some(last.is_some() && is_quiet(since, ends.newest, last, &[])));
                 }
             }
             if !waits {
@@ -107,6 +121,45 @@ impl LastMessages {
             }
             sleep(PAUSE).await;
         }
+    }
+
+    /// For a channel without a copy: by the oldest copy, or by the marks.
+    async fn prove_by_others(&self, broker: &Broker, since: u64, newest: Copied) -> Result<bool, Refusal> {
+        let oldest = self.ends(broker, Instant::now()).await?.map(|ends| ends.oldest);
+        if is_quiet(since, newest, None, oldest.as_slice()) {
+            return Ok(true);
+        }
+        let subjects: Vec<&str> = self.marks.iter().map(String::as_str).collect();
+        let marks = broker.last_of_each(&self.stream, &subjects).await?.messages;
+        let marks: Vec<Copied> = marks.iter().filter_map(|mark| self.copied(mark)).collect();
+        Ok(is_quiet(since, newest, None, &marks))
+    }
+
+    /// Stores a mark in the namespace's stream, if one is due. Without it less can be proven, and nothing else is lost.
+    pub(super) async fn mark(&self, broker: &Broker) {
+        let mark = Mark::due(SystemTime::now(), self.kept);
+        if self.marked.load(Ordering::Relaxed) == mark.interval {
+            return;
+        }
+        let stored = timeout(CATCH_UP, self.store(broker, mark)).await;
+        match stored.unwrap_or_else(|_| Err(Refusal::Unavailable("the broker is silent".to_owned()))) {
+            Ok(()) => self.marked.store(mark.interval, Ordering::Relaxed),
+            Err(refusal) => tracing::debug!(stream = self.origin, %refusal, "a mark is not stored yet"),
+        }
+    }
+
+    async fn store(&self, broker: &Broker, mark: Mark) -> Result<(), Refusal> {
+        let Some(subject) = usize::try_from(mark.subject()).ok().and_then(|n| self.marks.get(n)) else {
+            return Ok(());
+        };
+        let there = broker.last_of_each(&self.stream, &[subject]).await?.messages;
+        if there.iter().filter_map(stored_at).any(|at| at >= mark.since) {
+            return Ok(());
+        }
+        let mut headers = HeaderMap::new();
+        // Other gateways store it too.
+        headers.insert("Nats-Msg-Id", format!("mark.{}", mark.interval));
+        broker.store(subject.clone(), headers, Bytes::new()).await.map(|_| ())
     }
 
     /// The ends of the stream, read after `begin`. `None` if it has no copies, or copies of another stream.

@@ -22,12 +22,15 @@ impl Copied {
 }
 
 /// Whether a channel has had no message between the position `since` and the original of `newest`, the newest copy of all.
-/// `last` is the newest copy of the channel. If there is none, `oldest` is the oldest copy of all, read after it was looked for.
-pub(super) fn is_quiet(since: u64, newest: Copied, last: Option<Copied>, oldest: Option<Copied>) -> bool {
-    let known = match last {
-        Some(last) => (last.origin <= since).then_some(last),
-        // The copies of older messages may be gone.
-        None => oldest.filter(|oldest| oldest.origin <= since.saturating_add(1)),
-    };
-    known.is_some_and(|known| known.skipped().is_some() && known.skipped() == newest.skipped())
+/// `last` is the newest copy of the channel; `others` are copies of other messages, read after it was looked for.
+pub(super) fn is_quiet(since: u64, newest: Copied, last: Option<Copied>, others: &[Copied]) -> bool {
+    if last.is_some_and(|last| last.origin > since) {
+        return false;
+    }
+    // A copy from before the position, since which every message was copied. It is still there, so no later copy is gone, except
+    // that a channel's next one replaces it.
+    last.iter()
+        .chain(others)
+        .filter(|copy| copy.origin <= since.saturating_add(1))
+        .any(|copy| copy.skipped().is_some() && copy.skipped() == newest.skipped())
 }
