@@ -75,6 +75,8 @@ pub struct StreamFacts {
     pub last_seq: u64,
     /// How many messages it keeps of each channel.
     pub kept: KeptMessages,
+    /// The epoch of the stream whose messages it copies, if it copies any.
+    pub origin_epoch: Option<String>,
 }
 
 /// Returns a header that the broker wrote into a message that it delivered or republished. The broker writes its headers
@@ -240,6 +242,7 @@ impl Broker {
             first_seq: info.state.first_sequence,
             last_seq: info.state.last_sequence,
             kept: KeptMessages::of(&info.config),
+            origin_epoch: topology::origin_epoch(&info.config).map(str::to_owned),
         })
     }
 

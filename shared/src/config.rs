@@ -167,6 +167,12 @@ pub struct StreamsConfig {
     /// How long a dead letter is kept.
     #[serde(with = "unit::duration")]
     pub dead_max_age: Duration,
+    /// How long the last message of each channel is known, beyond its history.
+    #[serde(with = "unit::duration")]
+    pub last_ttl: Duration,
+    /// The maximum size of each stream of last messages. When it is full, the oldest messages go.
+    #[serde(with = "unit::size")]
+    pub last_max_bytes: u64,
 }
 
 /// The gateway.

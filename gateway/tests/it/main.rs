@@ -28,6 +28,7 @@ mod lost;
 mod native_pings;
 mod one_way;
 mod presence;
+mod quiet;
 mod recovery;
 mod requests;
 mod server_side;

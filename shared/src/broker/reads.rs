@@ -23,6 +23,8 @@ pub struct Range {
     pub messages: Vec<Message>,
     /// How many messages follow.
     pub more: u64,
+    /// For newest messages: the last sequence of the replica that was read. Otherwise 0.
+    pub up_to: u64,
 }
 
 impl Broker {
@@ -91,6 +93,17 @@ impl Broker {
         }
     }
 
+    /// Returns the newest message of each subject that has one, of a few subjects.
+    pub async fn last_of_each(&self, stream: &str, subjects: &[&str]) -> Result<Range, Refusal> {
+        self.direct(stream, &serde_json::json!({"multi_last": subjects, "max_bytes": RANGE_BYTES})).await
+    }
+
+    /// Returns the first message of a stream at or behind a sequence.
+    pub async fn first_from(&self, stream: &str, seq: u64) -> Result<Option<Message>, Refusal> {
+        let ask = serde_json::json!({"seq": seq.max(1), "batch": 1, "max_bytes": RANGE_BYTES});
+        Ok(self.direct(stream, &ask).await?.messages.into_iter().next())
+    }
+
     /// Requests a batch by direct get. Its messages arrive one by one, followed by an end, or a single "not found" arrives.
     async fn direct(&self, stream: &str, ask: &serde_json::Value) -> Result<Range, Refusal> {
         let away = |error: &dyn std::fmt::Display| Refusal::Unavailable(error.to_string());
@@ -98,7 +111,7 @@ impl Broker {
         let mut answers = self.client.subscribe(inbox.clone()).await.map_err(|e| away(&e))?;
         let subject = format!("$JS.API.DIRECT.GET.{stream}");
         self.client.publish_with_reply(subject, inbox, ask.to_string().into()).await.map_err(|e| away(&e))?;
-        let mut range = Range { messages: Vec::new(), more: 0 };
+        let mut range = Range { messages: Vec::new(), more: 0, up_to: 0 };
         let end = Instant::now() + DIRECT_GET_TOTAL;
         loop {
             let next = timeout_at(end.min(Instant::now() + DIRECT_GET_LIMIT), answers.next()).await;
@@ -109,6 +122,7 @@ impl Broker {
                 Some(StatusCode::NOT_FOUND) => return Ok(range),
                 Some(status) if status.as_u16() == 204 => {
                     range.more = header_number(&message, "Nats-Num-Pending").unwrap_or(0);
+                    range.up_to = header_number(&message, "Nats-UpTo-Sequence").unwrap_or(0);
                     return Ok(range);
                 }
                 Some(status) => return Err(away(&status)),
