@@ -68,6 +68,17 @@ enum Step {
     Consumer(&'static str, String),
 }
 
+impl Change {
+    /// Whether the stream or consumer does not exist yet.
+    pub fn creates(&self) -> bool {
+        match &self.step {
+            Step::CreateStream(_) => true,
+            Step::Consumer(..) => self.what.starts_with("create"),
+            Step::UpdateStream(..) | Step::RecreateStream(_) | Step::Refuse(_) => false,
+        }
+    }
+}
+
 /// Why the plan failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}: {reason}")]
