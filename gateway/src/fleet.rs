@@ -173,11 +173,11 @@ impl Fleet {
     async fn renew_on_time(&self, mut seq: u64) {
         let mut ticks = interval(self.lease.mul_f64(0.3));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut reconnects = self.broker.reconnects();
+        let mut losses = self.broker.losses();
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
-                () = reconnects.next() => self.doubt.notify_one(),
+                () = losses.next() => self.doubt.notify_one(),
                 () = self.lifecycle.finishing() => return,
             }
             if self.ending.load(Ordering::Acquire) {

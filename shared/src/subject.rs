@@ -280,6 +280,11 @@ impl Subjects {
         format!("{}.barrier", self.prefix)
     }
 
+    /// Returns the words of a subject behind the prefix. `None` for a subject of something else.
+    pub fn words<'a>(&self, subject: &'a str) -> Option<impl Iterator<Item = &'a str> + use<'a>> {
+        Some(subject.strip_prefix(&*self.prefix)?.strip_prefix('.')?.split('.'))
+    }
+
     /// Returns the last token of a subject: a method.
     pub fn last_token(subject: &str) -> &str {
         subject.rsplit('.').next().unwrap_or_default()

@@ -18,7 +18,10 @@ use self::{
     migration::Way,
     streams::{answers, consumer, dead_letters, last_messages, parked, presence, publications, requests},
 };
-use crate::config::{Config, Namespace, Route};
+use crate::{
+    config::{Config, Namespace, Route},
+    subject::Subjects,
+};
 
 /// The stream of requests waiting for workers.
 pub const IN: &str = "TIDE_IN";
@@ -75,6 +78,19 @@ enum Step {
     Consumer(&'static str, String),
 }
 
+impl Change {
+    /// Whether the stream or consumer does not exist yet.
+    pub fn creates(&self) -> bool {
+        match &self.step {
+            Step::CreateStream(_) => true,
+            Step::Consumer(..) => self.what.starts_with("create"),
+            Step::UpdateStream(..) | Step::RecreateStream(_) | Step::RemoveStream(_) | Step::Refuse(_) => {
+                false
+            }
+        }
+    }
+}
+
 /// Why the plan failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}: {reason}")]
@@ -89,6 +105,20 @@ const CHANNELS: &str = "TIDE_CH_";
 /// Returns the name of the stream that keeps a namespace's publications.
 pub fn channel_stream(namespace: &str) -> String {
     format!("{CHANNELS}{namespace}")
+}
+
+/// Returns the stream that takes a subject. `None` for a subject that no stream takes.
+pub fn stream_of(subjects: &Subjects, subject: &str) -> Option<String> {
+    let mut words = subjects.words(subject)?;
+    Some(match words.next()? {
+        "in" => IN.to_owned(),
+        "park" | "due" => PARK.to_owned(),
+        "reply" => REPLY.to_owned(),
+        "dead" => DEAD.to_owned(),
+        "presence" => PRESENCE.to_owned(),
+        "ch" => channel_stream(words.next()?),
+        _ => return None,
+    })
 }
 
 /// Returns the name of the consumer that a route has on each of its two streams.
@@ -381,5 +411,25 @@ fn is_unset(value: &Value) -> bool {
         Value::String(text) => text.is_empty(),
         Value::Array(items) => items.is_empty(),
         Value::Object(fields) => fields.is_empty(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stream_of_a_subject_is_the_one_that_takes_it() {
+        let subjects = Subjects::new("tide");
+        let streams = Topology::of(&Config::load(None, &[]).unwrap()).streams;
+        for stream in streams {
+            for filter in &stream.subjects {
+                let subject = filter.replace('*', "a").replace('>', "a.b");
+                assert_eq!(stream_of(&subjects, &subject), Some(stream.name.clone()), "{subject}");
+            }
+        }
+        for subject in ["tide.answer.a.b", "other.in.rpc.a.1.b.c", "tide", "tide.ch", "$JS.API.INFO"] {
+            assert_eq!(stream_of(&subjects, subject), None, "{subject}");
+        }
     }
 }

@@ -18,6 +18,7 @@ mod decided;
 mod drain;
 mod event_source;
 mod fanout;
+mod faults;
 mod headers;
 mod hooks;
 mod isolation;

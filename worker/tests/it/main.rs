@@ -10,6 +10,7 @@ mod crash;
 mod drain;
 mod essential;
 mod fail;
+mod faults;
 mod hook;
 mod large;
 mod pace;
