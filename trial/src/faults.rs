@@ -112,7 +112,7 @@ const LANES_AFTER: usize = 8;
 const CUT_EVERY: Duration = Duration::from_secs(40);
 /// The limits of what happens before and after the faults.
 const START_LIMIT: Duration = Duration::from_secs(30);
-const SETTLE_LIMIT: Duration = Duration::from_secs(60);
+const SETTLE_LIMIT: Duration = Duration::from_mins(1);
 /// The limit of everything beside the faults. The limits of single steps are shorter.
 const OVERTIME: Duration = Duration::from_mins(10);
 const LOOK: Duration = Duration::from_millis(200);

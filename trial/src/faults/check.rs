@@ -89,9 +89,9 @@ mod tests {
 
     fn sender(by: &str, stored: &[u64], sent: u64) -> Sender {
         let mut numbers = Numbers::default();
-        stored.iter().for_each(|n| {
+        for n in stored {
             numbers.insert(*n);
-        });
+        }
         Sender { by: by.to_owned(), stored: numbers, possible: Numbers::below(sent) }
     }
 

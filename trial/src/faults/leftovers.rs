@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use super::findings::{Findings, Wrong};
 
 /// How long the workers, and whoever removes what is done, may take to leave nothing.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 const LOOK: Duration = Duration::from_millis(250);
 /// How many dead letters are told.
 const TOLD: usize = 20;

@@ -77,7 +77,9 @@ mod tests {
             prop_assert_eq!(numbers.len(), set.len());
             prop_assert_eq!(numbers.iter().collect::<BTreeSet<_>>(), set.clone());
             let mut other = Numbers::default();
-            others.iter().for_each(|number| { other.insert(*number); });
+            for number in &others {
+                other.insert(*number);
+            }
             let expected: BTreeSet<u64> = set.into_iter().filter(|number| !others.contains(number)).collect();
             prop_assert_eq!(numbers.without(&other).collect::<BTreeSet<_>>(), expected);
         }

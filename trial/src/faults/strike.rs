@@ -89,9 +89,7 @@ impl Field<'_> {
         .await?;
         output::note(format!("  deleted the consumer {deleted}"));
         sleep(time).await;
-        let changes =
-            until(deadline + time, || async { Ok(setup::apply(self.setup, self.stack.config()).await?) })
-                .await?;
+        let changes = until(deadline + time, || setup::apply(self.setup, self.stack.config())).await?;
         ensure!(
             changes.iter().any(|change| change.what.contains("consumer")),
             "the consumer was there although it had been deleted"
