@@ -10,7 +10,7 @@ use crate::support::{Notes, Tide, eventually};
 const ROUTE: &str = "[[route]]\nname = \"job\"\nmatch = \"rpc.job\"\n";
 
 #[tokio::test]
-async fn a_request_is_not_lost_although_a_second_copy_of_it_fails_at_the_attempt_that_the_first_one_failed_at() {
+async fn a_request_is_not_lost_although_a_second_copy_of_it_fails_at_the_same_attempt() {
     async fn work(State(notes): State<Notes>, Attempt(attempt): Attempt) -> Result<(), Failure> {
         notes.note(attempt);
         match notes.all().len() {
