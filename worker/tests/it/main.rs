@@ -6,6 +6,7 @@
 mod answer;
 mod blocked;
 mod clock;
+mod copies;
 mod crash;
 mod drain;
 mod essential;
