@@ -14,7 +14,7 @@ use prometheus_client::{
 
 use self::{
     api::ApiMetrics, connections::ConnectionMetrics, hooks::HookMetrics, presence::PresenceMetrics,
-    recovery::RecoveryMetrics,
+    recovery::RecoveryMetrics, requests::RequestMetrics,
 };
 
 mod api;
@@ -22,6 +22,7 @@ pub(crate) mod connections;
 mod hooks;
 mod presence;
 mod recovery;
+mod requests;
 
 /// The gateway's instruments.
 #[derive(Clone)]
@@ -34,7 +35,7 @@ pub(crate) struct Metrics {
     accept: Histogram,
     publications: Counter,
     deliveries: Counter,
-    late_answers: Counter,
+    answers: RequestMetrics,
     unreadable: Family<Reason, Counter>,
     recovery: RecoveryMetrics,
     jwks_fetches: Family<Fetch, Counter>,
@@ -80,7 +81,7 @@ impl Metrics {
         let accept = seconds();
         let publications = Counter::default();
         let deliveries = Counter::default();
-        let late_answers = Counter::default();
+        let answers = RequestMetrics::register(&mut registry);
         let unreadable = Family::default();
         let recovery = RecoveryMetrics::register(&mut registry);
         let jwks_fetches = Family::default();
@@ -104,11 +105,6 @@ impl Metrics {
             deliveries.clone(),
         );
         registry.register(
-            "late_answers",
-            "Answers that came after their call had timed out",
-            late_answers.clone(),
-        );
-        registry.register(
             "unreadable",
             "Messages of NATS that could not be read as they are, by the part",
             unreadable.clone(),
@@ -122,7 +118,7 @@ impl Metrics {
             accept,
             publications,
             deliveries,
-            late_answers,
+            answers,
             unreadable,
             recovery,
             jwks_fetches,
@@ -163,10 +159,6 @@ impl Metrics {
 
     pub(crate) fn keys_fetched(&self, issuer: &str, outcome: &'static str) {
         self.jwks_fetches.get_or_create(&Fetch { issuer: issuer.to_owned(), outcome }).inc();
-    }
-
-    pub(crate) fn late_answer(&self) {
-        self.late_answers.inc();
     }
 
     /// A message of NATS has a part that cannot be read.

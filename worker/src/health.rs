@@ -12,7 +12,7 @@ use axum::{
 use tidegate_shared::{broker::Broker, lifecycle::Lifecycle};
 use tokio::net::TcpListener;
 
-use crate::metrics::Metrics;
+use crate::{metrics::Metrics, stall::Stall};
 
 const PAGE: &str =
     "This is the internal address of a Tidegate worker: /healthz and /readyz (health), /metrics.\n";
@@ -22,7 +22,7 @@ const NO_PAGE: &str = "There is nothing at this path. This internal address of a
 #[derive(Debug, Default)]
 pub(crate) struct Health {
     /// Set when the worker is connected and its consumers are found.
-    started: OnceLock<(Broker, Arc<Metrics>)>,
+    started: OnceLock<(Broker, Arc<Metrics>, Arc<Stall>)>,
     lifecycle: Lifecycle,
 }
 
@@ -31,19 +31,19 @@ impl Health {
         Self { started: OnceLock::new(), lifecycle }
     }
 
-    pub(crate) fn started(&self, broker: Broker, metrics: Arc<Metrics>) {
-        let _ = self.started.set((broker, metrics));
+    pub(crate) fn started(&self, broker: Broker, metrics: Arc<Metrics>, stall: Arc<Stall>) {
+        let _ = self.started.set((broker, metrics, stall));
     }
 
     /// Why the worker takes no requests now. `None` when it does.
-    fn unready(&self) -> Option<&'static str> {
+    fn unready(&self) -> Option<String> {
         if self.lifecycle.is_draining() {
-            return Some("draining: finishing what was begun");
+            return Some("draining: finishing what was begun".to_owned());
         }
         match self.started.get() {
-            None => Some("starting: waiting for NATS or for the routes' consumers"),
-            Some((broker, _)) if !broker.is_connected() => Some("not connected to NATS"),
-            Some(_) => None,
+            None => Some("starting: waiting for NATS or for the routes' consumers".to_owned()),
+            Some((broker, ..)) if !broker.is_connected() => Some("not connected to NATS".to_owned()),
+            Some((_, _, stall)) => stall.notice(),
         }
     }
 }
@@ -68,7 +68,7 @@ async fn ready(State(health): State<Arc<Health>>) -> Response {
 }
 
 async fn metrics(State(health): State<Arc<Health>>) -> Response {
-    let page = health.started.get().map(|(_, metrics)| metrics.render());
+    let page = health.started.get().map(|(_, metrics, _)| metrics.render());
     match page.unwrap_or_else(|| Metrics::new().render()) {
         Ok(page) => {
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -31,6 +31,8 @@ pub(crate) enum Ending {
     Dead,
     /// An earlier delivery had stored the answer.
     AlreadyAnswered,
+    /// A copy of the request waits for its next attempt, so this one did not run.
+    AlreadyParked,
     /// The worker drained or ended first; another worker gets the request.
     Returned,
 }
@@ -46,6 +48,7 @@ impl Ending {
             Self::Snooze => "snooze",
             Self::Dead => "dead",
             Self::AlreadyAnswered => "already_answered",
+            Self::AlreadyParked => "already_parked",
             Self::Returned => "returned",
         }
     }
@@ -71,6 +74,8 @@ pub struct Metrics {
     handling: Family<ByRoute, Histogram>,
     waiting: Family<ByRoute, Histogram>,
     handler_delay: Gauge<f64, AtomicU64>,
+    unstored: Gauge,
+    unconfirmed: Gauge,
 }
 
 impl Metrics {
@@ -90,7 +95,13 @@ impl Metrics {
         let handler_delay = Gauge::default();
         let help = "How long the handlers' runtime took to begin a task when it was last checked";
         registry.register_with_unit("handler_delay", help, Unit::Seconds, handler_delay.clone());
-        Self { registry, requests, in_flight, handling, waiting, handler_delay }
+        let unstored = Gauge::default();
+        let help = "Answers that wait because the result cache is full";
+        registry.register("unstored_answers", help, unstored.clone());
+        let unconfirmed = Gauge::default();
+        let help = "Answers to plain requests that no gateway has confirmed yet";
+        registry.register("unconfirmed_answers", help, unconfirmed.clone());
+        Self { registry, requests, in_flight, handling, waiting, handler_delay, unstored, unconfirmed }
     }
 
     /// Writes all metrics in the text format of Prometheus.
@@ -113,6 +124,16 @@ impl Metrics {
         self.handler_delay.set(delay.as_secs_f64());
     }
 
+    pub(crate) fn unstored(&self, answers: usize) {
+        self.unstored.set(i64::try_from(answers).unwrap_or(i64::MAX));
+    }
+
+    /// Counts an answer as unconfirmed until the returned value is dropped.
+    pub(crate) fn unconfirmed(&self) -> Unconfirmed {
+        self.unconfirmed.inc();
+        Unconfirmed(self.unconfirmed.clone())
+    }
+
     /// Counts a handler as running, and times it, until the returned value is dropped.
     pub(crate) fn handling(&self, route: &str) -> Handling {
         let labels = by(route);
@@ -125,6 +146,16 @@ impl Metrics {
 
 fn by(route: &str) -> ByRoute {
     ByRoute { route: route.to_owned() }
+}
+
+/// An answer that no gateway has confirmed.
+#[derive(Debug)]
+pub(crate) struct Unconfirmed(Gauge);
+
+impl Drop for Unconfirmed {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 /// A handler that is running.

@@ -7,7 +7,10 @@ use tidegate_cli::{
     client::{CallError, Event},
     stack::Stack,
 };
-use tidegate_shared::protocol::{Encoding, HistoryRequest};
+use tidegate_shared::{
+    protocol::{Encoding, HistoryRequest},
+    topology::request_stream,
+};
 
 use crate::support::{
     PATIENCE, TOML, connect, connect_as, event, eventually, history, kept_toml, nothing_panicked, quick,
@@ -161,13 +164,17 @@ async fn a_send_is_stored_and_handled_without_a_reply() {
     let (client, mut events) = connect(&stack, 0, "42").await;
     let jetstream = async_nats::jetstream::new(setup(&stack).await);
     client.send("\"noted\"").await.unwrap();
-    let replies = jetstream.get_stream("TIDE_REPLY").await.unwrap();
-    eventually("the message is worked on", || async {
-        replies.get_info().await.unwrap().state.messages == 1
-    })
-    .await;
+    let worked_on = || async {
+        let consumer: async_nats::jetstream::consumer::PullConsumer =
+            jetstream.get_consumer_from_stream("send", request_stream("send")).await.unwrap();
+        let state = consumer.cached_info();
+        state.ack_floor.stream_sequence >= 1 && state.num_ack_pending == 0
+    };
+    eventually("the message is worked on", worked_on).await;
     assert_eq!(client.rpc("echo", "1").await.unwrap(), "1");
     assert_eq!(events.try_next(), None, "it is answered to nobody");
+    let replies = jetstream.get_stream("TIDE_REPLY").await.unwrap();
+    assert_eq!(replies.get_info().await.unwrap().state.messages, 0, "no plain answer is stored");
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{AnswerMode, Config, Environment, Match, Role, STOCK_HANDLERS};
 use crate::token::Token;
 
+mod durations;
 mod namespaces;
 mod origins;
 mod secrets;
@@ -18,6 +19,7 @@ pub(super) fn validate(config: &Config, role: Role) -> Result<(), Problem> {
     routes(config)?;
     namespaces::publishes(config)?;
     limits(config)?;
+    durations::answers(config)?;
     hooks(config)?;
     if role == Role::All {
         handlers(config)?;
