@@ -60,7 +60,7 @@ use crate::{
         tokens::Verifier,
     },
     presence::Presence,
-    requests::{answers::Answers, store::Store, waiting::Waiting},
+    requests::{answers::Answers, cache::Cache, store::Store, waiting::Waiting},
 };
 
 /// The most connections of the internal listener.
@@ -191,16 +191,13 @@ async fn wire(
     fleet.start().await?;
     let presence = Presence::new(config, broker.clone(), fleet, metrics.clone(), lifecycle.clone());
     presence.start();
-    let (waiting, late) = Waiting::new();
-    let store = Arc::new(Store::new(broker.clone(), subjects.clone(), waiting.clone(), metrics.clone()));
-    let answers = Answers {
-        store: Arc::clone(&store),
-        waiting,
-        late,
-        metrics: metrics.clone(),
-        lifecycle: lifecycle.clone(),
-    };
-    answers.start(&broker, &subjects, &gateway).await?;
+    let (waiting, words) = Waiting::new();
+    let cache = Arc::new(Cache::default());
+    cache.watch(broker.clone(), metrics.clone(), lifecycle);
+    let answers =
+        Answers { waiting: waiting.clone(), metrics: metrics.clone(), lifecycle: lifecycle.clone() };
+    answers.start(words, &broker, &subjects, &gateway).await?;
+    let store = Arc::new(Store::new(broker.clone(), subjects.clone(), waiting, cache, metrics.clone()));
     let parts = (hub, Arc::clone(&presence));
     let channels =
         Channels::start(config, &gateway, broker.clone(), parts, metrics.clone(), lifecycle.clone()).await?;

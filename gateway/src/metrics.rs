@@ -15,7 +15,7 @@ use tidegate_shared::fault::Fault;
 
 use self::{
     api::ApiMetrics, connections::ConnectionMetrics, faults::FaultMetrics, hooks::HookMetrics,
-    presence::PresenceMetrics, recovery::RecoveryMetrics,
+    presence::PresenceMetrics, recovery::RecoveryMetrics, requests::RequestMetrics,
 };
 
 mod api;
@@ -24,6 +24,7 @@ mod faults;
 mod hooks;
 mod presence;
 mod recovery;
+mod requests;
 
 /// The gateway's instruments.
 #[derive(Clone)]
@@ -36,7 +37,7 @@ pub(crate) struct Metrics {
     accept: Histogram,
     publications: Counter,
     deliveries: Counter,
-    late_answers: Counter,
+    answers: RequestMetrics,
     unreadable: Family<Reason, Counter>,
     faults: FaultMetrics,
     recovery: RecoveryMetrics,
@@ -83,7 +84,7 @@ impl Metrics {
         let accept = seconds();
         let publications = Counter::default();
         let deliveries = Counter::default();
-        let late_answers = Counter::default();
+        let answers = RequestMetrics::register(&mut registry);
         let unreadable = Family::default();
         let faults = FaultMetrics::register(&mut registry);
         let recovery = RecoveryMetrics::register(&mut registry);
@@ -108,11 +109,6 @@ impl Metrics {
             deliveries.clone(),
         );
         registry.register(
-            "late_answers",
-            "Answers that came after their call had timed out",
-            late_answers.clone(),
-        );
-        registry.register(
             "unreadable",
             "Messages of NATS that could not be read as they are, by the part",
             unreadable.clone(),
@@ -126,7 +122,7 @@ impl Metrics {
             accept,
             publications,
             deliveries,
-            late_answers,
+            answers,
             unreadable,
             faults,
             recovery,
@@ -168,10 +164,6 @@ impl Metrics {
 
     pub(crate) fn keys_fetched(&self, issuer: &str, outcome: &'static str) {
         self.jwks_fetches.get_or_create(&Fetch { issuer: issuer.to_owned(), outcome }).inc();
-    }
-
-    pub(crate) fn late_answer(&self) {
-        self.late_answers.inc();
     }
 
     /// Shows these faults of the broker, and no others.

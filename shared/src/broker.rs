@@ -275,6 +275,14 @@ impl Broker {
         })
     }
 
+    /// Reads how many bytes a stream has and may have. Without a limit the second number is 0.
+    pub async fn stream_room(&self, stream: &str) -> Result<(u64, u64), Refusal> {
+        let stream =
+            self.jetstream.get_stream(stream).await.map_err(|e| Refusal::Unavailable(e.to_string()))?;
+        let info = stream.cached_info();
+        Ok((info.state.bytes, u64::try_from(info.config.max_bytes).unwrap_or(0)))
+    }
+
     /// Waits until the server has processed everything sent before, subscriptions included. `subject` has no responder.
     pub async fn barrier(&self, subject: String) -> Result<(), Refusal> {
         match self.client.request(Subject::from(subject), Bytes::new()).await {

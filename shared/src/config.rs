@@ -152,15 +152,15 @@ pub struct StreamsConfig {
     /// How long the broker remembers the ids of messages that have left a stream.
     #[serde(with = "unit::duration")]
     pub duplicate_window: Duration,
-    /// The maximum size of TIDE_REPLY. When it is full, answers wait.
+    /// The maximum size of TIDE_REPLY. Before it is full, requests with a key and "later" requests are refused.
     #[serde(with = "unit::size")]
     pub reply_max_bytes: u64,
     /// How long the answer to a keyed or "later" request can be requested again.
     #[serde(with = "unit::duration")]
     pub result_ttl: Duration,
-    /// How long the answer to a plain request is kept.
-    #[serde(with = "unit::duration")]
-    pub plain_result_ttl: Duration,
+    /// The longest answer that is stored.
+    #[serde(with = "unit::size")]
+    pub answer_max_bytes: u64,
     /// The maximum size of TIDE_DEAD.
     #[serde(with = "unit::size")]
     pub dead_max_bytes: u64,

@@ -121,6 +121,11 @@ pub fn stream_of(subjects: &Subjects, subject: &str) -> Option<String> {
     })
 }
 
+/// Returns the name of the stream that keeps a route's requests.
+pub fn request_stream(_route: &str) -> String {
+    IN.to_owned()
+}
+
 /// Returns the name of the consumer that a route has on each of its two streams.
 pub fn consumer_name(route: &Route) -> &str {
     &route.name
@@ -208,6 +213,10 @@ impl Topology {
             Way::Update(persist_mode) => {
                 let wanted = Stream { persist_mode, ..wanted.clone() };
                 let mut differences = differences(&wanted, &found.config);
+                // An unset field is no difference elsewhere: it is the broker's to choose.
+                if found.config.republish.is_some() && wanted.republish.is_none() {
+                    differences.push("republish -> none".to_owned());
+                }
                 if raised::is_open(&found.config) {
                     differences.push("note from where on its larger history holds".to_owned());
                 }
@@ -317,6 +326,8 @@ impl Topology {
         let found = jetstream.get_stream(name).await?;
         let found = found.cached_info();
         let mut wanted = Stream { persist_mode, ..self.stream(name) };
+        // No update can turn it off.
+        wanted.allow_message_ttl |= found.config.allow_message_ttl;
         wanted.metadata.clone_from(&found.config.metadata);
         raised::open(found, &wanted.clone(), &mut wanted.metadata);
         let info = jetstream.update_stream(wanted).await?;

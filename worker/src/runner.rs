@@ -144,7 +144,7 @@ impl Runner {
         };
         let settlement = Settlement::new(&self.engine, &self.route, delivery);
         match (permit, settlement) {
-            (Some(_permit), Ok(settlement)) => settlement.settle().await,
+            (Some(permit), Ok(settlement)) => settlement.settle(permit).await,
             (Some(_permit), Err(unreadable)) => {
                 settle::bury_unreadable(&self.engine, self.route.name(), delivery, &unreadable).await
             }

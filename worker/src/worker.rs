@@ -22,9 +22,11 @@ use crate::{
     handler::BoxedHandler,
     hook::HookRunner,
     metrics::Metrics,
+    permit::Room,
     router::Router,
     runner::Runner,
     runtimes::{self, EngineRuntime},
+    stall::Stall,
 };
 
 /// The most unacknowledged publishes of one worker. Further ones wait.
@@ -131,14 +133,17 @@ impl Worker {
         let connect =
             async move { Broker::connect(&nats, &nats.worker, &connection_name, IN_FLIGHT, true).await };
         let broker = runtime.run(connect).await?;
+        let metrics = Arc::new(Metrics::new());
         let engine = Arc::new(Engine {
             broker,
             config: config.clone(),
             subjects: config.subjects(),
             namespaces: config.all_namespaces().into_iter().map(|namespace| namespace.name).collect(),
             name: name.to_owned(),
-            metrics: Arc::new(Metrics::new()),
+            stall: Arc::new(Stall::new(Arc::clone(&metrics))),
+            metrics,
             clock: Clock::new(),
+            room: Room::new(),
             handlers: Handle::current(),
             alone: Semaphore::new(1),
             deliveries: TaskTracker::new(),
@@ -171,6 +176,11 @@ impl Worker {
     /// The worker's metrics.
     pub fn metrics(&self) -> Arc<Metrics> {
         Arc::clone(&self.routes.engine.metrics)
+    }
+
+    /// The answers that wait for room in the result cache.
+    pub(crate) fn stall(&self) -> Arc<Stall> {
+        Arc::clone(&self.routes.engine.stall)
     }
 
     /// Sets what this machine's clock says to the worker. For tests of a wrong clock: nothing that the worker does depends on

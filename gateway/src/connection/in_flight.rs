@@ -14,7 +14,8 @@ use crate::{
     policy::Verdict,
     requests::CallEnd,
     requests::{
-        store::{Settled, Store},
+        calls::Settled,
+        store::Store,
         turn::{Turn, Turns},
     },
     session::{AskedAbout, HookQuestion, PresenceQuery, ServerSubscription, Session},

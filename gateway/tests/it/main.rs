@@ -6,6 +6,7 @@
     reason = "a test that cannot go on has failed"
 )]
 
+mod answers;
 mod api;
 mod audiences;
 mod bad_input;

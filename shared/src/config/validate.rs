@@ -7,6 +7,7 @@ use crate::token::Token;
 
 mod bounds;
 mod broker;
+mod durations;
 mod namespaces;
 mod origins;
 mod secrets;
@@ -23,6 +24,7 @@ pub(super) fn validate(config: &Config, role: Role) -> Result<(), Problem> {
     routes(config)?;
     namespaces::publishes(config)?;
     limits(config)?;
+    durations::answers(config)?;
     hooks(config)?;
     if role == Role::All {
         handlers(config)?;

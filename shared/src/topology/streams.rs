@@ -62,20 +62,17 @@ pub(super) fn parked(config: &Config, subjects: &Subjects) -> Stream {
     }
 }
 
-/// The server itself refuses a second answer, whichever worker sends it.
+/// The server itself refuses a second answer, whichever worker sends it. Workers send the live copies themselves, when the answer
+/// is stored.
 pub(super) fn answers(config: &Config, subjects: &Subjects) -> Stream {
-    let (kept, repeated) = subjects.all_replies();
     Stream {
         discard: DiscardPolicy::New,
         discard_new_per_subject: true,
         max_messages_per_subject: 1,
         max_age: config.streams.result_ttl,
         max_bytes: signed(config.streams.reply_max_bytes),
-        allow_message_ttl: true,
         deny_delete: true,
-        duplicate_window: config.streams.duplicate_window.min(config.streams.result_ttl),
-        republish: Some(Republish { source: kept.clone(), destination: repeated, headers_only: false }),
-        ..base(config, REPLY, kept)
+        ..base(config, REPLY, subjects.all_replies())
     }
 }
 

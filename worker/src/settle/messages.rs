@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use async_nats::HeaderMap;
 use tidegate_shared::{
     channel::Channel,
-    envelope::{self, one_line},
+    envelope::one_line,
     header,
     topology::{IN, consumer_name},
 };
@@ -14,12 +14,6 @@ use super::{Parked, Settlement, Suspicion};
 use crate::{answer::Publication, store};
 
 impl Settlement {
-    /// An answer to a plain request expires early: no client can ask for it again.
-    pub(super) fn answer_headers(&self, answer: &envelope::Answer) -> HeaderMap {
-        let plain = !self.request.id.is_keyed() && !self.request.later;
-        answer.headers(plain.then_some(self.engine.config.streams.plain_result_ttl))
-    }
-
     /// The headers of a parked request: its own, the time of its next delivery and the subject of that delivery. `None` when
     /// the request was delivered on a subject that is not a request's.
     pub(super) async fn park_headers(&self, parked: &Parked) -> Option<HeaderMap> {

@@ -58,7 +58,7 @@ async fn a_request_that_has_an_answer_does_not_run_again() {
         worker: "other".to_owned(),
         outcome: Outcome::Ok(Bytes::from_static(b"1")),
     };
-    other.store(tide.subjects.reply(&request.id), first.headers(None), first.body()).await.unwrap();
+    other.store(tide.subjects.reply(&request.id), first.headers(), first.body()).await.unwrap();
     let mut personal = tide.listen("tide.live.user.42").await;
     tide.send(&request).await;
     let notes = Notes::default();
@@ -87,7 +87,7 @@ async fn a_request_that_another_worker_has_answered_meanwhile_becomes_no_dead_le
     eventually("the handler runs", async || (notes.all().len() == 1).then_some(())).await;
     let other = Broker::connect(&config.nats, &config.nats.worker, "other", 1, true).await.unwrap();
     let answer = Answer::to(&request, 0, "other", Outcome::Ok(Bytes::from_static(b"1")));
-    other.store(tide.subjects.reply(&request.id), answer.headers(None), answer.body()).await.unwrap();
+    other.store(tide.subjects.reply(&request.id), answer.headers(), answer.body()).await.unwrap();
     gate.add_permits(1);
     tide.settled().await;
     assert_eq!(tide.body(&request).await, "1");
