@@ -14,8 +14,6 @@ use async_nats::{
         self,
         context::{ContextBuilder, PublishAckFuture},
         message::PublishMessage,
-        response::Response,
-        stream::PurgeResponse,
     },
 };
 use bytes::Bytes;
@@ -26,6 +24,7 @@ use crate::{
     topology::{self, KeptMessages},
 };
 
+mod progress;
 mod reads;
 mod reconnects;
 mod refusal;
@@ -33,6 +32,7 @@ mod size;
 
 use self::refusal::refusal;
 pub use self::{
+    progress::{Fill, NotDone, Progress},
     reads::Range,
     reconnects::Reconnects,
     refusal::{API_ERRORS, ApiError, Meaning, Refusal},
@@ -207,20 +207,6 @@ impl Broker {
     /// Publishes a message and waits for its acknowledgement.
     pub async fn store(&self, subject: String, headers: HeaderMap, body: Bytes) -> Result<Stored, Refusal> {
         self.publish(subject, headers, body).await?.stored().await
-    }
-
-    /// Removes the messages of `subject` before sequence `before`.
-    pub async fn purge(&self, stream: &str, subject: &str, before: u64) -> Result<(), Refusal> {
-        let ask = serde_json::json!({"filter": subject, "seq": before});
-        let answer: Response<PurgeResponse> = self
-            .jetstream
-            .request(format!("STREAM.PURGE.{stream}"), &ask)
-            .await
-            .map_err(|error| Refusal::Unavailable(error.to_string()))?;
-        match answer {
-            Response::Ok(_) => Ok(()),
-            Response::Err { error } => Err(Refusal::Rejected(error.to_string())),
-        }
     }
 
     /// Reads the facts of a stream.
