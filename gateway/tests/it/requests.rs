@@ -120,16 +120,18 @@ async fn a_send_is_stored_and_handled_without_a_reply() {
 }
 
 #[tokio::test]
-async fn a_full_stream_refuses_requests_with_error_1000() {
-    let stack = start(quick("[streams]\nin_max_bytes = '16 KiB'").gateways(1)).await;
+async fn a_full_route_refuses_requests_with_error_1000_and_leaves_the_others_open() {
+    let small = "[[route]]\nname = 'small'\nmatch = 'rpc.small'\nmax_bytes = '16 KiB'\n";
+    let stack = start(quick(small).gateways(1).workers(1)).await;
     let (client, _events) = connect(&stack, 0, "42").await;
     let body = format!("\"{}\"", "x".repeat(4000));
     let mut codes = Vec::new();
     for _ in 0..8 {
-        codes.push(client.rpc("nobody", body.clone()).await.unwrap_err().code().unwrap());
+        codes.push(client.rpc("small", body.clone()).await.unwrap_err().code().unwrap());
     }
     assert_eq!(codes.first(), Some(&1001));
     assert_eq!(codes.last(), Some(&1000));
+    assert_eq!(client.rpc("echo", "1").await.unwrap(), "1");
     nothing_panicked(&stack);
 }
 

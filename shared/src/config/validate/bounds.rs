@@ -61,7 +61,6 @@ fn durations(config: &Config) -> Vec<(&'static str, Duration, Duration, Duration
 fn sizes(config: &Config) -> Vec<(&'static str, u64, u64, u64)> {
     let (streams, limits) = (&config.streams, &config.gateway.limits);
     vec![
-        ("streams.in_max_bytes", streams.in_max_bytes, KIB, 1024 * TIB),
         ("streams.reply_max_bytes", streams.reply_max_bytes, KIB, 1024 * TIB),
         ("streams.answer_max_bytes", streams.answer_max_bytes, KIB, 1024 * MIB),
         ("streams.dead_max_bytes", streams.dead_max_bytes, KIB, 1024 * TIB),
