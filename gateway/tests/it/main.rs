@@ -16,6 +16,7 @@ mod cache;
 mod channels;
 mod connect;
 mod decided;
+mod door;
 mod drain;
 mod event_source;
 mod fanout;
