@@ -115,13 +115,16 @@ pub(super) fn publications(config: &Config, subjects: &Subjects, namespace: &Nam
 }
 
 /// The last message of each channel of a namespace, copied by the broker from the namespace's stream and kept longer. When it is
-/// full, the oldest copies go.
+/// full, the oldest copies go. A copy that is lost because it is not on disk yet is made again, or shows as missing, so a
+/// single server need not write it at once.
 pub(super) fn last_messages(config: &Config, namespace: &Namespace) -> Stream {
     let file = namespace.storage == Storage::File;
+    let num_replicas = namespace.replicas.unwrap_or(config.streams.replicas);
     Stream {
         subjects: Vec::new(),
         sources: Some(vec![Source { name: channel_stream(&namespace.name), ..Source::default() }]),
-        num_replicas: namespace.replicas.unwrap_or(config.streams.replicas),
+        num_replicas,
+        persist_mode: (file && num_replicas == 1).then_some(PersistenceMode::Async),
         storage: if file { StorageType::File } else { StorageType::Memory },
         max_messages_per_subject: 1,
         max_age: config.streams.last_ttl.max(namespace.history_ttl),
