@@ -51,7 +51,8 @@ impl Settlement {
         Some(headers)
     }
 
-    /// Stores the answer's publication number `index`. The error is the reason why this attempt fails.
+    /// Stores the answer's publication number `index`. The error is the reason why it cannot be stored, which another attempt
+    /// would meet too.
     pub(super) async fn publish(&self, index: usize, publication: Publication) -> Result<(), String> {
         let cannot = |reason: &str| format!("cannot publish to {:?}: {reason}", publication.channel);
         let channel = Channel::parse(&publication.channel).map_err(|error| cannot(&error.to_string()))?;
