@@ -15,6 +15,7 @@ mod burst;
 mod cache;
 mod channels;
 mod connect;
+mod copies;
 mod decided;
 mod door;
 mod drain;

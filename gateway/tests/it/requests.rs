@@ -11,7 +11,7 @@ use tidegate_shared::protocol::{Encoding, HistoryRequest};
 
 use crate::support::{
     TOML, connect, connect_as, count, event, eventually, get, history, kept_toml, nothing_panicked, quick,
-    raw_connected, settled, start,
+    raw_connected, settled, setup, start,
 };
 
 #[tokio::test]

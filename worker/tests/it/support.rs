@@ -106,7 +106,13 @@ impl Tide {
 
     /// Stores a request as a gateway does.
     pub(crate) async fn send(&self, request: &Request) {
-        let (subject, headers) = (self.subject_of(request), request.headers());
+        self.send_as(request, request.id.as_str()).await;
+    }
+
+    /// As [`Tide::send`], with this id for deduplication.
+    pub(crate) async fn send_as(&self, request: &Request, message_id: &str) {
+        let (subject, mut headers) = (self.subject_of(request), request.headers());
+        headers.insert("Nats-Msg-Id", message_id);
         eventually("the request is stored", async || {
             self.gateway.store(subject.clone(), headers.clone(), request.body.clone()).await.ok()
         })
@@ -172,6 +178,11 @@ impl Tide {
             Ok(progress) => progress.unacknowledged + progress.waiting,
             Err(_) => 0,
         }
+    }
+
+    /// Removes the messages of a stream.
+    pub(crate) async fn empty(&self, stream: &str) {
+        self.setup.jetstream().get_stream(stream).await.unwrap().purge().await.unwrap();
     }
 
     /// Waits until every request is settled.
@@ -273,6 +284,11 @@ impl Running {
     /// How many deliveries ended in this way.
     pub(crate) fn outcomes(&self, route: &str, outcome: &str) -> u64 {
         outcomes(&self.metrics.render().unwrap(), route, outcome)
+    }
+
+    /// The metrics page.
+    pub(crate) fn page(&self) -> String {
+        self.metrics.render().unwrap()
     }
 
     /// How many handlers of a route run now.
