@@ -14,13 +14,14 @@ use prometheus_client::{
 
 use self::{
     api::ApiMetrics, connections::ConnectionMetrics, hooks::HookMetrics, presence::PresenceMetrics,
-    recovery::RecoveryMetrics,
+    quotas::QuotaMetrics, recovery::RecoveryMetrics,
 };
 
 mod api;
 pub(crate) mod connections;
 mod hooks;
 mod presence;
+mod quotas;
 mod recovery;
 
 /// The gateway's instruments.
@@ -41,6 +42,7 @@ pub(crate) struct Metrics {
     presence: PresenceMetrics,
     api: ApiMetrics,
     hooks: HookMetrics,
+    quotas: QuotaMetrics,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -86,6 +88,7 @@ impl Metrics {
         let jwks_fetches = Family::default();
         let hooks = HookMetrics::register(&mut registry);
         let presence = PresenceMetrics::register(&mut registry);
+        let quotas = QuotaMetrics::register(&mut registry);
         let api = ApiMetrics::register(&mut registry);
         registry.register("jwks_fetches", "Fetches of issuers' keys, by outcome", jwks_fetches.clone());
         registry.register("commands", "Commands received from clients", commands.clone());
@@ -129,6 +132,7 @@ impl Metrics {
             presence,
             api,
             hooks,
+            quotas,
         }
     }
 

@@ -1,6 +1,7 @@
 //! Requests on their way from a client to a worker, and answers on their way back.
 
 pub(crate) mod answers;
+pub(crate) mod quota;
 pub(crate) mod store;
 pub(crate) mod turn;
 pub(crate) mod waiting;

@@ -27,6 +27,7 @@ mod lost;
 mod native_pings;
 mod one_way;
 mod presence;
+mod quota;
 mod recovery;
 mod requests;
 mod server_side;

@@ -122,6 +122,18 @@ fn limits(config: &Config) -> Result<(), Problem> {
             return problem(format!("gateway.limits.{key}"), "must be at least 1");
         }
     }
+    for (key, percent) in [("user_share", limits.user_share), ("anonymous_share", limits.anonymous_share)] {
+        if !(1..=100).contains(&percent) {
+            return problem(format!("gateway.limits.{key}"), "must be between 1 and 100: it is a percentage");
+        }
+    }
+    for (key, requests) in
+        [("user_requests", limits.user_requests), ("anonymous_requests", limits.anonymous_requests)]
+    {
+        if requests == 0 {
+            return problem(format!("gateway.limits.{key}"), "must be at least 1");
+        }
+    }
     if !(128..=512 * 1024).contains(&limits.message) {
         return problem(
             "gateway.limits.message",
