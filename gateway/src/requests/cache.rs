@@ -76,7 +76,7 @@ impl Cache {
                     warned = Some(Instant::now());
                 }
                 None if warned.take().is_some() => {
-                    tracing::info!("the result cache TIDE_REPLY has room again")
+                    tracing::info!("the result cache TIDE_REPLY has room again");
                 }
                 _ => {}
             }
