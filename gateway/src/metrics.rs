@@ -11,14 +11,16 @@ use prometheus_client::{
     },
     registry::{Registry, Unit},
 };
+use tidegate_shared::fault::Fault;
 
 use self::{
-    api::ApiMetrics, connections::ConnectionMetrics, hooks::HookMetrics, presence::PresenceMetrics,
-    recovery::RecoveryMetrics, requests::RequestMetrics,
+    api::ApiMetrics, connections::ConnectionMetrics, faults::FaultMetrics, hooks::HookMetrics,
+    presence::PresenceMetrics, recovery::RecoveryMetrics, requests::RequestMetrics,
 };
 
 mod api;
 pub(crate) mod connections;
+mod faults;
 mod hooks;
 mod presence;
 mod recovery;
@@ -37,6 +39,7 @@ pub(crate) struct Metrics {
     deliveries: Counter,
     answers: RequestMetrics,
     unreadable: Family<Reason, Counter>,
+    faults: FaultMetrics,
     recovery: RecoveryMetrics,
     jwks_fetches: Family<Fetch, Counter>,
     presence: PresenceMetrics,
@@ -83,6 +86,7 @@ impl Metrics {
         let deliveries = Counter::default();
         let answers = RequestMetrics::register(&mut registry);
         let unreadable = Family::default();
+        let faults = FaultMetrics::register(&mut registry);
         let recovery = RecoveryMetrics::register(&mut registry);
         let jwks_fetches = Family::default();
         let hooks = HookMetrics::register(&mut registry);
@@ -120,6 +124,7 @@ impl Metrics {
             deliveries,
             answers,
             unreadable,
+            faults,
             recovery,
             jwks_fetches,
             presence,
@@ -159,6 +164,11 @@ impl Metrics {
 
     pub(crate) fn keys_fetched(&self, issuer: &str, outcome: &'static str) {
         self.jwks_fetches.get_or_create(&Fetch { issuer: issuer.to_owned(), outcome }).inc();
+    }
+
+    /// Shows these faults of the broker, and no others.
+    pub(crate) fn faults(&self, open: &[Fault]) {
+        self.faults.show(open);
     }
 
     /// A message of NATS has a part that cannot be read.

@@ -8,6 +8,7 @@ pub mod channel;
 pub mod confirmation;
 pub mod delta;
 pub mod envelope;
+pub mod fault;
 pub mod filter;
 pub mod header;
 pub mod hook;

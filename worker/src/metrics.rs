@@ -7,6 +7,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::{Registry, Unit},
 };
+use tidegate_shared::fault::Fault;
 
 /// Upper bounds of the histogram buckets, in seconds: from a handler that echoes to one that waits for a slow service.
 const BUCKETS: [f64; 13] =
@@ -65,6 +66,12 @@ struct ByEnding {
     outcome: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByFault {
+    place: String,
+    problem: &'static str,
+}
+
 /// The metrics of one worker, by route.
 #[derive(Debug)]
 pub struct Metrics {
@@ -76,6 +83,7 @@ pub struct Metrics {
     handler_delay: Gauge<f64, AtomicU64>,
     unstored: Gauge,
     unconfirmed: Gauge,
+    faults: Family<ByFault, Gauge>,
 }
 
 impl Metrics {
@@ -95,13 +103,25 @@ impl Metrics {
         let handler_delay = Gauge::default();
         let help = "How long the handlers' runtime took to begin a task when it was last checked";
         registry.register_with_unit("handler_delay", help, Unit::Seconds, handler_delay.clone());
+        let faults = Family::default();
+        registry.register("faults", "Open faults of the broker, by where and what", faults.clone());
         let unstored = Gauge::default();
         let help = "Answers that wait because the result cache is full";
         registry.register("unstored_answers", help, unstored.clone());
         let unconfirmed = Gauge::default();
         let help = "Answers to plain requests that no gateway has confirmed yet";
         registry.register("unconfirmed_answers", help, unconfirmed.clone());
-        Self { registry, requests, in_flight, handling, waiting, handler_delay, unstored, unconfirmed }
+        Self {
+            registry,
+            requests,
+            in_flight,
+            handling,
+            waiting,
+            handler_delay,
+            unstored,
+            unconfirmed,
+            faults,
+        }
     }
 
     /// Writes all metrics in the text format of Prometheus.
@@ -132,6 +152,15 @@ impl Metrics {
     pub(crate) fn unconfirmed(&self) -> Unconfirmed {
         self.unconfirmed.inc();
         Unconfirmed(self.unconfirmed.clone())
+    }
+
+    /// Shows these faults, and no others.
+    pub(crate) fn faults(&self, open: &[Fault]) {
+        self.faults.clear();
+        for fault in open {
+            let labels = ByFault { place: fault.place.label().to_owned(), problem: fault.problem.label() };
+            self.faults.get_or_create(&labels).inc();
+        }
     }
 
     /// Counts a handler as running, and times it, until the returned value is dropped.

@@ -24,6 +24,8 @@ pub(crate) struct Blueprint {
     pub(crate) config_file: PathBuf,
     pub(crate) dir: PathBuf,
     pub(crate) nats_server: PathBuf,
+    /// The program of the workers.
+    pub(crate) worker: String,
     pub(crate) free_ports: bool,
     /// Extra environment variables: process name prefix, variable, value.
     pub(crate) variables: Vec<(String, String, String)>,
@@ -91,7 +93,7 @@ impl Blueprint {
         };
         variables.extend(self.variables_of(&name));
         let spec = ProcessSpec {
-            program: program(&format!("tidegate-{kind}"))?,
+            program: program(if kind == Kind::Worker { &self.worker } else { "tidegate-gateway" })?,
             name,
             kind,
             args,

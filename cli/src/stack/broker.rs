@@ -3,7 +3,7 @@
 use anyhow::Context;
 use tidegate_shared::{
     config::{Config, Namespace},
-    topology::channel_stream,
+    topology::{channel_stream, last_stream},
 };
 
 /// The configuration every stack starts from.
@@ -31,19 +31,31 @@ pub(crate) fn configuration(config: &Config, port: u16, monitor: u16, data: &str
 /// Grants the gateway reads and purges for each namespace with history. One line per stream: a wildcard cannot match a part of
 /// a stream name.
 fn with_namespaces(text: &str, config: &Config) -> String {
-    let is_one = |line: &&str| line.trim_start().starts_with("\"$JS.API.DIRECT.GET.TIDE_CH_");
+    let is_one = |line: &&str| {
+        ["TIDE_CH_", "TIDE_LAST_"]
+            .iter()
+            .any(|stream| line.trim_start().starts_with(&format!("\"$JS.API.DIRECT.GET.{stream}")))
+    };
     let mut lines: Vec<String> = Vec::new();
     for line in text.lines() {
         if !is_one(&line) {
             lines.push(line.to_owned());
         } else if line.contains("TIDE_CH_user\"") {
             let kept = config.all_namespaces().into_iter().filter(Namespace::has_history);
-            lines.extend(kept.map(|namespace| {
+            for namespace in kept {
+                let rights = |stream: &str, rights: &[&str]| {
+                    let rights = rights
+                        .iter()
+                        .map(|right| format!("\"$JS.API.{}\",", right.replace("{}", stream)))
+                        .collect::<Vec<_>>();
+                    format!("            {}", rights.join(" "))
+                };
                 let stream = channel_stream(&namespace.name);
-                let rights = ["DIRECT.GET.{}", "DIRECT.GET.{}.>", "STREAM.PURGE.{}"]
-                    .map(|right| format!("\"$JS.API.{}\",", right.replace("{}", &stream)));
-                format!("            {}", rights.join(" "))
-            }));
+                lines.push(rights(&stream, &["DIRECT.GET.{}", "DIRECT.GET.{}.>", "STREAM.PURGE.{}"]));
+                if namespace.proves_quiet() {
+                    lines.push(rights(&last_stream(&namespace.name), &["DIRECT.GET.{}"]));
+                }
+            }
         }
     }
     lines.join("\n") + "\n"

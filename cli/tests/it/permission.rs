@@ -44,6 +44,8 @@ const GATEWAY: Role = Role {
         "$JS.API.DIRECT.GET.TIDE_REPLY.tide.reply.gw.a",
         "$JS.API.STREAM.INFO.TIDE_IN",
         "$JS.API.STREAM.PURGE.TIDE_CH_kept",
+        "$JS.API.DIRECT.GET.TIDE_LAST_kept",
+        "$JS.API.DIRECT.GET.TIDE_LAST_user",
     ],
     subscribe: &[
         "tide.answer.gw.*",
@@ -59,6 +61,8 @@ const GATEWAY: Role = Role {
         "tide.reply.gw.a",
         "tide.ctl.disconnect",
         "$JS.API.STREAM.PURGE.TIDE_CH_chat",
+        "$JS.API.STREAM.PURGE.TIDE_LAST_kept",
+        "$JS.API.DIRECT.GET.TIDE_LAST_chat",
         "$JS.API.STREAM.PURGE.TIDE_REPLY",
         "tide.park.gw.a",
         "tide.dead.default.echo",

@@ -11,6 +11,7 @@ mod crash;
 mod drain;
 mod essential;
 mod fail;
+mod faults;
 mod full;
 mod hook;
 mod large;
