@@ -64,6 +64,8 @@ pub struct Config {
     pub api: ApiConfig,
     /// The worker program.
     pub worker: WorkerConfig,
+    /// The purger program.
+    pub purger: PurgerConfig,
     /// The stock handler `quakes`.
     pub quakes: QuakesConfig,
     /// The declared namespaces of channels.
@@ -124,6 +126,8 @@ pub struct NatsConfig {
     pub gateway: NatsUser,
     /// The workers' NATS user.
     pub worker: NatsUser,
+    /// The purger's NATS user.
+    pub purger: NatsUser,
     /// The NATS user of services that publish to clients.
     pub service: NatsUser,
     /// The NATS user that creates streams and consumers.
@@ -146,9 +150,6 @@ pub struct NatsUser {
 pub struct StreamsConfig {
     /// Copies of every stream: 1 on one server, 3 in a cluster.
     pub replicas: usize,
-    /// The maximum size of TIDE_IN. When it is full, requests are refused.
-    #[serde(with = "unit::size")]
-    pub in_max_bytes: u64,
     /// How long the broker remembers the ids of messages that have left a stream.
     #[serde(with = "unit::duration")]
     pub duplicate_window: Duration,
@@ -323,6 +324,17 @@ pub struct WorkerConfig {
     /// How long a stopping worker may take to finish the work it has started.
     #[serde(with = "unit::duration")]
     pub drain: Duration,
+}
+
+/// The purger program.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PurgerConfig {
+    /// Health and metrics.
+    pub internal: SocketAddr,
+    /// How often it looks for requests to remove.
+    #[serde(with = "unit::duration")]
+    pub interval: Duration,
 }
 
 /// The stock handler `quakes`.

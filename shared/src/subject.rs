@@ -72,7 +72,7 @@ impl Subjects {
         format!("{}.in.{}", self.prefix, address.0)
     }
 
-    /// All requests: the subjects of TIDE_IN.
+    /// All requests, of every route.
     pub fn all_requests(&self) -> String {
         format!("{}.in.>", self.prefix)
     }

@@ -81,9 +81,9 @@ pub struct Metrics {
     handling: Family<ByRoute, Histogram>,
     waiting: Family<ByRoute, Histogram>,
     handler_delay: Gauge<f64, AtomicU64>,
+    faults: Family<ByFault, Gauge>,
     unstored: Gauge,
     unconfirmed: Gauge,
-    faults: Family<ByFault, Gauge>,
 }
 
 impl Metrics {
@@ -118,9 +118,9 @@ impl Metrics {
             handling,
             waiting,
             handler_delay,
+            faults,
             unstored,
             unconfirmed,
-            faults,
         }
     }
 
@@ -144,6 +144,15 @@ impl Metrics {
         self.handler_delay.set(delay.as_secs_f64());
     }
 
+    /// Shows these faults, and no others.
+    pub(crate) fn faults(&self, open: &[Fault]) {
+        self.faults.clear();
+        for fault in open {
+            let labels = ByFault { place: fault.place.label().to_owned(), problem: fault.problem.label() };
+            self.faults.get_or_create(&labels).inc();
+        }
+    }
+
     pub(crate) fn unstored(&self, answers: usize) {
         self.unstored.set(i64::try_from(answers).unwrap_or(i64::MAX));
     }
@@ -152,15 +161,6 @@ impl Metrics {
     pub(crate) fn unconfirmed(&self) -> Unconfirmed {
         self.unconfirmed.inc();
         Unconfirmed(self.unconfirmed.clone())
-    }
-
-    /// Shows these faults, and no others.
-    pub(crate) fn faults(&self, open: &[Fault]) {
-        self.faults.clear();
-        for fault in open {
-            let labels = ByFault { place: fault.place.label().to_owned(), problem: fault.problem.label() };
-            self.faults.get_or_create(&labels).inc();
-        }
     }
 
     /// Counts a handler as running, and times it, until the returned value is dropped.

@@ -193,8 +193,9 @@ impl Settlement {
     /// crash in between only another attempt can repeat them, and a stored answer would prevent that attempt.
     async fn commit(&self, answer: Answer) -> Ending {
         for (index, publication) in answer.publications.into_iter().enumerate() {
+            // A channel that does not exist, or a message that the broker never takes: so it would be on every attempt.
             if let Err(reason) = self.publish(index, publication).await {
-                return self.retry(&reason, None, Ending::Retry).await;
+                return self.bury(&reason).await;
             }
         }
         self.conclude(Outcome::Ok(answer.body), Ending::Ok).await

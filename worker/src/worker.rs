@@ -10,7 +10,7 @@ use tidegate_shared::{
     broker::{Broker, ConnectFailure},
     config::{Config, Match, Route},
     lifecycle::{Lifecycle, TaskEnded},
-    topology::{IN, PARK, consumer_name},
+    topology::consumer_name,
 };
 use tokio::{runtime::Handle, sync::Semaphore, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -68,7 +68,7 @@ pub enum StartFailure {
         /// The route's name.
         route: String,
         /// The stream that lacks the consumer.
-        stream: &'static str,
+        stream: String,
         /// The broker's error.
         reason: String,
     },
@@ -166,8 +166,8 @@ impl Worker {
     pub async fn find_consumers(&self) -> Result<(), StartFailure> {
         let deadline = Instant::now() + CONSUMERS_LIMIT;
         for runner in &self.routes.runners {
-            for stream in [IN, PARK] {
-                self.routes.find_consumer(&runner.route().config, stream, deadline).await?;
+            for stream in runner.streams() {
+                self.routes.find_consumer(&runner.route().config, &stream, deadline).await?;
             }
         }
         Ok(())
@@ -215,7 +215,7 @@ impl Routes {
     async fn run(&self, lifecycle: &Lifecycle) -> Result<(), TaskEnded> {
         let mut consuming = ConsumeTasks::default();
         for runner in &self.runners {
-            for stream in [IN, PARK] {
+            for stream in runner.streams() {
                 let consume = Arc::clone(runner).consume(stream, lifecycle.clone());
                 consuming.spawn(runner.route().name(), consume);
             }
@@ -253,7 +253,7 @@ impl Routes {
     async fn find_consumer(
         &self,
         route: &Route,
-        stream: &'static str,
+        stream: &str,
         deadline: Instant,
     ) -> Result<(), StartFailure> {
         let jetstream = self.engine.broker.jetstream();
@@ -263,7 +263,7 @@ impl Routes {
                 jetstream.get_consumer_from_stream(consumer_name(route), stream).await;
             let Err(error) = found else { return Ok(()) };
             if Instant::now() >= deadline {
-                let (route, reason) = (route.name.clone(), error.to_string());
+                let (route, stream, reason) = (route.name.clone(), stream.to_owned(), error.to_string());
                 return Err(StartFailure::NoConsumer { route, stream, reason });
             }
             if !warned {

@@ -173,7 +173,14 @@ fn publication_headers(id: &str, info: &ClientInfo, tags: &BTreeMap<String, Stri
 
 fn refused(refusal: &Refusal, maybe_stored: bool, keyed: bool) -> Error {
     let code: ErrorCode = if maybe_stored { codes::OUTCOME_UNKNOWN } else { codes::NOT_ACCEPTED };
-    let error = code.because(refusal);
+    let error = match refusal {
+        Refusal::TooLarge { .. } if !maybe_stored => return codes::LIMIT_EXCEEDED.because(refusal),
+        // Trying again does not help.
+        Refusal::Rejected(_) if !maybe_stored => {
+            return Error { code: code.code, message: format!("not accepted: {refusal}"), temporary: false };
+        }
+        _ => code.because(refusal),
+    };
     let temporary = match refusal {
         Refusal::Rejected(_) | Refusal::TooLarge { .. } => false,
         _ if maybe_stored => keyed,

@@ -17,6 +17,7 @@ mod channels;
 mod connect;
 mod copies;
 mod decided;
+mod door;
 mod drain;
 mod event_source;
 mod fanout;

@@ -10,8 +10,8 @@ use tidegate_cli::{
 use tidegate_shared::protocol::{Encoding, HistoryRequest};
 
 use crate::support::{
-    TOML, connect, connect_as, count, event, history, kept_toml, nothing_panicked, quick, raw_connected,
-    settled, start,
+    TOML, connect, connect_as, count, event, eventually, get, history, kept_toml, nothing_panicked, quick,
+    raw_connected, settled, setup, start,
 };
 
 #[tokio::test]
@@ -120,16 +120,18 @@ async fn a_send_is_stored_and_handled_without_a_reply() {
 }
 
 #[tokio::test]
-async fn a_full_stream_refuses_requests_with_error_1000() {
-    let stack = start(quick("[streams]\nin_max_bytes = '16 KiB'").gateways(1)).await;
+async fn a_full_route_refuses_requests_with_error_1000_and_leaves_the_others_open() {
+    let small = "[[route]]\nname = 'small'\nmatch = 'rpc.small'\nmax_bytes = '16 KiB'\n";
+    let stack = start(quick(small).gateways(1).workers(1)).await;
     let (client, _events) = connect(&stack, 0, "42").await;
     let body = format!("\"{}\"", "x".repeat(4000));
     let mut codes = Vec::new();
     for _ in 0..8 {
-        codes.push(client.rpc("nobody", body.clone()).await.unwrap_err().code().unwrap());
+        codes.push(client.rpc("small", body.clone()).await.unwrap_err().code().unwrap());
     }
     assert_eq!(codes.first(), Some(&1001));
     assert_eq!(codes.last(), Some(&1000));
+    assert_eq!(client.rpc("echo", "1").await.unwrap(), "1");
     nothing_panicked(&stack);
 }
 
@@ -156,4 +158,21 @@ async fn a_publish_beyond_the_limit_of_the_gateway_is_refused_at_once_and_the_ot
     let page = history(&client, request).await.unwrap();
     let read: Vec<_> = page.publications.iter().map(|p| String::from_utf8_lossy(&p.data)).collect();
     assert_eq!(read, stored, "in the order in which they were sent");
+}
+
+#[tokio::test]
+async fn the_answer_to_a_message_that_nobody_waits_for_is_not_a_late_one() {
+    let stack = start(quick("").gateways(1).workers(1)).await;
+    let (client, _events) = connect(&stack, 0, "42").await;
+    client.send("\"one way\"").await.unwrap();
+    let jetstream = async_nats::jetstream::new(setup(&stack).await);
+    let settled = || async {
+        let requests = jetstream.get_stream("TIDE_IN").await.unwrap();
+        stack.log_of("worker-1").contains("consuming") && requests.cached_info().state.messages == 0
+    };
+    eventually("the message is handled", settled).await;
+    // Its answer would have come before this one, on the same subscription.
+    client.rpc("echo", "1").await.unwrap();
+    let page = get(&stack, "/metrics").await.1;
+    assert!(page.contains("tidegate_gateway_late_answers_total 0"), "{page}");
 }

@@ -7,7 +7,7 @@ use tidegate_shared::{
     channel::Channel,
     envelope::one_line,
     header,
-    topology::{IN, consumer_name},
+    topology::{consumer_name, request_stream},
 };
 
 use super::{Parked, Settlement, Suspicion};
@@ -18,7 +18,8 @@ impl Settlement {
     /// the request was delivered on a subject that is not a request's.
     pub(super) async fn park_headers(&self, parked: &Parked) -> Option<HeaderMap> {
         let consumer = consumer_name(&self.route.config);
-        let now = self.engine.clock.now(&self.engine.broker, IN, consumer).await;
+        let stream = request_stream(&self.route.config.name);
+        let now = self.engine.clock.now(&self.engine.broker, &stream, consumer).await;
         self.headers_until(parked, now + parked.delay)
     }
 
@@ -50,7 +51,8 @@ impl Settlement {
         Some(headers)
     }
 
-    /// Stores the answer's publication number `index`. The error is the reason why this attempt fails.
+    /// Stores the answer's publication number `index`. The error is the reason why it cannot be stored, which another attempt
+    /// would meet too.
     pub(super) async fn publish(&self, index: usize, publication: Publication) -> Result<(), String> {
         let cannot = |reason: &str| format!("cannot publish to {:?}: {reason}", publication.channel);
         let channel = Channel::parse(&publication.channel).map_err(|error| cannot(&error.to_string()))?;

@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use sqlx::SqlitePool;
-use tidegate_shared::topology::{IN, REPLY};
+use tidegate_shared::topology::REPLY;
 use tidegate_worker::{Router, on};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy},
@@ -32,7 +32,7 @@ async fn a_request_whose_worker_is_killed_before_the_acknowledgement_takes_effec
     let request = tide.ask("quakes", QUAKE).await;
     eventually("the acknowledgement is held back", async || proxy.frozen().then_some(())).await;
     let answer = tide.answer(&request).await;
-    assert_eq!((answer.worker.as_str(), tide.count(IN).await), ("first", 1));
+    assert_eq!((answer.worker.as_str(), tide.unsettled("quakes").await), ("first", 1));
     first.kill().await.unwrap();
 
     let _second = worker(&tide, "second", tide.stack.nats_url());
@@ -63,7 +63,7 @@ async fn a_clients_publication_is_published_once_although_its_worker_is_killed()
     assert_eq!(header(&message, "Nats-Msg-Id"), format!("{}.p0", request.id));
     assert_eq!((header(&message, "Tide-User"), header(&message, "Tide-Client")), ("42", &*request.client));
     assert_eq!(header(&message, "Tide-Info"), "{\"name\":\"Ann\"}");
-    assert_eq!(tide.count(IN).await, 1);
+    assert_eq!(tide.unsettled("rooms").await, 1);
     first.kill().await.unwrap();
     let _second = worker(&tide, "second", tide.stack.nats_url());
     tide.settled().await;

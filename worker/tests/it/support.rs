@@ -18,7 +18,7 @@ use tidegate_shared::{
     id::{GatewayId, RequestId},
     lifecycle::{Lifecycle, TaskEnded},
     subject::Subjects,
-    topology::{DEAD, IN, PARK, REPLY},
+    topology::{DEAD, PARK, REPLY, request_stream},
 };
 use tidegate_worker::{Metrics, Router, Worker};
 use tokio::{
@@ -172,6 +172,14 @@ impl Tide {
         self.setup.jetstream().get_stream(stream).await.unwrap().cached_info().state.messages
     }
 
+    /// The number of requests of a route that are not acknowledged; 0 for a hook.
+    pub(crate) async fn unsettled(&self, route: &str) -> u64 {
+        match self.setup.progress(&request_stream(route), route).await {
+            Ok(progress) => progress.unacknowledged + progress.waiting,
+            Err(_) => 0,
+        }
+    }
+
     /// Removes the messages of a stream.
     pub(crate) async fn empty(&self, stream: &str) {
         self.setup.jetstream().get_stream(stream).await.unwrap().purge().await.unwrap();
@@ -180,7 +188,11 @@ impl Tide {
     /// Waits until every request is settled.
     pub(crate) async fn settled(&self) {
         eventually("every request is settled", async || {
-            (self.count(IN).await + self.count(PARK).await == 0).then_some(())
+            let mut unsettled = self.count(PARK).await;
+            for route in &self.config().routes {
+                unsettled += self.unsettled(&route.name).await;
+            }
+            (unsettled == 0).then_some(())
         })
         .await;
     }
@@ -199,7 +211,7 @@ impl Tide {
     pub(crate) async fn delivered(&self, route: &str, wanted: usize) {
         eventually("the requests are pulled", async || {
             let mut pulled = 0;
-            for stream in [IN, PARK] {
+            for stream in [request_stream(route), PARK.to_owned()] {
                 let consumer: PullConsumer =
                     self.setup.jetstream().get_consumer_from_stream(route, stream).await.ok()?;
                 pulled += consumer.cached_info().num_ack_pending;
