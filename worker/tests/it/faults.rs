@@ -68,11 +68,11 @@ async fn a_full_stream_of_answers_makes_the_worker_unready_until_there_is_room()
     let page = unready(&tide, "the stream TIDE_REPLY stores nothing").await;
     assert!(page.contains("it is full") && page.contains("streams.reply_max_bytes"), "{page}");
     let broker = setup::connect(tide.config()).await.unwrap();
-    eventually("every request is answered", async || {
-        broker.jetstream().get_stream(REPLY).await.ok()?.purge().await.ok()?;
-        (tide.unsettled("echo").await == 0).then_some(())
-    })
-    .await;
+    let answers = broker.jetstream().get_stream(REPLY).await.unwrap();
+    let mut larger = answers.cached_info().config.clone();
+    larger.max_bytes = 1 << 20;
+    broker.jetstream().update_stream(larger).await.unwrap();
+    eventually("every request is answered", async || (tide.unsettled("echo").await == 0).then_some(())).await;
     ready(&tide).await;
     assert!(warnings(&tide, "the stream TIDE_REPLY") == 1, "{}", tide.stack.log_of("worker-1"));
 }
