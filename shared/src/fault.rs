@@ -37,6 +37,8 @@ pub enum Place {
     },
     /// Publishing on a subject.
     Publish(String),
+    /// The connection to NATS.
+    Connection,
     /// Subscribing to a subject. It stays open until the connection is made anew: NATS does not say when it is allowed again.
     Subscribe(String),
 }
@@ -54,6 +56,8 @@ pub enum Problem {
     Failing(String),
     /// The user may not do this.
     Forbidden,
+    /// It ends again and again.
+    Breaking,
 }
 
 /// One open fault.
@@ -168,6 +172,7 @@ impl Place {
         match self {
             Self::Store(stream) | Self::Read(stream) | Self::Pull { stream, .. } => stream,
             Self::Publish(_) | Self::Subscribe(_) => "permissions",
+            Self::Connection => "connection",
         }
     }
 }
@@ -181,6 +186,7 @@ impl Problem {
             Self::Silent => "silent",
             Self::Failing(_) => "failing",
             Self::Forbidden => "forbidden",
+            Self::Breaking => "breaking",
         }
     }
 }
@@ -195,6 +201,7 @@ impl fmt::Display for Place {
             }
             Self::Publish(subject) => write!(f, "NATS refuses what is published on {subject}"),
             Self::Subscribe(subject) => write!(f, "NATS refuses the subscription to {subject}"),
+            Self::Connection => f.write_str("the connection to NATS ends again and again"),
         }
     }
 }
@@ -228,6 +235,9 @@ impl Fault {
             (Problem::Failing(text), _) => {
                 format!("the broker answers {text:?}. Look at its disk and its log")
             }
+            (Problem::Breaking, _) => "look at the broker's log. If the broker is well, a message has a header that is not \
+                UTF-8 text: see docs/faults.md"
+                .to_owned(),
             (Problem::Forbidden, _) => "the user has no right to it. Compare the user's permissions with nats.conf \
                 of this version"
                 .to_owned(),

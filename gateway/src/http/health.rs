@@ -63,7 +63,9 @@ fn stops_everything(fault: &Fault) -> bool {
     let broken = !matches!(fault.problem, Problem::Full(_) | Problem::Forbidden);
     match &fault.place {
         Place::Store(stream) => (stream.starts_with(IN) && broken) || stream == PRESENCE,
-        Place::Read(_) | Place::Pull { .. } | Place::Publish(_) | Place::Subscribe(_) => false,
+        Place::Connection | Place::Read(_) | Place::Pull { .. } | Place::Publish(_) | Place::Subscribe(_) => {
+            false
+        }
     }
 }
 

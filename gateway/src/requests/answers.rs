@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_nats::Message;
 use tidegate_shared::{
-    broker::Broker, envelope::Answer, id::GatewayId, lifecycle::Lifecycle, listener::listen,
+    broker::Broker, envelope::Answer, id::GatewayId, lifecycle::Lifecycle, listener::listen, sparse::Sparse,
     subject::Subjects,
 };
 
@@ -14,6 +14,9 @@ use super::{
     waiting::{LateAnswers, Waiting},
 };
 use crate::metrics::Metrics;
+
+/// An answer that cannot be read.
+static UNREADABLE: Sparse = Sparse::new();
 
 /// Receives the answers to plain requests of this gateway.
 pub(crate) struct Answers {
@@ -58,7 +61,11 @@ impl Answers {
             Ok(answer) => answer,
             Err(error) => {
                 self.metrics.unreadable("answer");
-                tracing::warn!(subject = %message.subject, %error, "dropped an answer of a worker that cannot be read");
+                if let Some(skipped) = UNREADABLE.due() {
+                    tracing::warn!(
+                        subject = %message.subject, %error, skipped, "dropped an answer of a worker that cannot be read"
+                    );
+                }
                 return;
             }
         };
