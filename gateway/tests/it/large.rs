@@ -1,6 +1,7 @@
 //! What is larger than a client's outbox: it gets a shorter reply, an error or a fresh start, and never a loop of disconnects.
 
 use async_nats::jetstream;
+use futures_util::StreamExt;
 use serde_json::json;
 use tidegate_cli::client::{CallError, Event, Events};
 use tidegate_cli::stack::Stack;
@@ -9,7 +10,7 @@ use tidegate_shared::protocol::{ConnectRequest, HistoryRequest, SubscribeRequest
 use crate::{
     socket::{Socket, TEXT, frame},
     support::{
-        connect, event, fresh, history, http, kept_toml, next, quick, resume, service, start, subscribe,
+        connect, event, fresh, history, http, kept_toml, next, quick, raw, resume, service, start, subscribe,
         texts, token,
     },
 };
@@ -195,4 +196,30 @@ async fn connecting_with_backlogs_larger_than_the_outbox_recovers_what_fits() {
     let reply = &socket.replies(1).await[0];
     let sub = &reply["connect"]["subs"]["kept:#42"];
     assert!(sub["recovered"].is_null() && sub["offset"].as_u64() == Some(MARK + 10), "{reply}");
+}
+
+#[tokio::test]
+async fn a_reply_to_connect_that_a_hook_makes_too_large_is_refused_for_good_with_the_numbers() {
+    let config = "[hooks]\nconnect = true\n[gateway.limits]\noutbox = '64 KiB'";
+    let stack = start(quick(config).gateways(1)).await;
+    let nats = service(&stack).await;
+    let mut questions = nats.subscribe("tide.hook.connect").await.unwrap();
+    nats.flush().await.unwrap();
+    let answers = async {
+        while let Some(question) = questions.next().await {
+            let answer = json!({"result": {"user": "42", "data": "x".repeat(OUTBOX)}}).to_string();
+            nats.publish(question.reply.unwrap(), answer.into()).await.unwrap();
+        }
+    };
+    let connected = async {
+        let mut client = raw(&stack).await;
+        client.send_text("{\"id\":1,\"connect\":{}}").await.unwrap();
+        client.reply().await.unwrap().error.unwrap()
+    };
+    let error = tokio::select! {
+        error = connected => error,
+        () = answers => panic!("the subscription ended"),
+    };
+    assert_eq!((error.code, error.temporary), (106, false), "{error:?}");
+    assert!(error.message.contains("65536"), "{error:?}");
 }
