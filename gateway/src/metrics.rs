@@ -11,17 +11,21 @@ use prometheus_client::{
     },
     registry::{Registry, Unit},
 };
+use tidegate_shared::fault::Fault;
 
 use self::{
-    api::ApiMetrics, connections::ConnectionMetrics, hooks::HookMetrics, presence::PresenceMetrics,
-    recovery::RecoveryMetrics,
+    api::ApiMetrics, connections::ConnectionMetrics, faults::FaultMetrics, hooks::HookMetrics,
+    presence::PresenceMetrics, quotas::QuotaMetrics, recovery::RecoveryMetrics, requests::RequestMetrics,
 };
 
 mod api;
 pub(crate) mod connections;
+mod faults;
 mod hooks;
 mod presence;
+mod quotas;
 mod recovery;
+mod requests;
 
 /// The gateway's instruments.
 #[derive(Clone)]
@@ -34,13 +38,15 @@ pub(crate) struct Metrics {
     accept: Histogram,
     publications: Counter,
     deliveries: Counter,
-    late_answers: Counter,
+    answers: RequestMetrics,
     unreadable: Family<Reason, Counter>,
+    faults: FaultMetrics,
     recovery: RecoveryMetrics,
     jwks_fetches: Family<Fetch, Counter>,
     presence: PresenceMetrics,
     api: ApiMetrics,
     hooks: HookMetrics,
+    quotas: QuotaMetrics,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -80,12 +86,14 @@ impl Metrics {
         let accept = seconds();
         let publications = Counter::default();
         let deliveries = Counter::default();
-        let late_answers = Counter::default();
+        let answers = RequestMetrics::register(&mut registry);
         let unreadable = Family::default();
+        let faults = FaultMetrics::register(&mut registry);
         let recovery = RecoveryMetrics::register(&mut registry);
         let jwks_fetches = Family::default();
         let hooks = HookMetrics::register(&mut registry);
         let presence = PresenceMetrics::register(&mut registry);
+        let quotas = QuotaMetrics::register(&mut registry);
         let api = ApiMetrics::register(&mut registry);
         registry.register("jwks_fetches", "Fetches of issuers' keys, by outcome", jwks_fetches.clone());
         registry.register("commands", "Commands received from clients", commands.clone());
@@ -104,11 +112,6 @@ impl Metrics {
             deliveries.clone(),
         );
         registry.register(
-            "late_answers",
-            "Answers that came after their call had timed out",
-            late_answers.clone(),
-        );
-        registry.register(
             "unreadable",
             "Messages of NATS that could not be read as they are, by the part",
             unreadable.clone(),
@@ -122,13 +125,15 @@ impl Metrics {
             accept,
             publications,
             deliveries,
-            late_answers,
+            answers,
             unreadable,
+            faults,
             recovery,
             jwks_fetches,
             presence,
             api,
             hooks,
+            quotas,
         }
     }
 
@@ -165,8 +170,9 @@ impl Metrics {
         self.jwks_fetches.get_or_create(&Fetch { issuer: issuer.to_owned(), outcome }).inc();
     }
 
-    pub(crate) fn late_answer(&self) {
-        self.late_answers.inc();
+    /// Shows these faults of the broker, and no others.
+    pub(crate) fn faults(&self, open: &[Fault]) {
+        self.faults.show(open);
     }
 
     /// A message of NATS has a part that cannot be read.

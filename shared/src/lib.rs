@@ -5,8 +5,10 @@
 pub mod protocol;
 
 pub mod channel;
+pub mod confirmation;
 pub mod delta;
 pub mod envelope;
+pub mod fault;
 pub mod filter;
 pub mod header;
 pub mod hook;

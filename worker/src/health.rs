@@ -9,10 +9,10 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use tidegate_shared::{broker::Broker, lifecycle::Lifecycle};
+use tidegate_shared::{broker::Broker, fault::Fault, lifecycle::Lifecycle};
 use tokio::net::TcpListener;
 
-use crate::metrics::Metrics;
+use crate::{metrics::Metrics, stall::Stall};
 
 const PAGE: &str =
     "This is the internal address of a Tidegate worker: /healthz and /readyz (health), /metrics.\n";
@@ -22,7 +22,7 @@ const NO_PAGE: &str = "There is nothing at this path. This internal address of a
 #[derive(Debug, Default)]
 pub(crate) struct Health {
     /// Set when the worker is connected and its consumers are found.
-    started: OnceLock<(Broker, Arc<Metrics>)>,
+    started: OnceLock<(Broker, Arc<Metrics>, Arc<Stall>)>,
     lifecycle: Lifecycle,
 }
 
@@ -31,20 +31,24 @@ impl Health {
         Self { started: OnceLock::new(), lifecycle }
     }
 
-    pub(crate) fn started(&self, broker: Broker, metrics: Arc<Metrics>) {
-        let _ = self.started.set((broker, metrics));
+    pub(crate) fn started(&self, broker: Broker, metrics: Arc<Metrics>, stall: Arc<Stall>) {
+        let _ = self.started.set((broker, metrics, stall));
     }
 
-    /// Why the worker takes no requests now. `None` when it does.
-    fn unready(&self) -> Option<&'static str> {
+    /// Why the worker does not do all of its work now, one sentence a line. `None` when it does.
+    fn unready(&self) -> Option<String> {
         if self.lifecycle.is_draining() {
-            return Some("draining: finishing what was begun");
+            return Some("draining: finishing what was begun".to_owned());
         }
-        match self.started.get() {
-            None => Some("starting: waiting for NATS or for the routes' consumers"),
-            Some((broker, _)) if !broker.is_connected() => Some("not connected to NATS"),
-            Some(_) => None,
+        let Some((broker, _, stall)) = self.started.get() else {
+            return Some("starting: waiting for NATS or for the routes' consumers".to_owned());
+        };
+        if !broker.is_connected() {
+            return Some("not connected to NATS".to_owned());
         }
+        let mut faults: Vec<String> = broker.health().open().iter().map(Fault::to_string).collect();
+        faults.extend(stall.notice());
+        (!faults.is_empty()).then(|| faults.join("\n"))
     }
 }
 
@@ -68,7 +72,10 @@ async fn ready(State(health): State<Arc<Health>>) -> Response {
 }
 
 async fn metrics(State(health): State<Arc<Health>>) -> Response {
-    let page = health.started.get().map(|(_, metrics)| metrics.render());
+    let page = health.started.get().map(|(broker, metrics, _)| {
+        metrics.faults(&broker.health().open());
+        metrics.render()
+    });
     match page.unwrap_or_else(|| Metrics::new().render()) {
         Ok(page) => {
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -7,6 +7,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::{Registry, Unit},
 };
+use tidegate_shared::fault::Fault;
 
 /// Upper bounds of the histogram buckets, in seconds: from a handler that echoes to one that waits for a slow service.
 const BUCKETS: [f64; 13] =
@@ -31,6 +32,8 @@ pub(crate) enum Ending {
     Dead,
     /// An earlier delivery had stored the answer.
     AlreadyAnswered,
+    /// A copy of the request waits for its next attempt, so this one did not run.
+    AlreadyParked,
     /// The worker drained or ended first; another worker gets the request.
     Returned,
 }
@@ -46,6 +49,7 @@ impl Ending {
             Self::Snooze => "snooze",
             Self::Dead => "dead",
             Self::AlreadyAnswered => "already_answered",
+            Self::AlreadyParked => "already_parked",
             Self::Returned => "returned",
         }
     }
@@ -62,6 +66,12 @@ struct ByEnding {
     outcome: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByFault {
+    place: String,
+    problem: &'static str,
+}
+
 /// The metrics of one worker, by route.
 #[derive(Debug)]
 pub struct Metrics {
@@ -71,6 +81,9 @@ pub struct Metrics {
     handling: Family<ByRoute, Histogram>,
     waiting: Family<ByRoute, Histogram>,
     handler_delay: Gauge<f64, AtomicU64>,
+    faults: Family<ByFault, Gauge>,
+    unstored: Gauge,
+    unconfirmed: Gauge,
 }
 
 impl Metrics {
@@ -90,7 +103,25 @@ impl Metrics {
         let handler_delay = Gauge::default();
         let help = "How long the handlers' runtime took to begin a task when it was last checked";
         registry.register_with_unit("handler_delay", help, Unit::Seconds, handler_delay.clone());
-        Self { registry, requests, in_flight, handling, waiting, handler_delay }
+        let faults = Family::default();
+        registry.register("faults", "Open faults of the broker, by where and what", faults.clone());
+        let unstored = Gauge::default();
+        let help = "Answers that wait because the result cache is full";
+        registry.register("unstored_answers", help, unstored.clone());
+        let unconfirmed = Gauge::default();
+        let help = "Answers to plain requests that no gateway has confirmed yet";
+        registry.register("unconfirmed_answers", help, unconfirmed.clone());
+        Self {
+            registry,
+            requests,
+            in_flight,
+            handling,
+            waiting,
+            handler_delay,
+            faults,
+            unstored,
+            unconfirmed,
+        }
     }
 
     /// Writes all metrics in the text format of Prometheus.
@@ -113,6 +144,25 @@ impl Metrics {
         self.handler_delay.set(delay.as_secs_f64());
     }
 
+    /// Shows these faults, and no others.
+    pub(crate) fn faults(&self, open: &[Fault]) {
+        self.faults.clear();
+        for fault in open {
+            let labels = ByFault { place: fault.place.label().to_owned(), problem: fault.problem.label() };
+            self.faults.get_or_create(&labels).inc();
+        }
+    }
+
+    pub(crate) fn unstored(&self, answers: usize) {
+        self.unstored.set(i64::try_from(answers).unwrap_or(i64::MAX));
+    }
+
+    /// Counts an answer as unconfirmed until the returned value is dropped.
+    pub(crate) fn unconfirmed(&self) -> Unconfirmed {
+        self.unconfirmed.inc();
+        Unconfirmed(self.unconfirmed.clone())
+    }
+
     /// Counts a handler as running, and times it, until the returned value is dropped.
     pub(crate) fn handling(&self, route: &str) -> Handling {
         let labels = by(route);
@@ -125,6 +175,16 @@ impl Metrics {
 
 fn by(route: &str) -> ByRoute {
     ByRoute { route: route.to_owned() }
+}
+
+/// An answer that no gateway has confirmed.
+#[derive(Debug)]
+pub(crate) struct Unconfirmed(Gauge);
+
+impl Drop for Unconfirmed {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 /// A handler that is running.

@@ -2,8 +2,8 @@
 
 use anyhow::Context;
 use tidegate_shared::{
-    config::{Config, Namespace},
-    topology::{channel_stream, last_stream},
+    config::{Config, Match, Namespace},
+    topology::{channel_stream, last_stream, request_stream},
 };
 
 /// The configuration every stack starts from.
@@ -18,10 +18,12 @@ pub(crate) fn configuration(config: &Config, port: u16, monitor: u16, data: &str
         ("DATA_DIR", quoted(data)),
         ("GATEWAY_PASSWORD", quoted(nats.gateway.password.expose())),
         ("WORKER_PASSWORD", quoted(nats.worker.password.expose())),
+        ("PURGER_PASSWORD", quoted(nats.purger.password.expose())),
         ("SERVICE_PASSWORD", quoted(nats.service.password.expose())),
         ("SETUP_PASSWORD", quoted(nats.setup.password.expose())),
     ];
-    let mut text = with_namespaces(NATS_CONF, config).replace("tide.", &format!("{}.", nats.prefix));
+    let mut text = with_routes(&with_namespaces(NATS_CONF, config), config)
+        .replace("tide.", &format!("{}.", nats.prefix));
     for (name, value) in values {
         text = with(&text, name, &value).with_context(|| format!("nats.conf does not define {name}"))?;
     }
@@ -56,6 +58,26 @@ fn with_namespaces(text: &str, config: &Config) -> String {
                     lines.push(rights(&last_stream(&namespace.name), &["DIRECT.GET.{}"]));
                 }
             }
+        }
+    }
+    lines.join("\n") + "\n"
+}
+
+/// Writes the lines about the stream of a route for each route of the configuration. The lines about the route `echo` are the
+/// pattern; those about other routes are left out.
+fn with_routes(text: &str, config: &Config) -> String {
+    const PATTERN: &str = "TIDE_IN_echo";
+    let is_pattern = |line: &str| {
+        let rest = line.split(PATTERN).nth(1);
+        rest.is_some_and(|rest| rest.starts_with(['.', '"']))
+    };
+    let mut lines: Vec<String> = Vec::new();
+    for line in text.lines() {
+        if !line.contains("TIDE_IN_") || line.trim_start().starts_with('#') {
+            lines.push(line.to_owned());
+        } else if is_pattern(line) {
+            let stored = config.routes.iter().filter(|route| !matches!(route.matches, Match::Hook(_)));
+            lines.extend(stored.map(|route| line.replace(PATTERN, &request_stream(&route.name))));
         }
     }
     lines.join("\n") + "\n"

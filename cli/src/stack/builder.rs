@@ -33,6 +33,8 @@ pub struct Builder {
     config: ConfigSource,
     gateways: usize,
     workers: usize,
+    worker: String,
+    purger: bool,
     dir: Option<PathBuf>,
     free_ports: bool,
     variables: Vec<(String, String, String)>,
@@ -53,6 +55,8 @@ impl Default for Builder {
             config: ConfigSource::Text(String::new()),
             gateways: 0,
             workers: 0,
+            worker: "tidegate-worker".to_owned(),
+            purger: false,
             dir: None,
             free_ports: true,
             variables: Vec::new(),
@@ -96,6 +100,20 @@ impl Builder {
     #[must_use]
     pub fn workers(mut self, count: usize) -> Self {
         self.workers = count;
+        self
+    }
+
+    /// Sets the program of the workers, one of the workspace's. Default: the stock worker.
+    #[must_use]
+    pub fn worker_program(mut self, name: impl Into<String>) -> Self {
+        self.worker = name.into();
+        self
+    }
+
+    /// Runs the purger even without gateways and workers. With them it always runs.
+    #[must_use]
+    pub fn with_purger(mut self) -> Self {
+        self.purger = true;
         self
     }
 
@@ -175,6 +193,7 @@ impl Builder {
             config,
             config_file,
             nats_server,
+            worker: self.worker.clone(),
             free_ports: self.free_ports,
             variables: self.variables.clone(),
             dir: dir.clone(),
@@ -197,7 +216,10 @@ impl Builder {
 
     fn members(&self, blueprint: &Blueprint) -> anyhow::Result<Vec<PlannedProcess>> {
         let gateways = (1..=self.gateways).map(|number| blueprint.process(Kind::Gateway, number));
-        gateways.chain((1..=self.workers).map(|number| blueprint.process(Kind::Worker, number))).collect()
+        let workers = (1..=self.workers).map(|number| blueprint.process(Kind::Worker, number));
+        let purger =
+            (self.purger || self.gateways + self.workers > 0).then(|| blueprint.process(Kind::Purger, 1));
+        gateways.chain(workers).chain(purger).collect()
     }
 
     fn directory(&self) -> anyhow::Result<(PathBuf, Option<TempDir>)> {
@@ -265,6 +287,7 @@ fn report_busy<'a>(specs: impl Iterator<Item = &'a ProcessSpec>) -> anyhow::Resu
             Kind::Nats => "nats.url",
             Kind::Gateway => "gateway.listen and gateway.internal",
             Kind::Worker => "worker.internal",
+            Kind::Purger => "purger.internal",
         };
         for address in BTreeSet::from([spec.public, spec.internal]) {
             if let Some(owner) = port::busy(address) {

@@ -10,15 +10,15 @@ use crate::support::eventually;
 /// Administration: refused to every role tested here; some of it even to the setup user.
 const ADMINISTRATION: [&str; 12] = [
     "$JS.API.STREAM.CREATE.X",
-    "$JS.API.STREAM.UPDATE.TIDE_IN",
-    "$JS.API.STREAM.DELETE.TIDE_IN",
-    "$JS.API.STREAM.PURGE.TIDE_IN",
+    "$JS.API.STREAM.UPDATE.TIDE_IN_echo",
+    "$JS.API.STREAM.DELETE.TIDE_IN_echo",
+    "$JS.API.STREAM.PURGE.TIDE_IN_echo",
     "$JS.API.STREAM.NAMES",
-    "$JS.API.STREAM.MSG.GET.TIDE_IN",
-    "$JS.API.STREAM.MSG.DELETE.TIDE_IN",
-    "$JS.API.CONSUMER.CREATE.TIDE_IN.x",
-    "$JS.API.CONSUMER.DELETE.TIDE_IN.echo",
-    "$JS.API.DIRECT.GET.TIDE_IN",
+    "$JS.API.STREAM.MSG.GET.TIDE_IN_echo",
+    "$JS.API.STREAM.MSG.DELETE.TIDE_IN_echo",
+    "$JS.API.CONSUMER.CREATE.TIDE_IN_echo.x",
+    "$JS.API.CONSUMER.DELETE.TIDE_IN_echo.echo",
+    "$JS.API.DIRECT.GET.TIDE_IN_echo",
     "$JS.API.INFO",
     "$SYS.REQ.SERVER.PING",
 ];
@@ -42,7 +42,7 @@ const GATEWAY: Role = Role {
         "tide.peer.gw",
         "tide.hook.connect",
         "$JS.API.DIRECT.GET.TIDE_REPLY.tide.reply.gw.a",
-        "$JS.API.STREAM.INFO.TIDE_IN",
+        "$JS.API.STREAM.INFO.TIDE_IN_echo",
         "$JS.API.STREAM.PURGE.TIDE_CH_kept",
         "$JS.API.DIRECT.GET.TIDE_LAST_kept",
         "$JS.API.DIRECT.GET.TIDE_LAST_user",
@@ -71,8 +71,8 @@ const GATEWAY: Role = Role {
         "tide.push.all",
         "$JS.API.DIRECT.GET.TIDE_REPLY",
         "$JS.API.DIRECT.GET.TIDE_REPLY.tide.in.rpc",
-        "$JS.API.CONSUMER.MSG.NEXT.TIDE_IN.echo",
-        "$JS.ACK.TIDE_IN.echo.1.1.1.1.1",
+        "$JS.API.CONSUMER.MSG.NEXT.TIDE_IN_echo.echo",
+        "$JS.ACK.TIDE_IN_echo.echo.1.1.1.1.1",
         "_INBOX_gateway.a",
         "_INBOX_worker.a",
     ],
@@ -85,9 +85,9 @@ const WORKER: Role = Role {
         "tide.ch.chat.lobby",
         "tide.park.gw.a",
         "tide.dead.default.echo",
-        "$JS.API.CONSUMER.INFO.TIDE_IN.echo",
+        "$JS.API.CONSUMER.INFO.TIDE_IN_echo.echo",
         "$JS.API.CONSUMER.MSG.NEXT.TIDE_PARK.echo",
-        "$JS.ACK.TIDE_IN.echo.1.1.1.1.1",
+        "$JS.ACK.TIDE_IN_echo.echo.1.1.1.1.1",
         "$JS.API.DIRECT.GET.TIDE_REPLY.tide.reply.gw.a",
     ],
     subscribe: &["tide.hook.connect", "tide.hook.*", "_INBOX_worker.>"],
@@ -104,7 +104,7 @@ const WORKER: Role = Role {
         "tide.hook.connect",
         "$JS.API.CONSUMER.MSG.NEXT.TIDE_REPLY.x",
         "$JS.API.DIRECT.GET.TIDE_REPLY",
-        "$JS.API.STREAM.INFO.TIDE_IN",
+        "$JS.API.STREAM.INFO.TIDE_IN_echo",
         "_INBOX_gateway.a",
     ],
     not_subscribe: &[
@@ -116,6 +116,28 @@ const WORKER: Role = Role {
         "tide.ctl.>",
         "_INBOX_gateway.>",
     ],
+};
+
+const PURGER: Role = Role {
+    publish: &[
+        "$JS.API.CONSUMER.INFO.TIDE_IN_echo.echo",
+        "$JS.API.STREAM.INFO.TIDE_IN_echo",
+        "$JS.API.STREAM.PURGE.TIDE_IN_echo",
+    ],
+    subscribe: &["_INBOX_purger.>"],
+    not_publish: &[
+        "$JS.API.STREAM.PURGE.TIDE_PARK",
+        "$JS.API.STREAM.PURGE.TIDE_REPLY",
+        "$JS.API.STREAM.PURGE.TIDE_DEAD",
+        "$JS.API.STREAM.PURGE.TIDE_CH_kept",
+        "$JS.API.CONSUMER.MSG.NEXT.TIDE_IN_echo.echo",
+        "$JS.ACK.TIDE_IN_echo.echo.1.1.1.1.1",
+        "tide.in.rpc.echo.1.gw.a",
+        "tide.reply.gw.a",
+        "tide.ch.chat.lobby",
+        "_INBOX_gateway.a",
+    ],
+    not_subscribe: &["tide.answer.>", "tide.live.>", "tide.ctl.>", "_INBOX_gateway.>", "_INBOX_worker.>"],
 };
 
 const SERVICE: Role = Role {
@@ -151,8 +173,8 @@ const SERVICE: Role = Role {
         "tide.peer.gw",
         "$JS.API.STREAM.PURGE.TIDE_CH_kept",
         "$JS.API.DIRECT.GET.TIDE_REPLY.tide.reply.gw.a",
-        "$JS.API.CONSUMER.MSG.NEXT.TIDE_IN.echo",
-        "$JS.ACK.TIDE_IN.echo.1.1.1.1.1",
+        "$JS.API.CONSUMER.MSG.NEXT.TIDE_IN_echo.echo",
+        "$JS.ACK.TIDE_IN_echo.echo.1.1.1.1.1",
         "_INBOX_gateway.a",
         "_INBOX_worker.a",
     ],
@@ -183,18 +205,20 @@ async fn try_as(stack: &Stack, user: &NatsUser, role: &Role) {
         .connect(stack.nats_url())
         .await
         .unwrap();
+    let administration: Vec<&str> =
+        ADMINISTRATION.into_iter().filter(|subject| !role.publish.contains(subject)).collect();
     let mut held = Vec::new();
     for subject in role.subscribe.iter().chain(role.not_subscribe).chain(&FOREIGN) {
         held.push(client.subscribe(*subject).await.unwrap());
     }
-    for subject in role.publish.iter().chain(role.not_publish).chain(&ADMINISTRATION) {
+    for subject in role.publish.iter().chain(role.not_publish).chain(&administration) {
         client.publish(*subject, "".into()).await.unwrap();
     }
     client.flush().await.unwrap();
     let refused = |kind: &str, subject: &str| format!("for {kind} to \"{}\"", subject.to_lowercase());
     let expected: Vec<String> =
         (role.not_subscribe.iter().chain(&FOREIGN).map(|s| refused("subscription", s)))
-            .chain(role.not_publish.iter().chain(&ADMINISTRATION).map(|s| refused("publish", s)))
+            .chain(role.not_publish.iter().chain(&administration).map(|s| refused("publish", s)))
             .collect();
     for expected in expected {
         let said = tokio::time::timeout(std::time::Duration::from_secs(10), refusals.recv()).await;
@@ -212,19 +236,26 @@ async fn each_user_has_the_permissions_of_its_role_and_no_others() {
     let nats = &stack.config().nats;
     try_as(&stack, &nats.gateway, &GATEWAY).await;
     try_as(&stack, &nats.worker, &WORKER).await;
+    try_as(&stack, &nats.purger, &PURGER).await;
     try_as(&stack, &nats.service, &SERVICE).await;
     stack.down().await;
 }
 
 #[tokio::test]
-async fn a_connection_needs_a_password_and_setup_cannot_delete_requests_or_answers() {
-    let stack = Stack::builder().start().await.unwrap();
+async fn a_connection_needs_a_password_and_setup_can_neither_delete_nor_empty_requests_or_answers() {
+    let route = "[[route]]\nname = \"echo\"\nmatch = \"rpc.echo\"\n";
+    let stack = Stack::builder().config(route).start().await.unwrap();
     assert!(async_nats::connect(stack.nats_url()).await.is_err());
     let broker = tidegate_cli::stack::setup::connect(stack.config()).await.unwrap();
-    for stream in ["TIDE_PARK", "TIDE_REPLY", "TIDE_DEAD", "TIDE_IN"] {
+    for stream in ["TIDE_PARK", "TIDE_REPLY", "TIDE_DEAD", "TIDE_IN_echo"] {
         assert!(broker.jetstream().delete_stream(stream).await.is_err());
-        assert!(broker.jetstream().get_stream(stream).await.is_ok());
+        assert!(broker.purge_below(stream, 1).await.is_err());
+        let stream = broker.jetstream().get_stream(stream).await.unwrap();
+        assert!(stream.delete_message(1).await.is_err());
     }
-    eventually("the broker says so", || stack.log_of("nats").contains("$JS.API.STREAM.DELETE.TIDE_IN")).await;
+    for refused in ["DELETE.TIDE_IN_echo", "PURGE.TIDE_IN_echo", "MSG.DELETE.TIDE_IN_echo"] {
+        let refused = format!("$JS.API.STREAM.{refused}");
+        eventually("the broker says so", || stack.log_of("nats").contains(&refused)).await;
+    }
     stack.down().await;
 }

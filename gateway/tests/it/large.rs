@@ -103,6 +103,27 @@ async fn an_answer_larger_than_the_outbox_is_an_error_and_the_connection_stays()
 }
 
 #[tokio::test]
+async fn a_request_larger_than_the_broker_takes_is_refused_for_good_with_the_numbers() {
+    let config =
+        "[api]\nkey = 'a-test-key-for-the-api'\nrequest = '4 MiB'\n[gateway.limits]\noutbox = '8 MiB'";
+    let stack = start(quick(config).gateways(1)).await;
+    let fill = "x".repeat(1_100_000);
+    for (method, ask) in [
+        ("rpc", json!({"method": "echo", "data": fill})),
+        ("publish", json!({"channel": "chat:lobby", "data": fill})),
+    ] {
+        let body = ask.to_string();
+        let head = "HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx-api-key: a-test-key-for-the-api\r\n";
+        let request = format!("POST /api/{method} {head}content-length: {}\r\n\r\n{body}", body.len());
+        let (_, answer) = http(stack.gateways()[0].internal, &request).await;
+        let error = &serde_json::from_str::<serde_json::Value>(&answer).unwrap()["error"];
+        let message = error["message"].as_str().unwrap_or_default();
+        assert_eq!((error["code"].as_u64(), error["temporary"].as_bool()), (Some(106), None), "{answer}");
+        assert!(message.contains("1048576") && !message.contains("try again"), "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn a_publication_that_no_client_could_receive_is_refused_where_it_is_published() {
     let stack = small_outbox("").await;
     let (client, _events) = connect(&stack, 0, "42").await;

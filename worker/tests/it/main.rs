@@ -6,10 +6,13 @@
 mod answer;
 mod blocked;
 mod clock;
+mod copies;
 mod crash;
 mod drain;
 mod essential;
 mod fail;
+mod faults;
+mod full;
 mod hook;
 mod large;
 mod pace;
