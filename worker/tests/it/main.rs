@@ -11,6 +11,7 @@ mod drain;
 mod essential;
 mod fail;
 mod hook;
+mod hostile;
 mod large;
 mod pace;
 mod planted;
