@@ -31,7 +31,7 @@ use self::{
 pub(crate) use self::{
     hook::{AskedAbout, HookQuestion},
     position::Position,
-    presence::PresenceQuery,
+    presence::{Found, PresenceQuery},
     server_side::ServerSubscription,
 };
 use crate::{channels::feed::Resume, policy::rules::Rules, requests::CallEnd};

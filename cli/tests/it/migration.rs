@@ -133,71 +133,63 @@ async fn a_change_that_loses_publications_is_refused_without_recreate_channels()
     stack.down().await;
 }
 
-/// A configuration with these routes.
-fn with_routes(stack: &Stack, routes: &[&str]) -> Config {
-    let table = |name: &&str| format!("[[route]]\nname = \"{name}\"\nmatch = \"rpc.job\"\n");
-    let file = stack.dir().join("routes.toml");
-    std::fs::write(&file, routes.iter().map(table).collect::<String>()).unwrap();
-    let url = [("nats.url", stack.nats_url().to_owned())];
-    Config::from_sources(Some(&file), BTreeMap::new(), &url).unwrap()
-}
-
-async fn ask(stack: &Stack) {
+#[tokio::test]
+async fn a_result_cache_of_an_earlier_version_is_republished_no_more_and_keeps_its_answers() {
+    let stack = Stack::builder().config(KEPT).start().await.unwrap();
+    let (broker, _service) = brokers(&stack).await;
     let nats = &stack.config().nats;
-    let gateway = Broker::connect(nats, &nats.gateway, "gateway", 16, true).await.unwrap();
-    let stored = gateway.store("tide.in.rpc.job.1.gw.a".to_owned(), async_nats::HeaderMap::new(), "1".into());
-    stored.await.unwrap();
+    let worker = Broker::connect(nats, &nats.worker, "worker", 16, true).await.unwrap();
+    let mut before = broker.jetstream().get_stream("TIDE_REPLY").await.unwrap().cached_info().config.clone();
+    before.allow_message_ttl = true;
+    before.republish = Some(jetstream::stream::Republish {
+        source: "tide.reply.*.*".to_owned(),
+        destination: "tide.answer.{{wildcard(1)}}.{{wildcard(2)}}".to_owned(),
+        headers_only: false,
+    });
+    broker.jetstream().update_stream(before).await.unwrap();
+    worker.store("tide.reply.k.a".to_owned(), async_nats::HeaderMap::new(), "1".into()).await.unwrap();
+    let said = changed(&stack, &broker, "history_size = 5").await;
+    assert!(said.contains("update stream TIDE_REPLY: republish -> none"), "{said}");
+    let stream = broker.jetstream().get_stream("TIDE_REPLY").await.unwrap();
+    assert!(stream.cached_info().config.republish.is_none());
+    assert_eq!(stream.cached_info().state.messages, 1);
 }
 
 #[tokio::test]
-async fn the_queue_of_earlier_versions_is_refused_with_the_way_out_and_never_removed() {
-    let stack = Stack::builder().start().await.unwrap();
-    let (broker, _) = brokers(&stack).await;
-    let old = jetstream::stream::Config {
-        name: "TIDE_IN".to_owned(),
-        subjects: vec!["tide.in.>".to_owned()],
-        retention: jetstream::stream::RetentionPolicy::WorkQueue,
-        ..jetstream::stream::Config::default()
+async fn the_last_messages_are_copied_anew_when_their_namespace_changes() {
+    let stack = Stack::builder().config(KEPT).start().await.unwrap();
+    let (broker, service) = brokers(&stack).await;
+    let created = async || {
+        let found = broker.jetstream().get_stream("TIDE_LAST_chat").await;
+        found.ok().map(|stream| stream.cached_info().created)
     };
-    broker.jetstream().create_stream(old).await.unwrap();
-    let config = with_routes(&stack, &["job"]);
-    let refused = setup::apply(&broker, &config).await.unwrap_err().to_string();
-    assert!(refused.contains("nothing was changed") && refused.contains("holds none"), "{refused}");
-    ask(&stack).await;
-    let refused = setup::apply(&broker, &config).await.unwrap_err().to_string();
-    assert!(refused.contains("holds 1") && refused.contains("let the earlier workers finish"), "{refused}");
-    // What the message says.
-    broker.jetstream().delete_stream("TIDE_IN").await.unwrap();
-    setup::apply(&broker, &config).await.unwrap();
-    assert_eq!(setup::plan(&broker, &config).await.unwrap(), Vec::<Change>::new());
-    stack.down().await;
-}
-
-#[tokio::test]
-async fn the_stream_of_a_route_that_is_gone_is_named_with_its_waiting_requests() {
-    let stack = Stack::builder().start().await.unwrap();
-    let (broker, _) = brokers(&stack).await;
-    setup::apply(&broker, &with_routes(&stack, &["job"])).await.unwrap();
-    ask(&stack).await;
-    let without = Topology::of(&with_routes(&stack, &[]));
-    let leftovers = without.leftovers(broker.jetstream()).await.unwrap();
-    let advice = leftovers.iter().map(|leftover| leftover.advice()).collect::<Vec<_>>().join("\n");
-    assert!(advice.contains("TIDE_IN_job belongs to no [[route]]; waiting requests: 1"), "{advice}");
-    let renamed = setup::apply(&broker, &with_routes(&stack, &["task"])).await.unwrap_err().to_string();
-    assert!(renamed.contains("TIDE_IN_job") && renamed.contains("TIDE_IN_task takes the same"), "{renamed}");
-    stack.down().await;
-}
-
-#[tokio::test]
-async fn streams_that_do_not_fit_are_added_up() {
-    let stack = Stack::builder().start().await.unwrap();
-    let (broker, _) = brokers(&stack).await;
-    let file = stack.dir().join("large.toml");
-    let route = "[[route]]\nname = \"job\"\nmatch = \"rpc.job\"\nmax_bytes = \"100 GiB\"\n";
-    std::fs::write(&file, route).unwrap();
-    let url = [("nats.url", stack.nats_url().to_owned())];
-    let config = Config::from_sources(Some(&file), BTreeMap::new(), &url).unwrap();
-    let refused = setup::apply(&broker, &config).await.unwrap_err().to_string();
-    assert!(refused.contains("TIDE_IN_job 100.0 GiB") && refused.contains("reserves 100."), "{refused}");
+    let copied = async || {
+        let copies =
+            async || broker.last_of_each("TIDE_LAST_chat", &["tide.ch.chat.x"]).await.unwrap().messages;
+        let copying = async {
+            while copies().await.is_empty() {
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(30), copying).await.expect("it is copied");
+    };
+    publish(&service, "kept").await;
+    copied().await;
+    let first = created().await.unwrap();
+    tidegate_shared::topology::new_epoch(broker.jetstream(), "chat").await.unwrap();
+    let second = created().await.unwrap();
+    assert_ne!(first, second, "copies of another epoch prove nothing");
+    assert_eq!(changed(&stack, &broker, "history_size = 5").await, "");
+    copied().await;
+    let said = changed(&stack, &broker, "history_size = 5\nrecovery = \"cache\"").await;
+    assert!(said.contains("remove stream TIDE_LAST_chat"), "{said}");
+    assert_eq!(created().await, None);
+    let said = changed(&stack, &broker, "history_size = 5").await;
+    assert!(said.contains("create stream TIDE_LAST_chat for the last message of each channel"), "{said}");
+    let there = broker.jetstream().get_stream("TIDE_CH_chat").await.unwrap().cached_info().config.clone();
+    broker.jetstream().delete_stream("TIDE_CH_chat").await.unwrap();
+    broker.jetstream().create_stream(there).await.unwrap();
+    let said = changed(&stack, &broker, "history_size = 5").await;
+    assert!(said.contains("make stream TIDE_LAST_chat anew: it has copies of another stream"), "{said}");
     stack.down().await;
 }

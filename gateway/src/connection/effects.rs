@@ -12,7 +12,7 @@ use tidegate_shared::{
 use super::{Connection, End, in_flight::Done};
 use crate::{
     requests::{CallEnd, calls::Settled},
-    session::{Effect, Effects, PresenceQuery},
+    session::{Effect, Effects, Found, PresenceQuery},
 };
 
 impl Connection {
@@ -131,9 +131,11 @@ impl Connection {
         // The members of a large channel are a large reply, so it counts as an unsettled operation.
         in_flight.unsettled += 1;
         in_flight.tasks.push(Box::pin(async move {
-            let members = shared.presence.members(&channel).await;
-            let members = members.map_err(|refusal| codes::INTERNAL.because(refusal));
-            Done::Members { command, query, members }
+            let found = match query {
+                PresenceQuery::Members => shared.presence.members(&channel).await.map(Found::Members),
+                PresenceQuery::Count => shared.presence.count(&channel).await.map(Found::Count),
+            };
+            Done::Members { command, found: found.map_err(|refusal| codes::INTERNAL.because(refusal)) }
         }));
     }
 }

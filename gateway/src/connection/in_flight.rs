@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use tidegate_shared::protocol::{self, HistoryResult, PresenceResult};
+use tidegate_shared::protocol::{self, HistoryResult};
 use tokio::time::Instant;
 
 use super::{Connection, End, now, prepare::Ready};
@@ -19,7 +19,7 @@ use crate::{
         store::Store,
         turn::{Turn, Turns},
     },
-    session::{AskedAbout, Effects, HookQuestion, PresenceQuery, ServerSubscription, Session},
+    session::{AskedAbout, Effects, Found, HookQuestion, ServerSubscription, Session},
 };
 
 /// The operations in flight of one connection.
@@ -65,8 +65,7 @@ pub(super) enum Done {
     },
     Members {
         command: u32,
-        query: PresenceQuery,
-        members: Result<PresenceResult, protocol::Error>,
+        found: Result<Found, protocol::Error>,
     },
     Verdict {
         about: AskedAbout,
@@ -114,9 +113,9 @@ impl Connection {
                 }
                 Err(_) => self.session.not_welcomed(now().instant),
             },
-            Done::Members { command, query, members } => {
+            Done::Members { command, found } => {
                 self.settled_one();
-                self.session.members_read(command, query, members)
+                self.session.members_read(command, found)
             }
             Done::Verdict { about, verdict, turn } => {
                 self.in_flight().turn = turn;

@@ -1,6 +1,7 @@
 //! What is larger than a client's outbox: it gets a shorter reply, an error or a fresh start, and never a loop of disconnects.
 
 use async_nats::jetstream;
+use futures_util::StreamExt;
 use serde_json::json;
 use tidegate_cli::client::{CallError, Event, Events};
 use tidegate_cli::stack::Stack;
@@ -9,14 +10,14 @@ use tidegate_shared::protocol::{ConnectRequest, HistoryRequest, SubscribeRequest
 use crate::{
     socket::{Socket, TEXT, frame},
     support::{
-        connect, event, fresh, history, http, kept_toml, next, quick, resume, service, start, subscribe,
+        connect, event, fresh, history, http, kept_toml, next, quick, raw, resume, service, start, subscribe,
         texts, token,
     },
 };
 
 const OUTBOX: usize = 64 * 1024;
-/// The first message of a namespace with history is a mark of the gateway.
-const MARK: u64 = 1;
+/// The first message of a namespace with history is a milestone of the gateway.
+const MILESTONE: u64 = 1;
 
 async fn small_outbox(more: &str) -> Stack {
     let limits =
@@ -48,9 +49,9 @@ async fn a_backlog_larger_than_the_outbox_is_a_fresh_start_and_the_connection_st
     let epoch = fresh(&client, "kept:b").await.epoch;
     store(&stack, 10, 8_000).await;
     let result = resume(&client, "kept:a", 0, &epoch).await;
-    assert!(!result.recovered && result.publications.is_empty() && result.offset == MARK + 10);
+    assert!(!result.recovered && result.publications.is_empty() && result.offset == MILESTONE + 10);
     store(&stack, 1, 10).await;
-    assert_eq!(next(&mut events).await.1, MARK + 11, "the subscription goes on behind the position");
+    assert_eq!(next(&mut events).await.1, MILESTONE + 11, "the subscription goes on behind the position");
 }
 
 #[tokio::test]
@@ -85,8 +86,8 @@ async fn a_page_of_history_is_as_long_as_the_outbox_allows() {
         let all = HistoryRequest { channel: "kept:a".into(), limit: -1, reverse, ..Default::default() };
         let page = history(&client, all).await.unwrap();
         assert!((1..8).contains(&page.publications.len()), "{}", page.publications.len());
-        assert_eq!(page.publications[0].offset, MARK + if reverse { 20 } else { 1 });
-        assert_eq!(page.offset, MARK + 20);
+        assert_eq!(page.publications[0].offset, MILESTONE + if reverse { 20 } else { 1 });
+        assert_eq!(page.offset, MILESTONE + 20);
     }
 }
 
@@ -143,7 +144,7 @@ async fn a_publication_that_no_client_could_receive_is_refused_where_it_is_publi
         let (status, answer) = http(stack.gateways()[0].internal, &request).await;
         assert!(status == 200 && answer.contains(r#""code":106"#) && answer.contains("65536"), "{answer}");
     }
-    assert!(fresh(&client, "kept:a").await.offset == MARK, "nothing is stored");
+    assert!(fresh(&client, "kept:a").await.offset == MILESTONE, "nothing is stored");
 }
 
 #[tokio::test]
@@ -154,9 +155,9 @@ async fn a_publication_over_nats_that_no_client_could_receive_ends_the_subscript
     store(&stack, 1, OUTBOX).await;
     assert_eq!(unsubscribed(&mut events).await, 2500);
     let result = resume(&client, "kept:a", 0, &epoch).await;
-    assert!(!result.recovered && result.offset == MARK + 1, "{result:?}");
+    assert!(!result.recovered && result.offset == MILESTONE + 1, "{result:?}");
     store(&stack, 1, 10).await;
-    assert_eq!(next(&mut events).await.1, MARK + 2);
+    assert_eq!(next(&mut events).await.1, MILESTONE + 2);
 }
 
 #[tokio::test]
@@ -194,5 +195,31 @@ async fn connecting_with_backlogs_larger_than_the_outbox_recovers_what_fits() {
     socket.write(&frame(TEXT, command.as_bytes())).await;
     let reply = &socket.replies(1).await[0];
     let sub = &reply["connect"]["subs"]["kept:#42"];
-    assert!(sub["recovered"].is_null() && sub["offset"].as_u64() == Some(MARK + 10), "{reply}");
+    assert!(sub["recovered"].is_null() && sub["offset"].as_u64() == Some(MILESTONE + 10), "{reply}");
+}
+
+#[tokio::test]
+async fn a_reply_to_connect_that_a_hook_makes_too_large_is_refused_for_good_with_the_numbers() {
+    let config = "[hooks]\nconnect = true\n[gateway.limits]\noutbox = '64 KiB'";
+    let stack = start(quick(config).gateways(1)).await;
+    let nats = service(&stack).await;
+    let mut questions = nats.subscribe("tide.hook.connect").await.unwrap();
+    nats.flush().await.unwrap();
+    let answers = async {
+        while let Some(question) = questions.next().await {
+            let answer = json!({"result": {"user": "42", "data": "x".repeat(OUTBOX)}}).to_string();
+            nats.publish(question.reply.unwrap(), answer.into()).await.unwrap();
+        }
+    };
+    let connected = async {
+        let mut client = raw(&stack).await;
+        client.send_text("{\"id\":1,\"connect\":{}}").await.unwrap();
+        client.reply().await.unwrap().error.unwrap()
+    };
+    let error = tokio::select! {
+        error = connected => error,
+        () = answers => panic!("the subscription ended"),
+    };
+    assert_eq!((error.code, error.temporary), (106, false), "{error:?}");
+    assert!(error.message.contains("65536"), "{error:?}");
 }

@@ -15,6 +15,7 @@ mod fail;
 mod faults;
 mod full;
 mod hook;
+mod hostile;
 mod large;
 mod pace;
 mod planted;
