@@ -190,7 +190,7 @@ impl Connection {
             let Self { outbox, in_flight, transport, .. } = self;
             let flow = tokio::select! {
                 biased;
-                done = next_done(in_flight) => self.done(done),
+                done = next_done(in_flight, || holding || outbox.has_room()) => self.done(done),
                 () = &mut timer, if deadline.is_some() => self.tick(reading).await,
                 item = poll_fn(|cx| outbox.poll_take(cx, WRITE_BUDGET)), if !holding => self.item(item).await,
                 input = transport.next(), if reading => self.received(input).await.map(|_| ()),
@@ -201,10 +201,12 @@ impl Connection {
         }
     }
 
-    /// With too many unsettled operations the connection stops reading: TCP slows the client down to the broker's pace.
+    /// With too many unsettled operations, or replies that wait, the connection stops reading: TCP slows the client down to
+    /// the broker's pace, or its own.
     fn is_reading(&self) -> bool {
         self.drain.is_none()
             && !self.session.is_connecting()
+            && self.outbox.has_room()
             && self
                 .in_flight
                 .as_ref()

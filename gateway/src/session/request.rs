@@ -86,7 +86,8 @@ impl Session {
         if let Some(route) = self.rules.deciding_route(&channel) {
             // The worker would see another channel.
             if !header::carries(channel.name()) {
-                let why = "a worker decides about this channel, whose name must have no white space at its ends";
+                let why =
+                    "a worker decides about this channel, whose name must have no white space at its ends";
                 return refuse(id, codes::BAD_REQUEST.because(why));
             }
             let text = |json: &Bytes| (!json.is_empty()).then(|| String::from_utf8_lossy(json).into_owned());

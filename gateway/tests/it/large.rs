@@ -24,10 +24,14 @@ async fn small_outbox(more: &str) -> Stack {
 
 /// Stores publications of this many bytes in `kept:a`, as a service does that publishes over NATS.
 async fn store(stack: &Stack, count: usize, bytes: usize) {
+    store_in(stack, "a", count, bytes).await;
+}
+
+async fn store_in(stack: &Stack, name: &str, count: usize, bytes: usize) {
     let nats = jetstream::new(service(stack).await);
     for n in 0..count {
         let data = json!({"n": n, "fill": "x".repeat(bytes)}).to_string();
-        nats.publish("tide.ch.kept.a", data.into()).await.unwrap().await.unwrap();
+        nats.publish(format!("tide.ch.kept.{name}"), data.into()).await.unwrap().await.unwrap();
     }
 }
 
@@ -172,4 +176,66 @@ async fn connecting_with_backlogs_larger_than_the_outbox_recovers_what_fits() {
     let reply = &socket.replies(1).await[0];
     let sub = &reply["connect"]["subs"]["kept:#42"];
     assert!(sub["recovered"].is_null() && sub["offset"].as_u64() == Some(10), "{reply}");
+}
+
+/// SDKs subscribe to all their channels in one message after a reconnect.
+#[tokio::test]
+async fn replies_that_are_together_larger_than_the_outbox_are_all_written_to_a_client_that_reads() {
+    const CHANNELS: usize = 12;
+    let stack = small_outbox("").await;
+    let (client, _events) = connect(&stack, 0, "42").await;
+    let start = fresh(&client, "kept:none").await;
+    for n in 0..CHANNELS {
+        store_in(&stack, &n.to_string(), 3, 8_000).await;
+    }
+    let mut socket = Socket::connected(&stack).await;
+    let mut commands = Vec::new();
+    for n in 0..CHANNELS {
+        let (id, channel) = (10 * n, format!("kept:{n}"));
+        let resume =
+            json!({"channel": channel, "recover": true, "offset": start.offset, "epoch": start.epoch});
+        commands.push(json!({"id": id + 11, "subscribe": resume}));
+        commands.push(json!({"id": id + 12, "history": {"channel": channel, "limit": 10}}));
+        commands.push(json!({"id": id + 13, "rpc": {"method": "echo", "data": "x".repeat(8_000)}}));
+        commands.extend(
+            (4..10).map(|more| json!({"id": id + 10 + more, "unsubscribe": {"channel": "kept:none"}})),
+        );
+    }
+    let lines: Vec<_> = commands.iter().map(ToString::to_string).collect();
+    socket.write(&frame(TEXT, lines.join("\n").as_bytes())).await;
+    let replies = socket.replies(commands.len()).await;
+    let recovered = replies.iter().filter(|reply| reply["subscribe"]["recovered"] == json!(true)).count();
+    let full = |reply: &&serde_json::Value| {
+        reply["history"]["publications"].as_array().is_some_and(|all| all.len() == 3)
+    };
+    assert_eq!((recovered, replies.iter().filter(full).count()), (CHANNELS, CHANNELS));
+    assert!(replies.iter().all(|reply| reply.get("error").is_none()));
+}
+
+#[tokio::test]
+async fn clients_that_ask_for_much_and_do_not_read_keep_no_other_client_waiting() {
+    let stack = start(quick(&kept_toml(100, "")).gateways(1)).await;
+    let (client, _events) = connect(&stack, 0, "42").await;
+    let begin = fresh(&client, "kept:none").await;
+    store(&stack, 60, 8_000).await;
+    let mut stuck = Vec::new();
+    for _ in 0..6 {
+        let mut socket = Socket::connected(&stack).await;
+        let asks = (2..60).step_by(3).map(|id| {
+            let resume =
+                json!({"channel": "kept:a", "recover": true, "offset": begin.offset, "epoch": begin.epoch});
+            let ask = json!({"id": id, "history": {"channel": "kept:a", "limit": 60}});
+            let again = json!({"id": id + 1, "subscribe": resume});
+            format!("{ask}\n{again}\n{}", json!({"id": id + 2, "unsubscribe": {"channel": "kept:a"}}))
+        });
+        socket.write(&frame(TEXT, asks.collect::<Vec<_>>().join("\n").as_bytes())).await;
+        stuck.push(socket);
+    }
+    for user in ["1", "2", "3", "4"] {
+        let (other, _events) = connect(&stack, 0, user).await;
+        let ask = HistoryRequest { channel: "kept:a".into(), limit: 1, ..HistoryRequest::default() };
+        assert_eq!(history(&other, ask).await.unwrap().publications.len(), 1);
+        assert_eq!(resume(&other, "kept:a", begin.offset, &begin.epoch).await.publications.len(), 60);
+    }
+    drop(stuck);
 }
