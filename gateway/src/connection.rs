@@ -115,7 +115,7 @@ impl Connection {
             (session.client().clone(), transport.session()),
             Arc::clone(&outbox),
         );
-        let one_way = (dialect == Dialect::OneWay).then(Box::default);
+        let one_way = (dialect == Dialect::OneWay).then(|| Box::new(OneWay::new(shared.rules.limits.outbox)));
         Self {
             shared,
             session,
@@ -322,6 +322,10 @@ impl Connection {
         let mut frame = encode(reply)?;
         // Such a reply would end the connection, and the client would come back and ask for the same.
         if frame.len() > self.outbox.limit() && reply.id > 0 {
+            if self.one_way.is_some() {
+                // It has no form for an error.
+                return Err(End::Close(codes::SERVER_ERROR));
+            }
             let why =
                 format!("a reply of {} bytes; gateway.limits.outbox is {}", frame.len(), self.outbox.limit());
             self.shared.metrics.error(codes::LIMIT_EXCEEDED.code);

@@ -153,6 +153,26 @@ async fn an_answer_of_the_server_api_that_nats_cannot_carry_is_an_error() {
 }
 
 #[tokio::test]
+async fn the_results_of_a_batch_are_bounded_together_and_small_ones_are_always_told() {
+    let stack = small_outbox("").await;
+    store(&stack, 20, 90_000).await;
+    let page = r#"{"history":{"channel":"kept:a","limit":100}}"#;
+    let publish = r#"{"publish":{"channel":"kept:b","data":1}}"#;
+    let body = format!(r#"{{"commands":[{}{publish}]}}"#, format!("{page},").repeat(20));
+    let request = format!(
+        "POST /api/batch HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx-api-key: a-test-key-for-the-api\r\n\
+         content-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let (status, answer) = http(stack.gateways()[0].internal, &request).await;
+    let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+    let replies = answer["replies"].as_array().unwrap();
+    let refused = replies.iter().filter(|reply| reply["error"]["code"] == 106).count();
+    assert!(status == 200 && replies.len() == 21 && (1..20).contains(&refused), "{refused}");
+    assert_eq!(replies[20]["publish"]["offset"], 21);
+}
+
+#[tokio::test]
 async fn connecting_with_backlogs_larger_than_the_outbox_recovers_what_fits() {
     let stack = small_outbox("personal = true\n").await;
     let nats = jetstream::new(service(&stack).await);
