@@ -8,6 +8,7 @@ mod message;
 mod positions;
 mod receive;
 pub(crate) mod resume;
+mod window_budget;
 
 use std::sync::Arc;
 

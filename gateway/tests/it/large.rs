@@ -27,10 +27,14 @@ async fn small_outbox(more: &str) -> Stack {
 
 /// Stores publications of this many bytes in `kept:a`, as a service does that publishes over NATS.
 async fn store(stack: &Stack, count: usize, bytes: usize) {
+    store_in(stack, "a", count, bytes).await;
+}
+
+async fn store_in(stack: &Stack, name: &str, count: usize, bytes: usize) {
     let nats = jetstream::new(service(stack).await);
     for n in 0..count {
         let data = json!({"n": n, "fill": "x".repeat(bytes)}).to_string();
-        nats.publish("tide.ch.kept.a", data.into()).await.unwrap().await.unwrap();
+        nats.publish(format!("tide.ch.kept.{name}"), data.into()).await.unwrap().await.unwrap();
     }
 }
 
@@ -173,6 +177,26 @@ async fn an_answer_of_the_server_api_that_nats_cannot_carry_is_an_error() {
 }
 
 #[tokio::test]
+async fn the_results_of_a_batch_are_bounded_together_and_small_ones_are_always_told() {
+    let stack = small_outbox("").await;
+    store(&stack, 20, 90_000).await;
+    let page = r#"{"history":{"channel":"kept:a","limit":100}}"#;
+    let publish = r#"{"publish":{"channel":"kept:b","data":1}}"#;
+    let body = format!(r#"{{"commands":[{}{publish}]}}"#, format!("{page},").repeat(20));
+    let request = format!(
+        "POST /api/batch HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx-api-key: a-test-key-for-the-api\r\n\
+         content-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let (status, answer) = http(stack.gateways()[0].internal, &request).await;
+    let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+    let replies = answer["replies"].as_array().unwrap();
+    let refused = replies.iter().filter(|reply| reply["error"]["code"] == 106).count();
+    assert!(status == 200 && replies.len() == 21 && (1..20).contains(&refused), "{refused}");
+    assert_eq!(replies[20]["publish"]["offset"], 21);
+}
+
+#[tokio::test]
 async fn connecting_with_backlogs_larger_than_the_outbox_recovers_what_fits() {
     let stack = small_outbox("personal = true\n").await;
     let nats = jetstream::new(service(&stack).await);
@@ -222,4 +246,66 @@ async fn a_reply_to_connect_that_a_hook_makes_too_large_is_refused_for_good_with
     };
     assert_eq!((error.code, error.temporary), (106, false), "{error:?}");
     assert!(error.message.contains("65536"), "{error:?}");
+}
+
+/// SDKs subscribe to all their channels in one message after a reconnect.
+#[tokio::test]
+async fn replies_that_are_together_larger_than_the_outbox_are_all_written_to_a_client_that_reads() {
+    const CHANNELS: usize = 12;
+    let stack = small_outbox("").await;
+    let (client, _events) = connect(&stack, 0, "42").await;
+    let start = fresh(&client, "kept:none").await;
+    for n in 0..CHANNELS {
+        store_in(&stack, &n.to_string(), 3, 8_000).await;
+    }
+    let mut socket = Socket::connected(&stack).await;
+    let mut commands = Vec::new();
+    for n in 0..CHANNELS {
+        let (id, channel) = (10 * n, format!("kept:{n}"));
+        let resume =
+            json!({"channel": channel, "recover": true, "offset": start.offset, "epoch": start.epoch});
+        commands.push(json!({"id": id + 11, "subscribe": resume}));
+        commands.push(json!({"id": id + 12, "history": {"channel": channel, "limit": 10}}));
+        commands.push(json!({"id": id + 13, "rpc": {"method": "echo", "data": "x".repeat(8_000)}}));
+        commands.extend(
+            (4..10).map(|more| json!({"id": id + 10 + more, "unsubscribe": {"channel": "kept:none"}})),
+        );
+    }
+    let lines: Vec<_> = commands.iter().map(ToString::to_string).collect();
+    socket.write(&frame(TEXT, lines.join("\n").as_bytes())).await;
+    let replies = socket.replies(commands.len()).await;
+    let recovered = replies.iter().filter(|reply| reply["subscribe"]["recovered"] == json!(true)).count();
+    let full = |reply: &&serde_json::Value| {
+        reply["history"]["publications"].as_array().is_some_and(|all| all.len() == 3)
+    };
+    assert_eq!((recovered, replies.iter().filter(full).count()), (CHANNELS, CHANNELS));
+    assert!(replies.iter().all(|reply| reply.get("error").is_none()));
+}
+
+#[tokio::test]
+async fn clients_that_ask_for_much_and_do_not_read_keep_no_other_client_waiting() {
+    let stack = start(quick(&kept_toml(100, "")).gateways(1)).await;
+    let (client, _events) = connect(&stack, 0, "42").await;
+    let begin = fresh(&client, "kept:none").await;
+    store(&stack, 60, 8_000).await;
+    let mut stuck = Vec::new();
+    for _ in 0..6 {
+        let mut socket = Socket::connected(&stack).await;
+        let asks = (2..60).step_by(3).map(|id| {
+            let resume =
+                json!({"channel": "kept:a", "recover": true, "offset": begin.offset, "epoch": begin.epoch});
+            let ask = json!({"id": id, "history": {"channel": "kept:a", "limit": 60}});
+            let again = json!({"id": id + 1, "subscribe": resume});
+            format!("{ask}\n{again}\n{}", json!({"id": id + 2, "unsubscribe": {"channel": "kept:a"}}))
+        });
+        socket.write(&frame(TEXT, asks.collect::<Vec<_>>().join("\n").as_bytes())).await;
+        stuck.push(socket);
+    }
+    for user in ["1", "2", "3", "4"] {
+        let (other, _events) = connect(&stack, 0, user).await;
+        let ask = HistoryRequest { channel: "kept:a".into(), limit: 1, ..HistoryRequest::default() };
+        assert_eq!(history(&other, ask).await.unwrap().publications.len(), 1);
+        assert_eq!(resume(&other, "kept:a", begin.offset, &begin.epoch).await.publications.len(), 60);
+    }
+    drop(stuck);
 }
