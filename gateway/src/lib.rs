@@ -60,7 +60,7 @@ use crate::{
         tokens::Verifier,
     },
     presence::Presence,
-    requests::{answers::Answers, cache::Cache, store::Store, waiting::Waiting},
+    requests::{answers::Answers, cache::Cache, quota::Quotas, store::Store, waiting::Waiting},
 };
 
 /// The most connections of the internal listener.
@@ -202,6 +202,8 @@ async fn wire(
     let channels =
         Channels::start(config, &gateway, broker.clone(), parts, metrics.clone(), lifecycle.clone()).await?;
     let channels = Arc::new(channels);
+    let quotas = Arc::new(Quotas::new(config, metrics.clone()));
+    quotas.start(broker.clone(), lifecycle);
     let keys = Keys::start(&verifier, FetchPace::every(config.auth.jwks_refresh), metrics, lifecycle).await?;
     let shared = Arc::new(Shared {
         rules: Arc::new(Rules::new(config, verifier, gateway)),
@@ -209,6 +211,7 @@ async fn wire(
         channels,
         presence,
         keys,
+        quotas,
         hooks: Hooks::new(broker, subjects, &config.hooks, metrics.clone()),
         metrics: metrics.clone(),
         answer_timeout: config.gateway.answer_timeout,

@@ -15,7 +15,7 @@ use tidegate_shared::fault::Fault;
 
 use self::{
     api::ApiMetrics, connections::ConnectionMetrics, faults::FaultMetrics, hooks::HookMetrics,
-    presence::PresenceMetrics, recovery::RecoveryMetrics, requests::RequestMetrics,
+    presence::PresenceMetrics, quotas::QuotaMetrics, recovery::RecoveryMetrics, requests::RequestMetrics,
 };
 
 mod api;
@@ -23,6 +23,7 @@ pub(crate) mod connections;
 mod faults;
 mod hooks;
 mod presence;
+mod quotas;
 mod recovery;
 mod requests;
 
@@ -45,6 +46,7 @@ pub(crate) struct Metrics {
     presence: PresenceMetrics,
     api: ApiMetrics,
     hooks: HookMetrics,
+    quotas: QuotaMetrics,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -91,6 +93,7 @@ impl Metrics {
         let jwks_fetches = Family::default();
         let hooks = HookMetrics::register(&mut registry);
         let presence = PresenceMetrics::register(&mut registry);
+        let quotas = QuotaMetrics::register(&mut registry);
         let api = ApiMetrics::register(&mut registry);
         registry.register("jwks_fetches", "Fetches of issuers' keys, by outcome", jwks_fetches.clone());
         registry.register("commands", "Commands received from clients", commands.clone());
@@ -130,6 +133,7 @@ impl Metrics {
             presence,
             api,
             hooks,
+            quotas,
         }
     }
 

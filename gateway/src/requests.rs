@@ -3,6 +3,7 @@
 pub(crate) mod answers;
 pub(crate) mod cache;
 pub(crate) mod calls;
+pub(crate) mod quota;
 pub(crate) mod store;
 mod trace;
 pub(crate) mod turn;

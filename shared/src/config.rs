@@ -229,6 +229,14 @@ pub struct LimitsConfig {
     pub max_waiting: usize,
     /// Publishes of all clients without an acknowledgement. Further ones are refused.
     pub max_in_flight_total: usize,
+    /// The part of a route's `max_bytes` that the unfinished requests of one user may fill, in percent.
+    pub user_share: u8,
+    /// Unfinished requests of one user on one route.
+    pub user_requests: u64,
+    /// The part of a route's `max_bytes` that the unfinished requests of all anonymous clients may fill, in percent.
+    pub anonymous_share: u8,
+    /// Unfinished requests of all anonymous clients on one route.
+    pub anonymous_requests: u64,
     /// Channels one client may subscribe to.
     pub channels: usize,
     /// The maximum number of publications in one reply.

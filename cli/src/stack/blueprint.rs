@@ -97,7 +97,10 @@ impl Blueprint {
         };
         variables.extend(self.variables_of(&name));
         let spec = ProcessSpec {
-            program: program(if kind == Kind::Worker { &self.worker } else { "tidegate-gateway" })?,
+            program: match kind {
+                Kind::Worker => program(&self.worker)?,
+                _ => program(&format!("tidegate-{kind}"))?,
+            },
             name,
             kind,
             args,

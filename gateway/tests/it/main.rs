@@ -33,6 +33,7 @@ mod native_pings;
 mod one_way;
 mod presence;
 mod quiet;
+mod quota;
 mod recovery;
 mod requests;
 mod server_side;

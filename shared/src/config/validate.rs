@@ -116,6 +116,13 @@ fn routes(config: &Config) -> Result<(), Problem> {
 
 fn limits(config: &Config) -> Result<(), Problem> {
     let (gateway, text) = (&config.gateway, humantime::format_duration);
+    let shares =
+        [("user_share", gateway.limits.user_share), ("anonymous_share", gateway.limits.anonymous_share)];
+    for (key, percent) in shares {
+        if !(1..=100).contains(&percent) {
+            return problem(format!("gateway.limits.{key}"), "must be between 1 and 100: it is a percentage");
+        }
+    }
     if gateway.pong_timeout >= gateway.ping_interval {
         let interval = text(gateway.ping_interval);
         return problem(

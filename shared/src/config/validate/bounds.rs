@@ -27,6 +27,13 @@ pub(super) fn bounds(config: &Config) -> Result<(), Problem> {
     for (key, value, least, most) in sizes(config) {
         within(key, value, least, most, |value| bytesize::ByteSize(value).to_string())?;
     }
+    let limits = &config.gateway.limits;
+    for (key, value) in [
+        ("gateway.limits.user_requests", limits.user_requests),
+        ("gateway.limits.anonymous_requests", limits.anonymous_requests),
+    ] {
+        within(key, value, 1, MANY as u64, |value| value.to_string())?;
+    }
     for (key, value) in counts(config) {
         within(key, value, 1, MANY, |value| value.to_string())?;
     }
@@ -71,9 +78,9 @@ fn sizes(config: &Config) -> Vec<(&'static str, u64, u64, u64)> {
     ]
 }
 
-fn counts(config: &Config) -> [(&'static str, usize); 7] {
+fn counts(config: &Config) -> Vec<(&'static str, usize)> {
     let limits = &config.gateway.limits;
-    [
+    vec![
         ("gateway.limits.connections", limits.connections),
         ("gateway.limits.commands_per_message", limits.commands_per_message),
         ("gateway.limits.max_in_flight", limits.max_in_flight),

@@ -72,6 +72,7 @@ const BANS: &[Ban] = &[
     Ban { zone: "gateway/src/channels/feed", banned: WORLD, except: &["tokio::sync::Mutex"] },
     Ban { zone: "gateway/src/presence/registry", banned: WORLD, except: &["tokio::sync::oneshot"] },
     ban("gateway/src/fleet/leases", WORLD),
+    ban("gateway/src/requests/quota/ledger", WORLD),
     ban("gateway/src/http/origin", WORLD),
     ban("gateway/src/http/query", WORLD),
     ban("gateway/src/connection/one_way", WORLD),
