@@ -180,6 +180,14 @@ impl Tide {
         }
     }
 
+    /// Removes a request that is acknowledged, as the purger does.
+    pub(crate) async fn purge(&self, request: &Request) {
+        let nats = &self.config().nats;
+        let purger = Broker::connect(nats, &nats.purger, "purging", 1, true).await.unwrap();
+        let stream = request_stream(&request.route);
+        purger.purge(&stream, &self.subject_of(request), u64::from(u32::MAX)).await.unwrap();
+    }
+
     /// Gives the result cache room, as an operator does.
     pub(crate) async fn enlarge(&self) {
         let jetstream = self.setup.jetstream();
