@@ -282,7 +282,7 @@ mod tests {
             open,
             [
                 "the stream TIDE_REPLY stores nothing, for 45s: it is full (maximum bytes exceeded). Remove messages, or raise \
-              streams.reply_max_bytes and run `tidegate apply`"
+              streams.reply_max_bytes (or lower streams.result_ttl) and run `tidegate apply`"
             ]
         );
     }

@@ -10,6 +10,7 @@ mod command;
 #[cfg(test)]
 mod demo;
 #[cfg(test)]
+mod leftover;
 mod migration;
 #[cfg(test)]
 mod mistyped;
