@@ -39,6 +39,8 @@ pub enum Place {
     },
     /// Publishing on a subject.
     Publish(String),
+    /// The connection to NATS.
+    Connection,
     /// Subscribing to a subject. It stays open until the connection is made anew: NATS does not say when it is allowed again.
     Subscribe(String),
 }
@@ -56,6 +58,8 @@ pub enum Problem {
     Failing(String),
     /// The user may not do this.
     Forbidden,
+    /// It ends again and again.
+    Breaking,
 }
 
 /// One open fault.
@@ -170,6 +174,7 @@ impl Place {
         match self {
             Self::Store(stream) | Self::Read(stream) | Self::Pull { stream, .. } => stream,
             Self::Publish(_) | Self::Subscribe(_) => "permissions",
+            Self::Connection => "connection",
         }
     }
 }
@@ -183,6 +188,7 @@ impl Problem {
             Self::Silent => "silent",
             Self::Failing(_) => "failing",
             Self::Forbidden => "forbidden",
+            Self::Breaking => "breaking",
         }
     }
 }
@@ -197,6 +203,7 @@ impl fmt::Display for Place {
             }
             Self::Publish(subject) => write!(f, "NATS refuses what is published on {subject}"),
             Self::Subscribe(subject) => write!(f, "NATS refuses the subscription to {subject}"),
+            Self::Connection => f.write_str("the connection to NATS ends again and again"),
         }
     }
 }
@@ -230,6 +237,9 @@ impl Fault {
             (Problem::Failing(text), _) => {
                 format!("the broker answers {text:?}. Look at its disk and its log")
             }
+            (Problem::Breaking, _) => "look at the broker's log. If the broker is well, a message has a header that is not \
+                UTF-8 text: see docs/faults.md"
+                .to_owned(),
             (Problem::Forbidden, _) => "the user has no right to it. Compare the user's permissions with nats.conf \
                 of this version"
                 .to_owned(),

@@ -12,6 +12,8 @@ mod demo;
 #[cfg(test)]
 mod migration;
 #[cfg(test)]
+mod mistyped;
+#[cfg(test)]
 mod permission;
 #[cfg(test)]
 mod port;

@@ -582,6 +582,8 @@ fn no_duration_size_or_number_is_without_bounds() {
         "[[namespace]]\nname = 'a'\nhistory_size = 1\nhistory_ttl = '0s'",
         "[[namespace]]\nname = 'a'\nhistory_size = 1\nhistory_ttl = '1000y'",
         "[[route]]\nname = 'a'\nmatch = 'rpc.a'\ntimeout = '0s'",
+        "[[route]]\nname = 'a'\nmatch = 'rpc.a'\nmax_bytes = 0",
+        "[[route]]\nname = 'a'\nmatch = 'rpc.a'\nmax_bytes = '2000000 TiB'",
         "[[route]]\nname = 'a'\nmatch = 'rpc.a'\ntimeout = '1000y'",
         "[[route]]\nname = 'a'\nmatch = 'rpc.a'\nbackoff = { base = '0s', cap = '1000y' }",
     ] {

@@ -14,6 +14,7 @@ mod fail;
 mod faults;
 mod full;
 mod hook;
+mod hostile;
 mod large;
 mod pace;
 mod planted;
