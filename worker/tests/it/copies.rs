@@ -22,7 +22,7 @@ async fn a_second_copy_of_a_request_that_is_parked_does_not_run() {
         if attempt == 0 {
             return Err(Failure::Retry {
                 why: anyhow::anyhow!("no luck"),
-                after: Some(Duration::from_secs(3600)),
+                after: Some(Duration::from_hours(1)),
             });
         }
         Ok(Json(attempt))
