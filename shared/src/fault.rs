@@ -237,9 +237,7 @@ impl Fault {
             (Problem::Failing(text), _) => {
                 format!("the broker answers {text:?}. Look at its disk and its log")
             }
-            (Problem::Breaking, _) => "look at the broker's log. If the broker is well, a message has a header that is not \
-                UTF-8 text: see docs/faults.md"
-                .to_owned(),
+            (Problem::Breaking, _) => "look at the broker's log".to_owned(),
             (Problem::Forbidden, _) => "the user has no right to it. Compare the user's permissions with nats.conf \
                 of this version"
                 .to_owned(),
