@@ -10,13 +10,13 @@ use tidegate_cli::{
 use tidegate_shared::protocol::{Encoding, HistoryRequest};
 
 use crate::support::{
-    PATIENCE, TOML, connect, connect_as, event, eventually, history, kept_toml, nothing_panicked, quick,
-    raw_connected, setup, start,
+    PATIENCE, TOML, admin, connect, connect_as, event, eventually, history, kept_toml, nothing_panicked,
+    quick, raw_connected, start,
 };
 
 /// Takes the republished copies away, as if the gateway had missed them.
 async fn without_live_answers(stack: &Stack) {
-    let jetstream = async_nats::jetstream::new(setup(stack).await);
+    let jetstream = async_nats::jetstream::new(admin(stack).await);
     let mut config = jetstream.get_stream("TIDE_REPLY").await.unwrap().cached_info().config.clone();
     config.republish = None;
     jetstream.update_stream(config).await.unwrap();
@@ -37,7 +37,7 @@ async fn a_stored_answer_whose_live_copy_was_missed_is_returned_after_a_reconnec
         .into();
     let calls = async { futures_util::future::join_all(calls).await };
     let restart = async {
-        let jetstream = async_nats::jetstream::new(setup(&stack).await);
+        let jetstream = async_nats::jetstream::new(admin(&stack).await);
         eventually("the answers are stored", || async {
             jetstream.get_stream("TIDE_REPLY").await.unwrap().cached_info().state.messages == 2
         })
@@ -159,7 +159,7 @@ async fn a_stopped_worker_loses_no_request() {
 async fn a_send_is_stored_and_handled_without_a_reply() {
     let stack = start(quick("").gateways(1).workers(1)).await;
     let (client, mut events) = connect(&stack, 0, "42").await;
-    let jetstream = async_nats::jetstream::new(setup(&stack).await);
+    let jetstream = async_nats::jetstream::new(admin(&stack).await);
     client.send("\"noted\"").await.unwrap();
     let replies = jetstream.get_stream("TIDE_REPLY").await.unwrap();
     eventually("the message is worked on", || async {

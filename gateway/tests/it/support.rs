@@ -200,9 +200,9 @@ pub(crate) async fn service(stack: &Stack) -> async_nats::Client {
     nats(stack, &stack.config().nats.service).await
 }
 
-/// A plain NATS client with the setup user, which may read everything.
-pub(crate) async fn setup(stack: &Stack) -> async_nats::Client {
-    nats(stack, &stack.config().nats.setup).await
+/// A plain NATS client in the account of the streams, which may do everything there.
+pub(crate) async fn admin(stack: &Stack) -> async_nats::Client {
+    stack.admin().await.unwrap().client().clone()
 }
 
 /// A plain NATS client with the worker user, which may store answers.

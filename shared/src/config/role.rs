@@ -30,6 +30,8 @@ impl Role {
             "nats.worker.password" => Self::Worker,
             "nats.setup.password" => Self::Setup,
             "nats.service.password" => Self::Service,
+            // No program uses it; `tidegate up` gives it to the broker.
+            "nats.ops.password" => Self::All,
             _ => return true,
         };
         self == Self::All || self == user
@@ -43,7 +45,7 @@ impl Role {
 
 impl Config {
     /// The secrets that have one key each.
-    pub(super) fn secrets(&self) -> [(&'static str, &super::Secret); 6] {
+    pub(super) fn secrets(&self) -> [(&'static str, &super::Secret); 7] {
         [
             ("auth.hmac_secret", &self.auth.hmac_secret),
             ("api.key", &self.api.key),
@@ -51,6 +53,7 @@ impl Config {
             ("nats.worker.password", &self.nats.worker.password),
             ("nats.service.password", &self.nats.service.password),
             ("nats.setup.password", &self.nats.setup.password),
+            ("nats.ops.password", &self.nats.ops.password),
         ]
     }
 }

@@ -114,6 +114,7 @@ fn production_refuses_the_public_default_secrets() {
         "NATS__WORKER__PASSWORD",
         "NATS__SERVICE__PASSWORD",
         "NATS__SETUP__PASSWORD",
+        "NATS__OPS__PASSWORD",
         "API__KEY",
         "AUTH__MAX_TOKEN_LIFE",
     ]
@@ -250,7 +251,7 @@ fn issuers_have_distinct_names_and_iss_values() {
 
 #[test]
 fn production_refuses_known_and_short_secrets_of_issuers_too() {
-    let mut own: Vec<(String, String)> = ["GATEWAY", "WORKER", "SERVICE", "SETUP"]
+    let mut own: Vec<(String, String)> = ["GATEWAY", "WORKER", "SERVICE", "SETUP", "OPS"]
         .map(|user| (format!("TIDEGATE_NATS__{user}__PASSWORD"), "x".repeat(32)))
         .to_vec();
     own.push(("TIDEGATE_API__KEY".to_owned(), String::new()));
@@ -447,6 +448,7 @@ fn own_secrets() -> Vec<(&'static str, String)> {
         ("TIDEGATE_NATS__WORKER__PASSWORD", 16),
         ("TIDEGATE_NATS__SERVICE__PASSWORD", 16),
         ("TIDEGATE_NATS__SETUP__PASSWORD", 16),
+        ("TIDEGATE_NATS__OPS__PASSWORD", 16),
     ]
     .map(|(name, length)| (name, "x".repeat(length)))
     .to_vec()
@@ -462,7 +464,7 @@ fn each_program_needs_only_its_own_secrets_in_production() {
         Config::from_sources_as(role, None, variables, &[]).map_err(|error| error.to_string())
     };
     for (role, needs) in [
-        (Role::All, &["AUTH__HMAC_SECRET", "API__KEY", "GATEWAY", "WORKER", "SERVICE", "SETUP"][..]),
+        (Role::All, &["AUTH__HMAC_SECRET", "API__KEY", "GATEWAY", "WORKER", "SERVICE", "SETUP", "OPS"][..]),
         (Role::Gateway, &["AUTH__HMAC_SECRET", "API__KEY", "NATS__GATEWAY"]),
         (Role::Worker, &["NATS__WORKER"]),
         (Role::Setup, &["NATS__SETUP"]),

@@ -46,7 +46,8 @@ pub(crate) mod size {
 pub struct Secret(String);
 
 impl Secret {
-    pub(super) fn new(value: impl Into<String>) -> Self {
+    /// Hides a value.
+    pub fn new(value: impl Into<String>) -> Self {
         Self(value.into())
     }
 

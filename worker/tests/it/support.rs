@@ -9,7 +9,7 @@ use async_nats::{Message, Subscriber, jetstream::consumer::PullConsumer};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use serde_json::Value;
-use tidegate_cli::stack::{Stack, setup};
+use tidegate_cli::stack::Stack;
 use tidegate_shared::{
     broker::Broker,
     channel::Channel,
@@ -34,7 +34,8 @@ pub(crate) struct Tide {
     pub(crate) stack: Stack,
     pub(crate) subjects: Subjects,
     pub(crate) gateway: Broker,
-    setup: Broker,
+    /// May do everything in the account of the streams.
+    admin: Broker,
     gateway_id: GatewayId,
 }
 
@@ -58,8 +59,8 @@ impl Tide {
         let stack = Stack::builder().config(&config).gateways(0).workers(workers).start().await.unwrap();
         let config = stack.config();
         let gateway = Broker::connect(&config.nats, &config.nats.gateway, "gateway", 64, true).await.unwrap();
-        let setup = setup::connect(config).await.unwrap();
-        Self { subjects: config.subjects(), gateway, setup, gateway_id: GatewayId::random(), stack }
+        let admin = stack.admin().await.unwrap();
+        Self { subjects: config.subjects(), gateway, admin, gateway_id: GatewayId::random(), stack }
     }
 
     pub(crate) fn config(&self) -> &Config {
@@ -148,20 +149,20 @@ impl Tide {
     /// Waits for a dead letter of a route, and returns the last one.
     pub(crate) async fn dead_letter(&self, route: &str) -> Message {
         let subject = self.subjects.dead("default", route);
-        eventually("a dead letter is stored", async || self.setup.last(DEAD, &subject).await.ok()?).await
+        eventually("a dead letter is stored", async || self.admin.last(DEAD, &subject).await.ok()?).await
     }
 
     /// Waits until a request is parked, and returns when its next delivery is due.
     pub(crate) async fn due(&self, request: &Request) -> SystemTime {
         let subject = self.subjects.park(&request.id);
         let parked =
-            eventually("the request is parked", async || self.setup.last(PARK, &subject).await.ok()?).await;
+            eventually("the request is parked", async || self.admin.last(PARK, &subject).await.ok()?).await;
         humantime::parse_rfc3339(header(&parked, "Nats-Schedule").trim_start_matches("@at ")).unwrap()
     }
 
     /// The number of messages in a stream.
     pub(crate) async fn count(&self, stream: &str) -> u64 {
-        self.setup.jetstream().get_stream(stream).await.unwrap().cached_info().state.messages
+        self.admin.jetstream().get_stream(stream).await.unwrap().cached_info().state.messages
     }
 
     /// Waits until every request is settled.
@@ -188,7 +189,7 @@ impl Tide {
             let mut pulled = 0;
             for stream in [IN, PARK] {
                 let consumer: PullConsumer =
-                    self.setup.jetstream().get_consumer_from_stream(route, stream).await.ok()?;
+                    self.admin.jetstream().get_consumer_from_stream(route, stream).await.ok()?;
                 pulled += consumer.cached_info().num_ack_pending;
             }
             (pulled == wanted).then_some(())
@@ -198,7 +199,7 @@ impl Tide {
 
     /// Deletes one of a route's consumers.
     pub(crate) async fn delete_consumer(&self, route: &str, stream: &str) {
-        let stream = self.setup.jetstream().get_stream(stream).await.unwrap();
+        let stream = self.admin.jetstream().get_stream(stream).await.unwrap();
         stream.delete_consumer(route).await.unwrap();
     }
 

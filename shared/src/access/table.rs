@@ -1,0 +1,200 @@
+//! The table of rights. A new subject needs a line here and nothing else: nats.conf, `tidegate nats-config`, the probes and the
+//! permission test follow.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use super::{Account, Answers, Kind, Right};
+use crate::{
+    config::{Config, Namespace},
+    subject::Subjects,
+    topology::{PRESENCE, REPLY, Topology, channel_stream},
+};
+
+/// How long the server remembers a read of several messages after its last message.
+const READ: Answers = Answers::Many(Duration::from_secs(30));
+/// How long the server remembers a pull after its last message or heartbeat.
+const PULL: Answers = Answers::Many(Duration::from_mins(1));
+
+/// The methods of the server API that the service user may call. `history_remove` is left out on purpose.
+const METHODS: [&str; 13] = [
+    "publish",
+    "broadcast",
+    "history",
+    "presence",
+    "presence_stats",
+    "subscribe",
+    "unsubscribe",
+    "disconnect",
+    "refresh",
+    "channels",
+    "info",
+    "rpc",
+    "batch",
+];
+
+/// The rights of every account.
+pub(super) fn rights(config: &Config) -> Vec<(Account, Right)> {
+    let (subjects, topology) = (config.subjects(), Topology::of(config));
+    let tables = [
+        (Account::Gateway, gateway(config, &subjects)),
+        (Account::Worker, worker(&subjects, &topology)),
+        (Account::Service, service(&subjects)),
+        (Account::Setup, setup(config, &topology)),
+        (Account::Ops, ops()),
+    ];
+    tables.into_iter().flat_map(|(account, rights)| rights.into_iter().map(move |r| (account, r))).collect()
+}
+
+fn gateway(config: &Config, subjects: &Subjects) -> Vec<Right> {
+    let mut rights = vec![
+        store(subjects.under("in.>"), "stores requests"),
+        store(subjects.under("ch.>"), "stores publications"),
+        store(subjects.under("presence.>"), "stores its lease and the members of channels"),
+        read(&format!("{REPLY}.{}", subjects.under("reply.>")), "looks for the answer to a repeated request"),
+        api(&format!("DIRECT.GET.{PRESENCE}"), READ, "reads members and leases"),
+        read(&format!("{PRESENCE}.>"), "reads members and leases"),
+        api("STREAM.INFO.*", Answers::One, "checks the streams, reads epochs"),
+    ];
+    for namespace in config.all_namespaces().iter().filter(|namespace| namespace.has_history()) {
+        rights.extend(history(namespace));
+    }
+    rights.extend([
+        Right::new(
+            subjects.under("hook.*"),
+            Kind::Call(&[Account::Worker, Account::Service], Answers::One),
+            "asks back ends: programs with the user of workers or of services",
+        ),
+        Right::new(subjects.under("answer.>"), Kind::Hear, "receives answers"),
+        Right::new(subjects.under("live.>"), Kind::Hear, "receives publications"),
+        Right::new(subjects.under("here.>"), Kind::Hear, "receives joins, leaves and the ends of leases"),
+        Right::new(subjects.under("emulate.*"), Kind::Talk, "hands posted commands to another gateway"),
+        Right::new(subjects.under("peer.*"), Kind::Talk, "asks other gateways"),
+        Right::new(
+            subjects.barrier(),
+            Kind::Barrier,
+            "waits until the server has handled what was sent before",
+        ),
+    ]);
+    rights
+}
+
+/// The rights in the stream of a namespace with history.
+fn history(namespace: &Namespace) -> [Right; 3] {
+    let stream = channel_stream(&namespace.name);
+    [
+        api(&format!("DIRECT.GET.{stream}"), READ, "reads and empties channels of a namespace with history"),
+        read(&format!("{stream}.>"), "reads and empties channels of a namespace with history"),
+        api(
+            &format!("STREAM.PURGE.{stream}"),
+            Answers::One,
+            "reads and empties channels of a namespace with history",
+        ),
+    ]
+}
+
+fn worker(subjects: &Subjects, topology: &Topology) -> Vec<Right> {
+    let mut rights = vec![
+        store(subjects.under("reply.*.*"), "stores answers"),
+        store(subjects.under("ch.>"), "stores publications"),
+        store(subjects.under("park.*.*"), "parks requests until their next attempt"),
+        store(subjects.under("dead.*.*"), "stores dead letters"),
+        read(&format!("{REPLY}.{}", subjects.under("reply.>")), "looks for the answer to a repeated request"),
+    ];
+    for stream in consumed(topology) {
+        rights.extend([
+            api(
+                &format!("CONSUMER.INFO.{stream}.*"),
+                Answers::One,
+                "finds consumers, pulls requests, acknowledges",
+            ),
+            api(
+                &format!("CONSUMER.MSG.NEXT.{stream}.*"),
+                PULL,
+                "finds consumers, pulls requests, acknowledges",
+            ),
+            store(format!("$JS.ACK.{stream}.>"), "finds consumers, pulls requests, acknowledges"),
+        ]);
+    }
+    rights
+}
+
+fn service(subjects: &Subjects) -> Vec<Right> {
+    let gateways = Kind::Call(&[Account::Gateway], Answers::One);
+    vec![
+        store(subjects.under("ch.>"), "stores publications"),
+        Right::new(subjects.under("push.>"), gateways.clone(), "sends to one connection or to all"),
+        Right {
+            only: METHODS.iter().map(|method| subjects.control(method)).collect(),
+            ..Right::new(
+                subjects.all_controls(),
+                gateways,
+                "calls the server API: one subject for each method",
+            )
+        },
+    ]
+}
+
+fn setup(config: &Config, topology: &Topology) -> Vec<Right> {
+    let mut rights = vec![
+        api("STREAM.INFO.*", Answers::One, "compares, creates and updates streams"),
+        api("STREAM.CREATE.*", Answers::One, "compares, creates and updates streams"),
+        api("STREAM.UPDATE.*", Answers::One, "compares, creates and updates streams"),
+    ];
+    for namespace in config.all_namespaces() {
+        let stream = channel_stream(&namespace.name);
+        rights.push(api(&format!("STREAM.DELETE.{stream}"), Answers::One, "makes a namespace's stream anew"));
+    }
+    for stream in consumed(topology) {
+        rights.extend([
+            api(
+                &format!("CONSUMER.INFO.{stream}.*"),
+                Answers::One,
+                "compares, creates and updates consumers",
+            ),
+            api(
+                &format!("CONSUMER.CREATE.{stream}.>"),
+                Answers::One,
+                "compares, creates and updates consumers",
+            ),
+        ]);
+    }
+    rights
+}
+
+fn ops() -> Vec<Right> {
+    [
+        "STREAM.INFO.*",
+        "STREAM.LIST",
+        "STREAM.NAMES",
+        "CONSUMER.INFO.*.*",
+        "CONSUMER.LIST.*",
+        "CONSUMER.NAMES.*",
+    ]
+    .map(|call| api(call, Answers::One, "reads the state of streams and consumers"))
+    .into()
+}
+
+/// The streams that have consumers. A wildcard cannot match a part of a stream's name, so each one has a line.
+fn consumed(topology: &Topology) -> BTreeSet<String> {
+    topology.consumers().map(|(stream, _)| stream).collect()
+}
+
+fn store(subject: String, why: &'static str) -> Right {
+    Right::new(subject, Kind::Call(&[Account::Store], Answers::One), why)
+}
+
+/// A call of JetStream's API.
+fn api(call: &str, answers: Answers, why: &'static str) -> Right {
+    Right::new(format!("$JS.API.{call}"), Kind::Call(&[Account::Store], answers), why)
+}
+
+/// A read of the last message of a subject.
+fn read(subject: &str, why: &'static str) -> Right {
+    api(&format!("DIRECT.GET.{subject}"), Answers::One, why)
+}
+
+impl Right {
+    fn new(subject: String, kind: Kind, why: &'static str) -> Self {
+        Self { subject, kind, only: Vec::new(), why }
+    }
+}
