@@ -1,17 +1,316 @@
-//! The permissions of each user of the broker.
+//! What the users of the broker can bring about: directly, and by means of whoever answers them. The broker's state decides, not
+//! its error messages.
 
-use crate::support::eventually;
+mod state;
+mod target;
+mod trigger;
+mod user;
+
+use async_nats::HeaderMap;
+use futures_util::StreamExt;
 use tidegate_cli::stack::Stack;
+use tidegate_shared::{
+    access::{Access, Account},
+    broker::Broker,
+};
+
+use self::{
+    state::{State, changes},
+    target::Target,
+    user::User,
+};
+
+const CONFIG: &str = "[worker]\nack_wait = \"10m\"\n\
+    [[route]]\nname = \"echo\"\nmatch = \"rpc.echo\"\n[[route]]\nname = \"jobs\"\nmatch = \"rpc.jobs\"\n\
+    [[namespace]]\nname = \"chat\"\nhistory_size = 1000\n[[namespace]]\nname = \"kept\"\nhistory_size = 5\n";
+/// A body that must not reach anybody but its readers.
+const SECRET: &str = "the secret";
+
+/// A broker with something in every stream, and programs of every kind that answer whatever they are asked.
+struct Scene {
+    stack: Stack,
+    admin: Broker,
+    access: Access,
+    programs: Vec<User>,
+    targets: Vec<Target>,
+}
+
+impl Scene {
+    async fn set() -> Self {
+        let stack = Stack::builder().config(CONFIG).start().await.unwrap();
+        let (admin, access) = (stack.admin().await.unwrap(), Access::of(stack.config()));
+        let put = async |subject: &str, body: &str| {
+            admin.store(subject.to_owned(), HeaderMap::new(), body.to_owned().into()).await.unwrap();
+        };
+        for request in ["tide.in.rpc.echo.1.gw.a", "tide.in.rpc.echo.1.gw.b", "tide.in.rpc.jobs.1.gw.c"] {
+            put(request, SECRET).await;
+        }
+        for subject in [
+            "tide.park.gw.a",
+            "tide.reply.gw.a",
+            "tide.dead.default.echo",
+            "tide.ch.chat.a",
+            "tide.ch.kept.a",
+            "tide.presence.gateway.gw",
+        ] {
+            put(subject, SECRET).await;
+        }
+        let worker = User::connect(&stack, Account::Worker).await;
+        let inbox = worker.client.new_inbox();
+        let mut pulled = worker.client.subscribe(inbox.clone()).await.unwrap();
+        worker
+            .publish(
+                "$JS.API.CONSUMER.MSG.NEXT.TIDE_IN.echo",
+                Some(&inbox),
+                HeaderMap::new(),
+                "{\"batch\":1}",
+            )
+            .await;
+        let pulled = pulled.next().await.unwrap();
+        let targets = target::all(&access, &state::read(&admin).await, &pulled.reply.unwrap());
+        for (number, target) in targets.iter().enumerate() {
+            for store in
+                [Account::Gateway, Account::Worker].map(|account| trigger::store_of(account, number).unwrap())
+            {
+                put(&store, &target.body).await;
+            }
+        }
+        let mut programs = Vec::new();
+        for account in [Account::Gateway, Account::Worker, Account::Service] {
+            let program = User::connect(&stack, account).await;
+            program.serve(&access).await;
+            programs.push(program);
+        }
+        Self { stack, admin, access, programs, targets }
+    }
+
+    async fn state(&self) -> State {
+        state::read(&self.admin).await
+    }
+
+    /// The targets that this user has no right to publish on.
+    fn forbidden(&self, account: Account) -> impl Iterator<Item = (usize, &Target)> {
+        let allowed = self.access.publishes(account);
+        let local = |subject: &str| subject.replace("$JS.API.", "tide.js.");
+        self.targets
+            .iter()
+            .enumerate()
+            .filter(move |(_, target)| !allowed.iter().any(|pattern| takes(pattern, &local(&target.subject))))
+    }
+
+    /// Fails if anything is stored, lost or changed, or if a program of another account has received what `attacker` may not send.
+    async fn unharmed(&self, before: &State, attacker: &User, how: &str) {
+        attacker.settled().await;
+        for program in &self.programs {
+            program.settled().await;
+        }
+        attacker.settled().await;
+        let changes = changes(before, &self.state().await);
+        assert!(changes.is_empty(), "{:?} {how}: {changes:#?}", attacker.account);
+        let allowed = self.access.publishes(attacker.account);
+        for program in &self.programs {
+            for subject in program.take_received() {
+                let own = program.account == attacker.account
+                    || allowed.iter().any(|pattern| takes(pattern, &subject));
+                assert!(own, "{:?} {how}: {:?} received {subject}", attacker.account, program.account);
+            }
+        }
+    }
+}
+
+/// NATS' own rule of which subjects a pattern takes.
+fn takes(pattern: &str, subject: &str) -> bool {
+    let mut words = subject.split('.');
+    for token in pattern.split('.') {
+        match (token, words.next()) {
+            (">", Some(_)) => return true,
+            ("*", Some(_)) => {}
+            (token, Some(word)) if token == word => {}
+            _ => return false,
+        }
+    }
+    words.next().is_none()
+}
 
 #[tokio::test]
-async fn a_connection_needs_a_password_and_setup_cannot_delete_requests_or_answers() {
+async fn no_user_changes_anything_by_publishing_what_only_others_may() {
+    let scene = Scene::set().await;
+    let before = scene.state().await;
+    let mut tried = 0;
+    for account in Account::USERS {
+        let attacker = User::connect(&scene.stack, account).await;
+        let inbox = attacker.client.new_inbox();
+        for (_, target) in scene.forbidden(account) {
+            for reply in [None, Some(inbox.as_str())] {
+                attacker.publish(&target.subject, reply, HeaderMap::new(), &target.body).await;
+                tried += 1;
+            }
+        }
+        scene.unharmed(&before, &attacker, "published").await;
+    }
+    assert!(tried > 300, "{tried}");
+    scene.stack.down().await;
+}
+
+#[tokio::test]
+async fn no_user_changes_anything_by_having_others_answer_on_a_subject_of_its_choice() {
+    let scene = Scene::set().await;
+    let before = scene.state().await;
+    let mut tried = 0;
+    for account in Account::USERS {
+        let attacker = User::connect(&scene.stack, account).await;
+        for index in 0..trigger::all(account, 0, "").len() {
+            let mut how = String::new();
+            for (number, target) in scene.forbidden(account) {
+                let trigger = &trigger::all(account, number, &target.body)[index];
+                // JetStream's API has two names: its own, and the one within the accounts.
+                for reply in [target.subject.clone(), target.subject.replace("$JS.API.", "tide.js.")] {
+                    attacker
+                        .publish(&trigger.subject, Some(&reply), trigger.headers.clone(), &trigger.body)
+                        .await;
+                    tried += 1;
+                }
+                how = format!("called {}", trigger.subject);
+            }
+            scene.unharmed(&before, &attacker, &how).await;
+        }
+    }
+    assert!(tried > 3000, "{tried}");
+    scene.stack.down().await;
+}
+
+#[tokio::test]
+async fn a_stored_body_that_is_read_back_neither_deletes_a_stream_nor_forges_a_request() {
+    let scene = Scene::set().await;
+    let before = scene.state().await;
+    for (account, read) in [
+        (Account::Gateway, "$JS.API.DIRECT.GET.TIDE_CH_chat.tide.ch.chat.a"),
+        (Account::Worker, "$JS.API.DIRECT.GET.TIDE_REPLY.tide.reply.gw.a"),
+    ] {
+        let attacker = User::connect(&scene.stack, account).await;
+        for reply in [
+            "$JS.API.STREAM.DELETE.TIDE_CH_kept",
+            "$JS.API.STREAM.PURGE.TIDE_IN",
+            "tide.in.rpc.echo.1.gw.forged",
+        ] {
+            attacker.publish(read, Some(reply), HeaderMap::new(), "").await;
+        }
+        // A read that finds nothing has an empty body, which a deletion needs.
+        attacker
+            .publish(
+                &format!("{read}nothing"),
+                Some("$JS.API.STREAM.DELETE.TIDE_CH_kept"),
+                HeaderMap::new(),
+                "",
+            )
+            .await;
+        attacker.settled().await;
+        assert_eq!(changes(&before, &scene.state().await), Vec::<String>::new(), "{account:?}");
+    }
+    scene.stack.down().await;
+}
+
+#[tokio::test]
+async fn every_call_that_the_attempts_are_made_of_gets_an_answer() {
+    let scene = Scene::set().await;
+    for account in Account::USERS {
+        let user = User::connect(&scene.stack, account).await;
+        for trigger in trigger::all(account, 0, "x") {
+            let request = async_nats::Request::new().headers(trigger.headers).payload(trigger.body.into());
+            let answer = user.client.send_request(trigger.subject.clone(), request).await;
+            let nobody = trigger.subject == "tide.barrier";
+            assert_eq!(answer.is_err(), nobody, "{account:?} {}: {answer:?}", trigger.subject);
+        }
+    }
+    scene.stack.down().await;
+}
+
+#[tokio::test]
+async fn a_worker_cannot_have_a_request_delivered_to_a_subject_of_its_choice() {
+    let scene = Scene::set().await;
+    let worker = User::connect(&scene.stack, Account::Worker).await;
+    let messages = |state: State| -> State {
+        state.into_iter().filter(|(key, _)| key.contains('#') || !key.contains("TIDE_IN")).collect()
+    };
+    let before = messages(scene.state().await);
+    for (_, target) in scene
+        .forbidden(Account::Worker)
+        .filter(|(_, target)| target.body.is_empty() || target.body == "forged")
+    {
+        let pull = "$JS.API.CONSUMER.MSG.NEXT.TIDE_IN.jobs";
+        worker
+            .publish(pull, Some(&target.subject), HeaderMap::new(), "{\"batch\":1,\"expires\":1000000}")
+            .await;
+    }
+    worker.settled().await;
+    assert_eq!(changes(&before, &messages(scene.state().await)), Vec::<String>::new());
+    scene.stack.down().await;
+}
+
+#[tokio::test]
+async fn no_user_hears_what_is_meant_for_others() {
+    let scene = Scene::set().await;
+    let mut spies = Vec::new();
+    for account in Account::USERS {
+        let spy = User::connect(&scene.stack, account).await;
+        let own = scene.access.subscribes(account);
+        let everything = [
+            ">",
+            "*.>",
+            "tide.>",
+            "tide.*.>",
+            "$JS.>",
+            "$JS.ACK.>",
+            "$JS.API.>",
+            "_INBOX.>",
+            "_R_.>",
+            "$SYS.>",
+            "tide.in.>",
+            "tide.reply.>",
+            "tide.ch.>",
+        ];
+        let others = Account::USERS.into_iter().flat_map(|other| scene.access.subscribes(other));
+        let foreign = others.chain(everything.map(str::to_owned)).filter(|subject| !own.contains(subject));
+        spy.listen(foreign).await;
+        spy.settled().await;
+        spies.push(spy);
+    }
+    // All that goes on between programs, with the secret in it.
+    for subject in ["tide.in.rpc.echo.1.gw.d", "tide.ch.chat.d", "tide.ch.kept.d", "tide.presence.gateway.d"]
+    {
+        store(&scene, Account::Gateway, subject).await;
+    }
+    for subject in ["tide.reply.gw.d", "tide.park.gw.d", "tide.dead.default.d", "tide.ch.chat.e"] {
+        store(&scene, Account::Worker, subject).await;
+    }
+    for (account, subject) in [
+        (Account::Gateway, "tide.hook.connect"),
+        (Account::Gateway, "tide.peer.gw"),
+        (Account::Gateway, "tide.emulate.gw"),
+        (Account::Service, "tide.ctl.info"),
+        (Account::Service, "tide.push.all"),
+        (Account::Service, "tide.ch.chat.f"),
+    ] {
+        let user = User::connect(&scene.stack, account).await;
+        user.client.request(subject, SECRET.into()).await.unwrap();
+    }
+    for spy in spies {
+        spy.settled().await;
+        let heard = spy.take_received();
+        assert!(heard.is_empty(), "{:?} heard {heard:?}", spy.account);
+    }
+    scene.stack.down().await;
+}
+
+async fn store(scene: &Scene, account: Account, subject: &str) {
+    let user = User::connect(&scene.stack, account).await;
+    let jetstream = async_nats::jetstream::new(user.client.clone());
+    jetstream.publish(subject.to_owned(), SECRET.into()).await.unwrap().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_needs_a_password() {
     let stack = Stack::builder().start().await.unwrap();
     assert!(async_nats::connect(stack.nats_url()).await.is_err());
-    let broker = tidegate_cli::stack::setup::connect(stack.config()).await.unwrap();
-    for stream in ["TIDE_PARK", "TIDE_REPLY", "TIDE_DEAD", "TIDE_IN"] {
-        assert!(broker.jetstream().delete_stream(stream).await.is_err());
-        assert!(broker.jetstream().get_stream(stream).await.is_ok());
-    }
-    eventually("the broker says so", || stack.log_of("nats").contains("tide.js.STREAM.DELETE.TIDE_IN")).await;
     stack.down().await;
 }
