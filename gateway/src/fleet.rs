@@ -16,7 +16,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use parking_lot::Mutex;
 use tidegate_shared::{
-    broker::{Broker, Range, Refusal, header_number},
+    broker::{Broker, Range, Refusal, broker_header, header_number},
     config::Config,
     envelope::get,
     header,
@@ -136,10 +136,11 @@ impl Fleet {
         while let Some(start) = from {
             let page = self.broker.range(PRESENCE, &filter, start, BATCH).await?;
             from = next_page(&page);
-            found.extend(page.messages.iter().filter_map(|message| {
-                let subject = message.headers.as_ref().and_then(|headers| get(headers, header::SUBJECT))?;
-                read_lease(subject, message)
-            }));
+            found.extend(
+                page.messages
+                    .iter()
+                    .filter_map(|message| read_lease(broker_header(message, header::SUBJECT)?, message)),
+            );
         }
         self.leases.lock().read(&before, found);
         self.announce();
@@ -172,11 +173,11 @@ impl Fleet {
     async fn renew_on_time(&self, mut seq: u64) {
         let mut ticks = interval(self.lease.mul_f64(0.3));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut reconnects = self.broker.reconnects();
+        let mut losses = self.broker.losses();
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
-                () = reconnects.next() => self.doubt.notify_one(),
+                () = losses.next() => self.doubt.notify_one(),
                 () = self.lifecycle.finishing() => return,
             }
             if self.ending.load(Ordering::Acquire) {

@@ -11,14 +11,16 @@ use prometheus_client::{
     },
     registry::{Registry, Unit},
 };
+use tidegate_shared::fault::Fault;
 
 use self::{
-    api::ApiMetrics, connections::ConnectionMetrics, hooks::HookMetrics, presence::PresenceMetrics,
-    recovery::RecoveryMetrics,
+    api::ApiMetrics, connections::ConnectionMetrics, faults::FaultMetrics, hooks::HookMetrics,
+    presence::PresenceMetrics, recovery::RecoveryMetrics,
 };
 
 mod api;
 pub(crate) mod connections;
+mod faults;
 mod hooks;
 mod presence;
 mod recovery;
@@ -36,6 +38,7 @@ pub(crate) struct Metrics {
     deliveries: Counter,
     late_answers: Counter,
     unreadable: Family<Reason, Counter>,
+    faults: FaultMetrics,
     recovery: RecoveryMetrics,
     jwks_fetches: Family<Fetch, Counter>,
     presence: PresenceMetrics,
@@ -82,6 +85,7 @@ impl Metrics {
         let deliveries = Counter::default();
         let late_answers = Counter::default();
         let unreadable = Family::default();
+        let faults = FaultMetrics::register(&mut registry);
         let recovery = RecoveryMetrics::register(&mut registry);
         let jwks_fetches = Family::default();
         let hooks = HookMetrics::register(&mut registry);
@@ -124,6 +128,7 @@ impl Metrics {
             deliveries,
             late_answers,
             unreadable,
+            faults,
             recovery,
             jwks_fetches,
             presence,
@@ -167,6 +172,11 @@ impl Metrics {
 
     pub(crate) fn late_answer(&self) {
         self.late_answers.inc();
+    }
+
+    /// Shows these faults of the broker, and no others.
+    pub(crate) fn faults(&self, open: &[Fault]) {
+        self.faults.show(open);
     }
 
     /// A message of NATS has a part that cannot be read.

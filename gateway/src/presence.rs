@@ -9,7 +9,7 @@ use async_nats::Message;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tidegate_shared::{
-    broker::{Broker, Refusal, header_number},
+    broker::{Broker, Refusal, broker_header, header_number},
     channel::Channel,
     config::Config,
     envelope::get,
@@ -204,7 +204,7 @@ fn read_member(message: &Message) -> Option<StoredMember> {
     if get(headers, header::MARKER_REASON).is_some() {
         return None;
     }
-    let subject = get(headers, header::SUBJECT)?;
+    let subject = broker_header(message, header::SUBJECT)?;
     Some(StoredMember {
         client: ClientId::parse(Subjects::id_in(subject)?)?,
         seq: header_number(message, header::SEQUENCE)?,

@@ -19,25 +19,29 @@ use async_nats::{
     },
 };
 use bytes::Bytes;
-use tokio::sync::watch;
+use tokio::{sync::watch, task::JoinSet};
 
 use crate::{
     config::{NatsConfig, NatsUser},
+    failure,
+    subject::Subjects,
     topology::{self, KeptMessages},
 };
 
+mod health;
+mod link;
 mod reads;
-mod reconnects;
 mod refusal;
 mod size;
 
-use self::refusal::refusal;
 pub use self::{
+    health::Health,
+    link::{Link, Losses},
     reads::Range,
-    reconnects::Reconnects,
     refusal::{API_ERRORS, ApiError, Meaning, Refusal},
     size::{HEADERS_LIMIT, headers_len},
 };
+use self::{link::Signals, refusal::refusal};
 
 /// The oldest supported server: the streams depend on its behaviour.
 pub const MIN_SERVER: (i64, i64, i64) = (2, 14, 3);
@@ -47,7 +51,11 @@ pub const MIN_SERVER: (i64, i64, i64) = (2, 14, 3);
 pub struct Broker {
     client: Client,
     jetstream: jetstream::Context,
-    connected: Arc<watch::Sender<bool>>,
+    subjects: Subjects,
+    link: Arc<watch::Sender<Link>>,
+    health: Health,
+    /// The task that follows the connection. It ends with the last clone.
+    _following: Arc<JoinSet<()>>,
 }
 
 /// The broker's acknowledgement of a stored message.
@@ -61,7 +69,12 @@ pub struct Stored {
 
 /// A published message whose acknowledgement is pending.
 #[derive(Debug)]
-pub struct Sent(PublishAckFuture);
+pub struct Sent {
+    acknowledgement: PublishAckFuture,
+    /// The stream of the message's subject.
+    stream: Option<String>,
+    health: Health,
+}
 
 /// The identity and the bounds of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,17 +87,24 @@ pub struct StreamFacts {
     pub last_seq: u64,
     /// How many messages it keeps of each channel.
     pub kept: KeptMessages,
+    /// The epoch of the stream whose messages it copies, if it copies any.
+    pub origin_epoch: Option<String>,
 }
 
-/// Parses a header as a number.
+/// Returns a header that the broker wrote into a message that it delivered or republished. The broker writes its headers
+/// behind those of the publisher, who may have used the same names: the last value is the broker's.
+pub fn broker_header<'a>(message: &'a Message, name: &str) -> Option<&'a str> {
+    message.headers.as_ref()?.get_last(name).map(async_nats::HeaderValue::as_str)
+}
+
+/// Parses a header that the broker wrote as a number.
 pub fn header_number(message: &Message, name: &str) -> Option<u64> {
-    message.headers.as_ref()?.get(name)?.as_str().parse().ok()
+    broker_header(message, name)?.parse().ok()
 }
 
 /// Returns when the stream stored a message that it delivered or republished.
 pub fn stored_at(message: &Message) -> Option<SystemTime> {
-    let text = message.headers.as_ref()?.get("Nats-Time-Stamp")?;
-    humantime::parse_rfc3339(text.as_str()).ok()
+    humantime::parse_rfc3339(broker_header(message, "Nats-Time-Stamp")?).ok()
 }
 
 /// Why a connection could not be made.
@@ -123,10 +143,10 @@ impl Broker {
         in_flight: usize,
         wait_when_full: bool,
     ) -> Result<Self, ConnectFailure> {
-        let connected = Arc::new(watch::Sender::new(false));
+        let (signals, health) = (Arc::new(Signals::default()), Health::default());
         let mut waited = 0_u32;
         let client = loop {
-            match options(config, user, name, &connected).connect(servers(&config.url)).await {
+            match options(config, user, name, &signals, &health).connect(servers(&config.url)).await {
                 Ok(client) => break client,
                 Err(error) => match error.kind() {
                     async_nats::ConnectErrorKind::AuthorizationViolation => {
@@ -140,7 +160,8 @@ impl Broker {
                     }
                     _ => {
                         if waited.is_multiple_of(10) {
-                            tracing::warn!(nats.url = %config.url, %error, "waiting for NATS");
+                            let error = failure::without_number(&error.to_string());
+                            tracing::warn!(nats.url = %config.url, error, "waiting for NATS: start it, or check nats.url");
                         }
                         waited += 1;
                         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -152,14 +173,19 @@ impl Broker {
         if !client.is_server_compatible(major, minor, patch) {
             return Err(ConnectFailure::TooOld { found: client.server_info().version });
         }
-        connected.send_replace(true);
+        tracing::info!("connected to NATS");
+        // Read after the first connection, which is none that came back.
+        let link = Arc::new(watch::Sender::new(link::read(&client, Link::default())));
+        let mut following = JoinSet::new();
+        following.spawn(link::follow(client.clone(), Arc::clone(&link), signals, health.clone()));
         let jetstream = ContextBuilder::new()
             .timeout(config.ack_timeout)
             .ack_timeout(config.ack_timeout)
             .max_ack_inflight(in_flight)
             .backpressure_on_inflight(wait_when_full)
             .build(client.clone());
-        Ok(Self { client, jetstream, connected })
+        let subjects = Subjects::new(&config.prefix);
+        Ok(Self { client, jetstream, subjects, link, health, _following: Arc::new(following) })
     }
 
     /// Returns the library's client, for subscriptions and requests.
@@ -177,14 +203,19 @@ impl Broker {
         self.client.connection_state() == State::Connected
     }
 
-    /// Returns a receiver that follows whether the server is reachable.
-    pub fn connection(&self) -> watch::Receiver<bool> {
-        self.connected.subscribe()
+    /// Returns a receiver that follows the connection.
+    pub fn link(&self) -> watch::Receiver<Link> {
+        self.link.subscribe()
     }
 
-    /// Reports each return of a lost connection from now on.
-    pub fn reconnects(&self) -> Reconnects {
-        Reconnects(self.connection())
+    /// Reports each possible loss of messages from now on.
+    pub fn losses(&self) -> Losses {
+        Losses::new(self.link())
+    }
+
+    /// The faults of the broker that this connection has met.
+    pub fn health(&self) -> &Health {
+        &self.health
     }
 
     /// Publishes a message to the stream of `subject`. Returns once it is sent; calls keep their order.
@@ -196,7 +227,11 @@ impl Broker {
         }
         self.check_size(&headers, body.len())?;
         let message = PublishMessage::build().payload(body).headers(headers);
-        self.jetstream.send_publish(subject, message).await.map(Sent).map_err(|error| refusal(&error))
+        let stream = topology::stream_of(&self.subjects, &subject);
+        match self.jetstream.send_publish(subject, message).await {
+            Ok(acknowledgement) => Ok(Sent { acknowledgement, stream, health: self.health.clone() }),
+            Err(error) => Err(refusal(&error)),
+        }
     }
 
     /// Checks that the broker takes a message of this size.
@@ -225,14 +260,18 @@ impl Broker {
 
     /// Reads the facts of a stream.
     pub async fn stream_facts(&self, stream: &str) -> Result<StreamFacts, Refusal> {
-        let stream =
-            self.jetstream.get_stream(stream).await.map_err(|e| Refusal::Unavailable(e.to_string()))?;
+        let found = self.jetstream.get_stream(stream).await;
+        if self.is_connected() {
+            self.health.read(stream, &found.as_ref().map_err(health::unknown_stream));
+        }
+        let stream = found.map_err(|e| Refusal::Unavailable(e.to_string()))?;
         let info = stream.cached_info();
         Ok(StreamFacts {
             epoch: topology::epoch(info),
             first_seq: info.state.first_sequence,
             last_seq: info.state.last_sequence,
             kept: KeptMessages::of(&info.config),
+            origin_epoch: topology::origin_epoch(&info.config).map(str::to_owned),
         })
     }
 
@@ -249,7 +288,9 @@ impl Broker {
 impl Sent {
     /// Waits for the acknowledgement.
     pub async fn stored(self) -> Result<Stored, Refusal> {
-        match self.0.await {
+        let acknowledged = self.acknowledgement.await;
+        self.health.stored(self.stream.as_deref(), &acknowledged);
+        match acknowledged {
             Ok(ack) => Ok(Stored { seq: ack.sequence, duplicate: ack.duplicate }),
             Err(error) => Err(refusal(&error)),
         }
@@ -264,9 +305,10 @@ fn options(
     config: &NatsConfig,
     user: &NatsUser,
     name: &str,
-    connected: &Arc<watch::Sender<bool>>,
+    signals: &Arc<Signals>,
+    health: &Health,
 ) -> ConnectOptions {
-    let connected = Arc::clone(connected);
+    let (signals, health) = (Arc::clone(signals), health.clone());
     ConnectOptions::with_user_and_password(user.user.clone(), user.password.expose().to_owned())
         .name(name)
         .custom_inbox_prefix(format!("_INBOX_{}", user.user))
@@ -275,8 +317,8 @@ fn options(
         .request_timeout(Some(config.ack_timeout))
         .reconnect_delay_callback(reconnect_delay)
         .event_callback(move |event| {
-            let connected = Arc::clone(&connected);
-            async move { report(&event, &connected) }
+            let (signals, health) = (Arc::clone(&signals), health.clone());
+            async move { report(&event, &signals, &health) }
         })
 }
 
@@ -286,20 +328,23 @@ fn reconnect_delay(attempt: usize) -> Duration {
     Duration::from_millis(base / 2 + rand::random_range(0..=base / 2))
 }
 
-fn report(event: &Event, connected: &watch::Sender<bool>) {
+/// The state of the connection is read where [`link::follow`] does it: events may be lost.
+fn report(event: &Event, signals: &Signals, health: &Health) {
     match event {
-        Event::Connected => {
-            connected.send_replace(true);
-            tracing::info!("connected to NATS");
+        Event::Connected | Event::Disconnected | Event::Closed => signals.changed(),
+        Event::ServerError(error) => {
+            if !health.refused(error) {
+                tracing::error!(%error, "NATS refused an operation");
+            }
         }
-        Event::Disconnected | Event::Closed => {
-            connected.send_replace(false);
-            tracing::warn!("disconnected from NATS");
-        }
-        Event::ServerError(error) => tracing::error!(%error, "NATS refused an operation"),
         Event::ClientError(error) => tracing::warn!(%error, "NATS client error"),
         Event::SlowConsumer(id) => {
-            tracing::warn!(subscription.id = id, "messages dropped: a subscription is not read fast enough");
+            if signals.dropped() {
+                tracing::warn!(
+                    subscription.id = id,
+                    "messages dropped: a subscription is not read fast enough"
+                );
+            }
         }
         Event::LameDuckMode | Event::Draining => tracing::info!(%event, "NATS"),
     }

@@ -24,9 +24,11 @@ mod namespace;
 mod place;
 mod role;
 mod route;
+mod typed;
 mod unit;
 mod validate;
 mod variable;
+mod words;
 
 /// Every key with its default and its meaning: the reference of the configuration.
 pub const DEFAULT_TOML: &str = include_str!("config/default.toml");
@@ -167,6 +169,12 @@ pub struct StreamsConfig {
     /// How long a dead letter is kept.
     #[serde(with = "unit::duration")]
     pub dead_max_age: Duration,
+    /// How long the last message of each channel is known, beyond its history.
+    #[serde(with = "unit::duration")]
+    pub last_ttl: Duration,
+    /// The maximum size of each stream of last messages. When it is full, the oldest messages go.
+    #[serde(with = "unit::size")]
+    pub last_max_bytes: u64,
 }
 
 /// The gateway.
@@ -174,8 +182,10 @@ pub struct StreamsConfig {
 #[serde(deny_unknown_fields)]
 pub struct GatewayConfig {
     /// The address that clients connect to.
+    #[serde(with = "unit::address")]
     pub listen: SocketAddr,
     /// The address of health checks, metrics and the server API.
+    #[serde(with = "unit::address")]
     pub internal: SocketAddr,
     /// The origins of web pages that may connect.
     pub origins: Vec<String>,
@@ -307,6 +317,7 @@ pub struct WorkerConfig {
     /// The service name in the subjects of dead letters.
     pub service: String,
     /// Health and metrics.
+    #[serde(with = "unit::address")]
     pub internal: SocketAddr,
     /// How long the broker waits for a sign of life before it redelivers a request to another worker.
     #[serde(with = "unit::duration")]

@@ -100,6 +100,11 @@ pub fn text_within(text: &str, limit: usize) -> String {
     format!("{}{mark}", one_line(text.get(..end).unwrap_or_default()))
 }
 
+/// Whether a header carries a name unchanged: one line, without white space at its ends, which NATS clients cut off.
+pub fn carries(name: &str) -> bool {
+    !name.chars().any(char::is_control) && name.trim() == name
+}
+
 /// Returns a value on one line: control characters become spaces. The length is the caller's concern.
 pub fn one_line(text: &str) -> String {
     text.replace(char::is_control, " ").trim().to_owned()

@@ -7,6 +7,7 @@ pub mod protocol;
 pub mod channel;
 pub mod delta;
 pub mod envelope;
+pub mod fault;
 pub mod filter;
 pub mod header;
 pub mod hook;

@@ -5,6 +5,8 @@
 
 use std::{fmt, str::FromStr};
 
+use crate::header;
+
 /// The longest method without its key, in bytes.
 pub const MAX_METHOD_LEN: usize = 255;
 /// The longest idempotency key, in bytes.
@@ -34,6 +36,9 @@ pub enum MethodError {
     /// The method contains control characters.
     #[error("a method has no control characters")]
     Control,
+    /// The method begins or ends with white space. It would not reach the worker as the client wrote it.
+    #[error("a method has no white space at its ends")]
+    Space,
 }
 
 impl<'a> Method<'a> {
@@ -54,6 +59,9 @@ impl<'a> Method<'a> {
         }
         if text.chars().any(char::is_control) {
             return Err(MethodError::Control);
+        }
+        if !header::carries(name) {
+            return Err(MethodError::Space);
         }
         Ok(Self { name, key })
     }
@@ -190,6 +198,10 @@ mod tests {
         assert_eq!(Method::parse("a#"), Err(MethodError::Key));
         assert_eq!(Method::parse(&"a".repeat(256)), Err(MethodError::TooLong));
         assert_eq!(Method::parse("a\u{0}"), Err(MethodError::Control));
+        for text in [" a", "a ", "a. ", "a\u{3000}", "\u{a0}a", "a #key"] {
+            assert_eq!(Method::parse(text), Err(MethodError::Space), "{text:?}");
+        }
+        assert!(Method::parse("a b. c").is_ok());
     }
 
     #[test]

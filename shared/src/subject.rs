@@ -165,6 +165,11 @@ impl Subjects {
         )
     }
 
+    /// A mark of a gateway in a namespace's stream. No channel has this subject: no token begins with `=m`.
+    pub fn mark(&self, namespace: &str, number: u64) -> String {
+        format!("{}.ch.{namespace}.=m{number}", self.prefix)
+    }
+
     /// The republished publications of one channel.
     pub fn live(&self, channel: &Channel) -> String {
         format!("{}.live.{}.{}", self.prefix, channel.namespace(), channel.token())
@@ -280,6 +285,11 @@ impl Subjects {
         format!("{}.barrier", self.prefix)
     }
 
+    /// Returns the words of a subject behind the prefix. `None` for a subject of something else.
+    pub fn words<'a>(&self, subject: &'a str) -> Option<impl Iterator<Item = &'a str> + use<'a>> {
+        Some(subject.strip_prefix(&*self.prefix)?.strip_prefix('.')?.split('.'))
+    }
+
     /// Returns the last token of a subject: a method.
     pub fn last_token(subject: &str) -> &str {
         subject.rsplit('.').next().unwrap_or_default()
@@ -343,6 +353,13 @@ mod tests {
     fn subjects_of_plain_channel_names_are_readable() {
         assert_eq!(subjects().channel(&Channel::parse("chat:lobby").unwrap()), "tide.ch.chat.lobby");
         assert_eq!(subjects().channel(&Channel::personal("42")), "tide.ch.user.42");
+    }
+
+    #[test]
+    fn a_marks_subject_is_in_the_namespaces_stream_and_belongs_to_no_channel() {
+        let mark = subjects().mark("chat", 7);
+        assert!(takes(&subjects().all_channels("chat").0, &mark));
+        assert_eq!(Token::decode(mark.rsplit('.').next().unwrap()), None);
     }
 
     #[test]

@@ -4,24 +4,40 @@
 
 use std::io::{IsTerminal, stderr};
 
-use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing::Subscriber;
+use tracing_subscriber::{
+    EnvFilter, Layer,
+    fmt::{self, MakeWriter},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
 use crate::config::{LogConfig, LogFormat};
 
 /// Sets up logging for this process. `main` calls it once.
 pub fn init(config: &LogConfig) -> anyhow::Result<()> {
+    Ok(subscriber(config, stderr)?.try_init()?)
+}
+
+/// What writes the log of a program with this configuration.
+pub fn subscriber<W>(config: &LogConfig, writer: W) -> anyhow::Result<impl Subscriber + Send + Sync>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
     let filter = EnvFilter::try_new(&config.level)
         .map_err(|error| anyhow::anyhow!("log.level = {:?} is not a filter: {error}", config.level))?;
+    let terminal = stderr().is_terminal();
     let json = match config.format {
         LogFormat::Json => true,
         LogFormat::Text => false,
-        LogFormat::Auto => !stderr().is_terminal(),
+        LogFormat::Auto => !terminal,
     };
-    let registry = tracing_subscriber::registry().with(filter);
-    if json {
-        registry.with(fmt::layer().json().flatten_event(true).with_writer(stderr)).try_init()?;
-    } else {
-        registry.with(fmt::layer().with_writer(stderr).with_target(false)).try_init()?;
-    }
-    Ok(())
+    let lines = fmt::layer().with_writer(writer);
+    let lines = match (json, terminal) {
+        (true, _) => lines.json().flatten_event(true).boxed(),
+        // In colour, unless NO_COLOR is set.
+        (false, true) => lines.with_target(false).boxed(),
+        (false, false) => lines.with_target(false).with_ansi(false).boxed(),
+    };
+    Ok(tracing_subscriber::registry().with(filter).with(lines))
 }

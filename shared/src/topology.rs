@@ -1,7 +1,10 @@
 //! The streams and consumers that a configuration needs, and the plan that creates or updates them.
 //!
 //! There are a few wide streams, never one for each channel or client. Messages are never moved. The streams of requests and
-//! answers are never deleted; a namespace's stream is deleted only to recreate it.
+//! answers are never deleted; a namespace's stream is deleted only to recreate it. The stream of its last messages is made of
+//! copies, so it is deleted and made anew whenever that is simpler.
+
+use std::collections::HashMap;
 
 use async_nats::jetstream::{
     self,
@@ -13,9 +16,12 @@ use serde_json::Value;
 
 use self::{
     migration::Way,
-    streams::{answers, consumer, dead_letters, parked, presence, publications, requests},
+    streams::{answers, consumer, dead_letters, last_messages, parked, presence, publications, requests},
 };
-use crate::config::{Config, Route};
+use crate::{
+    config::{Config, Namespace, Route},
+    subject::Subjects,
+};
 
 /// The stream of requests waiting for workers.
 pub const IN: &str = "TIDE_IN";
@@ -32,11 +38,15 @@ pub const PRESENCE: &str = "TIDE_PRESENCE";
 /// The metadata key that counts how often the stream's epoch was changed by `new_epoch`.
 const EPOCH: &str = "tidegate-epoch";
 
+mod last;
 mod migration;
 mod raised;
 mod streams;
 
-pub use self::raised::KeptMessages;
+pub use self::{
+    last::{last_stream, origin_epoch},
+    raised::KeptMessages,
+};
 
 /// Everything a configuration needs in the broker.
 #[derive(Debug, Clone)]
@@ -45,6 +55,8 @@ pub struct Topology {
     consumers: Vec<(&'static str, pull::Config)>,
     /// The streams that may be recreated although their messages are lost.
     expendable: Vec<String>,
+    /// The streams of last messages that no namespace needs.
+    unneeded: Vec<String>,
 }
 
 /// A step that brings the broker closer to the configuration.
@@ -60,9 +72,23 @@ enum Step {
     CreateStream(String),
     UpdateStream(String, Option<PersistenceMode>),
     RecreateStream(String),
+    RemoveStream(String),
     /// A change that no update can make, with the reason and the way out.
     Refuse(String),
     Consumer(&'static str, String),
+}
+
+impl Change {
+    /// Whether the stream or consumer does not exist yet.
+    pub fn creates(&self) -> bool {
+        match &self.step {
+            Step::CreateStream(_) => true,
+            Step::Consumer(..) => self.what.starts_with("create"),
+            Step::UpdateStream(..) | Step::RecreateStream(_) | Step::RemoveStream(_) | Step::Refuse(_) => {
+                false
+            }
+        }
+    }
 }
 
 /// Why the plan failed.
@@ -81,6 +107,20 @@ pub fn channel_stream(namespace: &str) -> String {
     format!("{CHANNELS}{namespace}")
 }
 
+/// Returns the stream that takes a subject. `None` for a subject that no stream takes.
+pub fn stream_of(subjects: &Subjects, subject: &str) -> Option<String> {
+    let mut words = subjects.words(subject)?;
+    Some(match words.next()? {
+        "in" => IN.to_owned(),
+        "park" | "due" => PARK.to_owned(),
+        "reply" => REPLY.to_owned(),
+        "dead" => DEAD.to_owned(),
+        "presence" => PRESENCE.to_owned(),
+        "ch" => channel_stream(words.next()?),
+        _ => return None,
+    })
+}
+
 /// Returns the name of the consumer that a route has on each of its two streams.
 pub fn consumer_name(route: &Route) -> &str {
     &route.name
@@ -97,14 +137,18 @@ impl Topology {
             dead_letters(config, &subjects),
             presence(config, &subjects),
         ];
-        streams.extend(config.all_namespaces().iter().map(|n| publications(config, &subjects, n)));
+        let namespaces = config.all_namespaces();
+        streams.extend(namespaces.iter().map(|n| publications(config, &subjects, n)));
+        let (proving, others): (Vec<_>, Vec<_>) = namespaces.iter().partition(|n| n.proves_quiet());
+        streams.extend(proving.iter().map(|n| last_messages(config, n)));
+        let unneeded = others.iter().map(|n: &&Namespace| last_stream(&n.name)).collect();
         let consumers = config.routes.iter().flat_map(|route| {
             [(IN, "in"), (PARK, "due")].into_iter().filter_map(|(stream, stage)| {
                 let filter = route.matches.filter(&subjects, stage)?;
                 Some((stream, consumer(config, route, filter)))
             })
         });
-        Self { streams, consumers: consumers.collect(), expendable: Vec::new() }
+        Self { streams, consumers: consumers.collect(), expendable: Vec::new(), unneeded }
     }
 
     /// The streams' names.
@@ -129,24 +173,42 @@ impl Topology {
     pub async fn plan(&self, jetstream: &jetstream::Context) -> Result<Vec<Change>, ApplyError> {
         let mut changes = self.plan_streams(jetstream).await?;
         changes.extend(self.plan_consumers(jetstream).await);
+        for name in &self.unneeded {
+            if read(jetstream, name).await?.is_some() {
+                let what = format!("remove stream {name}: its namespace does not need it");
+                changes.push(Change { what, step: Step::RemoveStream(name.clone()) });
+            }
+        }
         Ok(changes)
     }
 
     /// Compares the streams alone, because gateways need only them and may read nothing more.
     pub async fn plan_streams(&self, jetstream: &jetstream::Context) -> Result<Vec<Change>, ApplyError> {
         let mut changes = Vec::new();
+        // The epochs of the streams that stay.
+        let mut epochs = HashMap::new();
         for wanted in &self.streams {
             let name = wanted.name.clone();
-            match jetstream.get_stream(&name).await {
-                Ok(stream) => {
-                    changes.extend(self.change_of(wanted, stream.cached_info()));
-                }
-                Err(error) if is_absent(&error) => {
-                    let what = format!("create stream {name} for {}", wanted.subjects.join(", "));
-                    changes.push(Change { what, step: Step::CreateStream(name) });
-                }
-                Err(error) => return Err(failed(&format!("reading stream {name}"), &error)),
+            let Some(found) = read(jetstream, &name).await? else {
+                let content = match last::origin(wanted) {
+                    Some(origin) => format!("the last message of each channel of {origin}"),
+                    None => wanted.subjects.join(", "),
+                };
+                let what = format!("create stream {name} for {content}");
+                changes.push(Change { what, step: Step::CreateStream(name) });
+                continue;
+            };
+            let change = match last::why_anew(&found, wanted, &epochs) {
+                Some(reason) => Some(Change {
+                    what: format!("make stream {name} anew: {reason}"),
+                    step: Step::RecreateStream(name.clone()),
+                }),
+                None => self.change_of(wanted, &found),
+            };
+            if !matches!(change, Some(Change { step: Step::RecreateStream(_), .. })) {
+                epochs.insert(name, epoch(&found));
             }
+            changes.extend(change);
         }
         Ok(changes)
     }
@@ -218,10 +280,11 @@ impl Topology {
                 Step::Refuse(_) => {}
                 Step::RecreateStream(name) => {
                     jetstream.delete_stream(name).await.map_err(|e| failed(&change.what, &e))?;
-                    jetstream.create_stream(self.stream(name)).await.map_err(|e| failed(&change.what, &e))?;
+                    self.create(jetstream, name, &change.what).await?;
                 }
-                Step::CreateStream(name) => {
-                    jetstream.create_stream(self.stream(name)).await.map_err(|e| failed(&change.what, &e))?;
+                Step::CreateStream(name) => self.create(jetstream, name, &change.what).await?,
+                Step::RemoveStream(name) => {
+                    jetstream.delete_stream(name).await.map_err(|e| failed(&change.what, &e))?;
                 }
                 Step::UpdateStream(name, persist_mode) => {
                     let updated = self.update(jetstream, name, *persist_mode).await;
@@ -241,6 +304,17 @@ impl Topology {
                 }
             }
         }
+        Ok(())
+    }
+
+    async fn create(&self, jetstream: &jetstream::Context, name: &str, what: &str) -> Result<(), ApplyError> {
+        let mut wanted = self.stream(name);
+        if let Some(origin) = last::origin(&wanted) {
+            // The namespace's stream comes first in the plan.
+            let found = jetstream.get_stream(origin).await.map_err(|e| failed(what, &e))?;
+            wanted = last::of_epoch(wanted, epoch(found.cached_info()));
+        }
+        jetstream.create_stream(wanted).await.map_err(|e| failed(what, &e))?;
         Ok(())
     }
 
@@ -288,7 +362,23 @@ pub async fn new_epoch(jetstream: &jetstream::Context, namespace: &str) -> Resul
     let count = config.metadata.get(EPOCH).and_then(|count| count.parse::<u32>().ok()).unwrap_or_default();
     config.metadata.insert(EPOCH.to_owned(), count.saturating_add(1).to_string());
     let info = jetstream.update_stream(config).await.map_err(|e| failed(&what, &e))?;
-    Ok(epoch(&info))
+    let epoch = epoch(&info);
+    let last = last_stream(namespace);
+    if let Some(found) = read(jetstream, &last).await? {
+        jetstream.delete_stream(&last).await.map_err(|e| failed(&what, &e))?;
+        let anew = last::of_epoch(found.config, epoch.clone());
+        jetstream.create_stream(anew).await.map_err(|e| failed(&what, &e))?;
+    }
+    Ok(epoch)
+}
+
+/// Reads a stream. `None` if there is none of this name.
+async fn read(jetstream: &jetstream::Context, name: &str) -> Result<Option<Info>, ApplyError> {
+    match jetstream.get_stream(name).await {
+        Ok(stream) => Ok(Some(stream.cached_info().clone())),
+        Err(error) if is_absent(&error) => Ok(None),
+        Err(error) => Err(failed(&format!("reading stream {name}"), &error)),
+    }
 }
 
 fn is_absent(error: &jetstream::context::GetStreamError) -> bool {
@@ -332,5 +422,25 @@ fn is_unset(value: &Value) -> bool {
         Value::String(text) => text.is_empty(),
         Value::Array(items) => items.is_empty(),
         Value::Object(fields) => fields.is_empty(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stream_of_a_subject_is_the_one_that_takes_it() {
+        let subjects = Subjects::new("tide");
+        let streams = Topology::of(&Config::load(None, &[]).unwrap()).streams;
+        for stream in streams {
+            for filter in &stream.subjects {
+                let subject = filter.replace('*', "a").replace('>', "a.b");
+                assert_eq!(stream_of(&subjects, &subject), Some(stream.name.clone()), "{subject}");
+            }
+        }
+        for subject in ["tide.answer.a.b", "other.in.rpc.a.1.b.c", "tide", "tide.ch", "$JS.API.INFO"] {
+            assert_eq!(stream_of(&subjects, subject), None, "{subject}");
+        }
     }
 }

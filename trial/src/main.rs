@@ -4,8 +4,11 @@
 //! printed; only losses, duplicates and disorder fail a run.
 
 mod broker_cost;
+mod faults;
 mod idle;
+mod job;
 mod process;
+mod proxy;
 mod publisher;
 mod report;
 mod roundtrip;
@@ -65,6 +68,8 @@ enum Scenario {
     BrokerCost(broker_cost::Args),
     /// Cut connections, kill gateways and the broker; check what recovered subscribers received
     Torn(torn::Args),
+    /// Kill and stop every process, delete consumers, reset connections; check keyed requests and channels
+    Faults(faults::Args),
     /// Kill a gateway with thousands of subscribers; check that all recover in time
     Storm(storm::Args),
 }
@@ -98,6 +103,12 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
             write(cli.json.as_deref(), &outcome)?;
             return Ok(outcome.adds_up());
         }
+        Scenario::Faults(args) => {
+            let outcome = Box::pin(faults::run(args)).await?;
+            outcome.print();
+            write(cli.json.as_deref(), &outcome)?;
+            return Ok(outcome.adds_up());
+        }
         Scenario::BrokerCost(args) => {
             let outcome = Box::pin(broker_cost::run(args)).await?;
             outcome.print();
@@ -113,7 +124,7 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
         Scenario::Roundtrip(args) => roundtrip(outside, args, &mut report).await?,
         Scenario::Throughput(args) => throughput(outside, args, &mut report).await?,
         Scenario::Idle(args) => idle(outside, args, &mut report).await?,
-        Scenario::Torn(_) | Scenario::Storm(_) | Scenario::BrokerCost(_) => {}
+        Scenario::Torn(_) | Scenario::Storm(_) | Scenario::Faults(_) | Scenario::BrokerCost(_) => {}
     }
     report.print();
     if let Some(file) = &cli.json {

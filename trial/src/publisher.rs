@@ -15,6 +15,16 @@ use crate::subscriber::{Segment, SubscriberStats};
 /// How long the last publications may take to reach all subscribers.
 const SETTLE: Duration = Duration::from_secs(30);
 
+/// Connects as the NATS user of services.
+pub(crate) async fn connect_as_service(stack: &Stack) -> anyhow::Result<async_nats::Client> {
+    let user = &stack.config().nats.service;
+    let password = user.password.expose().to_owned();
+    let options = async_nats::ConnectOptions::with_user_and_password(user.user.clone(), password)
+        .custom_inbox_prefix(format!("_INBOX_{}", user.user))
+        .reconnect_delay_callback(|_| Duration::from_millis(100));
+    Ok(options.connect(stack.nats_url()).await?)
+}
+
 /// A publisher, and the sequences of what it has published, by channel.
 pub(crate) struct Publisher {
     jetstream: async_nats::jetstream::Context,
@@ -26,14 +36,7 @@ pub(crate) struct Publisher {
 impl Publisher {
     /// Connects as a service. Its channels are `<namespace>:c0` and so on.
     pub(crate) async fn connect(stack: &Stack, namespace: &str, channels: usize) -> anyhow::Result<Self> {
-        let user = &stack.config().nats.service;
-        let options = async_nats::ConnectOptions::with_user_and_password(
-            user.user.clone(),
-            user.password.expose().to_owned(),
-        )
-        .custom_inbox_prefix(format!("_INBOX_{}", user.user))
-        .reconnect_delay_callback(|_| Duration::from_millis(100));
-        let mut jetstream = async_nats::jetstream::new(options.connect(stack.nats_url()).await?);
+        let mut jetstream = async_nats::jetstream::new(connect_as_service(stack).await?);
         jetstream.set_timeout(Duration::from_millis(500));
         let stored = (0..channels).map(|_| Mutex::default()).collect();
         Ok(Self { jetstream, subject: format!("tide.ch.{namespace}.c"), stored })

@@ -14,14 +14,12 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::proxy::Proxy;
 use crate::{
+    proxy::Proxy,
     publisher::Publisher,
     stats::Percentiles,
     subscriber::{ReconnectBackoff, Subscriber, SubscriberStats},
 };
-
-mod proxy;
 
 /// The namespace everything happens in. History enough for the longest break; memory is not what is measured here.
 const CONFIG: &str = r#"

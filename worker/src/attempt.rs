@@ -1,10 +1,12 @@
-//! One attempt at a request: runs its handler with a time limit and catches its panics.
+//! One attempt at a request: runs its handler with a time limit and catches its panics. Log lines of the handler carry the
+//! request's id, the route and the attempt.
 
 use std::{any::Any, time::Duration};
 
 use tidegate_shared::header;
 use tokio::{runtime::Handle, sync::oneshot, task::JoinSet, time::timeout};
 use tower::ServiceExt;
+use tracing::{Instrument, Span};
 
 use crate::{answer::Answer, failure::Failure, handler::BoxedHandler, job::Job};
 
@@ -29,12 +31,13 @@ pub(crate) async fn run(
     limit: Duration,
 ) -> AttemptResult {
     let (begins, begun) = oneshot::channel();
+    let span = span(&job);
     let attempt = async move {
         let _ = begins.send(());
         handler.oneshot(job).await
     };
     let mut task = JoinSet::new();
-    task.spawn_on(attempt, handlers);
+    task.spawn_on(attempt.instrument(span), handlers);
     if timeout(limit, begun).await.is_err() {
         return AttemptResult::NotBegun;
     }
@@ -50,6 +53,12 @@ pub(crate) async fn run(
     }
 }
 
+/// What a handler's own log lines carry. Of the highest level, so that it is there whatever `log.level` lets through.
+fn span(job: &Job) -> Span {
+    let request = job.request();
+    tracing::error_span!("request", request.id = %request.id, route = request.route, attempt = job.attempt())
+}
+
 /// Returns the message of a panic on one line, cut to what fits in a header.
 pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied();
@@ -59,8 +68,68 @@ pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        io::{Read, Seek},
+        sync::{Arc, LazyLock},
+    };
+
+    use tidegate_shared::{
+        config::{LogConfig, LogFormat},
+        telemetry,
+    };
+    use tracing::{Dispatch, subscriber::NoSubscriber};
+
     use super::*;
     use crate::{handler::on, job::tests::job};
+
+    /// What a program with this configuration logs while a handler that warns runs.
+    async fn logged(level: &str, format: LogFormat) -> (Job, String) {
+        async fn handler() {
+            tokio::task::yield_now().await;
+            tracing::warn!("the database is slow");
+        }
+        // With a single subscriber, tracing asks the thread that first meets a span whether anybody wants it: another test's.
+        static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(NoSubscriber::new()));
+        LazyLock::force(&SECOND);
+        let mut captured = tempfile::tempfile().unwrap();
+        let writer = Arc::new(captured.try_clone().unwrap());
+        let config = LogConfig { level: level.to_owned(), format };
+        let subscriber = telemetry::subscriber(&config, writer).unwrap();
+        let _guard = tracing::subscriber::set_default(subscriber);
+        let job = job(None, b"1");
+        run(&Handle::current(), on(handler).with_state(()), job.clone(), Duration::from_secs(5)).await;
+        tracing::warn!("afterwards");
+        let mut text = String::new();
+        captured.rewind().unwrap();
+        captured.read_to_string(&mut text).unwrap();
+        (job, text)
+    }
+
+    #[tokio::test]
+    async fn a_handlers_own_log_lines_carry_request_route_and_attempt() {
+        for level in ["info", "warn"] {
+            let (job, text) = logged(level, LogFormat::Text).await;
+            let mut lines = text.lines();
+            let line = lines.next().unwrap();
+            let (id, route) = (&job.request().id, &job.request().route);
+            for part in [&format!("request.id={id}"), &format!("route={route:?}"), "attempt=2"] {
+                assert!(line.contains(part), "{level}: {part} is not in {line}");
+            }
+            assert!(line.contains("the database is slow"), "{line}");
+            assert!(!lines.next().unwrap().contains("request.id"), "the span ends with the handler");
+        }
+    }
+
+    #[tokio::test]
+    async fn so_do_log_lines_in_json() {
+        let (job, text) = logged("warn", LogFormat::Json).await;
+        let line: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+        assert_eq!(line["message"], "the database is slow");
+        let expected = serde_json::json!({
+            "name": "request", "request.id": job.request().id.to_string(), "route": job.request().route, "attempt": 2
+        });
+        assert_eq!(line["span"], expected);
+    }
 
     async fn ended<M: 'static>(handler: impl crate::Handler<M, ()>) -> AttemptResult {
         run(&Handle::current(), on(handler).with_state(()), job(None, b"1"), Duration::from_secs(5)).await

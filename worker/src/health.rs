@@ -9,7 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use tidegate_shared::{broker::Broker, lifecycle::Lifecycle};
+use tidegate_shared::{broker::Broker, fault::Fault, lifecycle::Lifecycle};
 use tokio::net::TcpListener;
 
 use crate::metrics::Metrics;
@@ -35,16 +35,19 @@ impl Health {
         let _ = self.started.set((broker, metrics));
     }
 
-    /// Why the worker takes no requests now. `None` when it does.
-    fn unready(&self) -> Option<&'static str> {
+    /// Why the worker does not do all of its work now, one sentence a line. `None` when it does.
+    fn unready(&self) -> Option<String> {
         if self.lifecycle.is_draining() {
-            return Some("draining: finishing what was begun");
+            return Some("draining: finishing what was begun".to_owned());
         }
-        match self.started.get() {
-            None => Some("starting: waiting for NATS or for the routes' consumers"),
-            Some((broker, _)) if !broker.is_connected() => Some("not connected to NATS"),
-            Some(_) => None,
+        let Some((broker, _)) = self.started.get() else {
+            return Some("starting: waiting for NATS or for the routes' consumers".to_owned());
+        };
+        if !broker.is_connected() {
+            return Some("not connected to NATS".to_owned());
         }
+        let faults: Vec<String> = broker.health().open().iter().map(Fault::to_string).collect();
+        (!faults.is_empty()).then(|| faults.join("\n"))
     }
 }
 
@@ -68,7 +71,10 @@ async fn ready(State(health): State<Arc<Health>>) -> Response {
 }
 
 async fn metrics(State(health): State<Arc<Health>>) -> Response {
-    let page = health.started.get().map(|(_, metrics)| metrics.render());
+    let page = health.started.get().map(|(broker, metrics)| {
+        metrics.faults(&broker.health().open());
+        metrics.render()
+    });
     match page.unwrap_or_else(|| Metrics::new().render()) {
         Ok(page) => {
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -7,6 +7,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::{Registry, Unit},
 };
+use tidegate_shared::fault::Fault;
 
 /// Upper bounds of the histogram buckets, in seconds: from a handler that echoes to one that waits for a slow service.
 const BUCKETS: [f64; 13] =
@@ -62,6 +63,12 @@ struct ByEnding {
     outcome: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByFault {
+    place: String,
+    problem: &'static str,
+}
+
 /// The metrics of one worker, by route.
 #[derive(Debug)]
 pub struct Metrics {
@@ -71,6 +78,7 @@ pub struct Metrics {
     handling: Family<ByRoute, Histogram>,
     waiting: Family<ByRoute, Histogram>,
     handler_delay: Gauge<f64, AtomicU64>,
+    faults: Family<ByFault, Gauge>,
 }
 
 impl Metrics {
@@ -90,7 +98,9 @@ impl Metrics {
         let handler_delay = Gauge::default();
         let help = "How long the handlers' runtime took to begin a task when it was last checked";
         registry.register_with_unit("handler_delay", help, Unit::Seconds, handler_delay.clone());
-        Self { registry, requests, in_flight, handling, waiting, handler_delay }
+        let faults = Family::default();
+        registry.register("faults", "Open faults of the broker, by where and what", faults.clone());
+        Self { registry, requests, in_flight, handling, waiting, handler_delay, faults }
     }
 
     /// Writes all metrics in the text format of Prometheus.
@@ -111,6 +121,15 @@ impl Metrics {
 
     pub(crate) fn handlers_began(&self, delay: Duration) {
         self.handler_delay.set(delay.as_secs_f64());
+    }
+
+    /// Shows these faults, and no others.
+    pub(crate) fn faults(&self, open: &[Fault]) {
+        self.faults.clear();
+        for fault in open {
+            let labels = ByFault { place: fault.place.label().to_owned(), problem: fault.problem.label() };
+            self.faults.get_or_create(&labels).inc();
+        }
     }
 
     /// Counts a handler as running, and times it, until the returned value is dropped.

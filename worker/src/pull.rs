@@ -8,7 +8,10 @@ use std::time::Duration;
 use async_nats::{Message, StatusCode, Subscriber, jetstream};
 use futures_util::StreamExt;
 use serde_json::json;
-use tidegate_shared::broker::Broker;
+use tidegate_shared::{
+    broker::{Broker, Link},
+    fault::{Place, Problem},
+};
 use tokio::{sync::watch, time::timeout};
 
 /// How long a pull stays open when no message arrives.
@@ -18,11 +21,15 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 /// How long draining the subscription may take.
 const CLOSING: Duration = Duration::from_secs(2);
 
+/// What the broker says to an open pull when its consumer is deleted.
+const CONSUMER_DELETED: &str = "Consumer Deleted";
+
 /// Pulls the messages of one consumer.
 #[derive(Debug)]
 pub(crate) struct Puller {
     broker: Broker,
-    connection: watch::Receiver<bool>,
+    link: watch::Receiver<Link>,
+    place: Place,
     next_subject: String,
     inbox: String,
     subscriber: Option<Subscriber>,
@@ -39,6 +46,8 @@ pub(crate) enum PullError {
     Disconnected,
     #[error("no heartbeat for {} s", (HEARTBEAT * 2).as_secs())]
     NoHeartbeat,
+    #[error("the consumer does not exist or has no leader")]
+    NoConsumer,
     #[error("{0}")]
     Refused(String),
 }
@@ -46,7 +55,8 @@ pub(crate) enum PullError {
 impl Puller {
     pub(crate) fn new(broker: Broker, stream: &str, consumer: &str) -> Self {
         Self {
-            connection: broker.connection(),
+            link: broker.link(),
+            place: Place::Pull { stream: stream.to_owned(), consumer: consumer.to_owned() },
             next_subject: format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"),
             inbox: broker.client().new_inbox(),
             subscriber: None,
@@ -58,7 +68,7 @@ impl Puller {
 
     /// Begins a pull of up to `wanted` messages. Waits while NATS is disconnected.
     pub(crate) async fn ask(&mut self, wanted: usize) -> Result<(), PullError> {
-        let up = self.connection.wait_for(|up| *up).await.is_ok();
+        let up = self.link.wait_for(|link| link.up).await.is_ok();
         if !up {
             return Err(PullError::Disconnected);
         }
@@ -78,13 +88,37 @@ impl Puller {
 
     /// The next message of the pull. `None` when the pull is over. Cancel safe: a dropped call loses no message.
     pub(crate) async fn next(&mut self) -> Result<Option<jetstream::Message>, PullError> {
+        let next = self.next_in_pull().await;
+        let problem = match &next {
+            Ok(_) => None,
+            Err(PullError::Disconnected) => return next,
+            Err(PullError::NoConsumer) => Some(Problem::Missing),
+            Err(PullError::NoHeartbeat) => Some(Problem::Silent),
+            Err(PullError::Refused(text)) => Some(Problem::Failing(text.clone())),
+        };
+        self.note(problem);
+        next
+    }
+
+    /// Notes whether the consumer delivers.
+    fn note(&self, problem: Option<Problem>) {
+        match problem {
+            None => {
+                self.broker.health().works(|| self.place.clone());
+                self.broker.health().works(|| Place::Publish(self.next_subject.clone()));
+            }
+            Some(problem) => self.broker.health().met(&self.place, problem),
+        }
+    }
+
+    async fn next_in_pull(&mut self) -> Result<Option<jetstream::Message>, PullError> {
         while self.outstanding > 0 {
             let Some(subscriber) = &mut self.subscriber else { return Err(PullError::Disconnected) };
             let message = tokio::select! {
                 biased;
                 message = timeout(HEARTBEAT * 2, subscriber.next()) => message.map_err(|_| PullError::NoHeartbeat)?,
                 // The connection went down or up: the broker has forgotten this pull either way.
-                _ = self.connection.changed() => return Err(PullError::Disconnected),
+                _ = self.link.changed() => return Err(PullError::Disconnected),
             };
             let Some(message) = message else {
                 self.subscriber = None;
@@ -95,16 +129,15 @@ impl Puller {
                     self.outstanding -= 1;
                     return Ok(Some(self.delivered(message)));
                 }
-                Some(StatusCode::IDLE_HEARTBEAT) => {}
+                Some(StatusCode::IDLE_HEARTBEAT) => self.note(None),
                 Some(_) if !self.is_current(&message) => {}
                 Some(StatusCode::TIMEOUT | StatusCode::NOT_FOUND) => break,
-                Some(StatusCode::NO_RESPONDERS) => {
-                    return Err(PullError::Refused(
-                        "the consumer does not exist or has no leader".to_owned(),
-                    ));
-                }
+                Some(StatusCode::NO_RESPONDERS) => return Err(PullError::NoConsumer),
                 Some(status) => {
                     let description = message.description.unwrap_or_default();
+                    if description.eq_ignore_ascii_case(CONSUMER_DELETED) {
+                        return Err(PullError::NoConsumer);
+                    }
                     return Err(PullError::Refused(format!("{status} {description}")));
                 }
             }

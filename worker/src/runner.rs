@@ -62,9 +62,8 @@ impl Runner {
                 pauses.succeeded();
                 continue;
             };
-            if pauses.failures() == 0 {
-                tracing::warn!(route = self.route.name(), stream, %error, "a pull failed: trying again until one succeeds");
-            }
+            // What others would meet too is a fault, which is logged as such.
+            tracing::debug!(route = self.route.name(), stream, %error, "a pull failed: trying again");
             tokio::select! {
                 () = lifecycle.draining() => break,
                 () = tokio::time::sleep(pauses.failed()) => {}

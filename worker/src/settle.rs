@@ -231,9 +231,9 @@ impl Settlement {
             return self.bury(reason).await;
         }
         let delay = after.unwrap_or_else(|| backoff::delay(route.backoff, self.attempts, rand::random()));
-        // An attempt that fails has not ended its worker.
-        let parked =
-            Parked { delay, attempt: failed, mark: format!("a{failed}"), suspicion: Suspicion::None };
+        // An attempt that fails has not ended its worker. The same attempt of another life of the key has another place.
+        let mark = format!("a{failed}.{}", self.delivery.place());
+        let parked = Parked { delay, attempt: failed, mark, suspicion: Suspicion::None };
         self.park(parked, ending).await
     }
 

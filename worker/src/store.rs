@@ -20,8 +20,6 @@ use crate::backoff::Pauses;
 
 /// The pause after the first failed call.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-/// Every this many failed calls there is a warning.
-const FAILURES_PER_WARNING: u32 = 10;
 
 /// Which call stored the message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,8 +82,7 @@ pub(crate) async fn answer(broker: &Broker, subjects: &Subjects, id: &RequestId)
 }
 
 async fn pause(pauses: &mut Pauses, operation: &'static str, refusal: &Refusal, subject: &str) {
-    if pauses.failures().is_multiple_of(FAILURES_PER_WARNING) {
-        tracing::warn!(operation, %refusal, nats.subject = subject, "the broker refused a call: trying again until it succeeds");
-    }
+    // What other messages would meet too is a fault of the broker, which is logged as such.
+    tracing::debug!(operation, %refusal, nats.subject = subject, "the broker refused a call: trying again until it succeeds");
     tokio::time::sleep(pauses.failed()).await;
 }

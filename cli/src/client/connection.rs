@@ -56,6 +56,7 @@ impl Client {
         task.spawn(SocketDriver::new(socket, options.encoding, queue, events, Arc::clone(&shared)).run());
         let connect = ConnectRequest {
             token: options.token.unwrap_or_default(),
+            subs: options.subs,
             name: "tidegate".to_owned(),
             version: VERSION.to_owned(),
             ..ConnectRequest::default()

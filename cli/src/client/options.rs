@@ -1,8 +1,8 @@
 //! How a client connects.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
-use tidegate_shared::protocol::Encoding;
+use tidegate_shared::protocol::{Encoding, SubscribeRequest};
 
 /// The settings of one connection.
 #[derive(Debug, Clone)]
@@ -17,6 +17,8 @@ pub struct Options {
     pub timeout: Duration,
     /// The capacity of the event queue.
     pub events: usize,
+    /// The positions from which server-side subscriptions are resumed, by channel.
+    pub subs: BTreeMap<String, SubscribeRequest>,
     /// The `Origin` a browser would send.
     pub origin: Option<String>,
 }
@@ -30,6 +32,7 @@ impl Options {
             encoding: Encoding::Json,
             timeout: Duration::from_secs(5),
             events: 256,
+            subs: BTreeMap::new(),
             origin: None,
         }
     }

@@ -1,16 +1,19 @@
 //! `tidegate up`: runs the local stack until `tidegate down` or a signal.
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use std::{convert::Infallible, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use tidegate_cli::{
     output,
-    stack::{Stack, control::ControlServer, server},
+    stack::{Stack, control::ControlServer, server, setup},
 };
 use tidegate_shared::lifecycle::Lifecycle;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::command::{ConfigArgs, DirArgs, banner, detach};
+
+/// How often `tidegate up` looks whether a stream or a consumer is missing.
+const TOPOLOGY_PAUSE: Duration = Duration::from_secs(3);
 
 /// Arguments of `tidegate up`.
 #[derive(Debug, clap::Args)]
@@ -99,6 +102,28 @@ async fn hold(args: &Args, stack: &Arc<Stack>, lifecycle: &Lifecycle) -> anyhow:
     tokio::select! {
         () = control.serve(stack, lifecycle) => {}
         () = ending => {}
+        never = keep_topology(stack) => match never {},
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Creates streams and consumers again that somebody deleted. Only the setup user may do that, and only this program has it.
+async fn keep_topology(stack: &Stack) -> Infallible {
+    let mut broker = None;
+    loop {
+        tokio::time::sleep(TOPOLOGY_PAUSE).await;
+        if broker.is_none() {
+            broker = setup::connect(stack.config()).await.ok();
+        }
+        let Some(broker) = broker.as_ref().filter(|broker| broker.is_connected()) else { continue };
+        match setup::create_missing(broker, stack.config()).await {
+            Ok(created) => {
+                for change in created {
+                    output::note(format!("was missing: {}", change.what));
+                }
+            }
+            // The broker may be ending: the next look says whether anything is missing.
+            Err(error) => tracing::debug!(%error, "cannot look for missing streams"),
+        }
+    }
 }

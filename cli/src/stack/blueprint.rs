@@ -24,6 +24,8 @@ pub(crate) struct Blueprint {
     pub(crate) config_file: PathBuf,
     pub(crate) dir: PathBuf,
     pub(crate) nats_server: PathBuf,
+    /// The program of the workers.
+    pub(crate) worker: String,
     pub(crate) free_ports: bool,
     /// The password of the broker's user who may do everything in the account of the streams. Only stacks of tests have one.
     pub(crate) admin: Option<String>,
@@ -94,7 +96,7 @@ impl Blueprint {
         };
         variables.extend(self.variables_of(&name));
         let spec = ProcessSpec {
-            program: program(&format!("tidegate-{kind}"))?,
+            program: program(if kind == Kind::Worker { &self.worker } else { "tidegate-gateway" })?,
             name,
             kind,
             args,

@@ -33,6 +33,7 @@ pub struct Builder {
     config: ConfigSource,
     gateways: usize,
     workers: usize,
+    worker: String,
     dir: Option<PathBuf>,
     free_ports: bool,
     variables: Vec<(String, String, String)>,
@@ -53,6 +54,7 @@ impl Default for Builder {
             config: ConfigSource::Text(String::new()),
             gateways: 0,
             workers: 0,
+            worker: "tidegate-worker".to_owned(),
             dir: None,
             free_ports: true,
             variables: Vec::new(),
@@ -96,6 +98,13 @@ impl Builder {
     #[must_use]
     pub fn workers(mut self, count: usize) -> Self {
         self.workers = count;
+        self
+    }
+
+    /// Sets the program of the workers, one of the workspace's. Default: the stock worker.
+    #[must_use]
+    pub fn worker_program(mut self, name: impl Into<String>) -> Self {
+        self.worker = name.into();
         self
     }
 
@@ -175,6 +184,7 @@ impl Builder {
             config,
             config_file,
             nats_server,
+            worker: self.worker.clone(),
             free_ports: self.free_ports,
             admin: self.dir.is_none().then(random_token::<20>),
             variables: self.variables.clone(),

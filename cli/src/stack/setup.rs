@@ -37,3 +37,10 @@ pub async fn apply(broker: &Broker, config: &Config) -> anyhow::Result<Vec<Chang
     Topology::of(config).apply(broker.jetstream(), &plan).await?;
     Ok(plan)
 }
+
+/// Creates streams and consumers that are missing, and changes no others. Returns the changes.
+pub async fn create_missing(broker: &Broker, config: &Config) -> anyhow::Result<Vec<Change>> {
+    let missing: Vec<Change> = plan(broker, config).await?.into_iter().filter(Change::creates).collect();
+    Topology::of(config).apply(broker.jetstream(), &missing).await?;
+    Ok(missing)
+}

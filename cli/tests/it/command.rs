@@ -3,7 +3,12 @@
 use std::{
     path::Path,
     process::{Command, Output},
+    time::Duration,
 };
+
+use async_nats::jetstream::consumer::pull;
+use tidegate_cli::stack::setup;
+use tidegate_shared::config::Config;
 
 use crate::support::{eventually, exists};
 
@@ -57,6 +62,28 @@ async fn a_detached_stack_is_inspected_scaled_and_stopped() {
     assert_eq!(pids.into_iter().filter(|pid| exists(*pid)).count(), 0);
     assert!(ok(dir, &["down"]).contains("nothing runs"));
     assert!(!tidegate(dir, &["status"]).status.success());
+}
+
+#[tokio::test]
+async fn a_stack_creates_a_deleted_consumer_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let route = "[[route]]\nname = 'echo'\nmatch = 'rpc.echo'\nhandler = 'echo'\n";
+    std::fs::write(dir.join("tidegate.toml"), route).unwrap();
+    up(dir);
+    let nats = status(dir).into_iter().find(|process| process.name == "nats").unwrap();
+    let variables = [("TIDEGATE_NATS__URL".to_owned(), nats.address)].into();
+    let config = Config::from_sources(Some(&dir.join("tidegate.toml")), variables, &[]).unwrap();
+    let broker = setup::connect(&config).await.unwrap();
+    let stream = broker.jetstream().get_stream("TIDE_IN").await.unwrap();
+    stream.delete_consumer("echo").await.unwrap();
+    let again = async {
+        while stream.get_consumer::<pull::Config>("echo").await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), again).await.expect("the consumer is there again");
+    ok(dir, &["down"]);
 }
 
 #[tokio::test]

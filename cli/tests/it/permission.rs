@@ -81,6 +81,12 @@ impl Scene {
             program.serve(&access).await;
             programs.push(program);
         }
+        // The streams of last messages copy the others; they may be behind.
+        let kept = async |stream: &str| {
+            admin.jetstream().get_stream(stream).await.unwrap().cached_info().state.messages
+        };
+        while kept("TIDE_LAST_chat").await < kept("TIDE_CH_chat").await {}
+        while kept("TIDE_LAST_kept").await < kept("TIDE_CH_kept").await {}
         Self { stack, admin, access, programs, targets }
     }
 

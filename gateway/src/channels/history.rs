@@ -21,6 +21,7 @@ use tidegate_shared::{
 };
 use tokio::sync::Semaphore;
 
+use self::last::LastMessages;
 use super::message::{is_removal, read_publication};
 use crate::channels::feed::{
     Feed, Limit,
@@ -33,6 +34,9 @@ const READS: usize = 16;
 /// How long a stream's end is reused for channels that begin. A stale end is safe: messages behind it arrive live.
 const END_AGE: Duration = Duration::from_millis(200);
 
+mod last;
+mod marks;
+mod quiet;
 mod read;
 mod tail;
 
@@ -52,6 +56,8 @@ struct NamespaceStream {
     ttl: Duration,
     /// Cache mode: clients recover the newest publication only.
     cache: bool,
+    /// What proves that a quiet channel has had nothing newer than its history shows. `None` in cache mode.
+    last: Option<LastMessages>,
     epoch: RwLock<Arc<str>>,
     /// The newest sequence this gateway has seen in the stream, where it receives all of it.
     seen: AtomicU64,
@@ -68,25 +74,35 @@ pub(crate) struct ChannelStart {
 }
 
 impl History {
-    pub(crate) fn new(broker: Broker, subjects: Subjects, namespaces: &[Namespace], limit: Limit) -> Self {
+    pub(crate) fn new(
+        broker: Broker,
+        subjects: Subjects,
+        namespaces: &[Namespace],
+        last_ttl: Duration,
+        limit: Limit,
+    ) -> Self {
         let kept = namespaces.iter().filter(|namespace| namespace.has_history()).map(|namespace| {
             let kept = NamespaceStream {
                 stream: channel_stream(&namespace.name),
                 ttl: namespace.history_ttl,
                 cache: namespace.is_cache(),
+                last: namespace.proves_quiet().then(|| {
+                    LastMessages::new(&subjects, &namespace.name, last_ttl.max(namespace.history_ttl))
+                }),
                 epoch: RwLock::new("".into()),
                 seen: AtomicU64::new(0),
                 end: tokio::sync::Mutex::default(),
             };
             (namespace.name.clone(), kept)
         });
+        let streams = kept.collect();
         Self {
             broker,
             subjects,
             limit,
             backlogs: Semaphore::new(READS),
             pages: Semaphore::new(READS),
-            streams: kept.collect(),
+            streams,
         }
     }
 
@@ -131,6 +147,13 @@ impl History {
             kept.seen.fetch_max(facts.last_seq, Ordering::AcqRel);
         }
         Ok(((replaced || cut) && !first).then_some(facts.last_seq))
+    }
+
+    /// Stores a mark in a namespace's stream, if one is due.
+    pub(crate) async fn mark(&self, namespace: &str) {
+        if let Some(last) = self.streams.get(namespace).and_then(|kept| kept.last.as_ref()) {
+            last.mark(&self.broker).await;
+        }
     }
 
     /// The epoch of a channel's offsets.

@@ -1,5 +1,5 @@
-//! Compares the positions of channels with their streams. After a lost connection to the broker, no live message may
-//! follow that would show the gap.
+//! Compares the positions of channels with their streams. After a lost connection to the broker, or messages that were dropped
+//! because a subscription was too slow, no live message may follow that would show the gap.
 
 use std::{sync::Arc, time::Duration};
 
@@ -30,7 +30,7 @@ pub(super) struct Positions {
 }
 
 impl Positions {
-    /// Compares after every reconnect to the broker, and every `CHECK_INTERVAL`. Each namespace has a task of its own: a
+    /// Compares after every possible loss of messages, and every `CHECK_INTERVAL`. Each namespace has a task of its own: a
     /// stream that is broken or deleted stops no other namespace.
     pub(super) fn watch(self: &Arc<Self>) {
         for namespace in self.history.namespaces() {
@@ -41,10 +41,10 @@ impl Positions {
     }
 
     async fn watch_one(&self, namespace: &str) {
-        let mut reconnects = self.broker.reconnects();
+        let mut losses = self.broker.losses();
         loop {
             tokio::select! {
-                () = reconnects.next() => {}
+                () = losses.next() => {}
                 () = tokio::time::sleep(CHECK_INTERVAL) => {}
                 () = self.lifecycle.finishing() => return,
             }
@@ -53,22 +53,19 @@ impl Positions {
                 // After a reconnect the stream may be another one, so the comparison begins anew.
                 let checked = tokio::select! {
                     checked = self.check(namespace) => checked,
-                    () = reconnects.next() => Err(Refusal::Unavailable("the connection was lost".to_owned())),
+                    () = losses.reconnected() => Err(Refusal::Unavailable("the connection was lost".to_owned())),
                     () = self.lifecycle.finishing() => return,
                 };
                 let Err(refusal) = checked else { break };
-                if pause == CHECK_PAUSE_LIMIT {
-                    tracing::warn!(namespace, %refusal, "positions cannot be compared: does the stream exist?");
-                } else {
-                    tracing::debug!(namespace, %refusal, "positions cannot be compared yet");
-                }
+                // Broken streams are faults, which are logged as such.
+                tracing::debug!(namespace, %refusal, "positions cannot be compared yet");
                 // The pause grows even if every comparison loses the connection, so that it is not lost all the time.
                 let again = async {
                     if self.broker.is_connected() {
                         tokio::time::sleep(pause).await;
                         pause = (pause * 2).min(CHECK_PAUSE_LIMIT);
                     } else {
-                        let _ = tokio::time::timeout(CHECK_INTERVAL, reconnects.next()).await;
+                        let _ = tokio::time::timeout(CHECK_INTERVAL, losses.reconnected()).await;
                     }
                 };
                 tokio::select! {
@@ -80,6 +77,7 @@ impl Positions {
     }
 
     async fn check(&self, namespace: &str) -> Result<(), Refusal> {
+        self.history.mark(namespace).await;
         if let Some(position) = self.history.refresh(namespace).await? {
             tracing::warn!(namespace, "the stream of a namespace is another one, or has lost its end");
             for feed in self.hub.feeds(&format!("{namespace}.")) {

@@ -72,6 +72,7 @@ impl Receiver {
         // Read before the first message is handled: this also sets the end of each stream.
         for namespace in self.history.namespaces() {
             self.history.refresh(namespace).await?;
+            self.history.mark(namespace).await;
         }
         for (name, messages, handler) in subscriptions {
             let this = Arc::clone(self);

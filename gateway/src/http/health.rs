@@ -8,7 +8,12 @@ use axum::{
     http::{StatusCode, header::CONTENT_TYPE},
     response::IntoResponse,
 };
-use tidegate_shared::{broker::Broker, lifecycle::Lifecycle};
+use tidegate_shared::{
+    broker::Broker,
+    fault::{Fault, Place, Problem},
+    lifecycle::Lifecycle,
+    topology::{IN, PRESENCE},
+};
 
 use super::ApiDoor;
 use crate::metrics::Metrics;
@@ -27,16 +32,79 @@ pub(super) async fn live() -> &'static str {
     "alive\n"
 }
 
-pub(super) async fn ready(State(health): State<Health>) -> (StatusCode, &'static str) {
+pub(super) async fn ready(State(health): State<Health>) -> (StatusCode, String) {
+    let unavailable = |why: &str| (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n"));
     if health.lifecycle.is_draining() {
-        (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
-    } else if health.serving.get().is_some_and(Broker::is_connected) {
-        (StatusCode::OK, "ready\n")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "not connected to NATS\n")
+        return unavailable("draining");
+    }
+    match health.serving.get().filter(|broker| broker.is_connected()) {
+        None => unavailable("not connected to NATS"),
+        Some(broker) => readiness(&broker.health().open()),
+    }
+}
+
+/// What faults of the broker mean for a gateway. While a part of the work is possible it stays ready and says what is not: the
+/// other gateways have the same broker, so nothing is gained where clients are sent to them.
+fn readiness(faults: &[Fault]) -> (StatusCode, String) {
+    let stopped = faults.iter().any(stops_everything);
+    let status = if stopped { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    let head = match (status, faults) {
+        (_, []) => "ready",
+        (StatusCode::OK, _) => "ready, but with faults",
+        _ => "not ready",
+    };
+    let sentences = faults.iter().map(Fault::to_string);
+    (status, [head.to_owned()].into_iter().chain(sentences).collect::<Vec<_>>().join("\n") + "\n")
+}
+
+/// Whether a fault leaves a gateway without its purpose: it stores no requests, or no lease, without which the others take it for
+/// gone. A full stream is not such a fault, because clients can fill one.
+fn stops_everything(fault: &Fault) -> bool {
+    let broken = !matches!(fault.problem, Problem::Full(_) | Problem::Forbidden);
+    match &fault.place {
+        Place::Store(stream) => (stream.starts_with(IN) && broken) || stream == PRESENCE,
+        Place::Read(_) | Place::Pull { .. } | Place::Publish(_) | Place::Subscribe(_) => false,
     }
 }
 
 pub(super) async fn metrics(State(health): State<Health>) -> impl IntoResponse {
+    if let Some(broker) = health.serving.get() {
+        health.metrics.faults(&broker.health().open());
+    }
     ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], health.metrics.page())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tidegate_shared::topology::DEAD;
+
+    use super::*;
+
+    fn fault(place: Place, problem: Problem) -> Fault {
+        Fault { place, problem, lasts: Duration::from_secs(3) }
+    }
+
+    #[test]
+    fn a_gateway_that_can_do_a_part_of_its_work_stays_ready_and_says_what_is_broken() {
+        let store = |stream: &str| Place::Store(stream.to_owned());
+        let full = || Problem::Full("maximum bytes exceeded".to_owned());
+        for (place, problem, expected) in [
+            (store(IN), Problem::Silent, 503),
+            (store(IN), Problem::Missing, 503),
+            (store(IN), full(), 200),
+            (store(PRESENCE), full(), 503),
+            (store("TIDE_CH_chat"), Problem::Missing, 200),
+            (store(DEAD), full(), 200),
+            (Place::Read("TIDE_CH_chat".to_owned()), Problem::Missing, 200),
+            (Place::Subscribe("tide.ctl.*".to_owned()), Problem::Forbidden, 200),
+        ] {
+            let fault = fault(place, problem);
+            let (status, page) = readiness(std::slice::from_ref(&fault));
+            assert_eq!(status.as_u16(), expected, "{fault}");
+            assert!(page.ends_with(&format!("\n{fault}\n")), "{page}");
+        }
+        assert_eq!(readiness(&[]), (StatusCode::OK, "ready\n".to_owned()));
+    }
 }

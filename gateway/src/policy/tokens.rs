@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde_json::Value;
-use tidegate_shared::config::Config;
+use tidegate_shared::{config::Config, header};
 
 use self::{
     claims::{Claims, Parts, info, said_as, seconds},
@@ -257,7 +257,7 @@ impl Verifier {
     /// Whether a text can be a user id. It travels in headers: one line, no white space at its ends. It is the end of the
     /// names of the user's personal channels, which limits its length.
     pub(crate) fn is_user_id(&self, user: &str) -> bool {
-        user.len() <= self.longest_user && !user.chars().any(char::is_control) && user.trim() == user
+        user.len() <= self.longest_user && header::carries(user)
     }
 
     /// The index of the issuer with exactly this `iss`, else of the one without a configured `iss`.

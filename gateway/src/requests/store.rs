@@ -164,19 +164,19 @@ impl Store {
                 // The live copy may have been missed.
                 Err(_) => self.stored_answer(&request).await.ok().flatten(),
             },
-            answer = self.answer_after_reconnect(&request) => Some(answer),
+            answer = self.answer_after_loss(&request) => Some(answer),
         };
         let Some(answer) = stored else { return CallEnd::Failed(late(&request)) };
         self.waiting.answered_from_store(&request.id);
         same_request(&request, answer)
     }
 
-    /// Looks a request's answer up whenever the connection to the broker is back: the live copy may have been missed while it
-    /// was away. Pending until the answer is found.
-    async fn answer_after_reconnect(&self, request: &Request) -> Answer {
-        let mut reconnects = self.broker.reconnects();
+    /// Looks a request's answer up whenever messages may have been missed: the live copy may be one of them. Pending until the
+    /// answer is found.
+    async fn answer_after_loss(&self, request: &Request) -> Answer {
+        let mut losses = self.broker.losses();
         loop {
-            reconnects.next().await;
+            losses.next().await;
             if let Ok(Some(answer)) = self.stored_answer(request).await {
                 return answer;
             }

@@ -7,6 +7,7 @@ use tidegate_shared::{
     channel::Channel,
     config::{AnswerMode, Route},
     envelope::{self, Request},
+    header,
     id::RequestId,
     protocol::{ClientInfo, Encoding, Error, Publication, PublishRequest, RpcRequest, codes},
     route::Method,
@@ -83,6 +84,12 @@ impl Session {
             return refuse(id, error);
         }
         if let Some(route) = self.rules.deciding_route(&channel) {
+            // The worker would see another channel.
+            if !header::carries(channel.name()) {
+                let why =
+                    "a worker decides about this channel, whose name must have no white space at its ends";
+                return refuse(id, codes::BAD_REQUEST.because(why));
+            }
             let text = |json: &Bytes| (!json.is_empty()).then(|| String::from_utf8_lossy(json).into_owned());
             let submitted = RequestId::plain(&self.rules.gateway);
             let submitted = Request {

@@ -367,6 +367,11 @@ fn a_publish_becomes_a_request_where_a_worker_decides() {
     assert_eq!((request.route.as_str(), request.user.as_deref()), ("rooms", Some("42")));
     assert_eq!((request.method.as_deref(), request.info.as_deref()), (None, Some(r#"{"name":"Ann"}"#)));
     assert_eq!(request.channel.as_ref().map(Channel::name), Some("room:a b"));
+    for odd in ["room:a ", "room:a\u{a0}", "room:a\u{3000}"] {
+        let effects = script.publish(odd, "1");
+        let [Effect::Reply(reply)] = &effects[..] else { panic!("{odd:?}: {effects:?}") };
+        assert_eq!(reply.error.as_ref().map(|error| error.code), Some(107), "the worker would see room:a");
+    }
     assert!(matches!(&script.publish("chat:x", "1")[..], [Effect::Publish { .. }]));
 }
 

@@ -191,7 +191,8 @@ async fn a_later_answer_is_recovered_by_a_user_that_was_disconnected() {
     stack.resume("worker-1").unwrap();
     let dead = async_nats::jetstream::new(admin(&stack).await);
     let personal = dead.get_stream("TIDE_CH_user").await.unwrap();
-    eventually("it is answered", || async { personal.get_info().await.unwrap().state.messages == 2 }).await;
+    let newest = || personal.get_last_raw_message_by_subject("tide.ch.user.42");
+    eventually("it is answered", || async { newest().await.unwrap().payload == "\"second\"" }).await;
     let mut back = tidegate_cli::client::raw::RawClient::open(&tidegate_cli::client::Options::new(
         crate::support::url(&stack, 1),
     ))

@@ -7,7 +7,7 @@ use super::{Account, Answers, Kind, Right};
 use crate::{
     config::{Config, Namespace},
     subject::Subjects,
-    topology::{PRESENCE, REPLY, Topology, channel_stream},
+    topology::{PRESENCE, REPLY, Topology, channel_stream, last_stream},
 };
 
 /// How long the server remembers a read of several messages after its last message.
@@ -57,6 +57,10 @@ fn gateway(config: &Config, subjects: &Subjects) -> Vec<Right> {
     ];
     for namespace in config.all_namespaces().iter().filter(|namespace| namespace.has_history()) {
         rights.extend(history(namespace));
+        if namespace.proves_quiet() {
+            let last = last_stream(&namespace.name);
+            rights.push(api(&format!("DIRECT.GET.{last}"), READ, "reads the last message of each channel"));
+        }
     }
     rights.extend([
         Right::new(
@@ -141,20 +145,27 @@ fn setup(config: &Config, topology: &Topology) -> Vec<Right> {
         api("STREAM.UPDATE.*", Answers::One, "compares, creates and updates streams"),
     ];
     for namespace in config.all_namespaces() {
-        let stream = channel_stream(&namespace.name);
-        rights.push(api(&format!("STREAM.DELETE.{stream}"), Answers::One, "makes a namespace's stream anew"));
+        for stream in [channel_stream(&namespace.name), last_stream(&namespace.name)] {
+            let call = format!("STREAM.DELETE.{stream}");
+            rights.push(api(&call, Answers::One, "makes the streams of namespaces anew"));
+        }
     }
     for stream in consumed(topology) {
         rights.extend([
             api(
                 &format!("CONSUMER.INFO.{stream}.*"),
                 Answers::One,
-                "compares, creates and updates consumers",
+                "compares, creates, updates and removes consumers",
+            ),
+            api(
+                &format!("CONSUMER.DELETE.{stream}.*"),
+                Answers::One,
+                "compares, creates, updates and removes consumers",
             ),
             api(
                 &format!("CONSUMER.CREATE.{stream}.>"),
                 Answers::One,
-                "compares, creates and updates consumers",
+                "compares, creates, updates and removes consumers",
             ),
         ]);
     }

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Broker, Refusal, header_number};
+use super::{Broker, Refusal, broker_header, header_number, health::unread};
+use crate::fault::Problem;
 
 /// How large the messages of one read may be, all together. The last one may exceed it.
 const RANGE_BYTES: usize = 4 << 20;
@@ -23,13 +24,17 @@ pub struct Range {
     pub messages: Vec<Message>,
     /// How many messages follow.
     pub more: u64,
+    /// For newest messages: the last sequence of the replica that was read. Otherwise 0.
+    pub up_to: u64,
 }
 
 impl Broker {
     /// Returns the last message of `subject` in `stream`, or `None`. An error means that the broker does not answer.
     pub async fn last(&self, stream: &str, subject: &str) -> Result<Option<Message>, Refusal> {
         let request = format!("$JS.API.DIRECT.GET.{stream}.{subject}");
-        match self.client.request(request, Bytes::new()).await {
+        let answer = self.client.request(request, Bytes::new()).await;
+        self.note_read(stream, &answer.as_ref().map_err(|error| unread(error.kind(), error.to_string())));
+        match answer {
             Ok(message) => match message.status {
                 None => Ok(Some(message)),
                 Some(StatusCode::NOT_FOUND) => Ok(None),
@@ -38,6 +43,13 @@ impl Broker {
                 }
             },
             Err(error) => Err(Refusal::Unavailable(error.to_string())),
+        }
+    }
+
+    /// Notes whether a stream can be read. While the connection is away, nothing can be said about it.
+    fn note_read<T>(&self, stream: &str, outcome: &Result<T, Problem>) {
+        if self.is_connected() {
+            self.health.read(stream, outcome);
         }
     }
 
@@ -78,7 +90,7 @@ impl Broker {
             let ask = serde_json::json!({"multi_last": subjects, "seq": from, "max_bytes": RANGE_BYTES});
             let range = self.direct(stream, &ask).await?;
             let read = range.messages.iter().filter_map(|message| {
-                let subject = message.headers.as_ref()?.get("Nats-Subject")?.as_str().to_owned();
+                let subject = broker_header(message, "Nats-Subject")?.to_owned();
                 Some((subject, header_number(message, "Nats-Sequence")?))
             });
             newest.extend(read);
@@ -91,27 +103,55 @@ impl Broker {
         }
     }
 
-    /// Requests a batch by direct get. Its messages arrive one by one, followed by an end, or a single "not found" arrives.
+    /// Returns the newest message of each subject that has one, of a few subjects.
+    pub async fn last_of_each(&self, stream: &str, subjects: &[&str]) -> Result<Range, Refusal> {
+        self.direct(stream, &serde_json::json!({"multi_last": subjects, "max_bytes": RANGE_BYTES})).await
+    }
+
+    /// Returns the first message of a stream at or behind a sequence.
+    pub async fn first_from(&self, stream: &str, seq: u64) -> Result<Option<Message>, Refusal> {
+        let ask = serde_json::json!({"seq": seq.max(1), "batch": 1, "max_bytes": RANGE_BYTES});
+        Ok(self.direct(stream, &ask).await?.messages.into_iter().next())
+    }
+
+    /// Requests a batch by direct get.
     async fn direct(&self, stream: &str, ask: &serde_json::Value) -> Result<Range, Refusal> {
-        let away = |error: &dyn std::fmt::Display| Refusal::Unavailable(error.to_string());
+        let range = self.direct_range(stream, ask).await;
+        self.note_read(stream, &range.as_ref().map_err(|(problem, _)| problem.clone()));
+        range.map_err(|(_, refusal)| refusal)
+    }
+
+    /// The messages arrive one by one, followed by an end, or a single "not found" arrives.
+    async fn direct_range(&self, stream: &str, ask: &serde_json::Value) -> Result<Range, (Problem, Refusal)> {
+        let failing = |error: &dyn std::fmt::Display| {
+            (Problem::Failing(error.to_string()), Refusal::Unavailable(error.to_string()))
+        };
+        let late = |error| (Problem::Silent, Refusal::Unavailable(format!("no answer in time: {error}")));
         let inbox = self.client.new_inbox();
-        let mut answers = self.client.subscribe(inbox.clone()).await.map_err(|e| away(&e))?;
+        let mut answers = self.client.subscribe(inbox.clone()).await.map_err(|e| failing(&e))?;
         let subject = format!("$JS.API.DIRECT.GET.{stream}");
-        self.client.publish_with_reply(subject, inbox, ask.to_string().into()).await.map_err(|e| away(&e))?;
-        let mut range = Range { messages: Vec::new(), more: 0 };
+        let asked = self.client.publish_with_reply(subject, inbox, ask.to_string().into()).await;
+        asked.map_err(|e| failing(&e))?;
+        let mut range = Range { messages: Vec::new(), more: 0, up_to: 0 };
         let end = Instant::now() + DIRECT_GET_TOTAL;
         loop {
             let next = timeout_at(end.min(Instant::now() + DIRECT_GET_LIMIT), answers.next()).await;
-            let next = next.map_err(|e| away(&e))?;
-            let message = next.ok_or_else(|| away(&"the subscription ended"))?;
+            let message = next.map_err(late)?.ok_or_else(|| failing(&"the subscription ended"))?;
             match message.status {
                 None => range.messages.push(message),
                 Some(StatusCode::NOT_FOUND) => return Ok(range),
                 Some(status) if status.as_u16() == 204 => {
                     range.more = header_number(&message, "Nats-Num-Pending").unwrap_or(0);
+                    range.up_to = header_number(&message, "Nats-UpTo-Sequence").unwrap_or(0);
                     return Ok(range);
                 }
-                Some(status) => return Err(away(&status)),
+                Some(StatusCode::NO_RESPONDERS) => {
+                    return Err((
+                        Problem::Missing,
+                        Refusal::Unavailable("no stream, or no leader for it".to_owned()),
+                    ));
+                }
+                Some(status) => return Err(failing(&status)),
             }
         }
     }

@@ -158,7 +158,7 @@ const STORE_ERRORS: &[(&str, Meaning)] = &[
 ];
 
 /// Looks an error up.
-fn meaning(code: u64, text: &str) -> Meaning {
+pub(super) fn meaning(code: u64, text: &str) -> Meaning {
     let listed = API_ERRORS.iter().find(|listed| listed.code == code).map(|listed| listed.meaning);
     match listed {
         Some(Meaning::StoreFailed) => {

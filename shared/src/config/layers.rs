@@ -2,7 +2,7 @@
 
 use figment::{Figment, error::Kind};
 
-use super::{ConfigError, Role, place::Places};
+use super::{ConfigError, Role, place::Places, typed, words};
 use crate::failure;
 
 /// One value together with its source, for error messages.
@@ -24,23 +24,8 @@ impl figment::Provider for Named {
     }
 
     fn data(&self) -> Result<figment::value::Map<figment::Profile, figment::value::Dict>, figment::Error> {
-        let value: figment::value::Value = self.value.parse().unwrap_or_else(|never| match never {});
-        let mut dict = figment::value::Dict::new();
-        nest(&mut dict, &self.key, value);
-        Ok(figment::Profile::Default.collect(dict))
-    }
-}
-
-fn nest(dict: &mut figment::value::Dict, key: &str, value: figment::value::Value) {
-    match key.split_once('.') {
-        None => {
-            dict.insert(key.to_owned(), value);
-        }
-        Some((head, rest)) => {
-            let mut inner = figment::value::Dict::new();
-            nest(&mut inner, rest, value);
-            dict.insert(head.to_owned(), inner.into());
-        }
+        let value = typed::value(&self.key, &self.value);
+        Ok(figment::Profile::Default.collect(typed::dict(&self.key, value)))
     }
 }
 
@@ -59,10 +44,21 @@ pub(super) fn merge_variable(
         // The file may be closed to this program, which does not use the secret.
         return Ok(figment);
     }
+    if value.is_empty() {
+        return Err(ConfigError(format!("{variable} names no file: set it to a path, or unset it")));
+    }
     let secret = std::fs::read_to_string(value).map_err(|error| {
         ConfigError(format!("{variable} names {value}, which cannot be read: {}", failure::reason(&error)))
     })?;
-    Ok(figment.merge(Named::new(variable.to_owned(), key, secret.trim_end_matches(['\n', '\r']))))
+    let secret = secret.trim_end_matches(['\n', '\r']);
+    if secret.is_empty() {
+        // Most likely a secret that was not mounted or not written yet.
+        let name = variable.trim_end_matches("_FILE");
+        return Err(ConfigError(format!(
+            "{variable} names {value}, which is empty: write the value into it; {name}= sets an empty value"
+        )));
+    }
+    Ok(figment.merge(Named::new(variable.to_owned(), key, secret)))
 }
 
 pub(super) fn explain(error: &figment::Error, places: &Places<'_>) -> ConfigError {
@@ -93,6 +89,7 @@ pub(super) fn explain(error: &figment::Error, places: &Places<'_>) -> ConfigErro
         }
         // The text itself is no TOML.
         kind if key.is_empty() => format!("the configuration{}: {kind}", place("")),
-        kind => format!("`{key}`{}: {kind}", place(&key)),
+        Kind::Message(text) => format!("`{key}`{}: {text}", place(&key)),
+        kind => format!("`{key}`{}: {}", place(&key), words::mismatch(kind)),
     })
 }

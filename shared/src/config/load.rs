@@ -51,7 +51,7 @@ impl Config {
     pub fn load_as(role: Role, file: Option<&Path>, flags: &[(&str, String)]) -> Result<Self, ConfigError> {
         let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
             let name = name.into_string().ok()?;
-            if !name.starts_with(ENV_PREFIX) && name != variable::KUBERNETES {
+            if !name.to_ascii_uppercase().starts_with(ENV_PREFIX) && name != variable::KUBERNETES {
                 return None;
             }
             Some(
@@ -95,7 +95,7 @@ impl Config {
 fn layers(
     role: Role,
     file: Option<&Path>,
-    variables: BTreeMap<String, String>,
+    mut variables: BTreeMap<String, String>,
     flags: &[(&str, String)],
 ) -> Result<Figment, ConfigError> {
     let mut figment = Figment::from(Toml::string(DEFAULT_TOML));
@@ -104,8 +104,13 @@ fn layers(
         figment = figment.merge(Toml::file_exact(path));
     }
     let in_kubernetes = variables.contains_key(variable::KUBERNETES);
-    for (name, value) in variables {
-        let Some(key) = variable::key(&name, in_kubernetes)? else { continue };
+    let mut keys = Vec::new();
+    for name in variables.keys() {
+        keys.extend(variable::key(name, in_kubernetes)?.map(|key| (name.clone(), key)));
+    }
+    variable::once(&keys)?;
+    for (name, key) in keys {
+        let value = variables.remove(&name).unwrap_or_default();
         figment = merge_variable(figment, role, &name, &key, &value)?;
     }
     for (key, value) in flags {

@@ -251,6 +251,12 @@ impl Namespace {
         self.recovery == Recovery::Cache
     }
 
+    /// Whether the last message of each channel is kept longer than its history. A client that recovers the newest publication
+    /// alone needs no such proof.
+    pub fn proves_quiet(&self) -> bool {
+        self.has_history() && !self.is_cache()
+    }
+
     /// Whether clients can recover what they missed.
     pub fn has_history(&self) -> bool {
         self.history_size > 0

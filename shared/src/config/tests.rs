@@ -518,3 +518,139 @@ fn the_namespace_user_keeps_its_own_defaults_when_it_sets_something_else() {
     assert_eq!((presence.history_size, presence.allow_subscribe), (100, Audience::Nobody));
     assert!(refusal("[[namespace]]\nname = 'user'\nallow_subscribe = 'anyone'", &[]).contains("nobody"));
 }
+
+/// Every key of the default file with its default.
+fn every_key() -> Vec<(String, toml_edit::Value)> {
+    fn collect(table: &toml_edit::Table, prefix: &str, keys: &mut Vec<(String, toml_edit::Value)>) {
+        for (name, item) in table {
+            let key = format!("{prefix}{name}");
+            match item {
+                toml_edit::Item::Table(table) => collect(table, &format!("{key}."), keys),
+                toml_edit::Item::Value(value) => keys.push((key, value.clone())),
+                _ => {}
+            }
+        }
+    }
+    let mut keys = Vec::new();
+    collect(DEFAULT_TOML.parse::<toml_edit::DocumentMut>().unwrap().as_table(), "", &mut keys);
+    keys
+}
+
+#[test]
+fn no_duration_size_or_number_is_without_bounds() {
+    let is_duration = |text: &str| humantime::parse_duration(text).is_ok();
+    let may_be_zero = [
+        "gateway.drain.window",
+        "auth.leeway",
+        "auth.refresh_grace",
+        "auth.max_token_life",
+        "hooks.cache",
+        "worker.drain",
+    ];
+    let mut tried = 0;
+    for (key, default) in every_key() {
+        let values: &[&str] = match &default {
+            toml_edit::Value::Integer(_) => &["0", "-1", "9223372036854775807", "'many'", "1.5"],
+            toml_edit::Value::String(text) if is_duration(text.value()) => {
+                &["'0s'", "'1000y'", "'18446744073709551615s'", "5", "-1", "'5'", "'2M'", "''"]
+            }
+            toml_edit::Value::String(text) if text.value().parse::<bytesize::ByteSize>().is_ok() => {
+                &["0", "'0 B'", "9223372036854775807", "'1 EiB'", "-1", "'64 kilo'", "''"]
+            }
+            _ => continue,
+        };
+        for value in values.iter().filter(|value| **value != "'0s'" || !may_be_zero.contains(&key.as_str())) {
+            let error = refusal(&format!("{key} = {value}"), &[]);
+            assert!(error.contains(&key) && error.contains(".toml line 1"), "{key} = {value}: {error}");
+            tried += 1;
+        }
+    }
+    assert!(tried > 200, "{tried} values were tried");
+    for table in [
+        "[[namespace]]\nname = 'a'\nhistory_size = 1\nhistory_ttl = '0s'",
+        "[[namespace]]\nname = 'a'\nhistory_size = 1\nhistory_ttl = '1000y'",
+        "[[route]]\nname = 'a'\nmatch = 'rpc.a'\ntimeout = '0s'",
+        "[[route]]\nname = 'a'\nmatch = 'rpc.a'\ntimeout = '1000y'",
+        "[[route]]\nname = 'a'\nmatch = 'rpc.a'\nbackoff = { base = '0s', cap = '1000y' }",
+    ] {
+        assert!(refusal(table, &[]).contains("must be between"), "{table}");
+    }
+}
+
+#[test]
+fn a_value_of_the_wrong_kind_is_refused_in_plain_words() {
+    let jargon =
+        ["usize", "u32", "enum ", "struct ", "sequence", "invalid type", "variant", "ByteSize", "socket"];
+    let values = ["''", "'abc'", "-1", "3.5", "true", "[]", "{}", "['a']", "'\\u0000'", "' '", "'2 m'"];
+    for (key, _) in every_key() {
+        for value in values {
+            let value = value.replace("'\\u0000'", "\"\\u0000\"");
+            if let Err(error) = load(&format!("{key} = {value}"), &[]) {
+                // A relation names the other key, and this one with its value.
+                let named = error.contains(&key)
+                    && (error.contains(".toml line 1") || error.contains("has to be at least"));
+                let plain = !jargon.iter().any(|word| error.contains(word));
+                assert!(named && plain && !error.contains("``"), "{key} = {value}: {error}");
+            }
+        }
+    }
+    for (toml, advice) in [
+        ("env = 'prod'", "did you mean \"production\"?"),
+        ("env = 'Production'", "did you mean \"production\"?"),
+        ("log.format = 'JSON'", "did you mean \"json\"?"),
+        ("log.level = 'warning'", "\"warning\" is not a level"),
+        ("log.level = 'info,verbose'", "\"verbose\" is not a level"),
+        ("log.level = ''", "is empty"),
+        ("log.level = 'a=b=c'", "not a filter"),
+        ("gateway.answer_timeout = 4", "4 has no unit"),
+        ("gateway.listen = 'localhost:8000'", "write an IP address and a port"),
+        ("gateway.listen = 8000", "write an IP address and a port"),
+        ("gateway.origins = 'https://a.example.com'", "a list"),
+        ("auth.anonymous = 'yes'", "true or false"),
+        ("nats.url = 'nats://user:hunter2@127.0.0.1'", "nats.<program>.password"),
+        ("nats.url = ''", "a server is missing"),
+        ("nats.worker.user = ''", "nats.worker.user"),
+        ("gateway = 5", "a section with keys of its own"),
+    ] {
+        let error = refusal(toml, &[]);
+        assert!(error.contains(advice) && !error.contains("hunter2"), "{toml}: {error}");
+    }
+    assert!(load("log.level = 'info,tidegate_gateway=debug'", &[]).is_ok());
+}
+
+#[test]
+fn a_variable_sets_the_text_that_it_has_whatever_it_looks_like() {
+    for secret in ["007", "1e5", "true", "-5", "[abc", "{a}", "\"abc\"", " a "] {
+        let config = load("", &[("TIDEGATE_NATS__WORKER__PASSWORD", secret)]).unwrap();
+        assert_eq!(config.nats.worker.password.expose(), secret);
+    }
+    let config = load("", &[("TIDEGATE_NATS__PREFIX", "2024"), ("TIDEGATE_AUTH__ISSUER", "123")]).unwrap();
+    assert_eq!((config.nats.prefix.as_str(), config.auth.issuer.as_str()), ("2024", "123"));
+    let origins = ("TIDEGATE_GATEWAY__ORIGINS", "https://a.example.com, https://b.example.com");
+    assert_eq!(
+        load("", &[origins]).unwrap().gateway.origins,
+        ["https://a.example.com", "https://b.example.com"]
+    );
+    let route = ("TIDEGATE_ROUTE", r#"[{"name": "a", "match": "rpc.a", "handler": "echo"}]"#);
+    assert_eq!(load("", &[route]).unwrap().routes.len(), 1);
+}
+
+#[test]
+fn a_variable_that_would_go_unnoticed_is_refused() {
+    for (variables, advice) in [
+        (&[("tidegate_gateway__listen", "127.0.0.1:1")][..], "TIDEGATE_GATEWAY__LISTEN"),
+        (&[("Tidegate_Api__Key_File", "x")], "TIDEGATE_API__KEY_FILE"),
+        (&[("TIDEGATE_API__KEY", "a"), ("TIDEGATE_API__KEY_FILE", "b")], "set the same key"),
+        (&[("TIDEGATE_API__KEY", "a"), ("TIDEGATE_api__key", "b")], "set the same key"),
+        (&[("TIDEGATE_API__KEY_FILE", "")], "names no file"),
+        (&[("TIDEGATE_API__KEY_FILE", "/dev/null")], "is empty"),
+        (&[("TIDEGATE_GATEWAY", "127.0.0.1:1")], "[gateway] is a section"),
+        (&[("TIDEGATE_GATEWAY__", "127.0.0.1:1")], "[gateway] is a section"),
+        (&[("TIDEGATE_ROUTE__0__NAME", "a")], "TIDEGATE_ROUTE='[{"),
+        (&[("TIDEGATE_NAMESPACE__CHAT__HISTORY_SIZE", "1")], "TIDEGATE_NAMESPACE='[{"),
+    ] {
+        let error = refusal("", variables);
+        assert!(error.contains(advice), "{variables:?}: {error}");
+    }
+    assert!(load("", &[("tidegate_theme", "dark")]).is_ok(), "none of ours");
+}

@@ -5,6 +5,8 @@ use std::time::Duration;
 use super::{AnswerMode, Config, Environment, Match, Role, STOCK_HANDLERS};
 use crate::token::Token;
 
+mod bounds;
+mod broker;
 mod namespaces;
 mod origins;
 mod secrets;
@@ -14,6 +16,9 @@ type Problem = (String, String);
 
 /// Checks the configuration for one reader. What gateways, workers and `tidegate apply` must agree on is checked for each.
 pub(super) fn validate(config: &Config, role: Role) -> Result<(), Problem> {
+    bounds::bounds(config)?;
+    broker::log(config)?;
+    broker::nats(config)?;
     names(config)?;
     routes(config)?;
     namespaces::publishes(config)?;
@@ -102,36 +107,26 @@ fn routes(config: &Config) -> Result<(), Problem> {
 }
 
 fn limits(config: &Config) -> Result<(), Problem> {
-    let limits = &config.gateway.limits;
-    for (key, value) in [
-        ("connections", limits.connections),
-        ("commands_per_message", limits.commands_per_message),
-        ("max_in_flight", limits.max_in_flight),
-        ("max_waiting", limits.max_waiting),
-        ("max_in_flight_total", limits.max_in_flight_total),
-        ("channels", limits.channels),
-        ("recovery", limits.recovery),
-    ] {
-        if value == 0 {
-            return problem(format!("gateway.limits.{key}"), "must be at least 1");
-        }
-    }
-    if !(128..=512 * 1024).contains(&limits.message) {
+    let (gateway, text) = (&config.gateway, humantime::format_duration);
+    if gateway.pong_timeout >= gateway.ping_interval {
+        let interval = text(gateway.ping_interval);
         return problem(
-            "gateway.limits.message",
-            "must be between 128 B and 512 KiB, so that a request fits into a broker message",
+            "gateway.pong_timeout",
+            format!(
+                "is {}, and has to be shorter than gateway.ping_interval, which is {interval}",
+                text(gateway.pong_timeout)
+            ),
         );
     }
-    if config.gateway.ping_interval < Duration::from_secs(1) {
-        return problem("gateway.ping_interval", "must be at least 1s: the protocol announces whole seconds");
-    }
-    if config.gateway.pong_timeout >= config.gateway.ping_interval {
-        return problem("gateway.pong_timeout", "must be shorter than gateway.ping_interval");
-    }
-    if config.gateway.drain.settle < config.gateway.answer_timeout {
+    if gateway.drain.settle < gateway.answer_timeout {
         return problem(
             "gateway.drain.settle",
-            "must be at least gateway.answer_timeout, so that every waiting request gets its answer or error 1001",
+            format!(
+                "is {}, and has to be at least gateway.answer_timeout, which is {}, so that every waiting request gets its \
+                 answer or error 1001",
+                text(gateway.drain.settle),
+                text(gateway.answer_timeout)
+            ),
         );
     }
     let lease = config.presence.lease;

@@ -7,13 +7,15 @@ use super::{ConfigError, DEFAULT_TOML, ENV_PREFIX, FILE_VARIABLE};
 /// Set in every container of Kubernetes.
 pub(super) const KUBERNETES: &str = "KUBERNETES_SERVICE_HOST";
 /// The arrays of tables, which one variable sets as a whole.
-const ARRAYS: [&str; 3] = ["issuer", "namespace", "route"];
+pub(super) const ARRAYS: [&str; 3] = ["issuer", "namespace", "route"];
 /// Behind a name: the value is the content of a file.
 const FILE: &str = "_file";
 
 /// The key that a variable sets, with `_file` behind it if the value is in a file. `None` if it is none of ours.
 pub(super) fn key(name: &str, in_kubernetes: bool) -> Result<Option<String>, ConfigError> {
-    let Some(rest) = name.strip_prefix(ENV_PREFIX).filter(|_| name != FILE_VARIABLE) else { return Ok(None) };
+    let Some(rest) = name.strip_prefix(ENV_PREFIX).filter(|_| name != FILE_VARIABLE) else {
+        return lower_case(name);
+    };
     let key = rest.to_lowercase().replace("__", ".");
     let known = keys();
     if known.contains(&key) || key.strip_suffix(FILE).is_some_and(|key| known.contains(key)) {
@@ -22,10 +24,34 @@ pub(super) fn key(name: &str, in_kubernetes: bool) -> Result<Option<String>, Con
     if in_kubernetes && is_of_kubernetes(rest) {
         return Ok(None);
     }
-    Err(ConfigError(format!("{name} sets no key: {}", suggestion(rest, &known))))
+    Err(ConfigError(format!("{name} sets no key: {}", suggestion(rest, &key, &known))))
 }
 
-/// Every key and every section.
+/// Fails for a name of ours in small letters, which nothing else would notice.
+fn lower_case(name: &str) -> Result<Option<String>, ConfigError> {
+    let upper = name.to_ascii_uppercase();
+    if name.starts_with(ENV_PREFIX) || !upper.starts_with(ENV_PREFIX) {
+        return Ok(None);
+    }
+    let key = upper.strip_prefix(ENV_PREFIX).unwrap_or_default().to_lowercase().replace("__", ".");
+    if keys().contains(key.strip_suffix(FILE).unwrap_or(&key)) {
+        return Err(ConfigError(format!("{name} sets no key: write it in capitals, {upper}")));
+    }
+    Ok(None)
+}
+
+/// Refuses two variables that set the same key.
+pub(super) fn once(keys: &[(String, String)]) -> Result<(), ConfigError> {
+    let plain = |key: &str| key.strip_suffix(FILE).unwrap_or(key).to_owned();
+    for (place, (name, key)) in keys.iter().enumerate() {
+        if let Some((other, _)) = keys.iter().take(place).find(|(_, other)| plain(other) == plain(key)) {
+            return Err(ConfigError(format!("{other} and {name} set the same key: unset one of them")));
+        }
+    }
+    Ok(())
+}
+
+/// Every key. A section is none: its keys are set one by one.
 fn keys() -> BTreeSet<String> {
     let mut keys: BTreeSet<String> = ARRAYS.map(str::to_owned).into();
     // The default file is tested to be valid.
@@ -40,8 +66,9 @@ fn collect(table: &toml_edit::Table, prefix: &str, keys: &mut BTreeSet<String>) 
         let key = format!("{prefix}{name}");
         if let Some(table) = item.as_table() {
             collect(table, &format!("{key}."), keys);
+        } else {
+            keys.insert(key);
         }
-        keys.insert(key);
     }
 }
 
@@ -61,7 +88,22 @@ fn is_of_kubernetes(rest: &str) -> bool {
         || rest.match_indices("PORT_").any(|(at, found)| rest.get(at + found.len()..).is_some_and(is_port))
 }
 
-fn suggestion(rest: &str, known: &BTreeSet<String>) -> String {
+fn suggestion(rest: &str, key: &str, known: &BTreeSet<String>) -> String {
+    let key = key.trim_matches(['.', '_']);
+    if let Some(array) = ARRAYS.iter().find(|array| key.split('.').next() == Some(array)) {
+        let name = format!("{ENV_PREFIX}{}", array.to_uppercase());
+        return format!(
+            "{name} sets all [[{array}]] tables at once, for example {name}='[{{name = \"a\", ...}}]'"
+        );
+    }
+    if let Some(first) =
+        known.iter().find(|known| known.strip_prefix(key).is_some_and(|rest| rest.starts_with('.')))
+    {
+        let variable = first.replace('.', "__").to_uppercase();
+        return format!(
+            "[{key}] is a section, whose keys are set one by one, for example {ENV_PREFIX}{variable}"
+        );
+    }
     let single = |name: &str| {
         name.to_lowercase()
             .replace(['.', '-'], "_")

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use async_nats::jetstream::{
     consumer::{AckPolicy, pull},
-    stream::{Config as Stream, DiscardPolicy, PersistenceMode, Republish, RetentionPolicy, StorageType},
+    stream::{
+        Config as Stream, DiscardPolicy, PersistenceMode, Republish, RetentionPolicy, Source, StorageType,
+    },
 };
 
-use super::{DEAD, IN, PARK, PRESENCE, REPLY, channel_stream, consumer_name};
+use super::{DEAD, IN, PARK, PRESENCE, REPLY, channel_stream, consumer_name, last_stream};
 use crate::{
     config::{Config, Namespace, Route, Storage},
     subject::Subjects,
@@ -17,6 +19,8 @@ use crate::{
 const MAX_ACK_PENDING: i64 = 4096;
 /// How long a publication without history stays. No client reads it; the broker needs it for acknowledgement and deduplication.
 const EPHEMERAL_TTL: Duration = Duration::from_mins(1);
+/// The shortest window of the broker. The originals are deduplicated already.
+const NO_WINDOW: Duration = Duration::from_millis(100);
 /// How long the broker keeps the marker of a gateway's ended lease.
 const ENDED_LEASE_TTL: Duration = Duration::from_secs(5);
 
@@ -105,6 +109,25 @@ pub(super) fn publications(config: &Config, subjects: &Subjects, namespace: &Nam
         persist_mode: (!history && file && num_replicas == 1).then_some(PersistenceMode::Async),
         republish: Some(Republish { source: kept.clone(), destination: repeated, headers_only: false }),
         ..base(config, channel_stream(&namespace.name), kept)
+    }
+}
+
+/// The last message of each channel of a namespace, copied by the broker from the namespace's stream and kept longer. When it is
+/// full, the oldest copies go.
+pub(super) fn last_messages(config: &Config, namespace: &Namespace) -> Stream {
+    let file = namespace.storage == Storage::File;
+    Stream {
+        subjects: Vec::new(),
+        sources: Some(vec![Source { name: channel_stream(&namespace.name), ..Source::default() }]),
+        num_replicas: namespace.replicas.unwrap_or(config.streams.replicas),
+        storage: if file { StorageType::File } else { StorageType::Memory },
+        max_messages_per_subject: 1,
+        max_age: config.streams.last_ttl.max(namespace.history_ttl),
+        max_bytes: signed(config.streams.last_max_bytes),
+        discard: DiscardPolicy::Old,
+        duplicate_window: NO_WINDOW,
+        deny_delete: true,
+        ..base(config, last_stream(&namespace.name), String::new())
     }
 }
 

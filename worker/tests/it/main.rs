@@ -6,10 +6,12 @@
 mod answer;
 mod blocked;
 mod clock;
+mod copies;
 mod crash;
 mod drain;
 mod essential;
 mod fail;
+mod faults;
 mod hook;
 mod large;
 mod pace;

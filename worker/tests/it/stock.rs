@@ -1,12 +1,8 @@
 use std::process::{Command, Output};
 
 use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-};
 
-use crate::support::{Tide, next, outcomes};
+use crate::support::{Tide, get, next, outcomes};
 
 const ROUTES: &str = "[[route]]\nname = \"echo\"\nmatch = \"rpc.echo\"\nhandler = \"echo\"\n\
                       [[route]]\nname = \"quakes\"\nmatch = \"rpc.quakes\"\nhandler = \"quakes\"\n\
@@ -125,13 +121,4 @@ fn a_worker_in_production_starts_without_the_secrets_of_others() {
 
 fn run(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_tidegate-worker")).args(arguments).output().unwrap()
-}
-
-async fn get(address: std::net::SocketAddr, path: &str) -> String {
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nhost: worker\r\nconnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut page = String::new();
-    stream.read_to_string(&mut page).await.unwrap();
-    page
 }

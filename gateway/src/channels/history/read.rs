@@ -1,7 +1,8 @@
 //! Reads publications from the streams of channels: the backlog behind a position, and pages for clients.
 //!
-//! A backlog counts as complete only if the stream proves it: the message at the position is still there, or the stream
-//! reaches back to the position and no limit can have removed anything. Every read is bounded in messages and bytes, and
+//! A backlog counts as complete only if the streams prove it: the message at the position is still there; or the namespace's
+//! stream reaches back to the position and no limit can have removed anything; or the stream of last messages shows that the
+//! channel has had nothing newer. Every read is bounded in messages and bytes, and
 //! takes one of a few turns of the gateway.
 
 use std::time::Duration;
@@ -51,24 +52,39 @@ impl History {
     ) -> Result<Backlog, Refusal> {
         let nothing = Backlog { publications: Vec::new(), complete: false, removed: None, more: false };
         let Some(kept) = self.streams.get(channel.namespace()) else { return Ok(nothing) };
-        let _turn = turn(&self.backlogs).await?;
+        let turn = turn(&self.backlogs).await?;
         // Reads from the position itself: if its message is still there, nothing behind it was trimmed.
         let most = Limit { publications: most.publications.saturating_add(2), ..most };
         let Messages { list: messages, more, .. } = self.read(kept, channel, after, most).await?;
+        // What follows reads little, and may wait.
+        drop(turn);
         let count = messages.len() as u64 + more;
         let anchored = messages.first().is_some_and(|first| sequence(first) == after);
         let newer = || messages.iter().filter(|message| sequence(message) > after);
-        let publications = newer().filter(|message| !is_removal(message)).map(publication).collect();
         let removed = newer().filter(|message| is_removal(message)).map(sequence).max();
         // A removal mark hides whether anything else was missing before it.
-        let complete = anchored
-            || removed.is_none() && {
-                let facts = self.broker.stream_facts(&kept.stream).await?;
-                facts.first_seq <= after.saturating_add(1)
-                    && facts.last_seq >= after
-                    && count < facts.kept.since(after)
-            };
+        let complete = anchored || removed.is_none() && self.is_whole(kept, channel, after, count).await?;
+        let publications = newer().filter(|message| !is_removal(message)).map(publication).collect();
         Ok(Backlog { publications, complete, removed, more: more > 0 })
+    }
+
+    /// Whether the `count` messages behind a position whose own message is gone are all that the channel has had there.
+    async fn is_whole(
+        &self,
+        kept: &NamespaceStream,
+        channel: &Channel,
+        after: u64,
+        count: u64,
+    ) -> Result<bool, Refusal> {
+        let facts = self.broker.stream_facts(&kept.stream).await?;
+        if facts.last_seq < after {
+            return Ok(false);
+        }
+        if facts.first_seq <= after.saturating_add(1) && count < facts.kept.since(after) {
+            return Ok(true);
+        }
+        let Some(last) = kept.last.as_ref().filter(|_| count == 0) else { return Ok(false) };
+        Ok(last.is_quiet(&self.broker, &self.subjects.channel(channel), after, facts.last_seq).await)
     }
 
     /// Reads past publications, as many as `most` allows. `None` if the position belongs to another stream.

@@ -56,6 +56,7 @@ const BANS: &[Ban] = &[
     ban("shared/src/delta", WORLD_AND_DATES),
     ban("shared/src/hook", WORLD_AND_DATES),
     ban("shared/src/filter", WORLD_AND_DATES),
+    ban("shared/src/fault", WORLD),
     ban("shared/src/route", WORLD_AND_DATES),
     ban("shared/src/subject", WORLD_AND_DATES),
     ban("shared/src/envelope", &["tokio", "axum", "async_nats::Client", "async_nats::jetstream"]),

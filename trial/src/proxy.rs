@@ -1,5 +1,5 @@
 //! A TCP proxy that tears what goes through it: each connection lands on the next gateway that answers, and is reset after a
-//! random time.
+//! random time, or with all others on request.
 
 use std::{
     net::SocketAddr,
@@ -13,12 +13,13 @@ use std::{
 use tokio::{
     io::copy_bidirectional,
     net::{TcpListener, TcpStream},
+    sync::watch,
     task::JoinSet,
     time::sleep,
 };
 
 /// A running proxy; everything it carries ends with it.
-pub(super) struct Proxy {
+pub(crate) struct Proxy {
     address: SocketAddr,
     shared: Arc<ProxyState>,
     _task: JoinSet<()>,
@@ -30,10 +31,12 @@ struct ProxyState {
     cut_every: Duration,
     cutting: AtomicBool,
     cuts: AtomicU64,
+    /// Counts the times that every connection was cut at once.
+    all: watch::Sender<u64>,
 }
 
 impl Proxy {
-    pub(super) async fn start(upstreams: Vec<SocketAddr>, cut_every: Duration) -> anyhow::Result<Self> {
+    pub(crate) async fn start(upstreams: Vec<SocketAddr>, cut_every: Duration) -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let shared = Arc::new(ProxyState {
@@ -42,6 +45,7 @@ impl Proxy {
             cut_every,
             cutting: AtomicBool::new(true),
             cuts: AtomicU64::new(0),
+            all: watch::Sender::new(0),
         });
         let mut task = JoinSet::new();
         let accepting = Arc::clone(&shared);
@@ -56,16 +60,21 @@ impl Proxy {
         Ok(Self { address, shared, _task: task })
     }
 
-    pub(super) fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("ws://{}/connection/websocket", self.address)
     }
 
-    pub(super) fn cuts(&self) -> u64 {
+    pub(crate) fn cuts(&self) -> u64 {
         self.shared.cuts.load(Ordering::Relaxed)
     }
 
-    /// From now on connections are left alone.
-    pub(super) fn stop_cutting(&self) {
+    /// Resets every connection there is.
+    pub(crate) fn cut_all(&self) {
+        self.shared.all.send_modify(|times| *times += 1);
+    }
+
+    /// From now on no connection is cut at random.
+    pub(crate) fn stop_cutting(&self) {
         self.shared.cutting.store(false, Ordering::Relaxed);
     }
 }
@@ -74,6 +83,7 @@ impl ProxyState {
     async fn carry(&self, mut client: TcpStream) {
         let Some(mut gateway) = self.dial().await else { return };
         let life = self.cut_every.mul_f64(0.5 + rand::random::<f64>());
+        let mut all = self.all.subscribe();
         let cut = async {
             loop {
                 sleep(life).await;
@@ -84,7 +94,7 @@ impl ProxyState {
         };
         tokio::select! {
             _ = copy_bidirectional(&mut client, &mut gateway) => {}
-            () = cut => {
+            () = async { tokio::select! { () = cut => {} _ = all.changed() => {} } } => {
                 self.cuts.fetch_add(1, Ordering::Relaxed);
                 // A reset, not an end: what was on the way is lost on both sides.
                 let _ = client.set_zero_linger();
