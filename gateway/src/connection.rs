@@ -33,7 +33,7 @@ use crate::{
     outbox::{Drain, Outbox, OutboxItem, dialect::Dialect},
     policy::{hooks::Hooks, keys::Keys, rules::Rules},
     presence::Presence,
-    requests::store::Store,
+    requests::{quota::Quotas, store::Store},
     session::{Now, Session},
 };
 
@@ -58,6 +58,7 @@ pub(crate) struct Shared {
     pub(crate) presence: Arc<Presence>,
     pub(crate) keys: Keys,
     pub(crate) hooks: Hooks,
+    pub(crate) quotas: Arc<Quotas>,
     pub(crate) metrics: Metrics,
     pub(crate) answer_timeout: Duration,
 }

@@ -13,7 +13,9 @@ pub(crate) use self::{admission::ClientDoor, api::ApiDoor, health::Health};
 
 mod admission;
 mod api;
+mod body;
 mod emulate;
+mod handshake;
 mod health;
 pub(crate) mod listen;
 pub(crate) mod origin;
@@ -26,6 +28,8 @@ const PUBLIC_PAGE: &str = "This is a Tidegate gateway. Clients connect to /conne
     address gateway.internal.\n";
 const NO_PUBLIC_PAGE: &str = "There is nothing at this path. Clients of this Tidegate gateway connect to /connection/websocket; \
     health, metrics and the server API are on the address gateway.internal.\n";
+const OTHER_METHOD: &str = "This path takes other HTTP methods: see the header Allow. Clients connect to /connection/websocket with a \
+    Centrifuge SDK; methods of the server API are called by POST.\n";
 const INTERNAL_PAGE: &str = "This is the internal address of a Tidegate gateway: /healthz and /readyz (health), /metrics, \
     /api/openapi.json (the server API's document), POST /api/<method>. Clients connect to the address gateway.listen.\n";
 const NO_INTERNAL_PAGE: &str = "There is nothing at this path. This internal address of a Tidegate gateway has /healthz, /readyz, \
@@ -43,6 +47,7 @@ pub(crate) fn public(door: ClientDoor) -> Router {
         .route("/connection/uni_sse", for_pages(get(stream::uni_sse).post(stream::uni_sse)))
         .route("/emulation", for_pages(post(emulate::emulate)))
         .route("/", get(async || PUBLIC_PAGE))
+        .method_not_allowed_fallback(async || (StatusCode::METHOD_NOT_ALLOWED, OTHER_METHOD))
         .fallback(async || (StatusCode::NOT_FOUND, NO_PUBLIC_PAGE))
         .with_state(Arc::new(door))
 }
@@ -56,6 +61,7 @@ pub(crate) fn internal(health: Health) -> Router {
         .route("/api/openapi.json", get(api::document))
         .route("/api/{method}", post(api::method))
         .route("/", get(async || INTERNAL_PAGE))
+        .method_not_allowed_fallback(async || (StatusCode::METHOD_NOT_ALLOWED, OTHER_METHOD))
         .fallback(async || (StatusCode::NOT_FOUND, NO_INTERNAL_PAGE))
         .with_state(health)
 }

@@ -60,7 +60,7 @@ use crate::{
         tokens::Verifier,
     },
     presence::Presence,
-    requests::{answers::Answers, store::Store, waiting::Waiting},
+    requests::{answers::Answers, cache::Cache, quota::Quotas, store::Store, waiting::Waiting},
 };
 
 /// The most connections of the internal listener.
@@ -191,20 +191,19 @@ async fn wire(
     fleet.start().await?;
     let presence = Presence::new(config, broker.clone(), fleet, metrics.clone(), lifecycle.clone());
     presence.start();
-    let (waiting, late) = Waiting::new();
-    let store = Arc::new(Store::new(broker.clone(), subjects.clone(), waiting.clone(), metrics.clone()));
-    let answers = Answers {
-        store: Arc::clone(&store),
-        waiting,
-        late,
-        metrics: metrics.clone(),
-        lifecycle: lifecycle.clone(),
-    };
-    answers.start(&broker, &subjects, &gateway).await?;
+    let (waiting, words) = Waiting::new();
+    let cache = Arc::new(Cache::default());
+    cache.watch(broker.clone(), metrics.clone(), lifecycle);
+    let answers =
+        Answers { waiting: waiting.clone(), metrics: metrics.clone(), lifecycle: lifecycle.clone() };
+    answers.start(words, &broker, &subjects, &gateway).await?;
+    let store = Arc::new(Store::new(broker.clone(), subjects.clone(), waiting, cache, metrics.clone()));
     let parts = (hub, Arc::clone(&presence));
     let channels =
         Channels::start(config, &gateway, broker.clone(), parts, metrics.clone(), lifecycle.clone()).await?;
     let channels = Arc::new(channels);
+    let quotas = Arc::new(Quotas::new(config, metrics.clone()));
+    quotas.start(broker.clone(), lifecycle);
     let keys = Keys::start(&verifier, FetchPace::every(config.auth.jwks_refresh), metrics, lifecycle).await?;
     let shared = Arc::new(Shared {
         rules: Arc::new(Rules::new(config, verifier, gateway)),
@@ -212,6 +211,7 @@ async fn wire(
         channels,
         presence,
         keys,
+        quotas,
         hooks: Hooks::new(broker, subjects, &config.hooks, metrics.clone()),
         metrics: metrics.clone(),
         answer_timeout: config.gateway.answer_timeout,

@@ -15,7 +15,7 @@ use tidegate_shared::fault::Fault;
 
 use self::{
     api::ApiMetrics, connections::ConnectionMetrics, faults::FaultMetrics, hooks::HookMetrics,
-    presence::PresenceMetrics, recovery::RecoveryMetrics,
+    presence::PresenceMetrics, quotas::QuotaMetrics, recovery::RecoveryMetrics, requests::RequestMetrics,
 };
 
 mod api;
@@ -23,7 +23,9 @@ pub(crate) mod connections;
 mod faults;
 mod hooks;
 mod presence;
+mod quotas;
 mod recovery;
+mod requests;
 
 /// The gateway's instruments.
 #[derive(Clone)]
@@ -36,7 +38,7 @@ pub(crate) struct Metrics {
     accept: Histogram,
     publications: Counter,
     deliveries: Counter,
-    late_answers: Counter,
+    answers: RequestMetrics,
     unreadable: Family<Reason, Counter>,
     faults: FaultMetrics,
     recovery: RecoveryMetrics,
@@ -44,6 +46,7 @@ pub(crate) struct Metrics {
     presence: PresenceMetrics,
     api: ApiMetrics,
     hooks: HookMetrics,
+    quotas: QuotaMetrics,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -83,13 +86,14 @@ impl Metrics {
         let accept = seconds();
         let publications = Counter::default();
         let deliveries = Counter::default();
-        let late_answers = Counter::default();
+        let answers = RequestMetrics::register(&mut registry);
         let unreadable = Family::default();
         let faults = FaultMetrics::register(&mut registry);
         let recovery = RecoveryMetrics::register(&mut registry);
         let jwks_fetches = Family::default();
         let hooks = HookMetrics::register(&mut registry);
         let presence = PresenceMetrics::register(&mut registry);
+        let quotas = QuotaMetrics::register(&mut registry);
         let api = ApiMetrics::register(&mut registry);
         registry.register("jwks_fetches", "Fetches of issuers' keys, by outcome", jwks_fetches.clone());
         registry.register("commands", "Commands received from clients", commands.clone());
@@ -108,11 +112,6 @@ impl Metrics {
             deliveries.clone(),
         );
         registry.register(
-            "late_answers",
-            "Answers that came after their call had timed out",
-            late_answers.clone(),
-        );
-        registry.register(
             "unreadable",
             "Messages of NATS that could not be read as they are, by the part",
             unreadable.clone(),
@@ -126,7 +125,7 @@ impl Metrics {
             accept,
             publications,
             deliveries,
-            late_answers,
+            answers,
             unreadable,
             faults,
             recovery,
@@ -134,6 +133,7 @@ impl Metrics {
             presence,
             api,
             hooks,
+            quotas,
         }
     }
 
@@ -168,10 +168,6 @@ impl Metrics {
 
     pub(crate) fn keys_fetched(&self, issuer: &str, outcome: &'static str) {
         self.jwks_fetches.get_or_create(&Fetch { issuer: issuer.to_owned(), outcome }).inc();
-    }
-
-    pub(crate) fn late_answer(&self) {
-        self.late_answers.inc();
     }
 
     /// Shows these faults of the broker, and no others.

@@ -1,7 +1,11 @@
 //! Requests on their way from a client to a worker, and answers on their way back.
 
 pub(crate) mod answers;
+pub(crate) mod cache;
+pub(crate) mod calls;
+pub(crate) mod quota;
 pub(crate) mod store;
+mod trace;
 pub(crate) mod turn;
 pub(crate) mod waiting;
 

@@ -24,6 +24,8 @@ pub enum Account {
     Gateway,
     /// Workers.
     Worker,
+    /// The purger.
+    Purger,
     /// Programs that publish to clients.
     Service,
     /// `tidegate apply`.
@@ -77,7 +79,8 @@ pub struct Access {
 
 impl Account {
     /// The accounts that have a user.
-    pub const USERS: [Self; 5] = [Self::Gateway, Self::Worker, Self::Service, Self::Setup, Self::Ops];
+    pub const USERS: [Self; 6] =
+        [Self::Gateway, Self::Worker, Self::Purger, Self::Service, Self::Setup, Self::Ops];
 
     /// The account's name at the broker.
     pub const fn name(self) -> &'static str {
@@ -85,6 +88,7 @@ impl Account {
             Self::Store => "TIDEGATE",
             Self::Gateway => "TIDEGATE_GATEWAY",
             Self::Worker => "TIDEGATE_WORKER",
+            Self::Purger => "TIDEGATE_PURGER",
             Self::Service => "TIDEGATE_SERVICE",
             Self::Setup => "TIDEGATE_SETUP",
             Self::Ops => "TIDEGATE_OPS",
@@ -98,6 +102,7 @@ impl Account {
             Self::Store => None,
             Self::Gateway => Some(&nats.gateway),
             Self::Worker => Some(&nats.worker),
+            Self::Purger => Some(&nats.purger),
             Self::Service => Some(&nats.service),
             Self::Setup => Some(&nats.setup),
             Self::Ops => Some(&nats.ops),
@@ -110,6 +115,7 @@ impl Account {
             Self::Store => "",
             Self::Gateway => "GATEWAY_PASSWORD",
             Self::Worker => "WORKER_PASSWORD",
+            Self::Purger => "PURGER_PASSWORD",
             Self::Service => "SERVICE_PASSWORD",
             Self::Setup => "SETUP_PASSWORD",
             Self::Ops => "OPS_PASSWORD",

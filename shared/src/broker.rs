@@ -14,8 +14,6 @@ use async_nats::{
         self,
         context::{ContextBuilder, PublishAckFuture},
         message::PublishMessage,
-        response::Response,
-        stream::PurgeResponse,
     },
 };
 use bytes::Bytes;
@@ -23,13 +21,14 @@ use tokio::{sync::watch, task::JoinSet};
 
 use crate::{
     config::{NatsConfig, NatsUser},
-    failure,
+    envelope, failure, header,
     subject::Subjects,
     topology::{self, KeptMessages},
 };
 
 mod health;
 mod link;
+mod progress;
 mod reads;
 mod refusal;
 mod size;
@@ -37,6 +36,7 @@ mod size;
 pub use self::{
     health::Health,
     link::{Link, Losses},
+    progress::{Fill, NotDone, Progress},
     reads::Range,
     refusal::{API_ERRORS, ApiError, Meaning, Refusal},
     size::{HEADERS_LIMIT, headers_len},
@@ -226,8 +226,9 @@ impl Broker {
             return Err(Refusal::Unavailable("not connected to NATS".to_owned()));
         }
         self.check_size(&headers, body.len())?;
+        let route = envelope::get(&headers, header::ROUTE);
+        let stream = topology::stream_of(&self.subjects, &subject, route);
         let message = PublishMessage::build().payload(body).headers(headers);
-        let stream = topology::stream_of(&self.subjects, &subject);
         match self.jetstream.send_publish(subject, message).await {
             Ok(acknowledgement) => Ok(Sent { acknowledgement, stream, health: self.health.clone() }),
             Err(error) => Err(refusal(&error)),
@@ -242,20 +243,6 @@ impl Broker {
     /// Publishes a message and waits for its acknowledgement.
     pub async fn store(&self, subject: String, headers: HeaderMap, body: Bytes) -> Result<Stored, Refusal> {
         self.publish(subject, headers, body).await?.stored().await
-    }
-
-    /// Removes the messages of `subject` before sequence `before`.
-    pub async fn purge(&self, stream: &str, subject: &str, before: u64) -> Result<(), Refusal> {
-        let ask = serde_json::json!({"filter": subject, "seq": before});
-        let answer: Response<PurgeResponse> = self
-            .jetstream
-            .request(format!("STREAM.PURGE.{stream}"), &ask)
-            .await
-            .map_err(|error| Refusal::Unavailable(error.to_string()))?;
-        match answer {
-            Response::Ok(_) => Ok(()),
-            Response::Err { error } => Err(Refusal::Rejected(error.to_string())),
-        }
     }
 
     /// Reads the facts of a stream.
@@ -273,6 +260,14 @@ impl Broker {
             kept: KeptMessages::of(&info.config),
             origin_epoch: topology::origin_epoch(&info.config).map(str::to_owned),
         })
+    }
+
+    /// Reads how many bytes a stream has and may have. Without a limit the second number is 0.
+    pub async fn stream_room(&self, stream: &str) -> Result<(u64, u64), Refusal> {
+        let stream =
+            self.jetstream.get_stream(stream).await.map_err(|e| Refusal::Unavailable(e.to_string()))?;
+        let info = stream.cached_info();
+        Ok((info.state.bytes, u64::try_from(info.config.max_bytes).unwrap_or(0)))
     }
 
     /// Waits until the server has processed everything sent before, subscriptions included. `subject` has no responder.

@@ -64,6 +64,8 @@ pub struct Config {
     pub api: ApiConfig,
     /// The worker program.
     pub worker: WorkerConfig,
+    /// The purger program.
+    pub purger: PurgerConfig,
     /// The stock handler `quakes`.
     pub quakes: QuakesConfig,
     /// The declared namespaces of channels.
@@ -124,6 +126,8 @@ pub struct NatsConfig {
     pub gateway: NatsUser,
     /// The workers' NATS user.
     pub worker: NatsUser,
+    /// The purger's NATS user.
+    pub purger: NatsUser,
     /// The NATS user of services that publish to clients.
     pub service: NatsUser,
     /// The NATS user that creates streams and consumers.
@@ -148,21 +152,18 @@ pub struct NatsUser {
 pub struct StreamsConfig {
     /// Copies of every stream: 1 on one server, 3 in a cluster.
     pub replicas: usize,
-    /// The maximum size of TIDE_IN. When it is full, requests are refused.
-    #[serde(with = "unit::size")]
-    pub in_max_bytes: u64,
     /// How long the broker remembers the ids of messages that have left a stream.
     #[serde(with = "unit::duration")]
     pub duplicate_window: Duration,
-    /// The maximum size of TIDE_REPLY. When it is full, answers wait.
+    /// The maximum size of TIDE_REPLY. Before it is full, requests with a key and "later" requests are refused.
     #[serde(with = "unit::size")]
     pub reply_max_bytes: u64,
     /// How long the answer to a keyed or "later" request can be requested again.
     #[serde(with = "unit::duration")]
     pub result_ttl: Duration,
-    /// How long the answer to a plain request is kept.
-    #[serde(with = "unit::duration")]
-    pub plain_result_ttl: Duration,
+    /// The longest answer that is stored.
+    #[serde(with = "unit::size")]
+    pub answer_max_bytes: u64,
     /// The maximum size of TIDE_DEAD.
     #[serde(with = "unit::size")]
     pub dead_max_bytes: u64,
@@ -230,6 +231,14 @@ pub struct LimitsConfig {
     pub max_waiting: usize,
     /// Publishes of all clients without an acknowledgement. Further ones are refused.
     pub max_in_flight_total: usize,
+    /// The part of a route's `max_bytes` that the unfinished requests of one user may fill, in percent.
+    pub user_share: u8,
+    /// Unfinished requests of one user on one route.
+    pub user_requests: u64,
+    /// The part of a route's `max_bytes` that the unfinished requests of all anonymous clients may fill, in percent.
+    pub anonymous_share: u8,
+    /// Unfinished requests of all anonymous clients on one route.
+    pub anonymous_requests: u64,
     /// Channels one client may subscribe to.
     pub channels: usize,
     /// The maximum number of publications in one reply.
@@ -325,6 +334,17 @@ pub struct WorkerConfig {
     /// How long a stopping worker may take to finish the work it has started.
     #[serde(with = "unit::duration")]
     pub drain: Duration,
+}
+
+/// The purger program.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PurgerConfig {
+    /// Health and metrics.
+    pub internal: SocketAddr,
+    /// How often it looks for requests to remove.
+    #[serde(with = "unit::duration")]
+    pub interval: Duration,
 }
 
 /// The stock handler `quakes`.

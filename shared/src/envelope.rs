@@ -53,7 +53,29 @@ pub struct Request {
 #[error("the header {0} is missing or malformed")]
 pub struct Unreadable(pub &'static str);
 
+/// How the answer to a request reaches its client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AnswerWay {
+    /// It is stored: the request has a key, or its answer is for the personal channel.
+    Stored,
+    /// It is handed to the gateway whose client waits, and the gateway confirms it.
+    HandedOver,
+    /// Nobody waits for it: the request is a `send` or a publication.
+    Nobody,
+}
+
 impl Request {
+    /// How the answer reaches the client.
+    pub fn answer_way(&self) -> AnswerWay {
+        if self.id.is_keyed() || self.later {
+            AnswerWay::Stored
+        } else if self.method.is_some() {
+            AnswerWay::HandedOver
+        } else {
+            AnswerWay::Nobody
+        }
+    }
+
     /// The ordering key: the user, or the connection of an anonymous client.
     pub fn ordering_key(&self) -> &str {
         self.user.as_deref().unwrap_or(&self.client)
@@ -179,10 +201,10 @@ impl Answer {
         }
     }
 
-    /// Encodes the answer as message headers. `ttl` is how long the broker keeps it, if shorter than the stream's limit.
-    pub fn headers(&self, ttl: Option<std::time::Duration>) -> HeaderMap {
+    /// Encodes the answer as message headers. There is no id for deduplication: the subject of a stored answer takes one
+    /// message, and an id would outlive it.
+    pub fn headers(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        headers.insert(header::MSG_ID, format!("{}.r", self.re));
         headers.insert(header::RE, self.re.as_str());
         headers.insert(header::ATTEMPT, self.attempt.to_string());
         headers.insert(header::WORKER, header::text(&self.worker));
@@ -199,9 +221,6 @@ impl Answer {
                 headers.insert(header::CODE, code.to_string());
                 headers.insert(header::MESSAGE, header::text(message));
             }
-        }
-        if let Some(ttl) = ttl {
-            headers.insert(header::TTL, format!("{}s", ttl.as_secs().max(1)));
         }
         headers
     }
@@ -316,7 +335,7 @@ mod tests {
         fn an_answer_survives_the_journey(user in proptest::option::of(line()), code in 1u32..2000, message in line(), ok in any::<bool>()) {
             let outcome = if ok { Outcome::Ok(Bytes::from_static(b"{}")) } else { Outcome::Error { code, message } };
             let answer = Answer { re: RequestId::keyed("u", "m", "k"), user, digest: Some("d".into()), attempt: 2, worker: "w".into(), outcome };
-            prop_assert_eq!(Answer::read(&answer.headers(None), answer.body()), Ok(answer));
+            prop_assert_eq!(Answer::read(&answer.headers(), answer.body()), Ok(answer));
         }
 
         #[test]
@@ -340,6 +359,36 @@ mod tests {
             let answer = Answer::read(&headers, Bytes::new()).unwrap();
             let error = answer.error().unwrap();
             assert_eq!((error.code, answer.attempt), (codes::INTERNAL.code, 0), "{odd:?}");
+        }
+    }
+
+    #[test]
+    fn only_answers_that_can_be_asked_for_again_are_stored() {
+        let gateway = crate::id::GatewayId::random();
+        let (plain, keyed) = (RequestId::plain(&gateway), RequestId::keyed("u", "m", "k"));
+        for (id, method, later, way) in [
+            (&plain, Some("m"), false, AnswerWay::HandedOver),
+            (&plain, Some("m"), true, AnswerWay::Stored),
+            (&keyed, Some("m"), false, AnswerWay::Stored),
+            (&keyed, Some("m"), true, AnswerWay::Stored),
+            (&plain, None, false, AnswerWay::Nobody),
+        ] {
+            let request = Request {
+                id: id.clone(),
+                user: None,
+                client: "c".to_owned(),
+                route: "r".to_owned(),
+                method: method.map(str::to_owned),
+                channel: None,
+                info: None,
+                channel_info: None,
+                later,
+                attempt: 0,
+                accepted_at: 0,
+                content_type: JSON.to_owned(),
+                body: Bytes::new(),
+            };
+            assert_eq!(request.answer_way(), way, "{request:?}");
         }
     }
 

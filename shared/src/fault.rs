@@ -10,7 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::topology::{IN, REPLY};
+use std::borrow::Cow;
+
+use crate::topology::{REPLY, REQUESTS};
 
 /// How long a fault stays open without being met again.
 pub const QUIET: Duration = Duration::from_secs(30);
@@ -236,13 +238,11 @@ impl Fault {
 }
 
 /// The key that says how large a stream may become.
-fn size_key(stream: &str) -> &'static str {
-    if stream.starts_with(IN) {
-        return "streams.in_max_bytes";
-    }
-    match stream {
-        REPLY => "streams.reply_max_bytes",
-        _ => "the broker's max_file (nats.conf) or the stream's limits",
+fn size_key(stream: &str) -> Cow<'static, str> {
+    match (stream.strip_prefix(REQUESTS), stream) {
+        (Some(route), _) => format!("max_bytes of the route {route:?}").into(),
+        (None, REPLY) => "streams.reply_max_bytes".into(),
+        (None, _) => "the broker's max_file (nats.conf) or the stream's limits".into(),
     }
 }
 

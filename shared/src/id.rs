@@ -64,7 +64,11 @@ impl fmt::Display for ClientId {
     }
 }
 
-/// The id of a request: two subject tokens, `<gateway>.<random>` or, with an idempotency key, `k.<digest>`.
+/// How the id of a request begins that nobody waits for. No gateway has this id.
+const UNAWAITED: &str = "s.";
+
+/// The id of a request: two subject tokens, `<gateway>.<random>`; with an idempotency key `k.<digest>`; `s.<random>` where no
+/// answer is awaited.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct RequestId(Box<str>);
 
@@ -72,6 +76,16 @@ impl RequestId {
     /// Draws the id of a plain request that waits at `gateway`.
     pub fn plain(gateway: &GatewayId) -> Self {
         Self(format!("{}.{}", gateway.as_str(), random_token::<16>()).into())
+    }
+
+    /// Draws the id of a request that nobody waits for: no gateway receives the live copy of its answer.
+    pub fn unawaited() -> Self {
+        Self(format!("{UNAWAITED}{}", random_token::<16>()).into())
+    }
+
+    /// Whether a client gets an answer.
+    pub fn is_awaited(&self) -> bool {
+        !self.0.starts_with(UNAWAITED)
     }
 
     /// Returns the id of this user's request with this key. Every retry has the same id, on any gateway.

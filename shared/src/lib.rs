@@ -5,6 +5,7 @@
 pub mod protocol;
 
 pub mod channel;
+pub mod confirmation;
 pub mod delta;
 pub mod envelope;
 pub mod fault;

@@ -77,7 +77,7 @@ impl Subjects {
         format!("{}.in.{}", self.prefix, address.0)
     }
 
-    /// All requests: the subjects of TIDE_IN.
+    /// All requests, of every route.
     pub fn all_requests(&self) -> String {
         format!("{}.in.>", self.prefix)
     }
@@ -134,20 +134,18 @@ impl Subjects {
         format!("{}.reply.{id}", self.prefix)
     }
 
-    /// All answers: the subjects of TIDE_REPLY, and the subjects that the broker republishes them on.
-    pub fn all_replies(&self) -> (String, String) {
-        (
-            format!("{}.reply.*.*", self.prefix),
-            format!("{}.answer.{{{{wildcard(1)}}}}.{{{{wildcard(2)}}}}", self.prefix),
-        )
+    /// All stored answers: the subjects of TIDE_REPLY.
+    pub fn all_replies(&self) -> String {
+        format!("{}.reply.*.*", self.prefix)
     }
 
-    /// The republished answer to one request.
+    /// Where workers bring the answer to one request: to a plain one as a request that its gateway confirms, to a keyed one as a
+    /// copy for every gateway that waits.
     pub fn answer(&self, id: &RequestId) -> String {
         format!("{}.answer.{id}", self.prefix)
     }
 
-    /// The republished answers to the plain requests of one gateway.
+    /// The answers to the plain requests of one gateway.
     pub fn answers_of(&self, gateway: &GatewayId) -> String {
         format!("{}.answer.{}.*", self.prefix, gateway.as_str())
     }

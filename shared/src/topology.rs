@@ -1,8 +1,8 @@
 //! The streams and consumers that a configuration needs, and the plan that creates or updates them.
 //!
-//! There are a few wide streams, never one for each channel or client. Messages are never moved. The streams of requests and
-//! answers are never deleted; a namespace's stream is deleted only to recreate it. The stream of its last messages is made of
-//! copies, so it is deleted and made anew whenever that is simpler.
+//! There are a few wide streams and one for each route and namespace, never one for each channel or client. Messages are never
+//! moved. The streams of requests and answers are never deleted; a namespace's stream is deleted only to recreate it. The stream
+//! of its last messages is made of copies, so it is deleted and made anew whenever that is simpler.
 
 use std::collections::HashMap;
 
@@ -16,15 +16,13 @@ use serde_json::Value;
 
 use self::{
     migration::Way,
-    streams::{answers, consumer, dead_letters, last_messages, parked, presence, publications, requests},
+    streams::{answers, consumers, dead_letters, last_messages, parked, presence, publications, requests},
 };
 use crate::{
     config::{Config, Namespace, Route},
     subject::Subjects,
 };
 
-/// The stream of requests waiting for workers.
-pub const IN: &str = "TIDE_IN";
 /// The stream of requests that wait for their next attempt.
 pub const PARK: &str = "TIDE_PARK";
 /// The stream of stored answers.
@@ -39,12 +37,14 @@ pub const PRESENCE: &str = "TIDE_PRESENCE";
 const EPOCH: &str = "tidegate-epoch";
 
 mod last;
+mod leftover;
 mod migration;
 mod raised;
 mod streams;
 
 pub use self::{
     last::{last_stream, origin_epoch},
+    leftover::Leftover,
     raised::KeptMessages,
 };
 
@@ -52,7 +52,7 @@ pub use self::{
 #[derive(Debug, Clone)]
 pub struct Topology {
     streams: Vec<Stream>,
-    consumers: Vec<(&'static str, pull::Config)>,
+    consumers: Vec<(String, pull::Config)>,
     /// The streams that may be recreated although their messages are lost.
     expendable: Vec<String>,
     /// The streams of last messages that no namespace needs.
@@ -75,7 +75,7 @@ enum Step {
     RemoveStream(String),
     /// A change that no update can make, with the reason and the way out.
     Refuse(String),
-    Consumer(&'static str, String),
+    Consumer(String, String),
 }
 
 impl Change {
@@ -101,17 +101,20 @@ pub struct ApplyError {
 
 /// The prefix of the names of namespaces' streams.
 const CHANNELS: &str = "TIDE_CH_";
+/// The prefix of the names of routes' streams.
+pub const REQUESTS: &str = "TIDE_IN_";
 
 /// Returns the name of the stream that keeps a namespace's publications.
 pub fn channel_stream(namespace: &str) -> String {
     format!("{CHANNELS}{namespace}")
 }
 
-/// Returns the stream that takes a subject. `None` for a subject that no stream takes.
-pub fn stream_of(subjects: &Subjects, subject: &str) -> Option<String> {
+/// Returns the stream that takes a subject, which is of a request of `route`, if it is of a request. `None` for a subject that no
+/// stream takes.
+pub fn stream_of(subjects: &Subjects, subject: &str, route: Option<&str>) -> Option<String> {
     let mut words = subjects.words(subject)?;
     Some(match words.next()? {
-        "in" => IN.to_owned(),
+        "in" => request_stream(route?),
         "park" | "due" => PARK.to_owned(),
         "reply" => REPLY.to_owned(),
         "dead" => DEAD.to_owned(),
@@ -119,6 +122,11 @@ pub fn stream_of(subjects: &Subjects, subject: &str) -> Option<String> {
         "ch" => channel_stream(words.next()?),
         _ => return None,
     })
+}
+
+/// Returns the name of the stream that keeps a route's requests.
+pub fn request_stream(route: &str) -> String {
+    format!("{REQUESTS}{route}")
 }
 
 /// Returns the name of the consumer that a route has on each of its two streams.
@@ -131,7 +139,6 @@ impl Topology {
     pub fn of(config: &Config) -> Self {
         let subjects = config.subjects();
         let mut streams = vec![
-            requests(config, &subjects),
             parked(config, &subjects),
             answers(config, &subjects),
             dead_letters(config, &subjects),
@@ -142,12 +149,8 @@ impl Topology {
         let (proving, others): (Vec<_>, Vec<_>) = namespaces.iter().partition(|n| n.proves_quiet());
         streams.extend(proving.iter().map(|n| last_messages(config, n)));
         let unneeded = others.iter().map(|n: &&Namespace| last_stream(&n.name)).collect();
-        let consumers = config.routes.iter().flat_map(|route| {
-            [(IN, "in"), (PARK, "due")].into_iter().filter_map(|(stream, stage)| {
-                let filter = route.matches.filter(&subjects, stage)?;
-                Some((stream, consumer(config, route, filter)))
-            })
-        });
+        streams.extend(config.routes.iter().filter_map(|route| requests(config, &subjects, route)));
+        let consumers = config.routes.iter().flat_map(|route| consumers(config, &subjects, route));
         Self { streams, consumers: consumers.collect(), expendable: Vec::new(), unneeded }
     }
 
@@ -172,6 +175,11 @@ impl Topology {
     /// Compares the configuration with the broker. Programs may start when the plan is empty.
     pub async fn plan(&self, jetstream: &jetstream::Context) -> Result<Vec<Change>, ApplyError> {
         let mut changes = self.plan_streams(jetstream).await?;
+        for leftover in self.leftovers(jetstream).await? {
+            for change in &mut changes {
+                leftover.refuse(self, change);
+            }
+        }
         changes.extend(self.plan_consumers(jetstream).await);
         for name in &self.unneeded {
             if read(jetstream, name).await?.is_some() {
@@ -219,6 +227,10 @@ impl Topology {
             Way::Update(persist_mode) => {
                 let wanted = Stream { persist_mode, ..wanted.clone() };
                 let mut differences = differences(&wanted, &found.config);
+                // An unset field is no difference elsewhere: it is the broker's to choose.
+                if found.config.republish.is_some() && wanted.republish.is_none() {
+                    differences.push("republish -> none".to_owned());
+                }
                 if raised::is_open(&found.config) {
                     differences.push("note from where on its larger history holds".to_owned());
                 }
@@ -255,15 +267,16 @@ impl Topology {
         let mut changes = Vec::new();
         for (stream, wanted) in &self.consumers {
             let name = wanted.durable_name.clone().unwrap_or_default();
-            let found = jetstream.get_consumer_from_stream::<pull::Config, _, _>(&name, *stream).await;
+            let found =
+                jetstream.get_consumer_from_stream::<pull::Config, _, _>(&name, stream.as_str()).await;
             let what = match found {
                 Ok(consumer) => match differences(wanted, &consumer.cached_info().config) {
                     differences if differences.is_empty() => continue,
                     differences => format!("update consumer {name} on {stream}: {}", differences.join(", ")),
                 },
-                Err(_) => format!("create consumer {name} on {stream} for {}", wanted.filter_subject),
+                Err(_) => format!("create consumer {name} on {stream}"),
             };
-            changes.push(Change { what, step: Step::Consumer(stream, name) });
+            changes.push(Change { what, step: Step::Consumer(stream.clone(), name) });
         }
         changes
     }
@@ -275,6 +288,15 @@ impl Topology {
                 return Err(ApplyError { what: "nothing was changed".to_owned(), reason: reason.clone() });
             }
         }
+        self.carry_out(jetstream, plan).await.map_err(|mut error| {
+            if error.reason.contains(NO_ROOM) {
+                error.reason = format!("{}; {}", error.reason, self.reserved());
+            }
+            error
+        })
+    }
+
+    async fn carry_out(&self, jetstream: &jetstream::Context, plan: &[Change]) -> Result<(), ApplyError> {
         for change in plan {
             match &change.step {
                 Step::Refuse(_) => {}
@@ -297,7 +319,7 @@ impl Topology {
                         .filter(|(s, c)| s == stream && c.durable_name.as_ref() == Some(name));
                     for (_, config) in consumers {
                         jetstream
-                            .create_consumer_on_stream(config.clone(), *stream)
+                            .create_consumer_on_stream(config.clone(), stream.as_str())
                             .await
                             .map_err(|e| failed(&change.what, &e))?;
                     }
@@ -328,6 +350,8 @@ impl Topology {
         let found = jetstream.get_stream(name).await?;
         let found = found.cached_info();
         let mut wanted = Stream { persist_mode, ..self.stream(name) };
+        // No update can turn it off.
+        wanted.allow_message_ttl |= found.config.allow_message_ttl;
         wanted.metadata.clone_from(&found.config.metadata);
         raised::open(found, &wanted.clone(), &mut wanted.metadata);
         let info = jetstream.update_stream(wanted).await?;
@@ -336,6 +360,20 @@ impl Topology {
             jetstream.update_stream(raised::close(info.cached_info())).await?;
         }
         Ok(())
+    }
+
+    /// The sizes that the broker reserves for the streams of this configuration, for the error that they do not fit.
+    fn reserved(&self) -> String {
+        let sizes = self.streams.iter().filter_map(|stream| {
+            let bytes = u64::try_from(stream.max_bytes).ok().filter(|bytes| *bytes > 0)?;
+            Some((stream.name.as_str(), bytes))
+        });
+        let (mut total, mut parts) = (0_u64, Vec::new());
+        for (name, bytes) in sizes {
+            total = total.saturating_add(bytes);
+            parts.push(format!("{name} {}", bytesize::ByteSize(bytes)));
+        }
+        format!("this configuration reserves {}: {}", bytesize::ByteSize(total), parts.join(", "))
     }
 
     fn stream(&self, name: &str) -> Stream {
@@ -386,13 +424,19 @@ fn is_absent(error: &jetstream::context::GetStreamError) -> bool {
     matches!(error.kind(), GetStreamErrorKind::JetStream(ref e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }
 
+/// What the broker says when the sizes of all streams exceed its storage.
+const NO_ROOM: &str = "insufficient storage";
+
 fn failed(what: &str, error: &dyn std::error::Error) -> ApplyError {
     let mut reason = error.to_string();
     if reason.contains("not unique") {
         reason.push_str(": a consumer of an earlier configuration takes the same requests; remove it with `nats consumer rm`");
     }
-    if reason.contains("insufficient storage") {
-        reason.push_str(": the max_bytes of all streams are reserved; lower streams.*_max_bytes or raise max_file in nats.conf");
+    if reason.contains(NO_ROOM) {
+        reason.push_str(": the max_bytes of all streams are reserved; lower max_bytes of routes or streams.*_max_bytes, or raise max_file in nats.conf");
+    }
+    if reason.contains("overlap") {
+        reason.push_str(": a stream takes the same requests; if routes swap what they match, apply in two steps, with neither of the two matches in the first");
     }
     ApplyError { what: what.to_owned(), reason }
 }
@@ -436,11 +480,15 @@ mod tests {
         for stream in streams {
             for filter in &stream.subjects {
                 let subject = filter.replace('*', "a").replace('>', "a.b");
-                assert_eq!(stream_of(&subjects, &subject), Some(stream.name.clone()), "{subject}");
+                assert_eq!(
+                    stream_of(&subjects, &subject, stream.name.strip_prefix(REQUESTS)),
+                    Some(stream.name.clone()),
+                    "{subject}"
+                );
             }
         }
         for subject in ["tide.answer.a.b", "other.in.rpc.a.1.b.c", "tide", "tide.ch", "$JS.API.INFO"] {
-            assert_eq!(stream_of(&subjects, subject), None, "{subject}");
+            assert_eq!(stream_of(&subjects, subject, None), None, "{subject}");
         }
     }
 }

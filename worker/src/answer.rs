@@ -31,14 +31,14 @@ pub struct Answer {
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Publication {
-    /// The channel as clients write it, such as `chat:lobby`. The attempt fails when it is malformed or its namespace is not
-    /// configured.
+    /// The channel as clients write it, such as `chat:lobby`. If it is malformed or its namespace is not configured, the request becomes
+    /// a dead letter at once, with this as its reason.
     pub channel: String,
     /// The payload as subscribers get it.
     pub data: Bytes,
     /// The client that subscribers see as the publisher. `None` for a publication of the back end.
     pub sender: Option<Sender>,
-    /// Tags beside the payload. Names consist of letters, digits, `_` and `-`; any other name fails the attempt. Values are
+    /// Tags beside the payload. Names consist of letters, digits, `_` and `-`; any other name makes the request a dead letter. Values are
     /// put on one line.
     pub tags: BTreeMap<String, String>,
 }

@@ -15,7 +15,7 @@ use async_nats::{
 use tidegate_shared::{
     envelope::{Request, Unreadable},
     header,
-    topology::IN,
+    topology::PARK,
 };
 
 use crate::metrics::{Ending, Metrics};
@@ -40,7 +40,7 @@ impl Delivery {
     pub(crate) fn new(message: jetstream::Message) -> Self {
         let (delivered, place, parked) = match message.info() {
             Ok(info) => {
-                let parked = info.stream != IN;
+                let parked = info.stream == PARK;
                 let stage = if parked { 'p' } else { 'i' };
                 let place = format!("{stage}{}", info.stream_sequence);
                 (u32::try_from(info.delivered).unwrap_or(1), place, parked)

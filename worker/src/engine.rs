@@ -10,7 +10,7 @@ use tidegate_shared::{
 use tokio::{runtime::Handle, sync::Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{clock::Clock, handler::BoxedHandler, metrics::Metrics};
+use crate::{clock::Clock, handler::BoxedHandler, metrics::Metrics, permit::Room, stall::Stall};
 
 /// What all routes of a worker share.
 #[derive(Debug)]
@@ -24,6 +24,10 @@ pub(crate) struct Engine {
     pub(crate) name: String,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) clock: Clock,
+    /// Answers that wait because the result cache is full.
+    pub(crate) stall: Arc<Stall>,
+    /// For requests that are answered and have given their permit back.
+    pub(crate) room: Room,
     /// The runtime that handlers run on. Everything else runs on the engine's own.
     pub(crate) handlers: Handle,
     /// For the one suspect at a time that is tried alone.

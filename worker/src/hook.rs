@@ -72,19 +72,36 @@ impl HookRunner {
                     None => return,
                 },
             };
-            let this = Arc::clone(&self);
-            self.engine.deliveries.spawn(async move {
-                let _permit = permit;
-                let ending = tokio::select! {
-                    biased;
-                    () = this.engine.cut_off.cancelled() => Ending::Returned,
-                    ending = this.answer(question) => ending,
-                };
-                this.engine.metrics.ended(this.route.name(), ending);
-            });
+            self.take(permit, question);
         }
-        // From here on the broker gives questions to other workers.
-        let _ = questions.unsubscribe().await;
+        // From here on the broker gives questions to other workers. Those that it has sent already are answered.
+        if questions.drain().await.is_err() {
+            return;
+        }
+        let rest = async {
+            while let Some((permit, question)) = self.next(&mut questions).await {
+                self.take(permit, question);
+            }
+        };
+        tokio::select! {
+            () = rest => {}
+            () = self.engine.cut_off.cancelled() => {}
+            () = tokio::time::sleep(self.engine.config.worker.drain) => {}
+        }
+    }
+
+    /// Answers a question in a task of its own.
+    fn take(self: &Arc<Self>, permit: OwnedSemaphorePermit, question: Message) {
+        let this = Arc::clone(self);
+        self.engine.deliveries.spawn(async move {
+            let _permit = permit;
+            let ending = tokio::select! {
+                biased;
+                () = this.engine.cut_off.cancelled() => Ending::Returned,
+                ending = this.answer(question) => ending,
+            };
+            this.engine.metrics.ended(this.route.name(), ending);
+        });
     }
 
     /// The next question. It stays in the subscription until it has a permit. `None` when the subscription has ended.

@@ -49,10 +49,12 @@ mod consume;
 mod delivery;
 mod engine;
 mod hook;
+mod permit;
 mod pull;
 mod runner;
 mod runtimes;
 mod settle;
+mod stall;
 mod store;
 
 mod health;

@@ -32,6 +32,8 @@ pub(crate) enum Ending {
     Dead,
     /// An earlier delivery had stored the answer.
     AlreadyAnswered,
+    /// A copy of the request waits for its next attempt, so this one did not run.
+    AlreadyParked,
     /// The worker drained or ended first; another worker gets the request.
     Returned,
 }
@@ -47,6 +49,7 @@ impl Ending {
             Self::Snooze => "snooze",
             Self::Dead => "dead",
             Self::AlreadyAnswered => "already_answered",
+            Self::AlreadyParked => "already_parked",
             Self::Returned => "returned",
         }
     }
@@ -79,6 +82,8 @@ pub struct Metrics {
     waiting: Family<ByRoute, Histogram>,
     handler_delay: Gauge<f64, AtomicU64>,
     faults: Family<ByFault, Gauge>,
+    unstored: Gauge,
+    unconfirmed: Gauge,
 }
 
 impl Metrics {
@@ -100,7 +105,23 @@ impl Metrics {
         registry.register_with_unit("handler_delay", help, Unit::Seconds, handler_delay.clone());
         let faults = Family::default();
         registry.register("faults", "Open faults of the broker, by where and what", faults.clone());
-        Self { registry, requests, in_flight, handling, waiting, handler_delay, faults }
+        let unstored = Gauge::default();
+        let help = "Answers that wait because the result cache is full";
+        registry.register("unstored_answers", help, unstored.clone());
+        let unconfirmed = Gauge::default();
+        let help = "Answers to plain requests that no gateway has confirmed yet";
+        registry.register("unconfirmed_answers", help, unconfirmed.clone());
+        Self {
+            registry,
+            requests,
+            in_flight,
+            handling,
+            waiting,
+            handler_delay,
+            faults,
+            unstored,
+            unconfirmed,
+        }
     }
 
     /// Writes all metrics in the text format of Prometheus.
@@ -132,6 +153,16 @@ impl Metrics {
         }
     }
 
+    pub(crate) fn unstored(&self, answers: usize) {
+        self.unstored.set(i64::try_from(answers).unwrap_or(i64::MAX));
+    }
+
+    /// Counts an answer as unconfirmed until the returned value is dropped.
+    pub(crate) fn unconfirmed(&self) -> Unconfirmed {
+        self.unconfirmed.inc();
+        Unconfirmed(self.unconfirmed.clone())
+    }
+
     /// Counts a handler as running, and times it, until the returned value is dropped.
     pub(crate) fn handling(&self, route: &str) -> Handling {
         let labels = by(route);
@@ -144,6 +175,16 @@ impl Metrics {
 
 fn by(route: &str) -> ByRoute {
     ByRoute { route: route.to_owned() }
+}
+
+/// An answer that no gateway has confirmed.
+#[derive(Debug)]
+pub(crate) struct Unconfirmed(Gauge);
+
+impl Drop for Unconfirmed {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 /// A handler that is running.

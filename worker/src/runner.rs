@@ -5,7 +5,10 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
-use tidegate_shared::{lifecycle::Lifecycle, topology::consumer_name};
+use tidegate_shared::{
+    lifecycle::Lifecycle,
+    topology::{PARK, consumer_name, request_stream},
+};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
@@ -47,10 +50,15 @@ impl Runner {
         &self.route
     }
 
+    /// The streams that its requests come from: the route's own, and that of all parked requests.
+    pub(crate) fn streams(&self) -> [String; 2] {
+        [request_stream(self.route.name()), PARK.to_owned()]
+    }
+
     /// Pulls from one of the route's two consumers until the worker drains.
-    pub(crate) async fn consume(self: Arc<Self>, stream: &'static str, lifecycle: Lifecycle) {
+    pub(crate) async fn consume(self: Arc<Self>, stream: String, lifecycle: Lifecycle) {
         let consumer = consumer_name(&self.route.config);
-        let mut puller = Puller::new(self.engine.broker.clone(), stream, consumer);
+        let mut puller = Puller::new(self.engine.broker.clone(), &stream, consumer);
         let mut pauses = Pauses::new(FIRST_PAUSE);
         loop {
             let pulled = tokio::select! {
@@ -144,7 +152,7 @@ impl Runner {
         };
         let settlement = Settlement::new(&self.engine, &self.route, delivery);
         match (permit, settlement) {
-            (Some(_permit), Ok(settlement)) => settlement.settle().await,
+            (Some(permit), Ok(settlement)) => settlement.settle(permit).await,
             (Some(_permit), Err(unreadable)) => {
                 settle::bury_unreadable(&self.engine, self.route.name(), delivery, &unreadable).await
             }

@@ -1,7 +1,7 @@
 //! How one delivered request ends: with an answer, parked for its next attempt, or as a dead letter.
 //!
-//! The order of the steps is what a worker promises. Everything is stored before the acknowledgement, and everything stored
-//! has an id derived from the request's, so a step that is repeated after a crash stores nothing twice.
+//! The order of the steps is what a worker promises. Everything is stored, or confirmed by a gateway, before the acknowledgement;
+//! and everything stored has an id derived from the request's, so a step that is repeated after a crash stores nothing twice.
 
 use std::{
     sync::Arc,
@@ -9,12 +9,12 @@ use std::{
 };
 
 use tidegate_shared::{
-    channel::Channel,
     config::Backoff,
-    envelope::{self, Outcome, Request, Unreadable},
+    envelope::{Outcome, Request, Unreadable},
     header,
     protocol::codes,
 };
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
     answer::Answer,
@@ -25,9 +25,12 @@ use crate::{
     failure::{Failure, MAX_WAIT},
     job::Job,
     metrics::Ending,
-    store::{self, Rejected, Stored},
+    permit::Permit,
+    store::{self, Rejected},
 };
 
+mod answering;
+mod hand_over;
 mod letter;
 mod messages;
 mod suspicion;
@@ -60,6 +63,7 @@ pub(crate) struct Settlement {
     route: Arc<BoundRoute>,
     delivery: Arc<Delivery>,
     request: Arc<Request>,
+    permit: Permit,
     /// What the request's lost deliveries say about it.
     suspicion: Suspicion,
     /// Attempts that count and were begun before this delivery.
@@ -78,6 +82,7 @@ impl Settlement {
             engine: Arc::clone(engine),
             route: Arc::clone(route),
             delivery: Arc::clone(delivery),
+            permit: Permit::default(),
             attempts: request.attempt,
             suspicion: Suspicion::of(delivery),
             request,
@@ -86,16 +91,13 @@ impl Settlement {
         Ok(settlement)
     }
 
-    /// Does everything that the request needs: the answer of an earlier delivery, an attempt, or a dead letter.
-    pub(crate) async fn settle(&self) -> Ending {
-        // A plain request cannot have an answer before its first delivery, unless it was parked by a worker that was cut off
-        // while it stored the answer. This check comes before the attempts are counted: a
-        // worker that ended between its answer and the acknowledgement has not failed.
-        let may_be_answered = self.request.id.is_keyed()
-            || self.attempts > 0
-            || self.delivery.was_parked()
-            || self.delivery.earlier_deliveries() > 0;
-        if may_be_answered && let Some(ending) = self.answered_already().await {
+    /// Does everything that the request needs: the answer of an earlier delivery, an attempt, or a dead letter. `permit` is its
+    /// place among those that the route works on.
+    pub(crate) async fn settle(&self, permit: OwnedSemaphorePermit) -> Ending {
+        self.permit.hold(permit);
+        // This check comes before the attempts are counted: a worker that ended between its answer and the acknowledgement has not
+        // failed.
+        if let Some(ending) = self.settled_before().await {
             return ending;
         }
         // Attempts are counted before the handler runs, which also stops a request that crashes its workers.
@@ -110,6 +112,28 @@ impl Settlement {
             self.engine.metrics.waited(self.route.name(), self.waited());
         }
         self.attempt().await
+    }
+
+    /// Settles the request if it is answered, or if another copy of it is.
+    async fn settled_before(&self) -> Option<Ending> {
+        let (broker, subjects) = (&self.engine.broker, &self.engine.subjects);
+        if self.request.id.is_keyed() && !self.delivery.was_parked() {
+            // While a keyed request is parked, its subject among the waiting requests is free for another copy.
+            let (answer, parked) = tokio::join!(
+                store::answer(broker, subjects, &self.request.id),
+                store::is_parked(broker, subjects, &self.request.id, self.delivery.subject()),
+            );
+            return match answer {
+                Some(answer) => Some(self.answered_before(answer).await),
+                None if parked => Some(self.acknowledge(Ending::AlreadyParked).await),
+                None => None,
+            };
+        }
+        // A plain request cannot have an answer before its first delivery, unless it was parked by a worker that was cut off while
+        // it handed the answer over.
+        let may_be_answered =
+            self.attempts > 0 || self.delivery.was_parked() || self.delivery.earlier_deliveries() > 0;
+        if may_be_answered { self.answered_already().await } else { None }
     }
 
     /// Parks a request that was not begun, so that another worker takes it. Uses no attempt.
@@ -169,14 +193,15 @@ impl Settlement {
     /// crash in between only another attempt can repeat them, and a stored answer would prevent that attempt.
     async fn commit(&self, answer: Answer) -> Ending {
         for (index, publication) in answer.publications.into_iter().enumerate() {
+            // A channel that does not exist, or a message that the broker never takes: so it would be on every attempt.
             if let Err(reason) = self.publish(index, publication).await {
-                return self.retry(&reason, None, Ending::Retry).await;
+                return self.bury(&reason).await;
             }
         }
         self.conclude(Outcome::Ok(answer.body), Ending::Ok).await
     }
 
-    /// Stores the answer, publishes it if the request was sent as `later`, and acknowledges the request.
+    /// Brings the answer to the client, and acknowledges the request.
     async fn conclude(&self, outcome: Outcome, ending: Ending) -> Ending {
         let said = if let Outcome::Ok(body) = &outcome { body.len() } else { 0 };
         match self.answer(outcome).await {
@@ -188,35 +213,13 @@ impl Settlement {
                 );
                 self.bury_because(&reason, &reason).await
             }
+            Err(rejected @ Rejected::TooLong { .. }) => {
+                let reason = rejected.to_string();
+                self.bury_because(&reason, &reason).await
+            }
             Err(Rejected::Other(reason)) => {
                 self.bury(&format!("the answer cannot be stored: {reason}")).await
             }
-        }
-    }
-
-    /// Stores an answer unless the request has one. The first stored answer counts and is the one that is published later.
-    async fn answer(&self, outcome: Outcome) -> Result<(), Rejected> {
-        let (broker, subjects) = (&self.engine.broker, &self.engine.subjects);
-        let answer = envelope::Answer::to(&self.request, self.attempts, &self.engine.name, outcome);
-        let headers = self.answer_headers(&answer);
-        let stored = store::store(broker, subjects.reply(&answer.re), headers, answer.body()).await?;
-        let first = match stored {
-            Stored::Already if self.request.later => store::answer(broker, subjects, &answer.re).await,
-            Stored::Already | Stored::New => Some(answer),
-        };
-        if let Some(answer) = first {
-            self.publish_later_answer(&answer).await;
-        }
-        Ok(())
-    }
-
-    /// Publishes the answer to a `later` request on its user's personal channel.
-    async fn publish_later_answer(&self, answer: &envelope::Answer) {
-        let Some(user) = self.request.user.as_deref().filter(|_| self.request.later) else { return };
-        let subject = self.engine.subjects.channel(&Channel::personal(user));
-        let (headers, body) = (answer.later_headers(), answer.later_body());
-        if let Err(error) = store::store(&self.engine.broker, subject, headers, body).await {
-            tracing::error!(request.id = %answer.re, %error, "the answer cannot be published on the user's personal channel");
         }
     }
 
@@ -259,9 +262,7 @@ impl Settlement {
                 self.delivery.nak(delay).await;
                 ending
             }
-            Err(Rejected::Other(reason)) => {
-                self.bury(&format!("the next attempt cannot be scheduled: {reason}")).await
-            }
+            Err(rejected) => self.bury(&format!("the next attempt cannot be scheduled: {rejected}")).await,
         }
     }
 
@@ -320,13 +321,6 @@ impl Settlement {
     /// How many attempts were begun, this one included.
     fn begun(&self) -> u32 {
         self.attempts.saturating_add(1).min(self.route.config.max_attempts)
-    }
-
-    /// Settles the request if its answer is stored.
-    async fn answered_already(&self) -> Option<Ending> {
-        let stored = store::answer(&self.engine.broker, &self.engine.subjects, &self.request.id).await;
-        self.publish_later_answer(&stored?).await;
-        Some(self.acknowledge(Ending::AlreadyAnswered).await)
     }
 }
 

@@ -1,19 +1,19 @@
 //! Storing messages in JetStream, and waiting until the broker takes them.
 //!
-//! While the broker is unavailable or a stream is full, a call here waits. The request keeps its permit and its in-progress
-//! acknowledgements meanwhile, so that a worker takes no more requests than it can settle. Only the end of the worker cuts the
+//! While the broker is unavailable, a call here waits. The request keeps its permit and its in-progress acknowledgements
+//! meanwhile, so that a worker takes no more requests than it can settle. Only the end of the worker cuts the
 //! wait off; the request then goes back to the broker.
 
 use std::time::Duration;
 
-use async_nats::HeaderMap;
+use async_nats::{HeaderMap, Message};
 use bytes::Bytes;
 use tidegate_shared::{
     broker::{Broker, Refusal},
     envelope::Answer,
     id::RequestId,
     subject::Subjects,
-    topology::REPLY,
+    topology::{PARK, REPLY},
 };
 
 use crate::backoff::Pauses;
@@ -36,9 +36,22 @@ pub(crate) enum Rejected {
     /// It is larger than the broker takes.
     #[error("{what} is too large: {bytes} bytes, and the broker takes at most {limit}")]
     TooLarge { what: &'static str, bytes: usize, limit: usize },
+    /// It is an answer that is longer than may be stored.
+    #[error("the answer is too large: it has {bytes} bytes, and streams.answer_max_bytes allows {limit}")]
+    TooLong { bytes: usize, limit: u64 },
     /// Any other reason.
     #[error("{0}")]
     Other(String),
+}
+
+impl Rejected {
+    /// What a refusal means that no repetition changes.
+    pub(crate) fn of(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::TooLarge { what, bytes, limit } => Self::TooLarge { what, bytes, limit },
+            other => Self::Other(other.to_string()),
+        }
+    }
 }
 
 /// Stores a message. Repeating the call is safe: the message has an id, or its subject takes one message only.
@@ -50,35 +63,60 @@ pub(crate) async fn store(
 ) -> Result<Stored, Rejected> {
     let mut pauses = Pauses::new(FIRST_PAUSE);
     loop {
+        match store_unless_full(broker, subject.clone(), headers.clone(), body.clone()).await? {
+            Some(stored) => return Ok(stored),
+            None => pause(&mut pauses, "store", &Refusal::Full, &subject).await,
+        }
+    }
+}
+
+/// As [`store`]. `None` if the stream is full.
+pub(crate) async fn store_unless_full(
+    broker: &Broker,
+    subject: String,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Option<Stored>, Rejected> {
+    let mut pauses = Pauses::new(FIRST_PAUSE);
+    loop {
         match broker.store(subject.clone(), headers.clone(), body.clone()).await {
-            Ok(stored) if stored.duplicate => return Ok(Stored::Already),
-            Ok(_) => return Ok(Stored::New),
-            Err(Refusal::Taken) => return Ok(Stored::Already),
-            Err(Refusal::TooLarge { what, bytes, limit }) => {
-                return Err(Rejected::TooLarge { what, bytes, limit });
+            Ok(stored) if stored.duplicate => return Ok(Some(Stored::Already)),
+            Ok(_) => return Ok(Some(Stored::New)),
+            Err(Refusal::Taken) => return Ok(Some(Stored::Already)),
+            Err(Refusal::Full) => return Ok(None),
+            Err(refusal @ (Refusal::TooLarge { .. } | Refusal::Rejected(_))) => {
+                return Err(Rejected::of(refusal));
             }
-            Err(Refusal::Rejected(reason)) => return Err(Rejected::Other(reason)),
             Err(refusal) => pause(&mut pauses, "store", &refusal, &subject).await,
         }
     }
 }
 
+/// Whether a copy of a request is parked, or was and is due. `delivered` is the subject that the request was delivered on.
+pub(crate) async fn is_parked(broker: &Broker, subjects: &Subjects, id: &RequestId, delivered: &str) -> bool {
+    let (parked, due) = (subjects.park(id), subjects.due(delivered).unwrap_or_default());
+    let (parked, due) = tokio::join!(look_up(broker, PARK, &parked), look_up(broker, PARK, &due));
+    parked.is_some() || due.is_some()
+}
+
 /// Returns the stored answer to a request. `None` when there is none or it cannot be read.
 pub(crate) async fn answer(broker: &Broker, subjects: &Subjects, id: &RequestId) -> Option<Answer> {
-    let subject = subjects.reply(id);
-    let mut pauses = Pauses::new(FIRST_PAUSE);
-    let message = loop {
-        let refusal = match broker.last(REPLY, &subject).await {
-            Ok(Some(message)) => break message,
-            Ok(None) => return None,
-            Err(refusal) => refusal,
-        };
-        pause(&mut pauses, "look up", &refusal, &subject).await;
-    };
+    let message = look_up(broker, REPLY, &subjects.reply(id)).await?;
     let headers = message.headers.unwrap_or_default();
     Answer::read(&headers, message.payload)
         .inspect_err(|error| tracing::error!(request.id = %id, %error, "a stored answer cannot be read"))
         .ok()
+}
+
+/// The last message of a subject.
+async fn look_up(broker: &Broker, stream: &str, subject: &str) -> Option<Message> {
+    let mut pauses = Pauses::new(FIRST_PAUSE);
+    loop {
+        match broker.last(stream, subject).await {
+            Ok(message) => return message,
+            Err(refusal) => pause(&mut pauses, "look up", &refusal, subject).await,
+        }
+    }
 }
 
 async fn pause(pauses: &mut Pauses, operation: &'static str, refusal: &Refusal, subject: &str) {

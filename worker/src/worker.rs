@@ -10,7 +10,7 @@ use tidegate_shared::{
     broker::{Broker, ConnectFailure},
     config::{Config, Match, Route},
     lifecycle::{Lifecycle, TaskEnded},
-    topology::{IN, PARK, consumer_name},
+    topology::consumer_name,
 };
 use tokio::{runtime::Handle, sync::Semaphore, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -22,9 +22,11 @@ use crate::{
     handler::BoxedHandler,
     hook::HookRunner,
     metrics::Metrics,
+    permit::Room,
     router::Router,
     runner::Runner,
     runtimes::{self, EngineRuntime},
+    stall::Stall,
 };
 
 /// The most unacknowledged publishes of one worker. Further ones wait.
@@ -66,7 +68,7 @@ pub enum StartFailure {
         /// The route's name.
         route: String,
         /// The stream that lacks the consumer.
-        stream: &'static str,
+        stream: String,
         /// The broker's error.
         reason: String,
     },
@@ -131,14 +133,17 @@ impl Worker {
         let connect =
             async move { Broker::connect(&nats, &nats.worker, &connection_name, IN_FLIGHT, true).await };
         let broker = runtime.run(connect).await?;
+        let metrics = Arc::new(Metrics::new());
         let engine = Arc::new(Engine {
             broker,
             config: config.clone(),
             subjects: config.subjects(),
             namespaces: config.all_namespaces().into_iter().map(|namespace| namespace.name).collect(),
             name: name.to_owned(),
-            metrics: Arc::new(Metrics::new()),
+            stall: Arc::new(Stall::new(Arc::clone(&metrics))),
+            metrics,
             clock: Clock::new(),
+            room: Room::new(),
             handlers: Handle::current(),
             alone: Semaphore::new(1),
             deliveries: TaskTracker::new(),
@@ -161,8 +166,8 @@ impl Worker {
     pub async fn find_consumers(&self) -> Result<(), StartFailure> {
         let deadline = Instant::now() + CONSUMERS_LIMIT;
         for runner in &self.routes.runners {
-            for stream in [IN, PARK] {
-                self.routes.find_consumer(&runner.route().config, stream, deadline).await?;
+            for stream in runner.streams() {
+                self.routes.find_consumer(&runner.route().config, &stream, deadline).await?;
             }
         }
         Ok(())
@@ -171,6 +176,11 @@ impl Worker {
     /// The worker's metrics.
     pub fn metrics(&self) -> Arc<Metrics> {
         Arc::clone(&self.routes.engine.metrics)
+    }
+
+    /// The answers that wait for room in the result cache.
+    pub(crate) fn stall(&self) -> Arc<Stall> {
+        Arc::clone(&self.routes.engine.stall)
     }
 
     /// Sets what this machine's clock says to the worker. For tests of a wrong clock: nothing that the worker does depends on
@@ -210,7 +220,7 @@ impl Routes {
     async fn run(&self, lifecycle: &Lifecycle) -> Result<(), TaskEnded> {
         let mut consuming = ConsumeTasks::default();
         for runner in &self.runners {
-            for stream in [IN, PARK] {
+            for stream in runner.streams() {
                 let consume = Arc::clone(runner).consume(stream, lifecycle.clone());
                 consuming.spawn(runner.route().name(), consume);
             }
@@ -248,7 +258,7 @@ impl Routes {
     async fn find_consumer(
         &self,
         route: &Route,
-        stream: &'static str,
+        stream: &str,
         deadline: Instant,
     ) -> Result<(), StartFailure> {
         let jetstream = self.engine.broker.jetstream();
@@ -258,7 +268,7 @@ impl Routes {
                 jetstream.get_consumer_from_stream(consumer_name(route), stream).await;
             let Err(error) = found else { return Ok(()) };
             if Instant::now() >= deadline {
-                let (route, reason) = (route.name.clone(), error.to_string());
+                let (route, stream, reason) = (route.name.clone(), stream.to_owned(), error.to_string());
                 return Err(StartFailure::NoConsumer { route, stream, reason });
             }
             if !warned {

@@ -32,6 +32,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let config = args.config.load(Role::Setup)?;
     let broker = setup::connect(&config).await?;
     let topology = Topology::of(&config).recreating(&args.recreate_channels);
+    for leftover in topology.leftovers(broker.jetstream()).await? {
+        output::note(leftover.advice());
+    }
     let plan = topology.plan(broker.jetstream()).await?;
     for change in &plan {
         output::line(&change.what);

@@ -75,7 +75,7 @@ async fn later(receipt: &Receipt, mut events: Events, begun: Instant, timeout: D
     let Receipt { id, seq, duplicate } = receipt;
     let known = if *duplicate { ", which had it already" } else { "" };
     output::note(format!(
-        "accepted at TIDE_IN sequence {seq}{known} after {}: request {id}",
+        "accepted as number {seq} of its route{known} after {}: request {id}",
         milliseconds(begun.elapsed())
     ));
     loop {

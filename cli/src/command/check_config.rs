@@ -24,6 +24,8 @@ enum Program {
     Gateway,
     /// A worker.
     Worker,
+    /// The purger.
+    Purger,
     /// `tidegate apply`.
     Apply,
     /// `tidegate pub --as-service`.
@@ -35,6 +37,7 @@ impl From<Program> for Role {
         match program {
             Program::Gateway => Self::Gateway,
             Program::Worker => Self::Worker,
+            Program::Purger => Self::Purger,
             Program::Apply => Self::Setup,
             Program::Service => Self::Service,
         }

@@ -93,7 +93,7 @@ async fn hold(args: &Args, stack: &Arc<Stack>, lifecycle: &Lifecycle) -> anyhow:
     output::line(banner::text(stack.config(), &stack.status())?);
     let ending = async {
         lifecycle.draining().await;
-        output::note("ending: gateways, then workers, then the broker (again to end at once)");
+        output::note("ending: gateways, then workers, then the purger and the broker (again to end at once)");
         tokio::select! {
             () = stack.down() => {}
             () = lifecycle.stopping() => {}

@@ -75,9 +75,9 @@ impl Blueprint {
         Ok((spec, reserved))
     }
 
-    /// Plans the gateway or worker with this number, counted from 1.
+    /// Plans the gateway or worker with this number, counted from 1, or the purger.
     pub(crate) fn process(&self, kind: Kind, number: usize) -> anyhow::Result<PlannedProcess> {
-        let name = format!("{kind}-{number}");
+        let name = if kind == Kind::Purger { kind.to_string() } else { format!("{kind}-{number}") };
         let Addresses { public, internal, reserved } = self.place(kind, number)?;
         let mut variables = self.common_variables();
         let mut args = vec!["--config".to_owned(), self.config_file.display().to_string()];
@@ -91,6 +91,10 @@ impl Blueprint {
                 variables.push(("TIDEGATE_WORKER__INTERNAL".to_owned(), internal.to_string()));
                 args.extend(["--name".to_owned(), name.clone()]);
                 self.config.worker.drain
+            }
+            Kind::Purger => {
+                variables.push(("TIDEGATE_PURGER__INTERNAL".to_owned(), internal.to_string()));
+                Duration::ZERO
             }
             Kind::Nats => bail!("a stack has one nats"),
         };
@@ -122,6 +126,9 @@ impl Blueprint {
             (false, Kind::Gateway) => {
                 let row = self.ports()?.row(number);
                 Addresses::fixed(at(gateway.listen, row.listen)?, at(gateway.internal, row.internal)?)
+            }
+            (false, Kind::Purger) => {
+                Addresses::fixed(self.config.purger.internal, self.config.purger.internal)
             }
             (false, _) => {
                 let internal = at(worker.internal, self.ports()?.row(number).worker)?;

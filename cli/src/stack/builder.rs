@@ -34,6 +34,7 @@ pub struct Builder {
     gateways: usize,
     workers: usize,
     worker: String,
+    purger: bool,
     dir: Option<PathBuf>,
     free_ports: bool,
     variables: Vec<(String, String, String)>,
@@ -55,6 +56,7 @@ impl Default for Builder {
             gateways: 0,
             workers: 0,
             worker: "tidegate-worker".to_owned(),
+            purger: false,
             dir: None,
             free_ports: true,
             variables: Vec::new(),
@@ -105,6 +107,13 @@ impl Builder {
     #[must_use]
     pub fn worker_program(mut self, name: impl Into<String>) -> Self {
         self.worker = name.into();
+        self
+    }
+
+    /// Runs the purger even without gateways and workers. With them it always runs.
+    #[must_use]
+    pub fn with_purger(mut self) -> Self {
+        self.purger = true;
         self
     }
 
@@ -208,7 +217,10 @@ impl Builder {
 
     fn members(&self, blueprint: &Blueprint) -> anyhow::Result<Vec<PlannedProcess>> {
         let gateways = (1..=self.gateways).map(|number| blueprint.process(Kind::Gateway, number));
-        gateways.chain((1..=self.workers).map(|number| blueprint.process(Kind::Worker, number))).collect()
+        let workers = (1..=self.workers).map(|number| blueprint.process(Kind::Worker, number));
+        let purger =
+            (self.purger || self.gateways + self.workers > 0).then(|| blueprint.process(Kind::Purger, 1));
+        gateways.chain(workers).chain(purger).collect()
     }
 
     fn directory(&self) -> anyhow::Result<(PathBuf, Option<TempDir>)> {
@@ -276,6 +288,7 @@ fn report_busy<'a>(specs: impl Iterator<Item = &'a ProcessSpec>) -> anyhow::Resu
             Kind::Nats => "nats.url",
             Kind::Gateway => "gateway.listen and gateway.internal",
             Kind::Worker => "worker.internal",
+            Kind::Purger => "purger.internal",
         };
         for address in BTreeSet::from([spec.public, spec.internal]) {
             if let Some(owner) = port::busy(address) {

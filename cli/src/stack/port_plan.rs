@@ -38,6 +38,7 @@ impl PortPlan {
             ("gateway.listen", listen),
             ("gateway.internal", internal),
             ("worker.internal", worker),
+            ("purger.internal", config.purger.internal.port()),
         ];
         let mut taken = BTreeSet::new();
         for (place, (key, port)) in keys.into_iter().enumerate() {

@@ -130,6 +130,11 @@ impl Stack {
         self.processes_of(Kind::Worker).iter().map(|process| process.spec.internal).collect()
     }
 
+    /// Returns the health and metrics address of the purger.
+    pub fn purger_address(&self) -> Option<SocketAddr> {
+        self.processes_of(Kind::Purger).first().map(|process| process.spec.internal)
+    }
+
     /// Kills a process (SIGKILL) and waits until it has ended. The supervisor restarts it.
     pub async fn kill(&self, name: &str) -> anyhow::Result<()> {
         self.process(name)?.kill().await
@@ -180,8 +185,8 @@ impl Stack {
 
     /// Starts or stops gateways or workers until there are `count`. Stops the highest numbers, which finish their work first.
     pub async fn scale(&self, kind: Kind, count: usize) -> anyhow::Result<()> {
-        if kind == Kind::Nats {
-            bail!("a stack has one nats");
+        if matches!(kind, Kind::Nats | Kind::Purger) {
+            bail!("a stack has one {kind}");
         }
         let _one_at_a_time = self.scaling.lock().await;
         let now = self.processes_of(kind);
@@ -210,9 +215,9 @@ impl Stack {
         self.logs.of(name)
     }
 
-    /// Stops gateways, workers and broker in this order, which loses nothing. Removes a temporary directory.
+    /// Stops gateways, workers, purger and broker in this order, which loses nothing. Removes a temporary directory.
     pub async fn down(&self) {
-        for kind in [Kind::Gateway, Kind::Worker, Kind::Nats] {
+        for kind in [Kind::Gateway, Kind::Worker, Kind::Purger, Kind::Nats] {
             join_all(self.processes_of(kind).iter().map(|process| process.take_down(true))).await;
         }
         self.finish();
@@ -253,7 +258,7 @@ fn status_of(process: &Process) -> ProcessStatus {
     let address = match spec.kind {
         Kind::Nats => format!("nats://{}", spec.public),
         Kind::Gateway => format!("ws://{}/connection/websocket", spec.public),
-        Kind::Worker => format!("http://{}/readyz", spec.internal),
+        Kind::Worker | Kind::Purger => format!("http://{}/readyz", spec.internal),
     };
     let uptime = state.pid.map_or(Duration::ZERO, |_| state.since.elapsed());
     ProcessStatus {

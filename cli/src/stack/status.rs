@@ -14,6 +14,8 @@ pub enum Kind {
     Gateway,
     /// A worker.
     Worker,
+    /// The purger, of which there is one.
+    Purger,
 }
 
 /// The state of a process.
@@ -70,6 +72,7 @@ impl fmt::Display for Kind {
             Self::Nats => "nats",
             Self::Gateway => "gateway",
             Self::Worker => "worker",
+            Self::Purger => "purger",
         })
     }
 }

@@ -70,10 +70,7 @@ async fn a_call_prints_its_answer_and_progress_and_explains_errors() {
 
     let (code, out, err) = run(&stack, &["call", "later.echo", "7", "--key", "k"]).await;
     assert_eq!((code, out.trim()), (Some(0), "7"), "{err}");
-    assert!(
-        err.starts_with("accepted at TIDE_IN sequence ") && err.contains("answered on #42 after "),
-        "{err}"
-    );
+    assert!(err.starts_with("accepted as number ") && err.contains("answered on #42 after "), "{err}");
 
     let (code, out, err) = run(&stack, &["call", "nobody.there", "1"]).await;
     assert_eq!((code, out.as_str()), (Some(1), ""));

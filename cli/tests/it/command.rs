@@ -45,19 +45,20 @@ async fn a_detached_stack_is_inspected_scaled_and_stopped() {
     for part in ["ws://127.0.0.1:", "token", "nats pub --server nats://service:dev-service@127.0.0.1:"] {
         assert!(banner.contains(part), "{banner}");
     }
-    assert!(ok(dir, &["status"]).contains("gateway-1"));
+    let status_table = ok(dir, &["status"]);
+    assert!(status_table.contains("gateway-1") && status_table.contains("purger"), "{status_table}");
     assert!(said(&tidegate(dir, &["up", "--free-ports"])).contains("running"));
     assert!(ok(dir, &["scale", "workers=2"]).contains("worker-2"));
     assert!(ok(dir, &["kill", "worker"]).starts_with("killed worker-"));
     eventually("both workers are ready", || {
-        status(dir).iter().filter(|p| p.phase == tidegate_cli::stack::ProcessPhase::Ready).count() == 4
+        status(dir).iter().filter(|p| p.phase == tidegate_cli::stack::ProcessPhase::Ready).count() == 5
     })
     .await;
     assert!(ok(dir, &["stop", "worker-2"]).contains("stays down"));
     assert!(ok(dir, &["start", "worker-2"]).contains("ready"));
     assert!(ok(dir, &["logs", "nats"]).contains("Server is ready"));
     let pids: Vec<i32> = status(dir).iter().filter_map(|process| process.pid).collect();
-    assert_eq!(pids.len(), 4);
+    assert_eq!(pids.len(), 5);
     assert!(ok(dir, &["down"]).contains("everything has ended"));
     assert_eq!(pids.into_iter().filter(|pid| exists(*pid)).count(), 0);
     assert!(ok(dir, &["down"]).contains("nothing runs"));
@@ -75,7 +76,7 @@ async fn a_stack_creates_a_deleted_consumer_again() {
     let variables = [("TIDEGATE_NATS__URL".to_owned(), nats.address)].into();
     let config = Config::from_sources(Some(&dir.join("tidegate.toml")), variables, &[]).unwrap();
     let broker = setup::connect(&config).await.unwrap();
-    let stream = broker.jetstream().get_stream("TIDE_IN").await.unwrap();
+    let stream = broker.jetstream().get_stream("TIDE_IN_echo").await.unwrap();
     stream.delete_consumer("echo").await.unwrap();
     let again = async {
         while stream.get_consumer::<pull::Config>("echo").await.is_err() {
@@ -97,7 +98,7 @@ async fn leftovers_of_a_killed_supervisor_are_ended_by_the_next_up_and_by_down()
         assert!(Command::new("kill").args(["-9", pid]).status().unwrap().success());
         eventually("the supervisor is gone", || status(dir).is_empty()).await;
         let told = if next == "up" { up(dir) } else { ok(dir, &["down"]) };
-        assert!(told.contains("left running: gateway-1, worker-1, nats"), "{told}");
+        assert!(told.contains("left running: gateway-1, purger, worker-1, nats"), "{told}");
         ok(dir, &["down"]);
     }
 }

@@ -47,6 +47,7 @@ impl Scene {
         }
         for subject in [
             "tide.park.gw.a",
+            "tide.park.k.a",
             "tide.reply.gw.a",
             "tide.dead.default.echo",
             "tide.ch.chat.a",
@@ -60,7 +61,7 @@ impl Scene {
         let mut pulled = worker.client.subscribe(inbox.clone()).await.unwrap();
         worker
             .publish(
-                "$JS.API.CONSUMER.MSG.NEXT.TIDE_IN.echo",
+                "$JS.API.CONSUMER.MSG.NEXT.TIDE_IN_echo.echo",
                 Some(&inbox),
                 HeaderMap::new(),
                 "{\"batch\":1}",
@@ -196,7 +197,7 @@ async fn a_stored_body_that_is_read_back_neither_deletes_a_stream_nor_forges_a_r
         let attacker = User::connect(&scene.stack, account).await;
         for reply in [
             "$JS.API.STREAM.DELETE.TIDE_CH_kept",
-            "$JS.API.STREAM.PURGE.TIDE_IN",
+            "$JS.API.STREAM.PURGE.TIDE_IN_echo",
             "tide.in.rpc.echo.1.gw.forged",
         ] {
             attacker.publish(read, Some(reply), HeaderMap::new(), "").await;
@@ -236,14 +237,14 @@ async fn a_worker_cannot_have_a_request_delivered_to_a_subject_of_its_choice() {
     let scene = Scene::set().await;
     let worker = User::connect(&scene.stack, Account::Worker).await;
     let messages = |state: State| -> State {
-        state.into_iter().filter(|(key, _)| key.contains('#') || !key.contains("TIDE_IN")).collect()
+        state.into_iter().filter(|(key, _)| key.contains('#') || !key.contains("TIDE_IN_")).collect()
     };
     let before = messages(scene.state().await);
     for (_, target) in scene
         .forbidden(Account::Worker)
         .filter(|(_, target)| target.body.is_empty() || target.body == "forged")
     {
-        let pull = "$JS.API.CONSUMER.MSG.NEXT.TIDE_IN.jobs";
+        let pull = "$JS.API.CONSUMER.MSG.NEXT.TIDE_IN_jobs.jobs";
         worker
             .publish(pull, Some(&target.subject), HeaderMap::new(), "{\"batch\":1,\"expires\":1000000}")
             .await;
@@ -293,6 +294,7 @@ async fn no_user_hears_what_is_meant_for_others() {
         (Account::Gateway, "tide.hook.connect"),
         (Account::Gateway, "tide.peer.gw"),
         (Account::Gateway, "tide.emulate.gw"),
+        (Account::Worker, "tide.answer.gw.a"),
         (Account::Service, "tide.ctl.info"),
         (Account::Service, "tide.push.all"),
         (Account::Service, "tide.ch.chat.f"),

@@ -29,7 +29,7 @@ async fn the_broker_starts_alone_and_a_second_plan_is_empty() {
 #[tokio::test]
 async fn a_killed_process_is_restarted_at_the_same_address() {
     let stack = whole(1, 1).await;
-    for name in ["worker-1", "gateway-1", "nats"] {
+    for name in ["worker-1", "gateway-1", "purger", "nats"] {
         let (before, address) = (stack.pid(name), stack.gateways()[0].websocket.clone());
         stack.kill(name).await.unwrap();
         stack.wait_ready(name).await.unwrap();
@@ -43,11 +43,11 @@ async fn a_killed_process_is_restarted_at_the_same_address() {
 async fn down_leaves_no_process_no_zombie_and_no_directory() {
     let stack = whole(1, 2).await;
     let (pids, dir) = (pids(&stack), stack.dir().to_owned());
-    assert_eq!(pids.len(), 4);
+    assert_eq!(pids.len(), 5);
     stack.down().await;
     assert_eq!(pids.into_iter().filter(|pid| exists(*pid)).count(), 0);
     assert!(!dir.exists());
-    let order = ["gateway-1", "worker-1", "nats"].map(|name| {
+    let order = ["gateway-1", "worker-1", "purger", "nats"].map(|name| {
         let log = stack.log();
         log.lines().enumerate().filter(|(_, line)| line.starts_with(name)).map(|(n, _)| n).last()
     });
@@ -91,13 +91,14 @@ async fn workers_and_gateways_are_scaled_while_the_stack_runs() {
     let names = || stack.status().into_iter().map(|process| process.name).collect::<Vec<_>>();
     stack.scale(Kind::Worker, 3).await.unwrap();
     stack.scale(Kind::Gateway, 2).await.unwrap();
-    assert_eq!(names(), ["nats", "gateway-1", "gateway-2", "worker-1", "worker-2", "worker-3"]);
+    assert_eq!(names(), ["nats", "gateway-1", "gateway-2", "worker-1", "worker-2", "worker-3", "purger"]);
     assert_eq!((stack.gateways().len(), stack.worker_addresses().len()), (2, 3));
     let gone = stack.pid("worker-3").unwrap();
     stack.scale(Kind::Worker, 1).await.unwrap();
     assert!(!exists(gone));
-    assert_eq!(names(), ["nats", "gateway-1", "gateway-2", "worker-1"]);
+    assert_eq!(names(), ["nats", "gateway-1", "gateway-2", "worker-1", "purger"]);
     assert!(stack.scale(Kind::Nats, 2).await.is_err());
+    assert!(stack.scale(Kind::Purger, 2).await.is_err());
     stack.down().await;
 }
 

@@ -14,7 +14,7 @@ use tidegate_shared::{
 use tokio::time::Instant;
 
 use super::{Api, ApiResult, raw};
-use crate::requests::{CallEnd, store::Settled, turn::Turns};
+use crate::requests::{CallEnd, calls::Settled, turn::Turns};
 
 /// The client id that workers see for a service.
 const CALLER: &str = "service";

@@ -4,7 +4,7 @@
 //! publication a subscriber receives is the first one behind the position in its reply. The feed finds gaps by the
 //! chain of sequences; the caller fills them from the stream. No sockets, no broker, no clock.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -19,7 +19,7 @@ pub(crate) use self::{
     heal::Healed,
     subscribers::JoinOptions,
     track::Applied,
-    window::{Limit, Opened, Pin},
+    window::{Kept, Limit, Opened, Pin},
 };
 use self::{subscribers::Subscriber, track::Track};
 use crate::outbox::Outbox;
@@ -92,6 +92,8 @@ pub(crate) struct Backlog {
     pub(crate) removed: Option<u64>,
     /// Whether more publications follow, which were too many or too large for one read.
     pub(crate) more: bool,
+    /// When the first publication was stored.
+    pub(crate) oldest: Option<SystemTime>,
 }
 
 /// What a join returns.

@@ -24,7 +24,7 @@ use tokio::sync::Semaphore;
 use self::last::LastMessages;
 use super::message::{is_removal, read_publication};
 use crate::channels::feed::{
-    Feed, Limit,
+    Feed, Kept, Limit,
     newest::{Newest, StoredPublication},
 };
 
@@ -54,6 +54,7 @@ pub(crate) struct History {
 struct NamespaceStream {
     stream: String,
     ttl: Duration,
+    size: usize,
     /// Cache mode: clients recover the newest publication only.
     cache: bool,
     /// What proves that a quiet channel has had nothing newer than its history shows. `None` in cache mode.
@@ -73,6 +74,12 @@ pub(crate) struct ChannelStart {
     pub(crate) newest: Option<Newest>,
 }
 
+impl NamespaceStream {
+    fn expired_before(&self) -> SystemTime {
+        SystemTime::now().checked_sub(self.ttl).unwrap_or(SystemTime::UNIX_EPOCH)
+    }
+}
+
 impl History {
     pub(crate) fn new(
         broker: Broker,
@@ -85,6 +92,7 @@ impl History {
             let kept = NamespaceStream {
                 stream: channel_stream(&namespace.name),
                 ttl: namespace.history_ttl,
+                size: usize::try_from(namespace.history_size).unwrap_or(usize::MAX),
                 cache: namespace.is_cache(),
                 last: namespace.proves_quiet().then(|| {
                     LastMessages::new(&subjects, &namespace.name, last_ttl.max(namespace.history_ttl))
@@ -109,6 +117,12 @@ impl History {
     /// How much one reply may hold.
     pub(crate) fn limit(&self) -> Limit {
         self.limit
+    }
+
+    /// What the stream keeps of a channel now. `None` without history.
+    pub(crate) fn kept(&self, channel: &Channel) -> Option<Kept> {
+        let kept = self.streams.get(channel.namespace())?;
+        Some(Kept { publications: kept.size.saturating_sub(1), since: kept.expired_before() })
     }
 
     /// The namespaces with history.
@@ -211,8 +225,7 @@ impl History {
 
     /// In cache mode, the time before which stored publications have expired.
     pub(crate) fn cache_reaches_back_to(&self, channel: &Channel) -> Option<SystemTime> {
-        let kept = self.streams.get(channel.namespace()).filter(|kept| kept.cache)?;
-        Some(SystemTime::now().checked_sub(kept.ttl).unwrap_or(SystemTime::UNIX_EPOCH))
+        self.streams.get(channel.namespace()).filter(|kept| kept.cache).map(NamespaceStream::expired_before)
     }
 
     /// The sequence of a channel's newest message, and its publication unless it is a removal mark.

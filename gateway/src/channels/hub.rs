@@ -268,7 +268,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        channels::feed::{Applied, Limit, Live, Start},
+        channels::feed::{Applied, Kept, Limit, Live, Start},
         outbox::{OutboxItem, dialect::Dialect},
     };
 
@@ -327,7 +327,14 @@ mod tests {
         joined.feed.join(client.clone(), &outbox, None, &Start::Fresh, |_| Some(Bytes::new()));
         // A second join is being prepared while the only subscriber leaves.
         let preparing = hub.hold(&channel, |feed| feed.track(0, None));
-        let pin = preparing.feed.pin(5, Limit { publications: 10, bytes: 1000 }).unwrap();
+        let pin = preparing
+            .feed
+            .pin(
+                5,
+                Limit { publications: 10, bytes: 1000 },
+                Kept { publications: 10, since: std::time::SystemTime::UNIX_EPOCH },
+            )
+            .unwrap();
         joined.feed.leave(&client);
         drop((joined, pin));
         let found = hub.feed("user.42").unwrap();

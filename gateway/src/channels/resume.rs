@@ -184,14 +184,15 @@ impl Recovery {
             return Ok(None);
         }
         let limit = self.history.limit();
+        let pinned = || feed.pin(offset, limit, self.history.kept(channel)?);
         let had_window = feed.has_window();
-        let mut pin = feed.pin(offset, limit);
+        let mut pin = pinned();
         if pin.is_none() {
             let _turn = feed.reading.lock().await;
-            pin = feed.pin(offset, limit);
+            pin = pinned();
             if pin.is_none() {
                 self.open_window(channel, feed, offset).await?;
-                pin = feed.pin(offset, limit);
+                pin = pinned();
             }
         }
         if !had_window {

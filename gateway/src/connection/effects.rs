@@ -4,11 +4,16 @@ use std::sync::Arc;
 
 use tidegate_shared::{
     channel::Channel,
-    protocol::{HistoryRequest, codes},
+    config::AnswerMode,
+    envelope::Request,
+    protocol::{Error, HistoryRequest, codes},
 };
 
 use super::{Connection, End, in_flight::Done};
-use crate::session::{Effect, Effects, PresenceQuery};
+use crate::{
+    requests::{CallEnd, calls::Settled},
+    session::{Effect, Effects, PresenceQuery},
+};
 
 impl Connection {
     pub(super) fn perform(&mut self, effects: Effects) -> Result<(), End> {
@@ -25,10 +30,8 @@ impl Connection {
             Effect::History { command, channel, ask } => self.read_history(command, channel, ask),
             Effect::Presence { command, channel, query } => self.read_members(command, channel, query),
             Effect::Call { command, mode, request } => {
-                let (store, turn, deadline) = self.publish_turn();
-                self.in_flight().tasks.push(Box::pin(async move {
-                    Done::Settled { command, settled: store.call(*request, mode, turn, deadline).await }
-                }));
+                let calling = self.call_within_quota(command, mode, request);
+                self.in_flight().tasks.push(Box::pin(calling));
             }
             Effect::Ask(ask) => self.ask_hook(*ask),
             Effect::Publish { command, channel, data, info, tags } => {
@@ -41,16 +44,14 @@ impl Connection {
                 }));
             }
             Effect::Decide { command, request } => {
-                let (store, turn, deadline) = self.publish_turn();
-                self.in_flight().tasks.push(Box::pin(async move {
-                    Done::Published { command, result: store.send(*request, turn, deadline).await }
-                }));
+                let sending = self.store_within_quota(request);
+                self.in_flight()
+                    .tasks
+                    .push(Box::pin(async move { Done::Published { command, result: sending.await } }));
             }
             Effect::Send { request } => {
-                let (store, turn, deadline) = self.publish_turn();
-                self.in_flight().tasks.push(Box::pin(async move {
-                    Done::Sent { result: store.send(*request, turn, deadline).await }
-                }));
+                let sending = self.store_within_quota(request);
+                self.in_flight().tasks.push(Box::pin(async move { Done::Sent { result: sending.await } }));
             }
             Effect::Join { ticket, channel, resume, or_refuse } => {
                 let shared = Arc::clone(&self.shared);
@@ -65,6 +66,51 @@ impl Connection {
             Effect::Close(disconnect) => return Err(End::Close(disconnect)),
         }
         Ok(())
+    }
+
+    /// Stores a request whose caller waits, within its user's quota.
+    fn call_within_quota(
+        &mut self,
+        command: u32,
+        mode: AnswerMode,
+        request: Box<Request>,
+    ) -> impl Future<Output = Done> + use<> {
+        let (store, turn, deadline) = self.publish_turn();
+        let hold = self.shared.quotas.hold(&request);
+        async move {
+            let mut hold = match hold {
+                Ok(hold) => hold,
+                Err(error) => {
+                    let settled = Settled::Ended(CallEnd::Failed(error));
+                    return Done::Settled { command, settled, hold: None };
+                }
+            };
+            let settled = store.call(*request, mode, turn, deadline).await;
+            if let Some(hold) = &mut hold {
+                match &settled {
+                    Settled::Ended(end) => hold.ended(end),
+                    Settled::Stored(_) => hold.stored(),
+                }
+            }
+            Done::Settled { command, settled, hold }
+        }
+    }
+
+    /// Stores a request that nobody waits for, within its user's quota.
+    fn store_within_quota(
+        &mut self,
+        request: Box<Request>,
+    ) -> impl Future<Output = Result<(), Error>> + use<> {
+        let (store, turn, deadline) = self.publish_turn();
+        let hold = self.shared.quotas.hold(&request);
+        async move {
+            let mut hold = hold?;
+            let result = store.send(*request, turn, deadline).await;
+            if let (Some(hold), Err(error)) = (&mut hold, &result) {
+                hold.failed(error);
+            }
+            result
+        }
     }
 
     fn read_history(&mut self, command: u32, channel: Channel, ask: Box<HistoryRequest>) {

@@ -14,10 +14,12 @@ use crate::{
     policy::Verdict,
     requests::CallEnd,
     requests::{
-        store::{Settled, Store},
+        calls::{Settled, Wait},
+        quota::Hold,
+        store::Store,
         turn::{Turn, Turns},
     },
-    session::{AskedAbout, HookQuestion, PresenceQuery, ServerSubscription, Session},
+    session::{AskedAbout, Effects, HookQuestion, PresenceQuery, ServerSubscription, Session},
 };
 
 /// The operations in flight of one connection.
@@ -38,6 +40,8 @@ pub(super) enum Done {
     Settled {
         command: u32,
         settled: Settled,
+        /// The request's place in its user's quota.
+        hold: Option<Box<Hold>>,
     },
     Ended {
         command: u32,
@@ -78,17 +82,11 @@ pub(super) enum Done {
 impl Connection {
     pub(super) fn done(&mut self, done: Done) -> Result<(), End> {
         let effects = match done {
-            Done::Settled { command, settled } => {
+            Done::Settled { command, settled, hold } => {
                 self.settled_one();
                 match settled {
                     Settled::Ended(end) => self.session.finished(command, end),
-                    Settled::Stored(wait) => {
-                        let store = Arc::clone(&self.shared.store);
-                        self.in_flight().tasks.push(Box::pin(async move {
-                            Done::Ended { command, end: store.finish(wait).await }
-                        }));
-                        Vec::new()
-                    }
+                    Settled::Stored(wait) => self.await_answer(command, wait, hold),
                 }
             }
             Done::Ended { command, end } => self.session.finished(command, end),
@@ -177,6 +175,18 @@ impl Connection {
             let verdict = shared.hooks.ask(event, &question).await;
             Done::Verdict { about, verdict, turn }
         }));
+    }
+
+    fn await_answer(&mut self, command: u32, wait: Wait, mut hold: Option<Box<Hold>>) -> Effects {
+        let store = Arc::clone(&self.shared.store);
+        self.in_flight().tasks.push(Box::pin(async move {
+            let end = store.finish(wait).await;
+            if let Some(hold) = &mut hold {
+                hold.ended(&end);
+            }
+            Done::Ended { command, end }
+        }));
+        Vec::new()
     }
 
     fn settled_one(&mut self) {

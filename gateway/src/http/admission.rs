@@ -5,15 +5,15 @@
 use std::sync::Arc;
 
 use axum::{
-    body::{Body, to_bytes},
+    body::Body,
     extract::State,
-    http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Uri, header, uri::Authority},
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
 use tidegate_shared::lifecycle::Lifecycle;
-use tokio::time::timeout;
 
+use super::body::{self, Unread};
 use crate::{connection::Shared, fleet::forward::Emulation, http::origin::Origins};
 
 /// How long a browser may cache a preflight answer, in seconds.
@@ -35,11 +35,15 @@ pub(super) struct Rejection(pub(super) StatusCode, pub(super) &'static str);
 
 impl ClientDoor {
     /// Checks the host and the origin of a request.
-    pub(super) fn admit(&self, headers: &HeaderMap) -> Result<Page, Rejection> {
+    pub(super) fn admit(&self, target: &Uri, headers: &HeaderMap) -> Result<Page, Rejection> {
         // A proxy and the gateway could each read another one of several.
         let mut hosts = headers.get_all(header::HOST).iter();
-        if !(hosts.next().is_some_and(|host| !host.is_empty()) && hosts.next().is_none()) {
-            return Err(self.malformed("a request needs one Host header\n"));
+        let (Some(host), None) = (hosts.next().and_then(host_of), hosts.next()) else {
+            return Err(self.malformed("a request needs one Host header: the name of a host\n"));
+        };
+        // Whoever reads the one would not see the other.
+        if target.authority().is_some_and(|named| *named != host) {
+            return Err(self.malformed("the request's target names another host than its Host header\n"));
         }
         if headers.get_all(header::ORIGIN).iter().count() > 1 {
             return Err(self.malformed("a request has at most one Origin header\n"));
@@ -75,12 +79,13 @@ impl ClientDoor {
 
     /// Reads a body of at most `limit` bytes.
     pub(super) async fn body(&self, body: Body, limit: usize) -> Result<Bytes, Rejection> {
-        match timeout(self.connections.rules.limits.first_frame, to_bytes(body, limit)).await {
-            Ok(Ok(bytes)) => Ok(bytes),
-            // A body that breaks off counts as too long: its client is gone and reads no answer.
-            Ok(Err(_)) => Err(TOO_LONG),
-            Err(_) => Err(Rejection(StatusCode::REQUEST_TIMEOUT, "the body did not come in time\n")),
-        }
+        body::read(body, limit, self.connections.rules.limits.first_frame).await.map_err(
+            |unread| match unread {
+                Unread::TooLong => TOO_LONG,
+                Unread::Broken => self.malformed("the body breaks off, or its chunks are malformed\n"),
+                Unread::Late => Rejection(StatusCode::REQUEST_TIMEOUT, "the body did not come in time\n"),
+            },
+        )
     }
 }
 
@@ -111,7 +116,7 @@ impl IntoResponse for Rejection {
 
 /// Answers a browser's preflight request.
 pub(super) async fn preflight(State(door): State<Arc<ClientDoor>>, request: Request<Body>) -> Response {
-    let page = match door.admit(request.headers()) {
+    let page = match door.admit(request.uri(), request.headers()) {
         Ok(page) => page,
         Err(refused) => return refused.into_response(),
     };
@@ -126,6 +131,15 @@ pub(super) async fn preflight(State(door): State<Arc<ClientDoor>>, request: Requ
         (header::ACCESS_CONTROL_MAX_AGE, PREFLIGHT_MAX_AGE),
     ];
     page.may_read((StatusCode::NO_CONTENT, allowed))
+}
+
+/// The host that a Host header names, if it is one.
+fn host_of(header: &HeaderValue) -> Option<Authority> {
+    let host = Authority::try_from(header.as_bytes()).ok()?;
+    let whole = !host.host().is_empty() && !host.as_str().contains('@');
+    // The port is a number if it is there.
+    let port = host.as_str().strip_prefix(host.host()).unwrap_or_default();
+    (whole && (matches!(port, "" | ":") || host.port_u16().is_some())).then_some(host)
 }
 
 fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {

@@ -7,15 +7,18 @@ use aws_lc_rs::{
     digest::{Digest, SHA256, digest},
 };
 use axum::{
-    body::{Body, to_bytes},
+    body::Body,
     extract::{Path, State},
     http::{HeaderMap, Request, StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
 };
 use tidegate_shared::config::Config;
-use tokio::time::{Duration, timeout};
+use tokio::time::Duration;
 
-use super::Health;
+use super::{
+    Health,
+    body::{self, Unread},
+};
 use crate::api::{Api, Method, OPENAPI, Via};
 
 /// The header with the key.
@@ -51,7 +54,13 @@ impl ApiDoor {
         let Some(key) = &self.key else {
             return Err((StatusCode::NOT_FOUND, "the server API is closed over HTTP: set api.key\n"));
         };
-        let given = headers.get(KEY).map(|given| digest(&SHA256, given.as_bytes()));
+        // With two, a proxy could have checked the other one.
+        let mut given = headers.get_all(KEY).iter();
+        let (given, other) = (given.next(), given.next());
+        if other.is_some() {
+            return Err((StatusCode::UNAUTHORIZED, "send one X-API-Key header\n"));
+        }
+        let given = given.map(|given| digest(&SHA256, given.as_bytes()));
         // Digests have equal lengths, so the time of the comparison reveals nothing.
         given
             .filter(|given| verify_slices_are_equal(given.as_ref(), key.as_ref()).is_ok())
@@ -76,13 +85,18 @@ pub(super) async fn method(
 async fn run(door: &ApiDoor, name: &str, request: Request<Body>) -> Result<Response, Rejection> {
     door.admit(request.headers())?;
     let method = Method::parse(name).ok_or((StatusCode::NOT_FOUND, "no such method\n"))?;
-    let body = match timeout(door.patience, to_bytes(request.into_body(), door.longest)).await {
-        Ok(Ok(body)) => body,
-        Ok(Err(_)) => {
-            return Err((StatusCode::PAYLOAD_TOO_LARGE, "the request is longer than api.request\n"));
-        }
-        Err(_) => return Err((StatusCode::REQUEST_TIMEOUT, "the body did not come in time\n")),
-    };
+    let body =
+        body::read(request.into_body(), door.longest, door.patience).await.map_err(
+            |unread| match unread {
+                Unread::TooLong => {
+                    (StatusCode::PAYLOAD_TOO_LARGE, "the request is longer than api.request\n")
+                }
+                Unread::Broken => {
+                    (StatusCode::BAD_REQUEST, "the body breaks off, or its chunks are malformed\n")
+                }
+                Unread::Late => (StatusCode::REQUEST_TIMEOUT, "the body did not come in time\n"),
+            },
+        )?;
     let api = door.api.get().ok_or((StatusCode::SERVICE_UNAVAILABLE, "not connected to NATS\n"))?;
     let answer = api.answer(Via::Http, method, &body).await;
     Ok(([(CONTENT_TYPE, "application/json")], answer).into_response())

@@ -22,7 +22,7 @@ use crate::fleet::sessions::Undelivered;
 const ENVELOPE: usize = 1024;
 
 pub(super) async fn emulate(State(door): State<Arc<ClientDoor>>, request: Request<Body>) -> Response {
-    let page = match door.admit(request.headers()) {
+    let page = match door.admit(request.uri(), request.headers()) {
         Ok(page) => page,
         Err(refused) => return refused.into_response(),
     };

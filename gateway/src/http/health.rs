@@ -12,7 +12,7 @@ use tidegate_shared::{
     broker::Broker,
     fault::{Fault, Place, Problem},
     lifecycle::Lifecycle,
-    topology::{IN, PRESENCE},
+    topology::{PRESENCE, REQUESTS},
 };
 
 use super::ApiDoor;
@@ -62,7 +62,7 @@ fn readiness(faults: &[Fault]) -> (StatusCode, String) {
 fn stops_everything(fault: &Fault) -> bool {
     let broken = !matches!(fault.problem, Problem::Full(_) | Problem::Forbidden);
     match &fault.place {
-        Place::Store(stream) => (stream.starts_with(IN) && broken) || stream == PRESENCE,
+        Place::Store(stream) => (stream.starts_with(REQUESTS) && broken) || stream == PRESENCE,
         Place::Read(_) | Place::Pull { .. } | Place::Publish(_) | Place::Subscribe(_) => false,
     }
 }
@@ -91,9 +91,9 @@ mod tests {
         let store = |stream: &str| Place::Store(stream.to_owned());
         let full = || Problem::Full("maximum bytes exceeded".to_owned());
         for (place, problem, expected) in [
-            (store(IN), Problem::Silent, 503),
-            (store(IN), Problem::Missing, 503),
-            (store(IN), full(), 200),
+            (store("TIDE_IN_echo"), Problem::Silent, 503),
+            (store("TIDE_IN_echo"), Problem::Missing, 503),
+            (store("TIDE_IN_echo"), full(), 200),
             (store(PRESENCE), full(), 503),
             (store("TIDE_CH_chat"), Problem::Missing, 200),
             (store(DEAD), full(), 200),

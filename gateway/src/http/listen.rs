@@ -1,13 +1,12 @@
 //! The accept loop, with a limit on connections and a time limit on handshakes, which the HTTP library does not have.
 
-use std::{sync::Arc, time::Duration};
+use std::{io::Write, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body, http::Request};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tidegate_shared::lifecycle::Lifecycle;
 use tokio::{
-    io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
     sync::Semaphore,
     time::{sleep, timeout},
@@ -58,7 +57,7 @@ pub(crate) async fn serve(
                     ));
                 } else {
                     busy();
-                    lifecycle.spawn(turn_away(stream));
+                    turn_away(stream);
                 }
             }
             Err(error) => {
@@ -115,8 +114,11 @@ fn say(served: hyper::Result<()>) {
     }
 }
 
-async fn turn_away(mut stream: TcpStream) {
+/// Answers without a task: however many sockets are refused, none of them is held.
+fn turn_away(stream: TcpStream) {
     let answer = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\nretry-after: 5\r\n\r\n";
-    // Best effort: a closed socket tells the client the same.
-    let _ = timeout(Duration::from_secs(1), stream.write_all(answer)).await;
+    // Best effort: the answer fits into an empty send buffer, and a closed socket tells the client the same.
+    if let Ok(mut stream) = stream.into_std() {
+        let _ = stream.write(answer);
+    }
 }

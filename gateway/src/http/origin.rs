@@ -3,7 +3,10 @@
 //! Browsers attach cookies and cannot be stopped from opening WebSockets to anywhere, so the gateway compares the page's
 //! origin exactly: scheme, host and port, no prefixes or suffixes.
 
-use std::{collections::BTreeSet, net::Ipv6Addr};
+use std::{
+    collections::BTreeSet,
+    net::{Ipv4Addr, Ipv6Addr},
+};
 
 use parking_lot::Mutex;
 use tidegate_shared::config::{Config, Environment};
@@ -77,7 +80,11 @@ fn is_loopback(origin: &str) -> bool {
         if authority.starts_with('[') { authority.find(']').map(|end| end + 1) } else { authority.find(':') };
     let (host, port) = authority.split_at(end.unwrap_or(authority.len()));
     let ipv6 = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    let here = ["localhost", "127.0.0.1"].contains(&host)
+    let name = host.strip_suffix('.').unwrap_or(host);
+    // Browsers take every name below localhost for this machine (RFC 6761).
+    let here = name == "localhost"
+        || name.ends_with(".localhost")
+        || host.parse().is_ok_and(|host: Ipv4Addr| host.is_loopback())
         || ipv6.is_some_and(|host| host.parse() == Ok(Ipv6Addr::LOCALHOST));
     let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
     here && (port.is_empty() || port.strip_prefix(':').is_some_and(is_port))
@@ -134,12 +141,18 @@ mod tests {
             "http://127.0.0.1:3000",
             "http://[::1]:3000",
             "https://[::1]",
+            "http://app.localhost:3000",
+            "http://localhost.:3000",
+            "http://127.0.0.2:3000",
         ] {
             assert!(development.allow(Some(here), Some("127.0.0.1:8000")), "{here}");
             assert!(!production.allow(Some(here), Some("127.0.0.1:8000")), "{here}");
         }
         for foreign in [
             "http://localhost.evil.net",
+            "http://evillocalhost:80",
+            "http://.evil.net",
+            "http://128.0.0.1",
             "http://localhost:80@evil.net",
             "http://127.0.0.1.evil.net",
             "http://evil.net:127",

@@ -73,11 +73,14 @@ pub(super) async fn uni_sse(State(door): State<Arc<ClientDoor>>, request: Reques
 
 /// Whether a body is protobuf.
 pub(super) fn speaks_protobuf(request: &Request<Body>) -> bool {
-    request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == DELIMITED.content_type)
+    let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    // Parameters may follow.
+    let kind = kind.and_then(|kind| kind.split(';').next());
+    kind.is_some_and(|kind| kind.trim().eq_ignore_ascii_case(DELIMITED.content_type))
 }
 
 async fn open(door: &ClientDoor, request: Request<Body>, kind: StreamKind) -> Response {
-    let page = match door.admit(request.headers()) {
+    let page = match door.admit(request.uri(), request.headers()) {
         Ok(page) => page,
         Err(refused) => return refused.into_response(),
     };

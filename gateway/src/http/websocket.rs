@@ -1,19 +1,19 @@
 //! Turns a handshake into a connection over a WebSocket: encoding and size limits. Never looks into messages.
 
-use std::sync::Arc;
+use std::{fmt::Display, sync::Arc};
 
 use axum::{
     body::Body,
     extract::{
         FromRequestParts, State,
-        ws::{WebSocket, WebSocketUpgrade, rejection::WebSocketUpgradeRejection},
+        ws::{WebSocket, WebSocketUpgrade},
     },
-    http::{HeaderMap, Request, StatusCode, header, request::Parts},
+    http::{HeaderValue, Request, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
 use tidegate_shared::protocol::{JSON_SUBPROTOCOL, PROTOBUF_SUBPROTOCOL};
 
-use super::{ClientDoor, admission::Rejection, query};
+use super::{ClientDoor, admission::Rejection, handshake, query};
 use crate::{
     connection::{
         Connection,
@@ -55,16 +55,22 @@ pub(super) async fn uni_websocket(State(door): State<Arc<ClientDoor>>, request: 
 }
 
 async fn handshake(door: &ClientDoor, parts: &mut Parts) -> Result<WebSocketUpgrade, Response> {
-    door.admit(&parts.headers).map_err(Rejection::into_response)?;
-    if parts.headers.contains_key(header::UPGRADE) && !has_key(&parts.headers) {
-        let why = "the handshake needs one Sec-WebSocket-Key header: 16 random bytes in base64\n";
-        return Err(door.malformed(why).into_response());
+    door.admit(&parts.uri, &parts.headers).map_err(Rejection::into_response)?;
+    if let Err((status, why)) = handshake::check(&parts.headers) {
+        return Err(if status == StatusCode::BAD_REQUEST {
+            door.malformed(why).into_response()
+        } else {
+            door.connections.metrics.refused("not_a_websocket");
+            refuse(why)
+        });
     }
+    // The library reads no list of protocols.
+    parts.headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     match WebSocketUpgrade::from_request_parts(parts, &()).await {
         Ok(upgrade) => Ok(upgrade.protocols([PROTOBUF_SUBPROTOCOL, JSON_SUBPROTOCOL])),
         Err(rejection) => {
             door.connections.metrics.refused("not_a_websocket");
-            Err(refuse(&rejection))
+            Err(refuse(rejection))
         }
     }
 }
@@ -93,17 +99,6 @@ fn accept(
         })
 }
 
-/// Whether the handshake has one key of 16 bytes (RFC 6455, 4.2.1).
-fn has_key(headers: &HeaderMap) -> bool {
-    let mut keys = headers.get_all(header::SEC_WEBSOCKET_KEY).iter();
-    let (Some(key), None) = (keys.next(), keys.next()) else { return false };
-    // Some clients leave bits behind the last byte, which mean nothing.
-    let key = key.as_bytes();
-    key.len() == 24
-        && key.ends_with(b"==")
-        && key.iter().take(22).all(|byte| byte.is_ascii_alphanumeric() || b"+/".contains(byte))
-}
-
 /// The subprotocol selects the encoding, or the query for clients that cannot set a subprotocol.
 fn dialect_of(upgrade: &WebSocketUpgrade, query: Option<&str>) -> Dialect {
     let by_subprotocol = upgrade.selected_protocol().is_some_and(|protocol| protocol == PROTOBUF_SUBPROTOCOL);
@@ -111,7 +106,11 @@ fn dialect_of(upgrade: &WebSocketUpgrade, query: Option<&str>) -> Dialect {
     if by_subprotocol || by_query { Dialect::Protobuf } else { Dialect::Json }
 }
 
-fn refuse(rejection: &WebSocketUpgradeRejection) -> Response {
-    let text = format!("this address speaks WebSocket (RFC 6455): {rejection}\n");
-    (StatusCode::UPGRADE_REQUIRED, [(header::UPGRADE, "websocket")], text).into_response()
+fn refuse(why: impl Display) -> Response {
+    let text = format!("this address speaks WebSocket (RFC 6455): {why}");
+    let headers = [
+        (header::UPGRADE, HeaderValue::from_static("websocket")),
+        (header::SEC_WEBSOCKET_VERSION, handshake::VERSION),
+    ];
+    (StatusCode::UPGRADE_REQUIRED, headers, text.trim_end().to_owned() + "\n").into_response()
 }

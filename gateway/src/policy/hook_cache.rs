@@ -19,6 +19,8 @@ pub(super) type Key = (String, String);
 pub(super) struct DecisionCache {
     time: Duration,
     decisions: HashMap<Key, (Instant, Decision)>,
+    /// Before this time no cached decision expires: a full cache is not searched for expired ones until then.
+    full_until: Option<Instant>,
 }
 
 /// The cache key of a decision, if it may be cached.
@@ -30,7 +32,7 @@ pub(super) fn key(event: Event, question: &Question) -> Option<Key> {
 
 impl DecisionCache {
     pub(super) fn new(time: Duration) -> Self {
-        Self { time, decisions: HashMap::new() }
+        Self { time, decisions: HashMap::new(), full_until: None }
     }
 
     pub(super) fn get(&self, key: &Key, now: Instant) -> Option<Decision> {
@@ -50,12 +52,20 @@ impl DecisionCache {
         if holds_for.is_zero() {
             return;
         }
-        if self.decisions.len() >= MOST {
-            self.decisions.retain(|_, (until, _)| *until > now);
-        }
-        if self.decisions.len() < MOST {
+        if self.decisions.len() < MOST || self.make_room(now) {
             self.decisions.insert(key, (now + holds_for, decision.clone()));
         }
+    }
+
+    /// Removes expired decisions from a full cache. Returns whether there were any.
+    fn make_room(&mut self, now: Instant) -> bool {
+        if self.full_until.is_some_and(|until| now < until) {
+            return false;
+        }
+        self.decisions.retain(|_, (until, _)| *until > now);
+        let full = self.decisions.len() >= MOST;
+        self.full_until = full.then(|| self.decisions.values().map(|(until, _)| *until).min()).flatten();
+        !full
     }
 }
 
@@ -132,5 +142,21 @@ mod tests {
         assert_eq!(kept.decisions.len(), MOST);
         kept.keep(("new".into(), "c".into()), &allowed(0), now + MINUTE, UNIX);
         assert_eq!(kept.decisions.len(), 1);
+    }
+
+    #[test]
+    fn a_full_cache_is_searched_once_until_a_decision_in_it_expires() {
+        let now = Instant::now();
+        let mut kept = DecisionCache::new(MINUTE);
+        for user in 0..MOST {
+            kept.keep((user.to_string(), "c".into()), &allowed(0), now, UNIX);
+        }
+        assert!(!kept.make_room(now), "searched");
+        assert_eq!(kept.full_until, Some(now + MINUTE));
+        let late = Duration::from_secs(59);
+        kept.keep(("new".into(), "c".into()), &allowed(0), now + late, UNIX + late);
+        assert_eq!((kept.decisions.len(), kept.full_until), (MOST, Some(now + MINUTE)), "not searched");
+        kept.keep(("new".into(), "c".into()), &allowed(0), now + MINUTE, UNIX + MINUTE);
+        assert_eq!((kept.decisions.len(), kept.full_until), (1, None));
     }
 }

@@ -241,11 +241,7 @@ impl Verifier {
         {
             return Err(Reason::Time);
         }
-        Ok(match claims.expire_at.map(seconds).transpose()? {
-            None => expires_at,
-            Some(0) => None,
-            Some(at) => Some(at),
-        })
+        claims.permits_until(expires_at, self.longest_life, now)
     }
 
     /// Whether the token has expired by its own account.

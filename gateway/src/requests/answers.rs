@@ -1,33 +1,29 @@
-//! Answers of workers: handed to the waiting calls, or stored in the personal channel of a user whose call has timed
-//! out.
-
-use std::sync::Arc;
+//! Answers to plain requests: workers hand them over, the waiting calls take them, and the workers are told what became of them.
 
 use async_nats::Message;
 use tidegate_shared::{
-    broker::Broker, envelope::Answer, id::GatewayId, lifecycle::Lifecycle, listener::listen,
-    subject::Subjects,
+    broker::Broker, confirmation::Confirmation, envelope::Answer, id::GatewayId, lifecycle::Lifecycle,
+    listener::listen, subject::Subjects,
 };
+use tokio::sync::mpsc;
 
-use super::{
-    store::Store,
-    waiting::{LateAnswers, Waiting},
-};
+use super::waiting::{Waiting, Word};
 use crate::metrics::Metrics;
 
 /// Receives the answers to plain requests of this gateway.
+#[derive(Clone)]
 pub(crate) struct Answers {
-    pub(crate) store: Arc<Store>,
     pub(crate) waiting: Waiting,
-    pub(crate) late: LateAnswers,
     pub(crate) metrics: Metrics,
     pub(crate) lifecycle: Lifecycle,
 }
 
 impl Answers {
-    /// Subscribes and starts the receiving task. Returns once the broker has the subscription.
+    /// Subscribes and starts the tasks that receive answers and send the gateway's words. Returns once the broker has the
+    /// subscription.
     pub(crate) async fn start(
-        mut self,
+        self,
+        mut words: mpsc::Receiver<Word>,
         broker: &Broker,
         subjects: &Subjects,
         gateway: &GatewayId,
@@ -35,18 +31,21 @@ impl Answers {
         let answers = broker.client().subscribe(subjects.answers_of(gateway)).await?;
         broker.barrier(subjects.barrier()).await?;
         let lifecycle = self.lifecycle.clone();
-        let (_, none) = Waiting::new();
-        let mut late = std::mem::replace(&mut self.late, none);
-        let this = Arc::new(self);
-        let receiving = Arc::clone(&this);
+        let (receiving, client) = (self.clone(), broker.client().clone());
         lifecycle.spawn_essential("answers", async move {
             listen(answers, &receiving.lifecycle, |message| receiving.on_answer(message)).await;
         });
-        lifecycle.spawn_essential("late answers", async move {
+        lifecycle.spawn_essential("confirmations", async move {
             loop {
-                tokio::select! {
-                    Some(answer) = late.recv() => this.on_late(answer),
-                    () = this.lifecycle.finishing() => return,
+                let (reply, word) = tokio::select! {
+                    Some(word) = words.recv() => word,
+                    () = self.lifecycle.finishing() => return,
+                };
+                if word == Confirmation::Late {
+                    self.metrics.late_answer();
+                }
+                if let Err(error) = client.publish(reply, word.as_str().into()).await {
+                    tracing::debug!(%error, "a confirmation was not sent: the worker will ask again");
                 }
             }
         });
@@ -54,22 +53,14 @@ impl Answers {
     }
 
     fn on_answer(&self, message: Message) {
-        let answer = match Answer::read(&message.headers.unwrap_or_default(), message.payload) {
-            Ok(answer) => answer,
+        // The server does not check reply subjects.
+        let reply = message.reply.filter(|reply| Subjects::is_inbox(reply));
+        match Answer::read(&message.headers.unwrap_or_default(), message.payload) {
+            Ok(answer) => self.waiting.arrived(answer, reply),
             Err(error) => {
                 self.metrics.unreadable("answer");
                 tracing::warn!(subject = %message.subject, %error, "dropped an answer of a worker that cannot be read");
-                return;
             }
-        };
-        if let Err(late) = self.waiting.settle(answer) {
-            self.on_late(*late);
         }
-    }
-
-    fn on_late(&self, answer: Answer) {
-        self.metrics.late_answer();
-        let store = Arc::clone(&self.store);
-        self.lifecycle.spawn(async move { store.deliver_late(&answer).await });
     }
 }

@@ -1,31 +1,54 @@
 //! Plain requests that wait for their answers. Keyed requests wait on a NATS subscription of their own.
+//!
+//! A worker hands an answer over as a NATS request and waits for the gateway's word. The word is said when it is certain: when
+//! the caller has taken the answer, or has gone without it.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet},
     sync::Arc,
 };
 
+use async_nats::Subject;
 use parking_lot::Mutex;
-use tidegate_shared::{envelope::Answer, id::RequestId};
+use tidegate_shared::{confirmation::Confirmation, envelope::Answer, id::RequestId};
 use tokio::sync::{mpsc, oneshot};
 
-/// The most requests that are remembered as answered from the store. Their live copies are a moment away at most.
-const MOST_ANSWERED: usize = 1024;
-
-/// The most late answers that wait to be stored in personal channels.
-const MOST_LATE: usize = 1024;
+/// The fewest requests that are remembered as answered; at most twice as many. Copies of their answers come within a second or
+/// two.
+const REMEMBERED: usize = 16 * 1024;
+/// The most words that wait to be sent. A worker that misses one asks again.
+const MOST_WORDS: usize = 4096;
 
 /// The waiting callers, by request id.
 #[derive(Debug, Clone)]
 pub(crate) struct Waiting {
-    callers: Arc<Mutex<HashMap<RequestId, oneshot::Sender<Answer>>>>,
-    late: mpsc::Sender<Answer>,
-    /// Requests that were answered from the store: a live copy of their answers that comes afterwards is no late answer.
-    answered: Arc<Mutex<VecDeque<RequestId>>>,
+    state: Arc<Mutex<State>>,
+    words: mpsc::Sender<Word>,
 }
 
-/// Answers that came when their caller had just stopped waiting. At most `MOST_LATE` wait to be stored.
-pub(crate) type LateAnswers = mpsc::Receiver<Answer>;
+#[derive(Debug, Default)]
+struct State {
+    callers: HashMap<RequestId, Caller>,
+    answered: Answered,
+}
+
+/// One caller. Its answer was handed to it if there is no sender any more.
+#[derive(Debug)]
+struct Caller {
+    sender: Option<oneshot::Sender<Answer>>,
+    /// Where the worker that brought the answer last waits for the gateway's word.
+    reply: Option<Subject>,
+}
+
+/// The requests that were answered last: the older half is forgotten when the newer one is full.
+#[derive(Debug, Default)]
+struct Answered {
+    newer: HashSet<RequestId>,
+    older: HashSet<RequestId>,
+}
+
+/// The gateway's word to a worker, and the subject it is sent on.
+pub(crate) type Word = (Subject, Confirmation);
 
 /// The slot for one caller's answer. Removed when dropped.
 #[derive(Debug)]
@@ -36,34 +59,78 @@ pub(crate) struct AnswerSlot {
 }
 
 impl Waiting {
-    pub(crate) fn new() -> (Self, LateAnswers) {
-        let (late, answers) = mpsc::channel(MOST_LATE);
-        (Self { callers: Arc::default(), late, answered: Arc::default() }, answers)
+    pub(crate) fn new() -> (Self, mpsc::Receiver<Word>) {
+        let (words, to_send) = mpsc::channel(MOST_WORDS);
+        (Self { state: Arc::default(), words }, to_send)
     }
 
     /// Adds a slot. Called before the request is sent, so that no answer can come too early.
     pub(crate) fn wait_for(&self, id: RequestId) -> AnswerSlot {
         let (sender, answer) = oneshot::channel();
-        self.callers.lock().insert(id.clone(), sender);
+        let caller = Caller { sender: Some(sender), reply: None };
+        self.state.lock().callers.insert(id.clone(), caller);
         AnswerSlot { waiting: self.clone(), id, answer }
     }
 
-    /// Hands an answer to its waiting caller. Returns the answer if there is none.
-    pub(crate) fn settle(&self, answer: Answer) -> Result<(), Box<Answer>> {
-        match self.callers.lock().remove(&answer.re) {
-            Some(caller) => caller.send(answer).map_err(Box::new),
-            None if self.answered.lock().contains(&answer.re) => Ok(()),
-            None => Err(Box::new(answer)),
-        }
+    /// A worker brings an answer, and waits for the gateway's word on `reply`, if it says where.
+    pub(crate) fn arrived(&self, answer: Answer, reply: Option<Subject>) {
+        let mut state = self.state.lock();
+        let State { callers, answered } = &mut *state;
+        let word = match callers.get_mut(&answer.re) {
+            Some(caller) => {
+                caller.reply = reply.or(caller.reply.take());
+                // A second copy finds no sender: the caller may still be about to take the first one.
+                if let Some(sender) = caller.sender.take() {
+                    let _ = sender.send(answer);
+                }
+                return;
+            }
+            None if answered.contains(&answer.re) => Confirmation::Known,
+            None => Confirmation::Late,
+        };
+        drop(state);
+        self.say(reply, word);
     }
 
     /// Notes that a request was answered from the store.
     pub(crate) fn answered_from_store(&self, id: &RequestId) {
-        let mut answered = self.answered.lock();
-        if answered.len() >= MOST_ANSWERED {
-            answered.pop_front();
+        self.state.lock().answered.insert(id.clone());
+    }
+
+    fn say(&self, reply: Option<Subject>, word: Confirmation) {
+        let Some(reply) = reply else { return };
+        if self.words.try_send((reply, word)).is_err() {
+            tracing::debug!(?word, "too many confirmations wait to be sent: the worker will ask again");
         }
-        answered.push_back(id.clone());
+    }
+
+    /// The caller is done: it has taken the answer, or does not wait any more.
+    fn done(&self, id: &RequestId, taken: bool) {
+        let mut state = self.state.lock();
+        let caller = state.callers.remove(id);
+        let word = if taken {
+            state.answered.insert(id.clone());
+            Confirmation::Taken
+        } else if state.answered.contains(id) {
+            Confirmation::Known
+        } else {
+            Confirmation::Late
+        };
+        drop(state);
+        self.say(caller.and_then(|caller| caller.reply), word);
+    }
+}
+
+impl Answered {
+    fn contains(&self, id: &RequestId) -> bool {
+        self.newer.contains(id) || self.older.contains(id)
+    }
+
+    fn insert(&mut self, id: RequestId) {
+        if self.newer.len() >= REMEMBERED {
+            self.older = std::mem::take(&mut self.newer);
+        }
+        self.newer.insert(id);
     }
 }
 
@@ -71,21 +138,19 @@ impl AnswerSlot {
     /// Waits for the answer. Never completes without one, so the caller needs a deadline.
     pub(crate) async fn answer(&mut self) -> Answer {
         match (&mut self.answer).await {
-            Ok(answer) => answer,
+            Ok(answer) => {
+                self.waiting.done(&self.id, true);
+                answer
+            }
             Err(_) => std::future::pending().await,
         }
     }
 }
 
 impl Drop for AnswerSlot {
+    /// An answer that was handed to the caller and that it did not take is late, and not lost: its worker is told.
     fn drop(&mut self) {
-        self.waiting.callers.lock().remove(&self.id);
-        // The answer may have come after the caller stopped waiting: it is late, and not lost.
-        if let Ok(answer) = self.answer.try_recv()
-            && self.waiting.late.try_send(answer).is_err()
-        {
-            tracing::warn!(request.id = %self.id, "too many late answers at once: this one was dropped");
-        }
+        self.waiting.done(&self.id, false);
     }
 }
 
@@ -100,56 +165,84 @@ mod tests {
         Answer { re: id.clone(), user: None, digest: None, attempt: 0, worker: String::new(), outcome }
     }
 
+    fn plain() -> RequestId {
+        RequestId::plain(&GatewayId::random())
+    }
+
+    fn word(words: &mut mpsc::Receiver<Word>) -> Option<(String, Confirmation)> {
+        words.try_recv().ok().map(|(reply, word)| (reply.to_string(), word))
+    }
+
+    fn said(reply: &str, word: Confirmation) -> Option<(String, Confirmation)> {
+        Some((reply.to_owned(), word))
+    }
+
     #[tokio::test]
-    async fn an_answer_finds_its_caller_once_and_a_late_one_comes_back() {
-        let (waiting, _late) = Waiting::new();
-        let id = RequestId::plain(&GatewayId::random());
+    async fn an_answer_is_confirmed_when_its_caller_has_it_and_a_copy_is_known() {
+        let (waiting, mut words) = Waiting::new();
+        let id = plain();
         let mut slot = waiting.wait_for(id.clone());
-        assert_eq!(waiting.settle(answer(&id)), Ok(()));
+        waiting.arrived(answer(&id), Some("first".into()));
+        assert_eq!(word(&mut words), None, "the caller has not taken it yet");
         assert_eq!(slot.answer().await, answer(&id));
-        assert!(waiting.settle(answer(&id)).is_err());
-    }
-
-    #[test]
-    fn an_answer_that_its_caller_did_not_take_comes_back_as_a_late_one() {
-        let (waiting, mut late) = Waiting::new();
-        let id = RequestId::plain(&GatewayId::random());
-        let slot = waiting.wait_for(id.clone());
-        assert_eq!(waiting.settle(answer(&id)), Ok(()));
-        assert!(late.try_recv().is_err());
+        assert_eq!(word(&mut words), said("first", Confirmation::Taken));
         drop(slot);
-        assert_eq!(late.try_recv(), Ok(answer(&id)));
-    }
-
-    #[test]
-    fn a_live_copy_behind_an_answer_from_the_store_is_not_late() {
-        let (waiting, _late) = Waiting::new();
-        let id = RequestId::plain(&GatewayId::random());
-        waiting.answered_from_store(&id);
-        assert_eq!(waiting.settle(answer(&id)), Ok(()));
-        for _ in 0..MOST_ANSWERED {
-            waiting.answered_from_store(&RequestId::plain(&GatewayId::random()));
-        }
-        assert!(waiting.settle(answer(&id)).is_err(), "only the newest are remembered");
+        waiting.arrived(answer(&id), Some("copy".into()));
+        assert_eq!(word(&mut words), said("copy", Confirmation::Known));
+        assert_eq!(word(&mut words), None);
     }
 
     #[tokio::test]
-    async fn an_answer_that_its_caller_took_is_not_late() {
-        let (waiting, mut late) = Waiting::new();
-        let id = RequestId::plain(&GatewayId::random());
+    async fn the_worker_that_asked_last_hears_the_word_on_an_answer_that_was_not_taken_at_once() {
+        let (waiting, mut words) = Waiting::new();
+        let id = plain();
         let mut slot = waiting.wait_for(id.clone());
-        assert_eq!(waiting.settle(answer(&id)), Ok(()));
+        waiting.arrived(answer(&id), Some("first".into()));
+        waiting.arrived(answer(&id), Some("second".into()));
+        assert_eq!(word(&mut words), None);
         slot.answer().await;
-        drop(slot);
-        assert!(late.try_recv().is_err());
+        assert_eq!(word(&mut words), said("second", Confirmation::Taken));
     }
 
     #[test]
-    fn a_caller_that_times_out_frees_its_slot() {
-        let (waiting, _late) = Waiting::new();
-        let id = RequestId::plain(&GatewayId::random());
-        drop(waiting.wait_for(id.clone()));
-        assert!(waiting.callers.lock().is_empty());
-        assert!(waiting.settle(answer(&id)).is_err());
+    fn an_answer_for_a_caller_that_went_away_is_late() {
+        let (waiting, mut words) = Waiting::new();
+        let id = plain();
+        let slot = waiting.wait_for(id.clone());
+        waiting.arrived(answer(&id), Some("before".into()));
+        drop(slot);
+        assert_eq!(word(&mut words), said("before", Confirmation::Late));
+        waiting.arrived(answer(&id), Some("after".into()));
+        assert_eq!(word(&mut words), said("after", Confirmation::Late));
+        assert!(waiting.state.lock().callers.is_empty());
+    }
+
+    #[test]
+    fn an_answer_that_was_found_in_the_store_is_known() {
+        let (waiting, mut words) = Waiting::new();
+        let id = plain();
+        let slot = waiting.wait_for(id.clone());
+        waiting.arrived(answer(&id), Some("handed".into()));
+        waiting.answered_from_store(&id);
+        drop(slot);
+        assert_eq!(word(&mut words), said("handed", Confirmation::Known));
+        waiting.arrived(answer(&id), Some("after".into()));
+        assert_eq!(word(&mut words), said("after", Confirmation::Known));
+    }
+
+    #[test]
+    fn only_the_newest_answered_requests_are_remembered() {
+        let mut answered = Answered::default();
+        let id = plain();
+        answered.insert(id.clone());
+        for _ in 1..REMEMBERED {
+            answered.insert(plain());
+        }
+        answered.insert(plain());
+        assert!(answered.contains(&id), "at least so many");
+        for _ in 1..=REMEMBERED {
+            answered.insert(plain());
+        }
+        assert!(!answered.contains(&id) && answered.newer.len() + answered.older.len() <= 2 * REMEMBERED);
     }
 }

@@ -58,7 +58,7 @@ impl Session {
         let Some(route) = rules.send() else {
             return self.close(codes::SEND_NOT_AVAILABLE);
         };
-        let request = self.request(RequestId::plain(&rules.gateway), route, None, data, now);
+        let request = self.request(RequestId::unawaited(), route, None, data, now);
         vec![Effect::Send { request: Box::new(request) }]
     }
 

@@ -34,24 +34,28 @@ async fn delete(stack: &Stack, stream: &str) {
 
 #[tokio::test]
 async fn a_full_stream_of_requests_is_named_and_the_gateway_stays_ready_for_the_rest() {
-    let stack = start(quick("[streams]\nin_max_bytes = '2 KiB'").gateways(1)).await;
+    let stack =
+        start(quick("[[route]]\nname = 'small'\nmatch = 'rpc.small'\nmax_bytes = '2 KiB'").gateways(1)).await;
     let (client, _events) = connect(&stack, 0, "42").await;
     let body = format!("\"{}\"", "x".repeat(600));
     let refused = loop {
-        match client.rpc("nobody", body.clone()).await {
+        match client.rpc("small", body.clone()).await {
             Err(CallError::Server { code: 1000, .. }) => break true,
             Err(CallError::Server { code: 1001, .. }) => {}
             other => panic!("{other:?}"),
         }
     };
     assert!(refused);
-    let page = readiness(&stack, 200, "the stream TIDE_IN stores nothing, for ").await;
+    let page = readiness(&stack, 200, "the stream TIDE_IN_small stores nothing, for ").await;
     assert!(page.starts_with("ready, but with faults\n"), "{page}");
-    assert!(page.contains("it is full") && page.contains("streams.in_max_bytes"), "{page}");
+    assert!(page.contains("it is full") && page.contains("max_bytes of the route \"small\""), "{page}");
     let metrics = get(&stack, "/metrics").await.1;
-    assert!(metrics.contains("tidegate_gateway_faults{place=\"TIDE_IN\",problem=\"full\"} 1"), "{metrics}");
+    assert!(
+        metrics.contains("tidegate_gateway_faults{place=\"TIDE_IN_small\",problem=\"full\"} 1"),
+        "{metrics}"
+    );
     let log = stack.log_of("gateway-1");
-    assert_eq!(log.matches("the stream TIDE_IN stores nothing").count(), 1, "{log}");
+    assert_eq!(log.matches("the stream TIDE_IN_small stores nothing").count(), 1, "{log}");
 }
 
 #[tokio::test]
@@ -87,11 +91,11 @@ async fn a_broker_that_cannot_write_makes_the_gateway_unready_until_it_is_mended
     assert!(limited.success());
     let outcome = client.rpc("echo", "2").await;
     assert!(matches!(outcome, Err(CallError::Server { code: 1002, .. })), "{outcome:?}");
-    let page = readiness(&stack, 503, "the stream TIDE_IN stores nothing, for ").await;
+    let page = readiness(&stack, 503, "the stream TIDE_IN_echo stores nothing, for ").await;
     assert!(page.contains("Look at its disk"), "{page}");
     stack.kill("nats").await.unwrap();
     eventually("requests are answered again", || async { client.rpc("echo", "3").await.is_ok() }).await;
     readiness(&stack, 200, "ready").await;
     let log = stack.log_of("gateway-1");
-    assert_eq!(log.matches("WARN the stream TIDE_IN stores nothing").count(), 1, "{log}");
+    assert_eq!(log.matches("WARN the stream TIDE_IN_echo stores nothing").count(), 1, "{log}");
 }

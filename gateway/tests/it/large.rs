@@ -15,6 +15,8 @@ use crate::{
 };
 
 const OUTBOX: usize = 64 * 1024;
+/// The first message of a namespace with history is a mark of the gateway.
+const MARK: u64 = 1;
 
 async fn small_outbox(more: &str) -> Stack {
     let limits =
@@ -46,9 +48,9 @@ async fn a_backlog_larger_than_the_outbox_is_a_fresh_start_and_the_connection_st
     let epoch = fresh(&client, "kept:b").await.epoch;
     store(&stack, 10, 8_000).await;
     let result = resume(&client, "kept:a", 0, &epoch).await;
-    assert!(!result.recovered && result.publications.is_empty() && result.offset == 10);
+    assert!(!result.recovered && result.publications.is_empty() && result.offset == MARK + 10);
     store(&stack, 1, 10).await;
-    assert_eq!(next(&mut events).await.1, 11, "the subscription goes on behind the position");
+    assert_eq!(next(&mut events).await.1, MARK + 11, "the subscription goes on behind the position");
 }
 
 #[tokio::test]
@@ -83,8 +85,8 @@ async fn a_page_of_history_is_as_long_as_the_outbox_allows() {
         let all = HistoryRequest { channel: "kept:a".into(), limit: -1, reverse, ..Default::default() };
         let page = history(&client, all).await.unwrap();
         assert!((1..8).contains(&page.publications.len()), "{}", page.publications.len());
-        assert_eq!(page.publications[0].offset, if reverse { 20 } else { 1 });
-        assert_eq!(page.offset, 20);
+        assert_eq!(page.publications[0].offset, MARK + if reverse { 20 } else { 1 });
+        assert_eq!(page.offset, MARK + 20);
     }
 }
 
@@ -98,6 +100,27 @@ async fn an_answer_larger_than_the_outbox_is_an_error_and_the_connection_stays()
     };
     assert!(code == 106 && message.contains("65536"), "{code} {message}");
     assert_eq!(client.rpc("echo", "1").await.unwrap(), "1");
+}
+
+#[tokio::test]
+async fn a_request_larger_than_the_broker_takes_is_refused_for_good_with_the_numbers() {
+    let config =
+        "[api]\nkey = 'a-test-key-for-the-api'\nrequest = '4 MiB'\n[gateway.limits]\noutbox = '8 MiB'";
+    let stack = start(quick(config).gateways(1)).await;
+    let fill = "x".repeat(1_100_000);
+    for (method, ask) in [
+        ("rpc", json!({"method": "echo", "data": fill})),
+        ("publish", json!({"channel": "chat:lobby", "data": fill})),
+    ] {
+        let body = ask.to_string();
+        let head = "HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx-api-key: a-test-key-for-the-api\r\n";
+        let request = format!("POST /api/{method} {head}content-length: {}\r\n\r\n{body}", body.len());
+        let (_, answer) = http(stack.gateways()[0].internal, &request).await;
+        let error = &serde_json::from_str::<serde_json::Value>(&answer).unwrap()["error"];
+        let message = error["message"].as_str().unwrap_or_default();
+        assert_eq!((error["code"].as_u64(), error["temporary"].as_bool()), (Some(106), None), "{answer}");
+        assert!(message.contains("1048576") && !message.contains("try again"), "{answer}");
+    }
 }
 
 #[tokio::test]
@@ -120,7 +143,7 @@ async fn a_publication_that_no_client_could_receive_is_refused_where_it_is_publi
         let (status, answer) = http(stack.gateways()[0].internal, &request).await;
         assert!(status == 200 && answer.contains(r#""code":106"#) && answer.contains("65536"), "{answer}");
     }
-    assert!(fresh(&client, "kept:a").await.offset == 0, "nothing is stored");
+    assert!(fresh(&client, "kept:a").await.offset == MARK, "nothing is stored");
 }
 
 #[tokio::test]
@@ -131,9 +154,9 @@ async fn a_publication_over_nats_that_no_client_could_receive_ends_the_subscript
     store(&stack, 1, OUTBOX).await;
     assert_eq!(unsubscribed(&mut events).await, 2500);
     let result = resume(&client, "kept:a", 0, &epoch).await;
-    assert!(!result.recovered && result.offset == 1, "{result:?}");
+    assert!(!result.recovered && result.offset == MARK + 1, "{result:?}");
     store(&stack, 1, 10).await;
-    assert_eq!(next(&mut events).await.1, 2);
+    assert_eq!(next(&mut events).await.1, MARK + 2);
 }
 
 #[tokio::test]
@@ -171,5 +194,5 @@ async fn connecting_with_backlogs_larger_than_the_outbox_recovers_what_fits() {
     socket.write(&frame(TEXT, command.as_bytes())).await;
     let reply = &socket.replies(1).await[0];
     let sub = &reply["connect"]["subs"]["kept:#42"];
-    assert!(sub["recovered"].is_null() && sub["offset"].as_u64() == Some(10), "{reply}");
+    assert!(sub["recovered"].is_null() && sub["offset"].as_u64() == Some(MARK + 10), "{reply}");
 }

@@ -6,6 +6,7 @@
     reason = "a test that cannot go on has failed"
 )]
 
+mod answers;
 mod api;
 mod audiences;
 mod bad_input;
@@ -14,7 +15,9 @@ mod burst;
 mod cache;
 mod channels;
 mod connect;
+mod copies;
 mod decided;
+mod door;
 mod drain;
 mod event_source;
 mod fanout;
@@ -30,6 +33,7 @@ mod native_pings;
 mod one_way;
 mod presence;
 mod quiet;
+mod quota;
 mod recovery;
 mod requests;
 mod server_side;

@@ -10,56 +10,9 @@ use tidegate_cli::{
 use tidegate_shared::protocol::{Encoding, HistoryRequest};
 
 use crate::support::{
-    PATIENCE, TOML, admin, connect, connect_as, event, eventually, history, kept_toml, nothing_panicked,
-    quick, raw_connected, start,
+    TOML, admin, connect, connect_as, count, event, eventually, get, history, kept_toml, nothing_panicked,
+    quick, raw_connected, settled, start,
 };
-
-/// Takes the republished copies away, as if the gateway had missed them.
-async fn without_live_answers(stack: &Stack) {
-    let jetstream = async_nats::jetstream::new(admin(stack).await);
-    let mut config = jetstream.get_stream("TIDE_REPLY").await.unwrap().cached_info().config.clone();
-    config.republish = None;
-    jetstream.update_stream(config).await.unwrap();
-}
-
-#[tokio::test]
-async fn a_stored_answer_whose_live_copy_was_missed_is_returned_after_a_reconnect() {
-    let toml =
-        "[gateway]\nanswer_timeout = '60s'\n[gateway.drain]\nsettle = '60s'\n[worker]\nack_wait = '5s'";
-    let stack = start(Stack::builder().config(&format!("{toml}\n{TOML}")).gateways(1).workers(1)).await;
-    let (client, _events) = connect(&stack, 0, "42").await;
-    without_live_answers(&stack).await;
-    let calls: Vec<_> = ["echo", "echo#a-key"]
-        .map(|method| {
-            let client = client.clone();
-            async move { client.rpc(method, "1").await }
-        })
-        .into();
-    let calls = async { futures_util::future::join_all(calls).await };
-    let restart = async {
-        let jetstream = async_nats::jetstream::new(admin(&stack).await);
-        eventually("the answers are stored", || async {
-            jetstream.get_stream("TIDE_REPLY").await.unwrap().cached_info().state.messages == 2
-        })
-        .await;
-        stack.hold("nats").await.unwrap();
-        stack.start_process("nats").await.unwrap();
-    };
-    let (answers, ()) = tokio::time::timeout(PATIENCE, async { tokio::join!(calls, restart) }).await.unwrap();
-    for answer in answers {
-        assert_eq!(answer.unwrap(), "1");
-    }
-}
-
-#[tokio::test]
-async fn a_stored_answer_whose_live_copy_was_missed_is_returned_at_the_deadline() {
-    let stack = start(quick("").gateways(1).workers(1)).await;
-    let (client, _events) = connect(&stack, 0, "42").await;
-    without_live_answers(&stack).await;
-    for method in ["echo", "echo#a-key"] {
-        assert_eq!(client.rpc(method, "1").await.unwrap(), "1", "{method}");
-    }
-}
 
 #[tokio::test]
 async fn a_request_is_stored_handled_and_answered() {
@@ -159,28 +112,26 @@ async fn a_stopped_worker_loses_no_request() {
 async fn a_send_is_stored_and_handled_without_a_reply() {
     let stack = start(quick("").gateways(1).workers(1)).await;
     let (client, mut events) = connect(&stack, 0, "42").await;
-    let jetstream = async_nats::jetstream::new(admin(&stack).await);
     client.send("\"noted\"").await.unwrap();
-    let replies = jetstream.get_stream("TIDE_REPLY").await.unwrap();
-    eventually("the message is worked on", || async {
-        replies.get_info().await.unwrap().state.messages == 1
-    })
-    .await;
+    settled(&stack, "send").await;
     assert_eq!(client.rpc("echo", "1").await.unwrap(), "1");
     assert_eq!(events.try_next(), None, "it is answered to nobody");
+    assert_eq!(count(&stack, "TIDE_REPLY").await, 0, "no plain answer is stored");
 }
 
 #[tokio::test]
-async fn a_full_stream_refuses_requests_with_error_1000() {
-    let stack = start(quick("[streams]\nin_max_bytes = '16 KiB'").gateways(1)).await;
+async fn a_full_route_refuses_requests_with_error_1000_and_leaves_the_others_open() {
+    let small = "[[route]]\nname = 'small'\nmatch = 'rpc.small'\nmax_bytes = '16 KiB'\n";
+    let stack = start(quick(small).gateways(1).workers(1)).await;
     let (client, _events) = connect(&stack, 0, "42").await;
     let body = format!("\"{}\"", "x".repeat(4000));
     let mut codes = Vec::new();
     for _ in 0..8 {
-        codes.push(client.rpc("nobody", body.clone()).await.unwrap_err().code().unwrap());
+        codes.push(client.rpc("small", body.clone()).await.unwrap_err().code().unwrap());
     }
     assert_eq!(codes.first(), Some(&1001));
     assert_eq!(codes.last(), Some(&1000));
+    assert_eq!(client.rpc("echo", "1").await.unwrap(), "1");
     nothing_panicked(&stack);
 }
 
@@ -207,4 +158,21 @@ async fn a_publish_beyond_the_limit_of_the_gateway_is_refused_at_once_and_the_ot
     let page = history(&client, request).await.unwrap();
     let read: Vec<_> = page.publications.iter().map(|p| String::from_utf8_lossy(&p.data)).collect();
     assert_eq!(read, stored, "in the order in which they were sent");
+}
+
+#[tokio::test]
+async fn the_answer_to_a_message_that_nobody_waits_for_is_not_a_late_one() {
+    let stack = start(quick("").gateways(1).workers(1)).await;
+    let (client, _events) = connect(&stack, 0, "42").await;
+    client.send("\"one way\"").await.unwrap();
+    let jetstream = async_nats::jetstream::new(admin(&stack).await);
+    let settled = || async {
+        let requests = jetstream.get_stream("TIDE_IN").await.unwrap();
+        stack.log_of("worker-1").contains("consuming") && requests.cached_info().state.messages == 0
+    };
+    eventually("the message is handled", settled).await;
+    // Its answer would have come before this one, on the same subscription.
+    client.rpc("echo", "1").await.unwrap();
+    let page = get(&stack, "/metrics").await.1;
+    assert!(page.contains("tidegate_gateway_late_answers_total 0"), "{page}");
 }

@@ -2,17 +2,24 @@
 
 use std::{
     future::Future,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use futures_util::StreamExt;
 use tidegate_cli::{
     client::{CallError, Client, Event, Events, Options, raw::RawClient},
     stack::{Builder, Stack},
     token::connection_token,
 };
-use tidegate_shared::protocol::{
-    Command, Encoding, HistoryRequest, HistoryResult, SubscribeRequest, SubscribeResult,
+use tidegate_shared::{
+    confirmation::Confirmation,
+    envelope::{Answer, Outcome, Request},
+    protocol::{Command, Encoding, HistoryRequest, HistoryResult, SubscribeRequest, SubscribeResult},
+    subject::Subjects,
+    topology::request_stream,
 };
+use tokio::net::{TcpListener, TcpStream};
 
 /// The deadline of every wait. A test fails after it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -220,7 +227,7 @@ async fn nats(stack: &Stack, user: &tidegate_shared::config::NatsUser) -> async_
 
 /// Requests a path of the first gateway's internal listener. Returns status and body, and status 0 if the port is closed.
 pub(crate) async fn get(stack: &Stack, path: &str) -> (u16, String) {
-    if tokio::net::TcpStream::connect(stack.gateways()[0].internal).await.is_err() {
+    if TcpStream::connect(stack.gateways()[0].internal).await.is_err() {
         return (0, String::new());
     }
     http(
@@ -233,7 +240,7 @@ pub(crate) async fn get(stack: &Stack, path: &str) -> (u16, String) {
 /// Sends a request and returns the status and the body of the response.
 pub(crate) async fn http(address: std::net::SocketAddr, request: &str) -> (u16, String) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
     tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap().unwrap();
@@ -256,3 +263,135 @@ macro_rules! in_both_fanouts {
     };
 }
 pub(crate) use in_both_fanouts;
+
+/// A way to the broker that can be cut. What goes through it is lost when it is cut.
+pub(crate) struct Line {
+    pub(crate) url: String,
+    broker: Arc<OnceLock<String>>,
+    up: Arc<tokio::sync::watch::Sender<bool>>,
+    _task: tokio::task::JoinSet<()>,
+}
+
+impl Line {
+    pub(crate) async fn new() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("nats://{}", listener.local_addr().unwrap());
+        let (broker, up) =
+            (Arc::new(OnceLock::<String>::new()), Arc::new(tokio::sync::watch::Sender::new(true)));
+        let mut task = tokio::task::JoinSet::new();
+        let (to, line) = (Arc::clone(&broker), Arc::clone(&up));
+        task.spawn(async move {
+            let mut carried = tokio::task::JoinSet::new();
+            while let Ok((mut from, _)) = listener.accept().await {
+                let mut up = line.subscribe();
+                let Some(to) = to.get().filter(|_| *up.borrow()) else { continue };
+                let Ok(mut to) = TcpStream::connect(to).await else { continue };
+                carried.spawn(async move {
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut from, &mut to) => {}
+                        _ = up.wait_for(|up| !up) => {}
+                    }
+                });
+            }
+        });
+        Self { url, broker, up, _task: task }
+    }
+
+    /// Leads to the broker of this stack.
+    pub(crate) fn lead_to(&self, stack: &Stack) {
+        self.broker.set(stack.nats_url().trim_start_matches("nats://").to_owned()).unwrap();
+    }
+
+    pub(crate) fn cut(&self) {
+        self.up.send_replace(false);
+    }
+
+    pub(crate) fn mend(&self) {
+        self.up.send_replace(true);
+    }
+}
+
+/// A worker by hand, as one in another language would be: it takes requests of one route, and does with them what a test says.
+pub(crate) struct Hand {
+    pub(crate) nats: async_nats::Client,
+    pub(crate) jetstream: async_nats::jetstream::Context,
+    subjects: Subjects,
+    route: &'static str,
+}
+
+impl Hand {
+    pub(crate) async fn of(stack: &Stack, route: &'static str) -> Self {
+        let nats = worker_user(stack).await;
+        let jetstream = async_nats::jetstream::new(nats.clone());
+        Self { nats, jetstream, subjects: stack.config().subjects(), route }
+    }
+
+    /// The next request of the route.
+    pub(crate) async fn take(&self) -> (Request, async_nats::Message) {
+        self.take_from(&request_stream(self.route)).await
+    }
+
+    /// The next request of the route from one of its two streams.
+    pub(crate) async fn take_from(&self, stream: &str) -> (Request, async_nats::Message) {
+        let next = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{}", self.route);
+        let inbox = self.nats.new_inbox();
+        let mut pulled = self.nats.subscribe(inbox.clone()).await.unwrap();
+        self.nats.publish_with_reply(next, inbox, "1".into()).await.unwrap();
+        let message = tokio::time::timeout(PATIENCE, pulled.next()).await.expect("a request comes").unwrap();
+        let headers = message.headers.clone().unwrap();
+        (Request::read(&headers, message.payload.clone()).unwrap(), message)
+    }
+
+    /// Acknowledges a request.
+    pub(crate) async fn ack(&self, message: &async_nats::Message) {
+        self.nats.request(message.reply.clone().unwrap(), "+ACK".into()).await.unwrap();
+    }
+
+    /// Hands an answer over, and returns the gateway's word. `None` without a gateway.
+    pub(crate) async fn hand_over(&self, answer: &Answer) -> Option<Confirmation> {
+        let subject = self.subjects.answer(&answer.re);
+        let reply = self.nats.request_with_headers(subject, answer.headers(), answer.body()).await;
+        Some(Confirmation::read(&reply.ok()?.payload).unwrap())
+    }
+
+    /// Stores an answer and tells nobody.
+    pub(crate) async fn keep(&self, answer: &Answer) {
+        let subject = self.subjects.reply(&answer.re);
+        let stored = self.jetstream.publish_with_headers(subject, answer.headers(), answer.body()).await;
+        stored.unwrap().await.unwrap();
+    }
+
+    /// Parks a request until `due`, a time as in RFC 3339.
+    pub(crate) async fn park(&self, request: &Request, due: &str) {
+        let mut headers = request.headers();
+        headers.insert("Nats-Msg-Id", format!("{}.a1", request.id));
+        headers.insert("Nats-Schedule", format!("@at {due}"));
+        let target = self.subjects.due(&self.subjects.request(&request.address())).unwrap();
+        headers.insert("Nats-Schedule-Target", target);
+        let subject = self.subjects.park(&request.id);
+        let stored = self.jetstream.publish_with_headers(subject, headers, request.body.clone()).await;
+        stored.unwrap().await.unwrap();
+    }
+}
+
+/// An answer by hand.
+pub(crate) fn answer_to(request: &Request, body: &'static str) -> Answer {
+    Answer::to(request, 0, "by-hand", Outcome::Ok(body.into()))
+}
+
+/// How many messages a stream has.
+pub(crate) async fn count(stack: &Stack, stream: &str) -> u64 {
+    let jetstream = async_nats::jetstream::new(admin(stack).await);
+    jetstream.get_stream(stream).await.unwrap().cached_info().state.messages
+}
+
+/// Waits until a route has no request that is not settled.
+pub(crate) async fn settled(stack: &Stack, route: &str) {
+    let jetstream = async_nats::jetstream::new(admin(stack).await);
+    eventually("every request is settled", || async {
+        let consumer: async_nats::jetstream::consumer::PullConsumer =
+            jetstream.get_consumer_from_stream(route, request_stream(route)).await.unwrap();
+        consumer.cached_info().num_ack_pending == 0 && consumer.cached_info().num_pending == 0
+    })
+    .await;
+}

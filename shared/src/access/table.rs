@@ -7,7 +7,7 @@ use super::{Account, Answers, Kind, Right};
 use crate::{
     config::{Config, Namespace},
     subject::Subjects,
-    topology::{PRESENCE, REPLY, Topology, channel_stream, last_stream},
+    topology::{PARK, PRESENCE, REPLY, Topology, channel_stream, last_stream},
 };
 
 /// How long the server remembers a read of several messages after its last message.
@@ -36,8 +36,9 @@ const METHODS: [&str; 13] = [
 pub(super) fn rights(config: &Config) -> Vec<(Account, Right)> {
     let (subjects, topology) = (config.subjects(), Topology::of(config));
     let tables = [
-        (Account::Gateway, gateway(config, &subjects)),
+        (Account::Gateway, gateway(config, &subjects, &topology)),
         (Account::Worker, worker(&subjects, &topology)),
+        (Account::Purger, purger(&subjects, &topology)),
         (Account::Service, service(&subjects)),
         (Account::Setup, setup(config, &topology)),
         (Account::Ops, ops()),
@@ -45,7 +46,7 @@ pub(super) fn rights(config: &Config) -> Vec<(Account, Right)> {
     tables.into_iter().flat_map(|(account, rights)| rights.into_iter().map(move |r| (account, r))).collect()
 }
 
-fn gateway(config: &Config, subjects: &Subjects) -> Vec<Right> {
+fn gateway(config: &Config, subjects: &Subjects, topology: &Topology) -> Vec<Right> {
     let mut rights = vec![
         store(subjects.under("in.>"), "stores requests"),
         store(subjects.under("ch.>"), "stores publications"),
@@ -55,6 +56,11 @@ fn gateway(config: &Config, subjects: &Subjects) -> Vec<Right> {
         read(&format!("{PRESENCE}.>"), "reads members and leases"),
         api("STREAM.INFO.*", Answers::One, "checks the streams, reads epochs"),
     ];
+    for stream in consumed(topology).into_iter().filter(|stream| stream != PARK) {
+        let requests = format!("{stream}.{}", subjects.under("in.>"));
+        rights.push(read(&requests, "looks for an earlier copy of a repeated request"));
+    }
+    rights.extend(parked(subjects));
     for namespace in config.all_namespaces().iter().filter(|namespace| namespace.has_history()) {
         rights.extend(history(namespace));
         if namespace.proves_quiet() {
@@ -68,7 +74,6 @@ fn gateway(config: &Config, subjects: &Subjects) -> Vec<Right> {
             Kind::Call(&[Account::Worker, Account::Service], Answers::One),
             "asks back ends: programs with the user of workers or of services",
         ),
-        Right::new(subjects.under("answer.>"), Kind::Hear, "receives answers"),
         Right::new(subjects.under("live.>"), Kind::Hear, "receives publications"),
         Right::new(subjects.under("here.>"), Kind::Hear, "receives joins, leaves and the ends of leases"),
         Right::new(subjects.under("emulate.*"), Kind::Talk, "hands posted commands to another gateway"),
@@ -100,24 +105,47 @@ fn worker(subjects: &Subjects, topology: &Topology) -> Vec<Right> {
     let mut rights = vec![
         store(subjects.under("reply.*.*"), "stores answers"),
         store(subjects.under("ch.>"), "stores publications"),
+        Right::new(
+            subjects.under("answer.*.*"),
+            Kind::Call(&[Account::Gateway], Answers::One),
+            "brings answers to gateways",
+        ),
         store(subjects.under("park.*.*"), "parks requests until their next attempt"),
         store(subjects.under("dead.*.*"), "stores dead letters"),
         read(&format!("{REPLY}.{}", subjects.under("reply.>")), "looks for the answer to a repeated request"),
     ];
+    rights.extend(parked(subjects));
     for stream in consumed(topology) {
+        const WHY: &str = "finds consumers, pulls requests, acknowledges";
         rights.extend([
-            api(
-                &format!("CONSUMER.INFO.{stream}.*"),
-                Answers::One,
-                "finds consumers, pulls requests, acknowledges",
-            ),
-            api(
-                &format!("CONSUMER.MSG.NEXT.{stream}.*"),
-                PULL,
-                "finds consumers, pulls requests, acknowledges",
-            ),
-            store(format!("$JS.ACK.{stream}.>"), "finds consumers, pulls requests, acknowledges"),
+            api(&format!("CONSUMER.INFO.{stream}.*"), Answers::One, WHY),
+            api(&format!("CONSUMER.MSG.NEXT.{stream}.*"), PULL, WHY),
+            store(format!("$JS.ACK.{stream}.>"), WHY),
         ]);
+    }
+    rights
+}
+
+/// The rights to look for parked copies of a request with a key.
+fn parked(subjects: &Subjects) -> [Right; 2] {
+    ["park.k.*", "due.>"].map(|words| {
+        read(&format!("{PARK}.{}", subjects.under(words)), "looks for an earlier copy of a repeated request")
+    })
+}
+
+fn purger(subjects: &Subjects, topology: &Topology) -> Vec<Right> {
+    const WHY: &str = "reads how far the workers are, removes what they have acknowledged";
+    // A list without a subject would allow every subject, and there may be no route.
+    let mut rights = vec![Right::new(subjects.barrier(), Kind::Barrier, WHY)];
+    for stream in consumed(topology).into_iter().filter(|stream| stream != PARK) {
+        rights.extend(
+            [
+                format!("CONSUMER.INFO.{stream}.*"),
+                format!("STREAM.INFO.{stream}"),
+                format!("STREAM.PURGE.{stream}"),
+            ]
+            .map(|call| api(&call, Answers::One, WHY)),
+        );
     }
     rights
 }
@@ -139,35 +167,24 @@ fn service(subjects: &Subjects) -> Vec<Right> {
 }
 
 fn setup(config: &Config, topology: &Topology) -> Vec<Right> {
-    let mut rights = vec![
-        api("STREAM.INFO.*", Answers::One, "compares, creates and updates streams"),
-        api("STREAM.CREATE.*", Answers::One, "compares, creates and updates streams"),
-        api("STREAM.UPDATE.*", Answers::One, "compares, creates and updates streams"),
-    ];
+    const STREAMS: &str = "compares, creates and updates streams";
+    const CONSUMERS: &str = "compares, creates, updates and removes consumers";
+    let mut rights: Vec<Right> = ["STREAM.NAMES", "STREAM.INFO.*", "STREAM.CREATE.*", "STREAM.UPDATE.*"]
+        .map(|call| api(call, Answers::One, STREAMS))
+        .into();
     for namespace in config.all_namespaces() {
         for stream in [channel_stream(&namespace.name), last_stream(&namespace.name)] {
             let call = format!("STREAM.DELETE.{stream}");
             rights.push(api(&call, Answers::One, "makes the streams of namespaces anew"));
         }
     }
+    rights.push(api("STREAM.DELETE.TIDE_IN", Answers::One, "removes the queue of earlier versions"));
+    rights.push(api("CONSUMER.INFO.*.*", Answers::One, CONSUMERS));
     for stream in consumed(topology) {
-        rights.extend([
-            api(
-                &format!("CONSUMER.INFO.{stream}.*"),
-                Answers::One,
-                "compares, creates, updates and removes consumers",
-            ),
-            api(
-                &format!("CONSUMER.DELETE.{stream}.*"),
-                Answers::One,
-                "compares, creates, updates and removes consumers",
-            ),
-            api(
-                &format!("CONSUMER.CREATE.{stream}.>"),
-                Answers::One,
-                "compares, creates, updates and removes consumers",
-            ),
-        ]);
+        rights.extend(
+            [format!("CONSUMER.CREATE.{stream}.>"), format!("CONSUMER.DELETE.{stream}.*")]
+                .map(|call| api(&call, Answers::One, CONSUMERS)),
+        );
     }
     rights
 }

@@ -61,6 +61,15 @@ pub(super) fn merge_variable(
     Ok(figment.merge(Named::new(variable.to_owned(), key, secret)))
 }
 
+/// What replaces a key of earlier versions.
+pub(super) fn removed(key: &str) -> Option<&'static str> {
+    let replaced = [(
+        "streams.in_max_bytes",
+        "every route has a stream of its own now; set `max_bytes` in its [[route]], whose default is 64 MiB",
+    )];
+    replaced.into_iter().find_map(|(old, instead)| (old == key).then_some(instead))
+}
+
 pub(super) fn explain(error: &figment::Error, places: &Places<'_>) -> ConfigError {
     let key = error.path.join(".");
     let place = |key: &str| places.with(key, error.metadata.as_ref());
@@ -72,6 +81,9 @@ pub(super) fn explain(error: &figment::Error, places: &Places<'_>) -> ConfigErro
                 format!("{key}.{name}")
             };
             let full = if full.is_empty() { name.clone() } else { full };
+            if let Some(instead) = removed(&full) {
+                return ConfigError(format!("`{full}`{} is not a key any more: {instead}", place(&full)));
+            }
             let nearest = known
                 .iter()
                 .max_by(|a, b| strsim::jaro_winkler(a, name).total_cmp(&strsim::jaro_winkler(b, name)));

@@ -11,6 +11,8 @@ pub enum Role {
     Gateway,
     /// A worker.
     Worker,
+    /// The purger.
+    Purger,
     /// `tidegate apply`.
     Setup,
     /// A service that publishes over NATS.
@@ -28,6 +30,7 @@ impl Role {
             "auth.hmac_secret" if self == Self::Signer => return true,
             "auth.hmac_secret" | "api.key" | "nats.gateway.password" => Self::Gateway,
             "nats.worker.password" => Self::Worker,
+            "nats.purger.password" => Self::Purger,
             "nats.setup.password" => Self::Setup,
             "nats.service.password" => Self::Service,
             // No program uses it; `tidegate up` gives it to the broker.
@@ -45,12 +48,13 @@ impl Role {
 
 impl Config {
     /// The secrets that have one key each.
-    pub(super) fn secrets(&self) -> [(&'static str, &super::Secret); 7] {
+    pub(super) fn secrets(&self) -> [(&'static str, &super::Secret); 8] {
         [
             ("auth.hmac_secret", &self.auth.hmac_secret),
             ("api.key", &self.api.key),
             ("nats.gateway.password", &self.nats.gateway.password),
             ("nats.worker.password", &self.nats.worker.password),
+            ("nats.purger.password", &self.nats.purger.password),
             ("nats.service.password", &self.nats.service.password),
             ("nats.setup.password", &self.nats.setup.password),
             ("nats.ops.password", &self.nats.ops.password),

@@ -37,6 +37,9 @@ pub struct Route {
     /// How long a failed request waits for its next attempt.
     #[serde(default)]
     pub backoff: Backoff,
+    /// The maximum size of its stream. When it is full, requests of this route are refused.
+    #[serde(default = "max_bytes", with = "unit::size")]
+    pub max_bytes: u64,
 }
 
 fn concurrency() -> usize {
@@ -49,6 +52,10 @@ fn timeout() -> Duration {
 
 fn max_attempts() -> u32 {
     5
+}
+
+fn max_bytes() -> u64 {
+    64 << 20
 }
 
 /// When the caller receives its reply.
@@ -105,7 +112,7 @@ impl Match {
         }
     }
 
-    /// Returns the subjects of these requests in TIDE_IN (`stage` is `in`) or TIDE_PARK (`due`); `None` if no stream stores them.
+    /// Returns the subjects of these requests in the route's stream (`stage` is `in`) or TIDE_PARK (`due`); `None` if no stream stores them.
     pub fn filter(&self, subjects: &Subjects, stage: &str) -> Option<String> {
         match self {
             Self::Rpc(pattern) => Some(subjects.rpc_filter(stage, pattern)),

@@ -112,6 +112,7 @@ fn production_refuses_the_public_default_secrets() {
         "AUTH__HMAC_SECRET",
         "NATS__GATEWAY__PASSWORD",
         "NATS__WORKER__PASSWORD",
+        "NATS__PURGER__PASSWORD",
         "NATS__SERVICE__PASSWORD",
         "NATS__SETUP__PASSWORD",
         "NATS__OPS__PASSWORD",
@@ -251,7 +252,7 @@ fn issuers_have_distinct_names_and_iss_values() {
 
 #[test]
 fn production_refuses_known_and_short_secrets_of_issuers_too() {
-    let mut own: Vec<(String, String)> = ["GATEWAY", "WORKER", "SERVICE", "SETUP", "OPS"]
+    let mut own: Vec<(String, String)> = ["GATEWAY", "WORKER", "PURGER", "SERVICE", "SETUP", "OPS"]
         .map(|user| (format!("TIDEGATE_NATS__{user}__PASSWORD"), "x".repeat(32)))
         .to_vec();
     own.push(("TIDEGATE_API__KEY".to_owned(), String::new()));
@@ -439,6 +440,14 @@ fn an_origin_that_can_never_match_and_an_unknown_stock_handler_are_refused() {
     assert!(error.contains("route.0.handler") && error.contains("echo, quakes, room"), "{error}");
 }
 
+#[test]
+fn a_key_that_another_one_has_replaced_is_refused_with_the_name_of_that_one() {
+    let said = refusal("[streams]\nin_max_bytes = '1 GiB'\n", &[]);
+    assert!(said.contains("streams.in_max_bytes") && said.contains("`max_bytes` in its [[route]]"), "{said}");
+    let said = refusal("", &[("TIDEGATE_STREAMS__IN_MAX_BYTES", "1 GiB")]);
+    assert!(said.contains("TIDEGATE_STREAMS__IN_MAX_BYTES") && said.contains("`max_bytes`"), "{said}");
+}
+
 /// The variables of a production deployment with secrets of its own.
 fn own_secrets() -> Vec<(&'static str, String)> {
     [
@@ -446,6 +455,7 @@ fn own_secrets() -> Vec<(&'static str, String)> {
         ("TIDEGATE_API__KEY", 32),
         ("TIDEGATE_NATS__GATEWAY__PASSWORD", 16),
         ("TIDEGATE_NATS__WORKER__PASSWORD", 16),
+        ("TIDEGATE_NATS__PURGER__PASSWORD", 16),
         ("TIDEGATE_NATS__SERVICE__PASSWORD", 16),
         ("TIDEGATE_NATS__SETUP__PASSWORD", 16),
         ("TIDEGATE_NATS__OPS__PASSWORD", 16),
@@ -464,9 +474,13 @@ fn each_program_needs_only_its_own_secrets_in_production() {
         Config::from_sources_as(role, None, variables, &[]).map_err(|error| error.to_string())
     };
     for (role, needs) in [
-        (Role::All, &["AUTH__HMAC_SECRET", "API__KEY", "GATEWAY", "WORKER", "SERVICE", "SETUP", "OPS"][..]),
+        (
+            Role::All,
+            &["AUTH__HMAC_SECRET", "API__KEY", "GATEWAY", "WORKER", "PURGER", "SERVICE", "SETUP", "OPS"][..],
+        ),
         (Role::Gateway, &["AUTH__HMAC_SECRET", "API__KEY", "NATS__GATEWAY"]),
         (Role::Worker, &["NATS__WORKER"]),
+        (Role::Purger, &["NATS__PURGER"]),
         (Role::Setup, &["NATS__SETUP"]),
         (Role::Service, &["NATS__SERVICE"]),
         (Role::Signer, &["AUTH__HMAC_SECRET"]),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{ConfigError, DEFAULT_TOML, ENV_PREFIX, FILE_VARIABLE};
+use super::{ConfigError, DEFAULT_TOML, ENV_PREFIX, FILE_VARIABLE, layers};
 
 /// Set in every container of Kubernetes.
 pub(super) const KUBERNETES: &str = "KUBERNETES_SERVICE_HOST";
@@ -20,6 +20,9 @@ pub(super) fn key(name: &str, in_kubernetes: bool) -> Result<Option<String>, Con
     let known = keys();
     if known.contains(&key) || key.strip_suffix(FILE).is_some_and(|key| known.contains(key)) {
         return Ok(Some(key));
+    }
+    if let Some(instead) = layers::removed(&key) {
+        return Err(ConfigError(format!("{name} sets a key that is none any more: {instead}")));
     }
     if in_kubernetes && is_of_kubernetes(rest) {
         return Ok(None);

@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 
-use async_nats::jetstream::stream::{Config as Stream, Info};
+use async_nats::jetstream::stream::{Config as Stream, Info, PersistenceMode};
 
 /// The metadata key that names the epoch of the stream whose messages are copied.
 const OF: &str = "tidegate-of";
@@ -46,5 +46,7 @@ pub(super) fn why_anew(
     if epochs.get(origin).map(String::as_str) != origin_epoch(&found.config) {
         return Some("it has copies of another stream");
     }
-    (found.config.storage != wanted.storage).then_some("its storage changes")
+    let is_async = |stream: &Stream| stream.persist_mode == Some(PersistenceMode::Async);
+    let stays = found.config.storage == wanted.storage && (is_async(wanted) || !is_async(&found.config));
+    (!stays).then_some("no update can change how it is stored")
 }

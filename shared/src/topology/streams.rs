@@ -9,14 +9,14 @@ use async_nats::jetstream::{
     },
 };
 
-use super::{DEAD, IN, PARK, PRESENCE, REPLY, channel_stream, consumer_name, last_stream};
+use super::{DEAD, PARK, PRESENCE, REPLY, channel_stream, consumer_name, last_stream, request_stream};
 use crate::{
     config::{Config, Namespace, Route, Storage},
     subject::Subjects,
 };
 
 /// The maximum number of unacknowledged requests of one route over all workers.
-const MAX_ACK_PENDING: i64 = 4096;
+const MAX_ACK_PENDING: i64 = 8192;
 /// How long a publication without history stays. No client reads it; the broker needs it for acknowledgement and deduplication.
 const EPHEMERAL_TTL: Duration = Duration::from_mins(1);
 /// The shortest window of the broker. The originals are deduplicated already.
@@ -36,16 +36,21 @@ fn base(config: &Config, name: impl Into<String>, subject: String) -> Stream {
     }
 }
 
-/// When the queue is full, new requests are refused. Each request has one message in it.
-pub(super) fn requests(config: &Config, subjects: &Subjects) -> Stream {
-    Stream {
-        retention: RetentionPolicy::WorkQueue,
+/// The requests of one route; `None` for a hook. When the stream is full, new requests of the route are refused and other routes
+/// stay open. Each request has one message.
+///
+/// An acknowledgement removes nothing, so it costs the server no synced write. The purger removes what every request before it
+/// is acknowledged of, many messages with one write.
+pub(super) fn requests(config: &Config, subjects: &Subjects, route: &Route) -> Option<Stream> {
+    Some(Stream {
+        retention: RetentionPolicy::Limits,
         discard: DiscardPolicy::New,
         discard_new_per_subject: true,
         max_messages_per_subject: 1,
-        max_bytes: signed(config.streams.in_max_bytes),
-        ..base(config, IN, subjects.all_requests())
-    }
+        max_bytes: signed(route.max_bytes),
+        allow_atomic_publish: true,
+        ..base(config, request_stream(&route.name), route.matches.filter(subjects, "in")?)
+    })
 }
 
 /// Without limits, so that a failed request can always be parked. Schedules exclude discard new, hence the second stream.
@@ -62,20 +67,17 @@ pub(super) fn parked(config: &Config, subjects: &Subjects) -> Stream {
     }
 }
 
-/// The server itself refuses a second answer, whichever worker sends it.
+/// The server itself refuses a second answer, whichever worker sends it. Workers send the live copies themselves, when the answer
+/// is stored.
 pub(super) fn answers(config: &Config, subjects: &Subjects) -> Stream {
-    let (kept, repeated) = subjects.all_replies();
     Stream {
         discard: DiscardPolicy::New,
         discard_new_per_subject: true,
         max_messages_per_subject: 1,
         max_age: config.streams.result_ttl,
         max_bytes: signed(config.streams.reply_max_bytes),
-        allow_message_ttl: true,
         deny_delete: true,
-        duplicate_window: config.streams.duplicate_window.min(config.streams.result_ttl),
-        republish: Some(Republish { source: kept.clone(), destination: repeated, headers_only: false }),
-        ..base(config, REPLY, kept)
+        ..base(config, REPLY, subjects.all_replies())
     }
 }
 
@@ -113,13 +115,16 @@ pub(super) fn publications(config: &Config, subjects: &Subjects, namespace: &Nam
 }
 
 /// The last message of each channel of a namespace, copied by the broker from the namespace's stream and kept longer. When it is
-/// full, the oldest copies go.
+/// full, the oldest copies go. A copy that is lost because it is not on disk yet is made again, or shows as missing, so a
+/// single server need not write it at once.
 pub(super) fn last_messages(config: &Config, namespace: &Namespace) -> Stream {
     let file = namespace.storage == Storage::File;
+    let num_replicas = namespace.replicas.unwrap_or(config.streams.replicas);
     Stream {
         subjects: Vec::new(),
         sources: Some(vec![Source { name: channel_stream(&namespace.name), ..Source::default() }]),
-        num_replicas: namespace.replicas.unwrap_or(config.streams.replicas),
+        num_replicas,
+        persist_mode: (file && num_replicas == 1).then_some(PersistenceMode::Async),
         storage: if file { StorageType::File } else { StorageType::Memory },
         max_messages_per_subject: 1,
         max_age: config.streams.last_ttl.max(namespace.history_ttl),
@@ -150,8 +155,18 @@ pub(super) fn presence(config: &Config, subjects: &Subjects) -> Stream {
     }
 }
 
+/// The consumers of a route, each with its stream; none for a hook. The route's own stream needs no filter; in TIDE_PARK all
+/// routes' requests wait.
+pub(super) fn consumers(config: &Config, subjects: &Subjects, route: &Route) -> Vec<(String, pull::Config)> {
+    let Some(due) = route.matches.filter(subjects, "due") else { return Vec::new() };
+    vec![
+        (request_stream(&route.name), consumer(config, route, String::new())),
+        (PARK.to_owned(), consumer(config, route, due)),
+    ]
+}
+
 /// No `backoff` and no `max_deliver`: the worker counts attempts and parks failed requests, and either setting would interfere.
-pub(super) fn consumer(config: &Config, route: &Route, filter: String) -> pull::Config {
+fn consumer(config: &Config, route: &Route, filter: String) -> pull::Config {
     pull::Config {
         durable_name: Some(consumer_name(route).to_owned()),
         ack_policy: AckPolicy::Explicit,

@@ -13,7 +13,7 @@ use std::{
 use self::imports::Source;
 
 /// Every crate of the workspace.
-const CRATES: [&str; 5] = ["shared", "gateway", "worker", "cli", "trial"];
+const CRATES: [&str; 6] = ["shared", "gateway", "worker", "purger", "cli", "trial"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
@@ -69,6 +69,11 @@ fn the_gateway_keeps_the_import_rules() {
 #[test]
 fn the_worker_keeps_the_import_rules() {
     assert_keeps_the_rules("worker");
+}
+
+#[test]
+fn the_purger_keeps_the_import_rules() {
+    assert_keeps_the_rules("purger");
 }
 
 #[test]
@@ -163,9 +168,9 @@ fn every_code_a_client_can_see_is_documented() {
 }
 
 #[test]
-fn every_metric_of_the_gateway_is_documented() {
+fn every_metric_is_documented() {
     let page = fs::read_to_string(root().join("docs/metrics.md")).unwrap();
-    for program in ["gateway", "worker"] {
+    for program in ["gateway", "worker", "purger"] {
         let mut sources = Vec::new();
         files(&root().join(program).join("src"), "rs", &mut sources);
         let text: String = sources

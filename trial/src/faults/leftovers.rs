@@ -19,7 +19,7 @@ const TOLD: usize = 20;
 
 /// Whether requests wait in this stream. One stream holds those of all routes, or each route has its own, named after it.
 fn holds_requests(stream: &str) -> bool {
-    stream.starts_with(topology::IN) || stream == topology::PARK
+    stream.starts_with(topology::REQUESTS) || stream == topology::PARK
 }
 
 /// Returns every consumer of requests.

@@ -57,7 +57,7 @@ impl BareNats {
         requester.client().flush().await?;
         let worker = Broker::connect(nats, &nats.worker, "trial worker", IN_FLIGHT, true).await?;
         let consumer: Consumer<pull::Config> =
-            worker.jetstream().get_consumer_from_stream(ROUTE, topology::IN).await?;
+            worker.jetstream().get_consumer_from_stream(ROUTE, topology::request_stream(ROUTE)).await?;
         let requests = consumer.messages().await?;
         let callers = PendingAnswers::default();
         let mut tasks = JoinSet::new();

@@ -58,7 +58,7 @@ pub(super) struct StoredRequests {
 }
 
 impl StreamWatch {
-    /// Has the stream republish, and listens.
+    /// Has the streams of the routes republish, and listens.
     pub(super) async fn start(config: &Config) -> anyhow::Result<Self> {
         let nats = &config.nats;
         let destination = format!("{}.live.in.>", nats.prefix);
@@ -67,11 +67,13 @@ impl StreamWatch {
         let copies = watcher.client().subscribe(destination.clone()).await?;
         watcher.client().flush().await?;
         let setup = setup::connect(config).await?;
-        let stream = setup.jetstream().get_stream(topology::IN).await?;
-        let mut changed = stream.cached_info().config.clone();
-        let source = config.subjects().all_requests();
-        changed.republish = Some(Republish { source, destination, headers_only: false });
-        setup.jetstream().update_stream(changed).await.context("having the requests republished")?;
+        for route in &config.routes {
+            let stream = setup.jetstream().get_stream(topology::request_stream(&route.name)).await?;
+            let mut changed = stream.cached_info().config.clone();
+            let (source, destination) = (config.subjects().all_requests(), destination.clone());
+            changed.republish = Some(Republish { source, destination, headers_only: false });
+            setup.jetstream().update_stream(changed).await.context("having the requests republished")?;
+        }
         let mut reading = JoinSet::new();
         reading.spawn(read(copies));
         Ok(Self { watcher, reading })

@@ -5,26 +5,21 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use async_nats::HeaderMap;
 use tidegate_shared::{
     channel::Channel,
-    envelope::{self, one_line},
+    envelope::one_line,
     header,
-    topology::{IN, consumer_name},
+    topology::{consumer_name, request_stream},
 };
 
 use super::{Parked, Settlement, Suspicion};
 use crate::{answer::Publication, store};
 
 impl Settlement {
-    /// An answer to a plain request expires early: no client can ask for it again.
-    pub(super) fn answer_headers(&self, answer: &envelope::Answer) -> HeaderMap {
-        let plain = !self.request.id.is_keyed() && !self.request.later;
-        answer.headers(plain.then_some(self.engine.config.streams.plain_result_ttl))
-    }
-
     /// The headers of a parked request: its own, the time of its next delivery and the subject of that delivery. `None` when
     /// the request was delivered on a subject that is not a request's.
     pub(super) async fn park_headers(&self, parked: &Parked) -> Option<HeaderMap> {
         let consumer = consumer_name(&self.route.config);
-        let now = self.engine.clock.now(&self.engine.broker, IN, consumer).await;
+        let stream = request_stream(&self.route.config.name);
+        let now = self.engine.clock.now(&self.engine.broker, &stream, consumer).await;
         self.headers_until(parked, now + parked.delay)
     }
 
@@ -56,7 +51,8 @@ impl Settlement {
         Some(headers)
     }
 
-    /// Stores the answer's publication number `index`. The error is the reason why this attempt fails.
+    /// Stores the answer's publication number `index`. The error is the reason why it cannot be stored, which another attempt
+    /// would meet too.
     pub(super) async fn publish(&self, index: usize, publication: Publication) -> Result<(), String> {
         let cannot = |reason: &str| format!("cannot publish to {:?}: {reason}", publication.channel);
         let channel = Channel::parse(&publication.channel).map_err(|error| cannot(&error.to_string()))?;

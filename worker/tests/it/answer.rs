@@ -58,7 +58,7 @@ async fn a_request_that_has_an_answer_does_not_run_again() {
         worker: "other".to_owned(),
         outcome: Outcome::Ok(Bytes::from_static(b"1")),
     };
-    other.store(tide.subjects.reply(&request.id), first.headers(None), first.body()).await.unwrap();
+    other.store(tide.subjects.reply(&request.id), first.headers(), first.body()).await.unwrap();
     let mut personal = tide.listen("tide.live.user.42").await;
     tide.send(&request).await;
     let notes = Notes::default();
@@ -87,7 +87,7 @@ async fn a_request_that_another_worker_has_answered_meanwhile_becomes_no_dead_le
     eventually("the handler runs", async || (notes.all().len() == 1).then_some(())).await;
     let other = Broker::connect(&config.nats, &config.nats.worker, "other", 1, true).await.unwrap();
     let answer = Answer::to(&request, 0, "other", Outcome::Ok(Bytes::from_static(b"1")));
-    other.store(tide.subjects.reply(&request.id), answer.headers(None), answer.body()).await.unwrap();
+    other.store(tide.subjects.reply(&request.id), answer.headers(), answer.body()).await.unwrap();
     gate.add_permits(1);
     tide.settled().await;
     assert_eq!(tide.body(&request).await, "1");
@@ -135,12 +135,12 @@ async fn the_publications_of_an_answer_reach_their_channels() {
 }
 
 #[tokio::test]
-async fn a_publication_to_an_impossible_channel_fails_the_attempt() {
+async fn a_publication_to_an_impossible_channel_makes_a_dead_letter_at_once() {
     async fn announce(Json(channel): Json<String>) -> (Json<u32>, Publications) {
         let lobby = Publication::bytes("chat:lobby", "1");
         (Json(1), Publications(vec![lobby, Publication::bytes(channel, "2")]))
     }
-    let tide = Tide::start(&format!("{ROUTE}max_attempts = 1\n")).await;
+    let tide = Tide::start(ROUTE).await;
     let _worker = tide.work("w1", Router::new().route("echo", on(announce))).await;
     for (channel, reason) in [
         ("nowhere:x", "there is no [[namespace]] \"nowhere\""),
@@ -150,6 +150,7 @@ async fn a_publication_to_an_impossible_channel_fails_the_attempt() {
         assert_eq!(tide.error(&request).await.0, 1004);
         let letter = tide.dead_letter("echo").await;
         assert!(header(&letter, "Tide-Dead-Reason").contains(reason), "{letter:?}");
+        assert_eq!(header(&letter, "Tide-Attempt"), "1");
     }
     assert_eq!(tide.count(&channel_stream("chat")).await, 1);
 }

@@ -1,13 +1,73 @@
-//! Two copies of one request: the broker that lost an acknowledgement delivers a request again beside its parked copy.
+//! More than one copy of a request: while one with a key is parked, another one does not run; two lives of a key are told apart;
+//! a broker that lost an acknowledgement delivers a request again beside its parked copy.
 
 use std::time::Duration;
 
 use serde_json::json;
-use tidegate_worker::{Attempt, Failure, Router, State, on};
+use tidegate_shared::{envelope::Request, id::RequestId, topology::PARK};
+use tidegate_worker::{Attempt, Failure, Json, Router, State, on};
 
 use crate::support::{Notes, Tide, eventually};
 
-const ROUTE: &str = "[[route]]\nname = \"job\"\nmatch = \"rpc.job\"\n";
+const ROUTE: &str = "[[route]]\nname = \"job\"\nmatch = \"rpc.job\"\nmax_attempts = 3\n";
+
+fn keyed(tide: &Tide) -> Request {
+    Request { id: RequestId::keyed("42", "job", "k"), ..tide.request("job", "1") }
+}
+
+#[tokio::test]
+async fn a_second_copy_of_a_request_that_is_parked_does_not_run() {
+    async fn job(State(notes): State<Notes>, Attempt(attempt): Attempt) -> Result<Json<u32>, Failure> {
+        notes.note(attempt);
+        if attempt == 0 {
+            return Err(Failure::Retry {
+                why: anyhow::anyhow!("no luck"),
+                after: Some(Duration::from_secs(3600)),
+            });
+        }
+        Ok(Json(attempt))
+    }
+    let tide = Tide::start(ROUTE).await;
+    let notes = Notes::default();
+    let router = || Router::with_state(notes.clone()).route("job", on(job));
+    let worker = tide.work("w1", router()).await;
+    let request = keyed(&tide);
+    tide.send(&request).await;
+    tide.due(&request).await;
+    // As a gateway does that looked a moment before it was parked, or after NATS had forgotten the request's id.
+    for copy in 1..=3 {
+        tide.send_as(&request, &format!("{}.copy-{copy}", request.id)).await;
+        eventually("the copy is settled", async || {
+            (worker.outcomes("job", "already_parked") == copy).then_some(())
+        })
+        .await;
+    }
+    assert_eq!(notes.all(), [0], "one attempt was made");
+    assert_eq!(tide.count(PARK).await, 1);
+    assert_eq!(tide.unsettled("job").await, 0);
+}
+
+#[tokio::test]
+async fn a_failed_attempt_of_a_keys_second_life_is_parked_although_nats_remembers_that_of_the_first() {
+    async fn fails(State(notes): State<Notes>) -> Result<(), Failure> {
+        notes.note("ran");
+        Err(Failure::Retry { why: anyhow::anyhow!("no luck"), after: Some(Duration::from_secs(3600)) })
+    }
+    let tide = Tide::start(ROUTE).await;
+    let notes = Notes::default();
+    let _worker = tide.work("w1", Router::with_state(notes.clone()).route("job", on(fails))).await;
+    let request = keyed(&tide);
+    for life in 1..=2 {
+        tide.send_as(&request, &format!("{}.life-{life}", request.id)).await;
+        tide.due(&request).await;
+        assert_eq!(notes.all().len(), life);
+        tide.empty(PARK).await;
+        eventually("the request has left its stream", async || {
+            (tide.unsettled("job").await == 0).then_some(())
+        })
+        .await;
+    }
+}
 
 #[tokio::test]
 async fn a_request_is_not_lost_although_a_second_copy_of_it_fails_at_the_same_attempt() {

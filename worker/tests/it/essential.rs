@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tidegate_shared::topology::IN;
+use tidegate_shared::topology::request_stream;
 use tidegate_worker::{Router, State, on};
 use tokio::{sync::Semaphore, time::timeout};
 
@@ -38,7 +38,7 @@ async fn a_panic_in_a_consume_task_drains_the_worker_and_names_the_route() {
     let request = tide.ask("job", "7").await;
     eventually("the request runs", async || (gate.1.all().len() == 1).then_some(())).await;
 
-    tide.delete_consumer("echo", IN).await;
+    tide.delete_consumer("echo", &request_stream("echo")).await;
     drains(&worker).await;
     gate.0.add_permits(1);
     assert_eq!(tide.body(&request).await, "7", "a request under way is finished");

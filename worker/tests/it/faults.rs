@@ -1,7 +1,7 @@
 //! What is broken in the broker shows in the worker's readiness, log and metrics, and work goes on when it is mended.
 
 use tidegate_cli::stack::setup;
-use tidegate_shared::topology::{IN, REPLY};
+use tidegate_shared::topology::{REPLY, request_stream};
 
 use crate::support::{Tide, eventually, get};
 
@@ -39,18 +39,18 @@ fn warnings(tide: &Tide, text: &str) -> usize {
 async fn a_deleted_consumer_makes_the_worker_unready_until_apply_creates_it() {
     let tide = Tide::start_with(ECHO, 1).await;
     ready(&tide).await;
-    tide.delete_consumer("echo", IN).await;
-    let page = unready(&tide, "the consumer echo of TIDE_IN delivers nothing, for ").await;
+    tide.delete_consumer("echo", &request_stream("echo")).await;
+    let page = unready(&tide, "the consumer echo of TIDE_IN_echo delivers nothing, for ").await;
     assert!(page.contains("run `tidegate apply`"), "{page}");
     let metrics = get(tide.stack.worker_addresses()[0], "/metrics").await;
-    let metric = "tidegate_worker_faults{place=\"TIDE_IN\",problem=\"missing\"} 1";
+    let metric = "tidegate_worker_faults{place=\"TIDE_IN_echo\",problem=\"missing\"} 1";
     assert!(metrics.contains(metric), "{metrics}");
     let request = tide.ask("echo", "1").await;
     apply(&tide).await;
     assert_eq!(tide.body(&request).await, "1");
     ready(&tide).await;
-    assert_eq!(warnings(&tide, "the consumer echo of TIDE_IN"), 1, "{}", tide.stack.log_of("worker-1"));
-    assert!(tide.stack.log_of("worker-1").contains("over: the consumer echo of TIDE_IN"));
+    assert_eq!(warnings(&tide, "the consumer echo of TIDE_IN_echo"), 1, "{}", tide.stack.log_of("worker-1"));
+    assert!(tide.stack.log_of("worker-1").contains("over: the consumer echo of TIDE_IN_echo"));
 }
 
 #[tokio::test]
@@ -64,7 +64,7 @@ async fn a_full_stream_of_answers_makes_the_worker_unready_until_there_is_room()
     let broker = tide.stack.admin().await.unwrap();
     eventually("every request is answered", async || {
         broker.jetstream().get_stream(REPLY).await.ok()?.purge().await.ok()?;
-        (tide.count(IN).await == 0).then_some(())
+        (tide.unsettled("echo").await == 0).then_some(())
     })
     .await;
     ready(&tide).await;
@@ -73,7 +73,7 @@ async fn a_full_stream_of_answers_makes_the_worker_unready_until_there_is_room()
 
 #[tokio::test]
 async fn a_right_that_was_taken_away_is_named_until_it_is_back() {
-    const RIGHT: &str = "\"tide.js.CONSUMER.MSG.NEXT.TIDE_IN.*\"";
+    const RIGHT: &str = "\"tide.js.CONSUMER.MSG.NEXT.TIDE_IN_echo.*\"";
     let tide = Tide::start_with(&format!("{ECHO}concurrency = 1\n"), 1).await;
     ready(&tide).await;
     let file = tide.stack.dir().join("nats.conf");
@@ -90,7 +90,7 @@ async fn a_right_that_was_taken_away_is_named_until_it_is_back() {
     let request = tide.ask("echo", "1").await;
     tide.body(&request).await;
     let page =
-        unready(&tide, "NATS refuses what is published on $JS.API.CONSUMER.MSG.NEXT.TIDE_IN.echo").await;
+        unready(&tide, "NATS refuses what is published on $JS.API.CONSUMER.MSG.NEXT.TIDE_IN_echo.echo").await;
     assert!(page.contains("the user has no right to it"), "{page}");
     reload(&before);
     let request = tide.ask("echo", "2").await;

@@ -1,11 +1,13 @@
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
+use tidegate_shared::topology::REPLY;
 use tidegate_worker::{Failure, Json, Router, State, on};
+use tokio::sync::Semaphore;
 
 use crate::{
     planted::PanicsAt,
-    support::{DEADLINE, Notes, Tide},
+    support::{DEADLINE, Notes, Tide, eventually},
 };
 
 const ROUTE: &str = "[[route]]\nname = \"entry\"\nmatch = \"hook.subscribe\"\n";
@@ -73,4 +75,38 @@ async fn each_question_goes_to_one_worker() {
         assert!(ask(&tide, "chat:shut").await.is_some());
     }
     assert_eq!(notes.all().len() - before, 20);
+}
+
+#[tokio::test]
+async fn a_worker_that_drains_answers_the_questions_that_it_has_received() {
+    async fn slow(State((notes, gate)): State<(Notes, Arc<Semaphore>)>) -> Json<Value> {
+        notes.note(1);
+        gate.acquire().await.unwrap().forget();
+        Json(json!({}))
+    }
+    let tide = Tide::start(&format!("{ROUTE}concurrency = 1\n")).await;
+    let (notes, gate) = (Notes::default(), Arc::new(Semaphore::new(0)));
+    let router = Router::with_state((notes.clone(), Arc::clone(&gate))).route("entry", on(slow));
+    let worker = tide.work("w1", router).await;
+    let asked = |number: u32| {
+        let question =
+            json!({"client": "g.1", "user": "42", "channel": format!("chat:{number}")}).to_string();
+        let request = async_nats::Request::new().payload(question.into()).timeout(Some(DEADLINE));
+        let client = tide.gateway.client().clone();
+        async move { client.send_request("tide.hook.subscribe", request).await }
+    };
+    let drained = async {
+        eventually("the first question is being answered", async || (!notes.all().is_empty()).then_some(()))
+            .await;
+        // The broker has the other questions, and sends them before its answer to the worker.
+        tide.gateway.barrier("tide.barrier".to_owned()).await.unwrap();
+        worker.broker.last(REPLY, "tide.reply.gw.never").await.unwrap();
+        worker.lifecycle.drain();
+        gate.add_permits(3);
+    };
+    let (first, second, third, ()) = tokio::join!(asked(1), asked(2), asked(3), drained);
+    for answer in [first, second, third] {
+        assert_eq!(answer.unwrap().payload, r#"{"result":{}}"#);
+    }
+    worker.ended().await;
 }

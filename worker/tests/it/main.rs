@@ -12,6 +12,7 @@ mod drain;
 mod essential;
 mod fail;
 mod faults;
+mod full;
 mod hook;
 mod large;
 mod pace;

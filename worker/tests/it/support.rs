@@ -18,7 +18,7 @@ use tidegate_shared::{
     id::{GatewayId, RequestId},
     lifecycle::{Lifecycle, TaskEnded},
     subject::Subjects,
-    topology::{DEAD, IN, PARK, REPLY},
+    topology::{DEAD, PARK, REPLY, request_stream},
 };
 use tidegate_worker::{Metrics, Router, Worker};
 use tokio::{
@@ -107,7 +107,13 @@ impl Tide {
 
     /// Stores a request as a gateway does.
     pub(crate) async fn send(&self, request: &Request) {
-        let (subject, headers) = (self.subject_of(request), request.headers());
+        self.send_as(request, request.id.as_str()).await;
+    }
+
+    /// As [`Tide::send`], with this id for deduplication.
+    pub(crate) async fn send_as(&self, request: &Request, message_id: &str) {
+        let (subject, mut headers) = (self.subject_of(request), request.headers());
+        headers.insert("Nats-Msg-Id", message_id);
         eventually("the request is stored", async || {
             self.gateway.store(subject.clone(), headers.clone(), request.body.clone()).await.ok()
         })
@@ -167,10 +173,27 @@ impl Tide {
         self.admin.jetstream().get_stream(stream).await.unwrap().cached_info().state.messages
     }
 
+    /// The number of requests of a route that are not acknowledged; 0 for a hook.
+    pub(crate) async fn unsettled(&self, route: &str) -> u64 {
+        match self.admin.progress(&request_stream(route), route).await {
+            Ok(progress) => progress.unacknowledged + progress.waiting,
+            Err(_) => 0,
+        }
+    }
+
+    /// Removes the messages of a stream.
+    pub(crate) async fn empty(&self, stream: &str) {
+        self.admin.jetstream().get_stream(stream).await.unwrap().purge().await.unwrap();
+    }
+
     /// Waits until every request is settled.
     pub(crate) async fn settled(&self) {
         eventually("every request is settled", async || {
-            (self.count(IN).await + self.count(PARK).await == 0).then_some(())
+            let mut unsettled = self.count(PARK).await;
+            for route in &self.config().routes {
+                unsettled += self.unsettled(&route.name).await;
+            }
+            (unsettled == 0).then_some(())
         })
         .await;
     }
@@ -189,7 +212,7 @@ impl Tide {
     pub(crate) async fn delivered(&self, route: &str, wanted: usize) {
         eventually("the requests are pulled", async || {
             let mut pulled = 0;
-            for stream in [IN, PARK] {
+            for stream in [request_stream(route), PARK.to_owned()] {
                 let consumer: PullConsumer =
                     self.admin.jetstream().get_consumer_from_stream(route, stream).await.ok()?;
                 pulled += consumer.cached_info().num_ack_pending;
@@ -262,6 +285,11 @@ impl Running {
     /// How many deliveries ended in this way.
     pub(crate) fn outcomes(&self, route: &str, outcome: &str) -> u64 {
         outcomes(&self.metrics.render().unwrap(), route, outcome)
+    }
+
+    /// The metrics page.
+    pub(crate) fn page(&self) -> String {
+        self.metrics.render().unwrap()
     }
 
     /// How many handlers of a route run now.

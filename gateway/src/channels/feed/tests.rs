@@ -1,6 +1,6 @@
 //! What subscribers receive of a channel, for any order of events.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use futures_util::{FutureExt, future::poll_fn};
 use proptest::prelude::*;
@@ -25,8 +25,11 @@ fn live(seq: u64, previous: u64) -> Live {
 
 fn past(offsets: &[u64], complete: bool) -> Backlog {
     let publications = offsets.iter().map(|offset| publication(*offset)).collect();
-    Backlog { publications, complete, removed: None, more: false }
+    Backlog { publications, complete, removed: None, more: false, oldest: None }
 }
+
+/// The stream keeps everything.
+const ALL: Kept = Kept { publications: usize::MAX, since: SystemTime::UNIX_EPOCH };
 
 fn most(publications: usize) -> Limit {
     Limit { publications, bytes: 1 << 20 }
@@ -163,16 +166,16 @@ fn a_resumed_subscriber_receives_the_missed_publications_and_then_the_live_ones(
     let (feed, _first) = tracked(10);
     let back = Client::new();
     assert_eq!(offsets(back.join(&feed, Some(10))), Some(vec![]), "nothing was missed");
-    assert!(feed.pin(5, most(300)).is_none());
+    assert!(feed.pin(5, most(300), ALL).is_none());
     feed.record();
     feed.live(live(11, 10));
     feed.open_window(5, past(&[7, 10, 11], true), most(300));
     feed.live(live(12, 11));
     let back = Client::new();
     assert!(
-        feed.pin(5, most(300)).is_some()
-            && feed.pin(9, most(300)).is_some()
-            && feed.pin(4, most(300)).is_none()
+        feed.pin(5, most(300), ALL).is_some()
+            && feed.pin(9, most(300), ALL).is_some()
+            && feed.pin(4, most(300), ALL).is_none()
     );
     assert_eq!(offsets(back.join(&feed, Some(5))), Some(vec![7, 10, 11, 12]));
     assert_eq!(offsets(Client::new().join(&feed, Some(10))), Some(vec![11, 12]));
@@ -182,9 +185,26 @@ fn a_resumed_subscriber_receives_the_missed_publications_and_then_the_live_ones(
 }
 
 #[test]
+fn a_window_serves_no_more_than_the_stream_keeps() {
+    let (feed, _first) = tracked(10);
+    let stored = |minutes| SystemTime::UNIX_EPOCH + Duration::from_mins(minutes);
+    let kept = |publications, minutes| Kept { publications, since: stored(minutes) };
+    let _pin = feed.pin(10, most(300), kept(2, 0)).unwrap();
+    for seq in 11..=13 {
+        feed.live(Live { stored_at: Some(stored(seq)), ..live(seq, seq - 1) });
+    }
+    for (offset, publications, minutes, served) in
+        [(10, 3, 0, true), (10, 2, 0, false), (11, 2, 0, true), (11, 2, 12, false), (13, 0, 60, true)]
+    {
+        let pin = feed.pin(offset, most(300), kept(publications, minutes));
+        assert_eq!(pin.is_some(), served, "{offset} {publications} {minutes}");
+    }
+}
+
+#[test]
 fn a_publication_between_preparation_and_join_is_not_missed() {
     let (feed, _first) = tracked(10);
-    let pin = feed.pin(10, most(300)).unwrap();
+    let pin = feed.pin(10, most(300), ALL).unwrap();
     feed.live(live(11, 10));
     assert!(!feed.close_window(), "a join with the window is being prepared");
     assert_eq!(offsets(Client::new().join(&feed, Some(pin.offset))), Some(vec![11]));
@@ -208,10 +228,10 @@ fn a_backlog_over_the_limit_is_not_recovered_even_partly() {
     let (feed, _first) = tracked(10);
     feed.record();
     feed.open_window(5, past(&[7, 8, 9], true), most(2));
-    assert!(feed.pin(5, most(2)).is_none(), "more than the limit");
+    assert!(feed.pin(5, most(2), ALL).is_none(), "more than the limit");
     feed.record();
     feed.open_window(5, past(&[7, 8], false), most(2));
-    assert!(feed.pin(5, most(2)).is_none(), "not all of it");
+    assert!(feed.pin(5, most(2), ALL).is_none(), "not all of it");
     feed.record();
     feed.open_window(5, past(&[7, 8], true), most(2));
     feed.live(live(11, 10));
@@ -413,7 +433,7 @@ fn a_removal_behind_a_gap_is_not_a_gap_for_ever() {
 #[test]
 fn a_removal_that_fills_a_gap_is_not_recovered_from_the_window() {
     let (feed, _member) = tracked(10);
-    assert!(feed.pin(10, most(300)).is_some());
+    assert!(feed.pin(10, most(300), ALL).is_some());
     feed.live(live(12, 10));
     let found = gap(feed.live(live(17, 15)));
     fill(&feed, &found, Backlog { removed: Some(15), ..past(&[14, 17], true) });
@@ -486,7 +506,7 @@ fn more_live_messages_than_may_wait_are_read_from_the_stream() {
 #[test]
 fn a_client_from_a_faster_gateway_receives_only_what_it_does_not_have() {
     let (feed, slow) = tracked(10);
-    let pin = feed.pin(14, most(300)).unwrap();
+    let pin = feed.pin(14, most(300), ALL).unwrap();
     let fast = Client::new();
     let joined = fast.start(&feed, &Start::Behind(pin));
     assert_eq!(offsets(joined), Some(vec![]));
@@ -495,13 +515,13 @@ fn a_client_from_a_faster_gateway_receives_only_what_it_does_not_have() {
     }
     assert_eq!((slow.offsets(), fast.offsets()), (vec![12, 14, 15], vec![15]));
     // While its join is prepared, the gateway overtakes it.
-    let pin = feed.pin(17, most(300)).unwrap();
+    let pin = feed.pin(17, most(300), ALL).unwrap();
     for (seq, previous) in [(17, 15), (19, 17)] {
         feed.live(live(seq, previous));
     }
     assert_eq!(offsets(Client::new().start(&feed, &Start::Behind(pin))), Some(vec![19]));
     // Or the stream turns out to be another one.
-    let pin = feed.pin(25, most(300)).unwrap();
+    let pin = feed.pin(25, most(300), ALL).unwrap();
     assert_eq!(feed.restart(3).len(), 3);
     assert_eq!(Client::new().start(&feed, &Start::Behind(pin)), Joined::At { position: 3 });
 }
@@ -520,7 +540,7 @@ fn a_window_is_not_opened_with_a_read_of_a_replica_that_is_behind() {
     feed.live(live(10, 7));
     feed.record();
     assert_eq!(feed.open_window(5, past(&[7], true), most(300)), Opened::Stale);
-    assert!(feed.pin(5, most(300)).is_none());
+    assert!(feed.pin(5, most(300), ALL).is_none());
     feed.record();
     assert_eq!(feed.open_window(5, past(&[7, 10], true), most(300)), Opened::Yes);
     assert_eq!(offsets(Client::new().join(&feed, Some(5))), Some(vec![7, 10]));
@@ -600,7 +620,7 @@ impl World {
             Happening::Joined { behind } => {
                 let wish = behind.map(|behind| self.stored.saturating_add_signed(behind) * 3);
                 let wish = wish.filter(|offset| *offset <= self.stored * 3);
-                let pin = wish.and_then(|offset| self.feed.pin(offset, most(300)));
+                let pin = wish.and_then(|offset| self.feed.pin(offset, most(300), ALL));
                 self.join(pin.map_or(Start::Fresh, Start::Behind));
             }
             Happening::Resumed { behind, old } => {
@@ -608,7 +628,7 @@ impl World {
                 self.feed.record();
                 let read = Self::behind(offset, self.stored.saturating_sub(old as u64));
                 self.feed.open_window(offset, read, most(300));
-                let pin = self.feed.pin(offset, most(300));
+                let pin = self.feed.pin(offset, most(300), ALL);
                 self.join(pin.map_or(Start::Fresh, Start::Behind));
             }
         }

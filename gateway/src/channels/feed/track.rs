@@ -120,7 +120,7 @@ impl State {
                     recording.push(Arc::clone(&publication));
                 }
                 if let Some(window) = &mut track.window {
-                    window.push(publication);
+                    window.push(publication, live.stored_at);
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! Publications at hand for clients that resume: read once from the stream, then extended by live ones.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::SystemTime};
 
 use tidegate_shared::protocol::Publication;
 
@@ -15,6 +15,8 @@ pub(super) struct Window {
     limit: Limit,
     /// How much the publications hold.
     bytes: usize,
+    /// No publication was stored before. `None` if all were stored since the window was opened.
+    oldest: Option<SystemTime>,
 }
 
 /// How many publications a read or a window may hold, and how many bytes.
@@ -22,6 +24,17 @@ pub(super) struct Window {
 pub(crate) struct Limit {
     pub(crate) publications: usize,
     pub(crate) bytes: usize,
+}
+
+/// What the stream keeps of a channel. A window holds no more for a client than a read of the stream would bring, so that the
+/// outcome does not depend on whether there is a window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Kept {
+    /// How many publications a client can have missed at most, and recover: one less than are kept, because the one that it
+    /// has received last must still be there.
+    pub(crate) publications: usize,
+    /// Those that were stored before have expired.
+    pub(crate) since: SystemTime,
 }
 
 /// Keeps the publications behind an offset at hand until a join is done.
@@ -43,14 +56,14 @@ pub(crate) enum Opened {
 
 impl Feed {
     /// Keeps everything behind `offset` at hand until the pin is dropped. `None` if the stream has to be read for that.
-    pub(crate) fn pin(&self, offset: u64, limit: Limit) -> Option<Pin> {
+    pub(crate) fn pin(&self, offset: u64, limit: Limit, kept: Kept) -> Option<Pin> {
         let mut state = self.state.lock();
         let track = state.track.as_mut()?;
         if track.window.is_none() && track.position <= offset {
             // Nothing is missed so far. A publication that comes before the join is kept in the window.
-            track.window = Some(Window::new(track.position, [].into_iter(), limit));
+            track.window = Some(Window::new(track.position, [].into_iter(), limit, None));
         }
-        track.window.as_ref().filter(|window| window.after <= offset)?;
+        track.window.as_ref().filter(|window| window.has_all_behind(offset, kept))?;
         Some(Pin { offset, pins: Arc::clone(&track.pins) })
     }
 
@@ -76,7 +89,8 @@ impl Feed {
         let begun = recorded.first().map_or(track.position + 1, |publication| publication.offset);
         let read =
             backlog.publications.into_iter().filter(|p| p.offset > after && p.offset < begun).map(Arc::new);
-        track.window = Some(Window::new(after, read.chain(recorded), limit));
+        let oldest = backlog.oldest;
+        track.window = Some(Window::new(after, read.chain(recorded), limit, oldest));
         Opened::Yes
     }
 
@@ -98,14 +112,28 @@ impl Feed {
 }
 
 impl Window {
-    fn new(after: u64, publications: impl Iterator<Item = Arc<Publication>>, limit: Limit) -> Self {
-        let mut this = Self { after, publications: VecDeque::new(), limit, bytes: 0 };
-        publications.for_each(|publication| this.push(publication));
+    fn new(
+        after: u64,
+        publications: impl Iterator<Item = Arc<Publication>>,
+        limit: Limit,
+        oldest: Option<SystemTime>,
+    ) -> Self {
+        let mut this = Self { after, publications: VecDeque::new(), limit, bytes: 0, oldest };
+        publications.for_each(|publication| this.push(publication, oldest));
         this
     }
 
+    /// Whether a client at this offset finds all that it missed, and the stream keeps all of it.
+    fn has_all_behind(&self, offset: u64, kept: Kept) -> bool {
+        let missed = self.publications.iter().rev().take_while(|p| p.offset > offset).count();
+        self.after <= offset
+            && (missed == 0
+                || missed <= kept.publications && self.oldest.is_none_or(|oldest| oldest >= kept.since))
+    }
+
     /// Adds the newest publication, and drops the oldest ones beyond the limit: no client may recover more.
-    pub(super) fn push(&mut self, publication: Arc<Publication>) {
+    pub(super) fn push(&mut self, publication: Arc<Publication>, stored_at: Option<SystemTime>) {
+        self.oldest = self.oldest.or(stored_at);
         self.bytes += publication.data.len();
         self.publications.push_back(publication);
         while (self.publications.len() > self.limit.publications || self.bytes > self.limit.bytes)
@@ -120,6 +148,7 @@ impl Window {
     pub(super) fn clear(&mut self, position: u64) {
         self.publications.clear();
         self.bytes = 0;
+        self.oldest = None;
         self.after = position;
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_nats::Message;
 use tidegate_shared::{
-    broker::{Refusal, header_number},
+    broker::{Refusal, header_number, stored_at},
     channel::Channel,
     protocol::{HistoryRequest, HistoryResult, Publication},
 };
@@ -50,7 +50,8 @@ impl History {
         after: u64,
         most: Limit,
     ) -> Result<Backlog, Refusal> {
-        let nothing = Backlog { publications: Vec::new(), complete: false, removed: None, more: false };
+        let nothing =
+            Backlog { publications: Vec::new(), complete: false, removed: None, more: false, oldest: None };
         let Some(kept) = self.streams.get(channel.namespace()) else { return Ok(nothing) };
         let turn = turn(&self.backlogs).await?;
         // Reads from the position itself: if its message is still there, nothing behind it was trimmed.
@@ -65,7 +66,8 @@ impl History {
         // A removal mark hides whether anything else was missing before it.
         let complete = anchored || removed.is_none() && self.is_whole(kept, channel, after, count).await?;
         let publications = newer().filter(|message| !is_removal(message)).map(publication).collect();
-        Ok(Backlog { publications, complete, removed, more: more > 0 })
+        let oldest = newer().next().and_then(stored_at);
+        Ok(Backlog { publications, complete, removed, more: more > 0, oldest })
     }
 
     /// Whether the `count` messages behind a position whose own message is gone are all that the channel has had there.

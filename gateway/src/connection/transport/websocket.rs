@@ -12,7 +12,10 @@ use tidegate_shared::protocol::{
     codes::{self, Disconnect},
     protobuf,
 };
-use tokio_tungstenite::tungstenite::{self, error::CapacityError};
+use tokio_tungstenite::tungstenite::{
+    self,
+    error::{CapacityError, ProtocolError},
+};
 
 use super::{Gone, Input};
 use crate::outbox::dialect::Dialect;
@@ -147,6 +150,8 @@ fn end_of(error: axum::Error) -> Option<Disconnect> {
     match error.into_inner().downcast_ref::<tungstenite::Error>()? {
         tungstenite::Error::Capacity(CapacityError::MessageTooLong { .. }) => Some(codes::MESSAGE_TOO_BIG),
         tungstenite::Error::Utf8(_) => Some(codes::INVALID_UTF8),
+        // Most sockets end so: a network that is gone, a process that was killed.
+        tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => None,
         tungstenite::Error::Protocol(_) => Some(codes::PROTOCOL_ERROR),
         _ => None,
     }

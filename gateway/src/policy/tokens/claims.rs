@@ -69,13 +69,14 @@ impl<'de> Deserialize<'de> for Note {
 impl<'a> Parts<'a> {
     pub(super) fn read(token: &'a str) -> Result<Self, Reason> {
         let (message, signature) = token.rsplit_once('.').ok_or(Reason::Malformed)?;
-        let (_, claims) = message.rsplit_once('.').ok_or(Reason::Malformed)?;
-        let header = jsonwebtoken::decode_header(token).map_err(|error| match error.kind() {
+        let (head, claims) =
+            message.split_once('.').filter(|(_, claims)| !claims.contains('.')).ok_or(Reason::Malformed)?;
+        let decode = |part: &str| BASE64URL_NOPAD.decode(part.as_bytes()).map_err(|_| Reason::Malformed);
+        let header = lenient::from_slice(&decode(head)?).map_err(|error| {
             // The header names an algorithm that is none, such as `none`.
-            jsonwebtoken::errors::ErrorKind::Json(json) if json.is_data() => Reason::Algorithm,
-            _ => Reason::Malformed,
+            if error.is_data() { Reason::Algorithm } else { Reason::Malformed }
         })?;
-        let claims = BASE64URL_NOPAD.decode(claims.as_bytes()).map_err(|_| Reason::Malformed)?;
+        let claims = decode(claims)?;
         let claims = lenient::from_slice(&claims).map_err(|_| Reason::Malformed)?;
         Ok(Self { header, claims, message, signature })
     }
@@ -89,6 +90,27 @@ impl Claims {
             Some(Value::Array(several)) => several.iter().any(|one| one == audience),
             _ => false,
         }
+    }
+
+    /// When what the token permits ends, if not with the token: `expire_at`, within a life limited to `longest` seconds; 0 is no
+    /// limit. `token_end` is when the token ends.
+    pub(super) fn permits_until(
+        &self,
+        token_end: Option<u64>,
+        longest: u64,
+        now: u64,
+    ) -> Result<Option<u64>, Reason> {
+        let wished = match self.expire_at.map(seconds).transpose()? {
+            None => return Ok(token_end),
+            Some(0) => None,
+            Some(at) => Some(at),
+        };
+        if longest == 0 {
+            return Ok(wished);
+        }
+        let made = self.iat.as_ref().and_then(Value::as_f64).and_then(|made| seconds(made).ok());
+        let last = made.unwrap_or(now).saturating_add(longest);
+        Ok(Some(wished.map_or(last, |at| at.min(last))))
     }
 
     /// When the token ends, with its life limited to `longest` seconds; 0 is no limit.

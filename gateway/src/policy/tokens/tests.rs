@@ -1,5 +1,6 @@
 //! Valid and invalid tokens.
 
+use data_encoding::BASE64URL_NOPAD;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::json;
 
@@ -63,6 +64,25 @@ fn white_space_around_a_token_is_left_out() {
 }
 
 #[test]
+fn the_last_of_two_values_of_a_key_in_a_header_counts_as_in_the_claims() {
+    let verified = |header: &str| {
+        let part = |text: &str| BASE64URL_NOPAD.encode(text.as_bytes());
+        let message = format!("{}.{}", part(header), part(r#"{"sub":"41","sub":"42"}"#));
+        let key = EncodingKey::from_secret(secret().as_bytes());
+        let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::HS256).unwrap();
+        verifier(&[]).verify(&format!("{message}.{signature}"), NOW)
+    };
+    for header in [
+        r#"{"alg":"HS256"}"#,
+        r#"{"alg":"HS512","typ":"JWT","alg":"HS256","typ":null}"#,
+        r#"{"alg":"HS256","kid":null}"#,
+    ] {
+        assert_eq!(verified(header).unwrap().user.as_deref(), Some("42"), "{header}");
+    }
+    assert_eq!(verified(r#"{"alg":"HS256","alg":"none"}"#), Err(Invalid::Forged));
+}
+
+#[test]
 fn the_life_of_a_token_is_limited_where_configured() {
     let limited = verifier(&[("auth.max_token_life", "1h")]);
     let ends = |claims: Value| {
@@ -80,6 +100,11 @@ fn the_life_of_a_token_is_limited_where_configured() {
         (json!({"sub": "42", "iat": NOW - 3611, "exp": NOW + 60}), Err(Invalid::Expired)),
         (json!({"sub": "42", "iat": NOW + 11, "exp": NOW + 60}), Err(Invalid::Expired)),
         (json!({"sub": "42", "iat": "now", "exp": NOW + 60}), Err(Invalid::Forged)),
+        (json!({"sub": "42", "exp": NOW + 60, "expire_at": 0}), Ok(Some(NOW + 3600))),
+        (json!({"sub": "42", "exp": NOW + 60, "expire_at": NOW + 1800}), Ok(Some(NOW + 1800))),
+        (json!({"sub": "42", "exp": NOW + 60, "expire_at": NOW + 9000}), Ok(Some(NOW + 3600))),
+        (json!({"sub": "42", "iat": NOW - 60, "expire_at": 0}), Ok(Some(NOW + 3540))),
+        (json!({"sub": "42", "iat": NOW - 60, "expire_at": NOW + 9000}), Ok(Some(NOW + 3540))),
     ] {
         assert_eq!(ends(claims.clone()), end, "{claims}");
         let subscription = json!({"channel": "chat:x"});

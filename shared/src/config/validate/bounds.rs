@@ -27,21 +27,28 @@ pub(super) fn bounds(config: &Config) -> Result<(), Problem> {
     for (key, value, least, most) in sizes(config) {
         within(key, value, least, most, |value| bytesize::ByteSize(value).to_string())?;
     }
+    let limits = &config.gateway.limits;
+    for (key, value) in [
+        ("gateway.limits.user_requests", limits.user_requests),
+        ("gateway.limits.anonymous_requests", limits.anonymous_requests),
+    ] {
+        within(key, value, 1, MANY as u64, |value| value.to_string())?;
+    }
     for (key, value) in counts(config) {
         within(key, value, 1, MANY, |value| value.to_string())?;
     }
     tables(config)
 }
 
-fn durations(config: &Config) -> [(&'static str, Duration, Duration, Duration); 16] {
+fn durations(config: &Config) -> Vec<(&'static str, Duration, Duration, Duration)> {
     let (nats, streams, gateway, auth) = (&config.nats, &config.streams, &config.gateway, &config.auth);
     let (limits, drain, worker) = (&gateway.limits, &gateway.drain, &config.worker);
-    [
+    vec![
         ("nats.ack_timeout", nats.ack_timeout, 10 * MILLISECOND, MINUTE),
         ("nats.ping_interval", nats.ping_interval, SHORTEST_AGE, HOUR),
         ("streams.duplicate_window", streams.duplicate_window, SHORTEST_AGE, 24 * HOUR),
         ("streams.result_ttl", streams.result_ttl, SECOND, YEAR),
-        ("streams.plain_result_ttl", streams.plain_result_ttl, SECOND, YEAR),
+        ("streams.last_ttl", streams.last_ttl, SECOND, 10 * YEAR),
         ("streams.dead_max_age", streams.dead_max_age, SECOND, 10 * YEAR),
         ("gateway.answer_timeout", gateway.answer_timeout, 10 * MILLISECOND, HOUR),
         // The protocol announces whole seconds.
@@ -58,21 +65,22 @@ fn durations(config: &Config) -> [(&'static str, Duration, Duration, Duration); 
 }
 
 /// To NATS a limit of 0 bytes is none.
-fn sizes(config: &Config) -> [(&'static str, u64, u64, u64); 5] {
+fn sizes(config: &Config) -> Vec<(&'static str, u64, u64, u64)> {
     let (streams, limits) = (&config.streams, &config.gateway.limits);
-    [
-        ("streams.in_max_bytes", streams.in_max_bytes, KIB, 1024 * TIB),
+    vec![
         ("streams.reply_max_bytes", streams.reply_max_bytes, KIB, 1024 * TIB),
+        ("streams.answer_max_bytes", streams.answer_max_bytes, KIB, 1024 * MIB),
         ("streams.dead_max_bytes", streams.dead_max_bytes, KIB, 1024 * TIB),
+        ("streams.last_max_bytes", streams.last_max_bytes, KIB, 1024 * TIB),
         // A request has to fit into a message of the broker.
         ("gateway.limits.message", limits.message, 128, 512 * KIB),
         ("gateway.limits.outbox", limits.outbox, KIB, 1024 * MIB),
     ]
 }
 
-fn counts(config: &Config) -> [(&'static str, usize); 7] {
+fn counts(config: &Config) -> Vec<(&'static str, usize)> {
     let limits = &config.gateway.limits;
-    [
+    vec![
         ("gateway.limits.connections", limits.connections),
         ("gateway.limits.commands_per_message", limits.commands_per_message),
         ("gateway.limits.max_in_flight", limits.max_in_flight),

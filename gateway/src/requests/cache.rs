@@ -1,0 +1,115 @@
+//! How full the result cache TIDE_REPLY is. Before it is full, requests whose answers it would have to store are refused: an
+//! answer that finds no room holds its worker up.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tidegate_shared::{
+    broker::Broker,
+    lifecycle::Lifecycle,
+    protocol::{Error, codes},
+    topology::REPLY,
+};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::metrics::Metrics;
+
+/// From this share of its `max_bytes` on, the cache admits no request.
+const HIGH_WATER_PERCENT: u64 = 90;
+/// How often the gateway asks the broker, and how long the broker may take.
+const EVERY: Duration = Duration::from_secs(1);
+/// How often the log says that the cache is nearly full.
+const WARN_EVERY: Duration = Duration::from_mins(1);
+
+/// What the broker said last about the cache. Empty before it has said anything.
+#[derive(Debug, Default)]
+pub(crate) struct Cache {
+    bytes: AtomicU64,
+    max_bytes: AtomicU64,
+}
+
+impl Cache {
+    /// Refuses a request whose answer would have to be stored, if there is little room left.
+    pub(crate) fn admit(&self) -> Result<(), Error> {
+        self.full().map_or(Ok(()), |why| Err(codes::NOT_ACCEPTED.because(why)))
+    }
+
+    /// Why requests are refused. `None` while there is room.
+    pub(crate) fn full(&self) -> Option<String> {
+        let (bytes, max) = (self.bytes.load(Relaxed), self.max_bytes.load(Relaxed));
+        is_full(bytes, max).then(|| {
+            format!(
+                "the result cache TIDE_REPLY has {bytes} of {max} bytes: requests with a key and \"later\" requests are refused; \
+                 raise streams.reply_max_bytes or lower streams.result_ttl"
+            )
+        })
+    }
+
+    /// Follows the stream until the gateway has finished.
+    pub(crate) fn watch(self: &Arc<Self>, broker: Broker, metrics: Metrics, lifecycle: &Lifecycle) {
+        let (this, ends) = (Arc::clone(self), lifecycle.clone());
+        lifecycle.spawn_essential("result cache", async move {
+            tokio::select! {
+                () = this.follow(&broker, &metrics) => {}
+                () = ends.finishing() => {}
+            }
+        });
+    }
+
+    async fn follow(&self, broker: &Broker, metrics: &Metrics) {
+        let mut warned: Option<Instant> = None;
+        loop {
+            // Without news, the last ones count.
+            if let Ok(Ok((bytes, max))) = timeout(EVERY, broker.stream_room(REPLY)).await {
+                self.bytes.store(bytes, Relaxed);
+                self.max_bytes.store(max, Relaxed);
+                metrics.result_cache(bytes, max);
+            }
+            match self.full() {
+                Some(why) if warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) => {
+                    tracing::warn!("{why}");
+                    warned = Some(Instant::now());
+                }
+                None if warned.take().is_some() => {
+                    tracing::info!("the result cache TIDE_REPLY has room again")
+                }
+                _ => {}
+            }
+            sleep(EVERY).await;
+        }
+    }
+}
+
+fn is_full(bytes: u64, max: u64) -> bool {
+    max > 0 && u128::from(bytes) * 100 >= u128::from(max) * u128::from(HIGH_WATER_PERCENT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_refused_from_nine_tenths_on_and_never_without_a_limit() {
+        for (bytes, max, full) in [
+            (0, 0, false),
+            (899, 1000, false),
+            (900, 1000, true),
+            (u64::MAX, 0, false),
+            (u64::MAX, u64::MAX, true),
+        ] {
+            assert_eq!(is_full(bytes, max), full, "{bytes} of {max}");
+        }
+        let cache = Cache::default();
+        assert_eq!(cache.admit(), Ok(()));
+        cache.bytes.store(95, Relaxed);
+        cache.max_bytes.store(100, Relaxed);
+        let error = cache.admit().unwrap_err();
+        assert!(error.temporary && error.code == 1000, "{error:?}");
+        assert!(error.message.contains("streams.reply_max_bytes"), "{error:?}");
+    }
+}

@@ -1,0 +1,248 @@
+//! Calls: a request is stored, unless the broker has it already, and its answer is awaited.
+//!
+//! A call has two stages: until it is settled (stored or refused, which bounds what may be in flight) and until it has
+//! ended (answered, or timed out).
+
+use tidegate_shared::{
+    broker::{Refusal, Stored},
+    config::AnswerMode,
+    envelope::{Answer, Request},
+    id::random_token,
+    protocol::{Error, codes},
+};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::{
+    CallEnd,
+    store::{RETRY_PAUSE, Store},
+    trace::{Trace, differs},
+    turn::{Turn, Turns},
+    waiting::AnswerSlot,
+};
+
+/// The result of the first stage of a call.
+pub(crate) enum Settled {
+    /// The call has ended.
+    Ended(CallEnd),
+    /// The request is stored and its answer is awaited.
+    Stored(Wait),
+}
+
+/// The second stage of a call: where its answer comes from.
+pub(crate) struct Wait {
+    request: Request,
+    source: Source,
+    deadline: Instant,
+}
+
+enum Source {
+    Plain(AnswerSlot),
+    Keyed(async_nats::Subscriber),
+}
+
+/// What became of a request whose answer is stored.
+enum Placed {
+    /// It was stored now.
+    Stored(Stored),
+    /// It was stored before, and will be answered.
+    Before,
+    /// It is answered already.
+    Answered(Answer),
+}
+
+impl Store {
+    /// First stage: stores a request, unless its answer is stored already.
+    pub(crate) async fn call(
+        &self,
+        request: Request,
+        mode: AnswerMode,
+        turn: Turn,
+        deadline: Instant,
+    ) -> Settled {
+        let started = Instant::now();
+        let route = request.route.clone();
+        let settled = match (mode, request.id.is_keyed()) {
+            (AnswerMode::Later, _) => Settled::Ended(self.accept(&request, turn, deadline).await),
+            (AnswerMode::Wait, false) => self.call_plain(request, turn, deadline).await,
+            (AnswerMode::Wait, true) => self.call_keyed(request, turn, deadline).await,
+        };
+        self.metrics.accepted(&route, started.elapsed(), outcome_of(&settled));
+        settled
+    }
+
+    async fn call_plain(&self, request: Request, turn: Turn, deadline: Instant) -> Settled {
+        let mut slot = self.waiting.wait_for(request.id.clone());
+        let stored = tokio::select! {
+            biased;
+            // The acknowledgement may be slower than the round trip through a worker.
+            answer = slot.answer() => return Settled::Ended(CallEnd::Answered(answer)),
+            stored = self.store_request(&request, request.id.as_str(), turn, deadline) => stored,
+        };
+        match stored {
+            Ok(_) => Settled::Stored(Wait { request, source: Source::Plain(slot), deadline }),
+            Err(error) => Settled::Ended(CallEnd::Failed(error)),
+        }
+    }
+
+    async fn call_keyed(&self, request: Request, turn: Turn, deadline: Instant) -> Settled {
+        // Subscribed before the look-up, on the same NATS connection: an answer that the look-up misses comes live.
+        let Ok(answers) = self.broker.client().subscribe(self.subjects.answer(&request.id)).await else {
+            return Settled::Ended(CallEnd::Failed(codes::NOT_ACCEPTED.error()));
+        };
+        match self.place(&request, turn, deadline).await {
+            Ok(Placed::Answered(answer)) => Settled::Ended(CallEnd::Answered(answer)),
+            Ok(Placed::Stored(_) | Placed::Before) => {
+                Settled::Stored(Wait { request, source: Source::Keyed(answers), deadline })
+            }
+            Err(error) => Settled::Ended(CallEnd::Failed(error)),
+        }
+    }
+
+    async fn accept(&self, request: &Request, turn: Turn, deadline: Instant) -> CallEnd {
+        let id = request.id.to_string();
+        match self.place(request, turn, deadline).await {
+            Ok(Placed::Stored(stored)) => {
+                let seq = (stored.seq > 0).then_some(stored.seq);
+                CallEnd::Accepted { id, seq, duplicate: false, answer: None }
+            }
+            Ok(Placed::Before) => CallEnd::Accepted { id, seq: None, duplicate: true, answer: None },
+            Ok(Placed::Answered(answer)) => {
+                CallEnd::Accepted { id, seq: None, duplicate: true, answer: Some(answer) }
+            }
+            Err(error) => CallEnd::Failed(error),
+        }
+    }
+
+    /// Stores a request whose answer is stored, unless the broker has it already.
+    async fn place(&self, request: &Request, turn: Turn, deadline: Instant) -> Result<Placed, Error> {
+        let id = request.id.as_str();
+        if !request.id.is_keyed() {
+            self.cache.admit()?;
+            return self.store_request(request, id, turn, deadline).await.map(Placed::Stored);
+        }
+        let trace = self.trace(request).await.map_err(|refusal| not_looked_up(&refusal))?;
+        if let Some(placed) = before(trace)? {
+            return Ok(placed);
+        }
+        self.cache.admit()?;
+        let stored = self.store_request(request, id, turn, deadline).await?;
+        if !stored.duplicate {
+            return Ok(Placed::Stored(stored));
+        }
+        // The broker knows the id or has the subject taken, which does not mean that the request will be answered.
+        if let Some(placed) = before(self.trace_after(request, deadline).await?)? {
+            return Ok(placed);
+        }
+        let fresh = format!("{id}.{}", random_token::<8>());
+        let again = self.store_request(request, &fresh, Turns::default().next(), deadline).await?;
+        // Only a copy that was stored in this moment can have taken the subject.
+        Ok(if again.duplicate { Placed::Before } else { Placed::Stored(again) })
+    }
+
+    /// Looks everywhere for a request that the broker called stored, until it says where it is.
+    async fn trace_after(&self, request: &Request, deadline: Instant) -> Result<Trace, Error> {
+        loop {
+            match self.trace_everywhere(request).await {
+                Ok(trace) => return Ok(trace),
+                Err(refusal @ Refusal::Rejected(_)) => return Err(not_looked_up(&refusal)),
+                Err(refusal) if Instant::now() + RETRY_PAUSE >= deadline => {
+                    return Err(Error { temporary: true, ..codes::OUTCOME_UNKNOWN.because(refusal) });
+                }
+                Err(_) => sleep(RETRY_PAUSE).await,
+            }
+        }
+    }
+
+    /// Second stage: waits for the answer.
+    pub(crate) async fn finish(&self, wait: Wait) -> CallEnd {
+        let Wait { request, mut source, deadline } = wait;
+        let found = tokio::select! {
+            biased;
+            answer = source.next() => return same_request(&request, answer),
+            found = self.look_up(&request, deadline) => found,
+        };
+        let Some(answer) = found else { return CallEnd::Failed(late(&request)) };
+        if let Source::Plain(_) = source {
+            // Before the slot is dropped: a copy that comes now is not late.
+            self.waiting.answered_from_store(&request.id);
+        }
+        same_request(&request, answer)
+    }
+
+    /// Looks a request's answer up whenever the connection to the broker is back, and at the deadline: the live copy may have
+    /// been missed. `None` if there is none at the deadline.
+    async fn look_up(&self, request: &Request, deadline: Instant) -> Option<Answer> {
+        let mut losses = self.broker.losses();
+        loop {
+            tokio::select! {
+                () = losses.next() => {
+                    if let Ok(Some(answer)) = self.stored_answer(request).await {
+                        return Some(answer);
+                    }
+                }
+                () = sleep_until(deadline) => return self.stored_answer(request).await.ok().flatten(),
+            }
+        }
+    }
+}
+
+impl Source {
+    async fn next(&mut self) -> Answer {
+        match self {
+            Self::Plain(slot) => slot.answer().await,
+            Self::Keyed(answers) => next_answer(answers).await,
+        }
+    }
+}
+
+async fn next_answer(answers: &mut async_nats::Subscriber) -> Answer {
+    use futures_util::StreamExt;
+    while let Some(message) = answers.next().await {
+        match Answer::read(&message.headers.unwrap_or_default(), message.payload) {
+            Ok(answer) => return answer,
+            Err(error) => {
+                tracing::warn!(%error, subject = %message.subject, "dropped an answer that cannot be read");
+            }
+        }
+    }
+    std::future::pending().await
+}
+
+/// What a trace says about a request. `None` if it has to be stored.
+fn before(trace: Trace) -> Result<Option<Placed>, Error> {
+    match trace {
+        Trace::Answered(answer) => Ok(Some(Placed::Answered(answer))),
+        Trace::Alive => Ok(Some(Placed::Before)),
+        Trace::AnotherBody => Err(codes::KEY_REUSED.error()),
+        Trace::Nothing => Ok(None),
+    }
+}
+
+fn same_request(request: &Request, answer: Answer) -> CallEnd {
+    if differs(request, answer.digest.as_deref()) {
+        CallEnd::Failed(codes::KEY_REUSED.error())
+    } else {
+        CallEnd::Answered(answer)
+    }
+}
+
+/// The look-up of a stored answer failed. An answer that cannot be read stays so: asking again does not help.
+fn not_looked_up(refusal: &Refusal) -> Error {
+    let error = codes::NOT_ACCEPTED.because(refusal);
+    Error { temporary: !matches!(refusal, Refusal::Rejected(_)), ..error }
+}
+
+/// Only a keyed request may be retried: it is the same request.
+fn late(request: &Request) -> Error {
+    let error = codes::STILL_WORKING.because(&request.id);
+    Error { temporary: request.id.is_keyed(), ..error }
+}
+
+fn outcome_of(settled: &Settled) -> &'static str {
+    match settled {
+        Settled::Stored(_) | Settled::Ended(CallEnd::Accepted { duplicate: false, .. }) => "stored",
+        Settled::Ended(CallEnd::Accepted { duplicate: true, .. } | CallEnd::Answered(_)) => "already_there",
+        Settled::Ended(CallEnd::Failed(error)) if error.code == codes::OUTCOME_UNKNOWN.code => "unknown",
+        Settled::Ended(CallEnd::Failed(_)) => "refused",
+    }
+}

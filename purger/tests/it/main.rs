@@ -1,0 +1,6 @@
+//! Integration tests of the purger: every stack has a broker of its own.
+#![expect(clippy::unwrap_used, reason = "an unexpected value fails the test")]
+#![expect(clippy::indexing_slicing, reason = "an unexpected value fails the test")]
+
+mod purge;
+mod support;

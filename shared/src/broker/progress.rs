@@ -1,0 +1,95 @@
+//! How far a consumer has come, how full a stream is, and removing what is done.
+
+use async_nats::jetstream::{
+    consumer,
+    response::Response,
+    stream::{self, PurgeResponse},
+};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::{Broker, Refusal};
+
+/// How far the consumer of a route has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// The acknowledgement floor: every request up to this sequence is acknowledged.
+    pub floor: u64,
+    /// The sequence of the newest request that was delivered.
+    pub delivered: u64,
+    /// Requests that were delivered and are not acknowledged.
+    pub unacknowledged: u64,
+    /// Requests that were not delivered yet.
+    pub waiting: u64,
+}
+
+/// How full a stream is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fill {
+    /// The sequence of its oldest message, or of the next message if it is empty.
+    pub first_seq: u64,
+    /// The sequence of the newest message it has ever had.
+    pub last_seq: u64,
+    /// The size of its messages.
+    pub bytes: u64,
+    /// The size at which it refuses messages.
+    pub max_bytes: u64,
+}
+
+/// The broker did not do what it was asked, with its reason.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct NotDone {
+    reason: String,
+    /// Whether the broker gave an answer; else it is away or busy.
+    answered: bool,
+}
+
+impl Broker {
+    /// Reads how far a consumer has come.
+    pub async fn progress(&self, stream: &str, consumer: &str) -> Result<Progress, NotDone> {
+        let info: consumer::Info = self.ask(format!("CONSUMER.INFO.{stream}.{consumer}"), &json!({})).await?;
+        Ok(Progress {
+            floor: info.ack_floor.stream_sequence,
+            delivered: info.delivered.stream_sequence,
+            unacknowledged: info.num_ack_pending as u64,
+            waiting: info.num_pending,
+        })
+    }
+
+    /// Reads how full a stream is.
+    pub async fn fill(&self, stream: &str) -> Result<Fill, NotDone> {
+        let info: stream::Info = self.ask(format!("STREAM.INFO.{stream}"), &json!({})).await?;
+        Ok(Fill {
+            first_seq: info.state.first_sequence,
+            last_seq: info.state.last_sequence,
+            bytes: info.state.bytes,
+            max_bytes: u64::try_from(info.config.max_bytes).unwrap_or_default(),
+        })
+    }
+
+    /// Removes the messages before sequence `keep`, and returns how many there were.
+    pub async fn purge_below(&self, stream: &str, keep: u64) -> Result<u64, NotDone> {
+        let purged: PurgeResponse = self.ask(format!("STREAM.PURGE.{stream}"), &json!({"seq": keep})).await?;
+        Ok(purged.purged)
+    }
+
+    /// Removes the messages of `subject` before sequence `before`.
+    pub async fn purge(&self, stream: &str, subject: &str, before: u64) -> Result<(), Refusal> {
+        let ask = json!({"filter": subject, "seq": before});
+        match self.ask::<PurgeResponse>(format!("STREAM.PURGE.{stream}"), &ask).await {
+            Ok(_) => Ok(()),
+            Err(NotDone { reason, answered: true }) => Err(Refusal::Rejected(reason)),
+            Err(NotDone { reason, answered: false }) => Err(Refusal::Unavailable(reason)),
+        }
+    }
+
+    /// A request to JetStream's API.
+    async fn ask<T: DeserializeOwned>(&self, subject: String, ask: &Value) -> Result<T, NotDone> {
+        match self.jetstream.request(subject, ask).await {
+            Ok(Response::Ok(answer)) => Ok(answer),
+            Ok(Response::Err { error }) => Err(NotDone { reason: error.to_string(), answered: true }),
+            Err(error) => Err(NotDone { reason: error.to_string(), answered: false }),
+        }
+    }
+}

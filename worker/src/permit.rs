@@ -1,0 +1,71 @@
+//! A request's place among those that its route works on at a time.
+//!
+//! A request that is answered and only waits for others gives its place back. Then it counts among the answers that the worker
+//! holds, which are bounded in bytes: when there is no room for one more, the request keeps its place, and in the end its route
+//! stops pulling.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// The most bytes of requests and answers that a worker holds without a place in their routes.
+const MOST_BYTES: usize = 64 << 20;
+/// What one of them costs beside its payloads.
+const OVERHEAD: usize = 4096;
+/// The unit of the bound.
+const UNIT: usize = 1024;
+
+/// The room for answers that are held.
+#[derive(Debug, Clone)]
+pub(crate) struct Room(Arc<Semaphore>);
+
+/// The place of one request, until it is dropped. Empty for a request that is not worked on.
+#[derive(Debug, Default)]
+pub(crate) struct Permit(Mutex<Option<OwnedSemaphorePermit>>);
+
+impl Room {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(Semaphore::new(MOST_BYTES / UNIT)))
+    }
+}
+
+impl Permit {
+    /// Keeps the request's place.
+    pub(crate) fn hold(&self, place: OwnedSemaphorePermit) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(place);
+    }
+
+    /// Gives the place back if there is room for so many bytes more.
+    pub(crate) fn give_back(&self, room: &Room, bytes: usize) {
+        let units = u32::try_from((bytes + OVERHEAD).div_ceil(UNIT)).unwrap_or(u32::MAX);
+        if let Ok(held) = Arc::clone(&room.0).try_acquire_many_owned(units) {
+            // Either permit ends with the request.
+            self.hold(held);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_given_back_only_while_there_is_room() {
+        let (route, room) = (Arc::new(Semaphore::new(2)), Room::new());
+        let permit = || {
+            let permit = Permit::default();
+            permit.hold(Arc::clone(&route).try_acquire_owned().unwrap());
+            permit
+        };
+        let (large, small) = (permit(), permit());
+        assert_eq!(route.available_permits(), 0);
+        large.give_back(&room, MOST_BYTES - OVERHEAD);
+        small.give_back(&room, 1);
+        assert_eq!(route.available_permits(), 1, "there is no room for the second");
+        drop(large);
+        small.give_back(&room, 1);
+        assert_eq!(route.available_permits(), 2);
+        drop(small);
+        assert_eq!(room.0.available_permits(), MOST_BYTES / UNIT);
+    }
+}
