@@ -38,7 +38,11 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use tidegate_shared::{
-    broker::Broker, config::Config, id::GatewayId, lifecycle::Lifecycle, topology::Topology,
+    broker::Broker,
+    config::{Config, Match},
+    id::GatewayId,
+    lifecycle::Lifecycle,
+    topology::Topology,
 };
 use tokio::{net::TcpListener, time::Instant};
 
@@ -95,6 +99,11 @@ impl Gateway {
             serving: Arc::default(),
             lifecycle: lifecycle.clone(),
             api: ApiDoor::new(&config),
+            stored_routes: config
+                .routes
+                .iter()
+                .filter(|route| !matches!(route.matches, Match::Hook(_)))
+                .count(),
         };
         serve_internal(internal, &health, &config);
         let Some(broker) = connect(&config, &lifecycle).await? else {

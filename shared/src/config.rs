@@ -234,11 +234,11 @@ pub struct LimitsConfig {
     /// The part of a route's `max_bytes` that the unfinished requests of one user may fill, in percent.
     pub user_share: u8,
     /// Unfinished requests of one user on one route.
-    pub user_requests: u64,
+    pub user_requests: usize,
     /// The part of a route's `max_bytes` that the unfinished requests of all anonymous clients may fill, in percent.
     pub anonymous_share: u8,
     /// Unfinished requests of all anonymous clients on one route.
-    pub anonymous_requests: u64,
+    pub anonymous_requests: usize,
     /// Channels one client may subscribe to.
     pub channels: usize,
     /// The maximum number of publications in one reply.
@@ -341,6 +341,7 @@ pub struct WorkerConfig {
 #[serde(deny_unknown_fields)]
 pub struct PurgerConfig {
     /// Health and metrics.
+    #[serde(with = "unit::address")]
     pub internal: SocketAddr,
     /// How often it looks for requests to remove.
     #[serde(with = "unit::duration")]

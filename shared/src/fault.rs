@@ -241,7 +241,7 @@ impl Fault {
 fn size_key(stream: &str) -> Cow<'static, str> {
     match (stream.strip_prefix(REQUESTS), stream) {
         (Some(route), _) => format!("max_bytes of the route {route:?}").into(),
-        (None, REPLY) => "streams.reply_max_bytes".into(),
+        (None, REPLY) => "streams.reply_max_bytes (or lower streams.result_ttl)".into(),
         (None, _) => "the broker's max_file (nats.conf) or the stream's limits".into(),
     }
 }

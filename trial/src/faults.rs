@@ -126,6 +126,9 @@ pub(crate) struct Args {
     /// Users, each with one client
     #[arg(long, default_value_t = 24)]
     users: usize,
+    /// Keep the logs and the recorded runs; after a failed run they are always kept
+    #[arg(long)]
+    keep: bool,
 }
 
 /// A run: the stack, its users, and what happens to them.
@@ -136,7 +139,7 @@ struct Run<'a> {
     channels: Vec<String>,
 }
 
-/// Runs the scenario on a stack of its own. After a failed run the logs are kept.
+/// Runs the scenario on a stack of its own.
 pub(crate) async fn run(args: &Args) -> anyhow::Result<FaultsResult> {
     ensure!(args.users > 0, "--users must be positive");
     let scratch = tempfile::tempdir().context("creating a directory")?;
@@ -150,7 +153,7 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<FaultsResult> {
         _ = tokio::signal::ctrl_c() => bail!("interrupted"),
     };
     let outcome = match outcome {
-        Ok(outcome) if outcome.adds_up() => outcome,
+        Ok(outcome) if outcome.adds_up() && !args.keep => outcome,
         Ok(outcome) => FaultsResult { kept: Some(keep(&stack, &runs_file)?), ..outcome },
         Err(error) => {
             let kept = keep(&stack, &runs_file)?;
@@ -320,7 +323,10 @@ impl<'a> Run<'a> {
             result.keys += ROUTES.iter().map(|route| book.answers.begun(route)).sum::<u64>();
             result.answered += book.counts.answered;
             result.retries += book.counts.retries;
-            result.slowest_ms = result.slowest_ms.max(book.counts.slowest.as_millis());
+            let (took, key) = &book.counts.slowest;
+            if took.as_millis() > result.slowest_ms {
+                (result.slowest_ms, result.slowest_key) = (took.as_millis(), key.clone());
+            }
             result.published += book.published.sent;
             result.stored += book.published.stored.len();
             result.frames += book.inbox.frames();

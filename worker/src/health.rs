@@ -12,7 +12,7 @@ use axum::{
 use tidegate_shared::{broker::Broker, fault::Fault, lifecycle::Lifecycle};
 use tokio::net::TcpListener;
 
-use crate::{metrics::Metrics, stall::Stall};
+use crate::metrics::Metrics;
 
 const PAGE: &str =
     "This is the internal address of a Tidegate worker: /healthz and /readyz (health), /metrics.\n";
@@ -22,7 +22,7 @@ const NO_PAGE: &str = "There is nothing at this path. This internal address of a
 #[derive(Debug, Default)]
 pub(crate) struct Health {
     /// Set when the worker is connected and its consumers are found.
-    started: OnceLock<(Broker, Arc<Metrics>, Arc<Stall>)>,
+    started: OnceLock<(Broker, Arc<Metrics>)>,
     lifecycle: Lifecycle,
 }
 
@@ -31,8 +31,8 @@ impl Health {
         Self { started: OnceLock::new(), lifecycle }
     }
 
-    pub(crate) fn started(&self, broker: Broker, metrics: Arc<Metrics>, stall: Arc<Stall>) {
-        let _ = self.started.set((broker, metrics, stall));
+    pub(crate) fn started(&self, broker: Broker, metrics: Arc<Metrics>) {
+        let _ = self.started.set((broker, metrics));
     }
 
     /// Why the worker does not do all of its work now, one sentence a line. `None` when it does.
@@ -40,14 +40,13 @@ impl Health {
         if self.lifecycle.is_draining() {
             return Some("draining: finishing what was begun".to_owned());
         }
-        let Some((broker, _, stall)) = self.started.get() else {
+        let Some((broker, _)) = self.started.get() else {
             return Some("starting: waiting for NATS or for the routes' consumers".to_owned());
         };
         if !broker.is_connected() {
             return Some("not connected to NATS".to_owned());
         }
-        let mut faults: Vec<String> = broker.health().open().iter().map(Fault::to_string).collect();
-        faults.extend(stall.notice());
+        let faults: Vec<String> = broker.health().open().iter().map(Fault::to_string).collect();
         (!faults.is_empty()).then(|| faults.join("\n"))
     }
 }
@@ -72,7 +71,7 @@ async fn ready(State(health): State<Arc<Health>>) -> Response {
 }
 
 async fn metrics(State(health): State<Arc<Health>>) -> Response {
-    let page = health.started.get().map(|(broker, metrics, _)| {
+    let page = health.started.get().map(|(broker, metrics)| {
         metrics.faults(&broker.health().open());
         metrics.render()
     });

@@ -131,7 +131,7 @@ where
         () = lifecycle.draining() => return Ok(()),
         worker = started => worker?,
     };
-    health.started(worker.broker().clone(), worker.metrics(), worker.stall());
+    health.started(worker.broker().clone(), worker.metrics());
     Ok(worker.run(lifecycle).await?)
 }
 

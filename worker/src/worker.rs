@@ -178,11 +178,6 @@ impl Worker {
         Arc::clone(&self.routes.engine.metrics)
     }
 
-    /// The answers that wait for room in the result cache.
-    pub(crate) fn stall(&self) -> Arc<Stall> {
-        Arc::clone(&self.routes.engine.stall)
-    }
-
     /// Sets what this machine's clock says to the worker. For tests of a wrong clock: nothing that the worker does depends on
     /// it.
     #[doc(hidden)]

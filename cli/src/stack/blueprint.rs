@@ -100,7 +100,7 @@ impl Blueprint {
         };
         variables.extend(self.variables_of(&name));
         let spec = ProcessSpec {
-            program: program(if kind == Kind::Worker { &self.worker } else { "tidegate-gateway" })?,
+            program: program(&self.program_of(kind))?,
             name,
             kind,
             args,
@@ -111,6 +111,11 @@ impl Blueprint {
             grace: grace + MARGIN,
         };
         Ok((spec, reserved))
+    }
+
+    /// Each kind has the program that is named after it; the workers may have another one.
+    fn program_of(&self, kind: Kind) -> String {
+        if kind == Kind::Worker { self.worker.clone() } else { format!("tidegate-{kind}") }
     }
 
     /// Chooses addresses: free ports, or the configured port and the following ones that no other process has.

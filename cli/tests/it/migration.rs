@@ -132,3 +132,25 @@ async fn a_change_that_loses_publications_is_refused_without_recreate_channels()
     assert!(kept(&stack).await.is_empty());
     stack.down().await;
 }
+
+#[tokio::test]
+async fn a_result_cache_of_an_earlier_version_is_republished_no_more_and_keeps_its_answers() {
+    let stack = Stack::builder().config(KEPT).start().await.unwrap();
+    let (broker, _service) = brokers(&stack).await;
+    let nats = &stack.config().nats;
+    let worker = Broker::connect(nats, &nats.worker, "worker", 16, true).await.unwrap();
+    let mut before = broker.jetstream().get_stream("TIDE_REPLY").await.unwrap().cached_info().config.clone();
+    before.allow_message_ttl = true;
+    before.republish = Some(jetstream::stream::Republish {
+        source: "tide.reply.*.*".to_owned(),
+        destination: "tide.answer.{{wildcard(1)}}.{{wildcard(2)}}".to_owned(),
+        headers_only: false,
+    });
+    broker.jetstream().update_stream(before).await.unwrap();
+    worker.store("tide.reply.k.a".to_owned(), async_nats::HeaderMap::new(), "1".into()).await.unwrap();
+    let said = changed(&stack, &broker, "history_size = 5").await;
+    assert!(said.contains("update stream TIDE_REPLY: republish -> none"), "{said}");
+    let stream = broker.jetstream().get_stream("TIDE_REPLY").await.unwrap();
+    assert!(stream.cached_info().config.republish.is_none());
+    assert_eq!(stream.cached_info().state.messages, 1);
+}

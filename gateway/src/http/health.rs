@@ -26,6 +26,8 @@ pub(crate) struct Health {
     pub(crate) serving: Arc<OnceLock<Broker>>,
     pub(crate) lifecycle: Lifecycle,
     pub(crate) api: ApiDoor,
+    /// How many routes have a stream.
+    pub(crate) stored_routes: usize,
 }
 
 pub(super) async fn live() -> &'static str {
@@ -39,14 +41,14 @@ pub(super) async fn ready(State(health): State<Health>) -> (StatusCode, String) 
     }
     match health.serving.get().filter(|broker| broker.is_connected()) {
         None => unavailable("not connected to NATS"),
-        Some(broker) => readiness(&broker.health().open()),
+        Some(broker) => readiness(&broker.health().open(), health.stored_routes),
     }
 }
 
 /// What faults of the broker mean for a gateway. While a part of the work is possible it stays ready and says what is not: the
 /// other gateways have the same broker, so nothing is gained where clients are sent to them.
-fn readiness(faults: &[Fault]) -> (StatusCode, String) {
-    let stopped = faults.iter().any(stops_everything);
+fn readiness(faults: &[Fault], stored_routes: usize) -> (StatusCode, String) {
+    let stopped = stops_everything(faults, stored_routes);
     let status = if stopped { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     let head = match (status, faults) {
         (_, []) => "ready",
@@ -57,14 +59,18 @@ fn readiness(faults: &[Fault]) -> (StatusCode, String) {
     (status, [head.to_owned()].into_iter().chain(sentences).collect::<Vec<_>>().join("\n") + "\n")
 }
 
-/// Whether a fault leaves a gateway without its purpose: it stores no requests, or no lease, without which the others take it for
-/// gone. A full stream is not such a fault, because clients can fill one.
-fn stops_everything(fault: &Fault) -> bool {
-    let broken = !matches!(fault.problem, Problem::Full(_) | Problem::Forbidden);
-    match &fault.place {
-        Place::Store(stream) => (stream.starts_with(REQUESTS) && broken) || stream == PRESENCE,
-        Place::Read(_) | Place::Pull { .. } | Place::Publish(_) | Place::Subscribe(_) => false,
-    }
+/// Whether faults leave a gateway without its purpose: it stores no requests of any route, or no lease, without which the others
+/// take it for gone. A full stream is not such a fault, because clients can fill one.
+fn stops_everything(faults: &[Fault], stored_routes: usize) -> bool {
+    let stored = |fault: &Fault| match &fault.place {
+        Place::Store(stream) => Some((stream.clone(), fault.problem.clone())),
+        Place::Read(_) | Place::Pull { .. } | Place::Publish(_) | Place::Subscribe(_) => None,
+    };
+    let stores: Vec<(String, Problem)> = faults.iter().filter_map(stored).collect();
+    let broken = |problem: &Problem| !matches!(problem, Problem::Full(_) | Problem::Forbidden);
+    let routes =
+        stores.iter().filter(|(stream, problem)| stream.starts_with(REQUESTS) && broken(problem)).count();
+    stores.iter().any(|(stream, _)| stream == PRESENCE) || (routes > 0 && routes >= stored_routes)
 }
 
 pub(super) async fn metrics(State(health): State<Health>) -> impl IntoResponse {
@@ -101,10 +107,14 @@ mod tests {
             (Place::Subscribe("tide.ctl.*".to_owned()), Problem::Forbidden, 200),
         ] {
             let fault = fault(place, problem);
-            let (status, page) = readiness(std::slice::from_ref(&fault));
+            let (status, page) = readiness(std::slice::from_ref(&fault), 1);
             assert_eq!(status.as_u16(), expected, "{fault}");
             assert!(page.ends_with(&format!("\n{fault}\n")), "{page}");
         }
-        assert_eq!(readiness(&[]), (StatusCode::OK, "ready\n".to_owned()));
+        let one = fault(store("TIDE_IN_echo"), Problem::Missing);
+        let other = fault(store("TIDE_IN_quakes"), Problem::Silent);
+        assert_eq!(readiness(std::slice::from_ref(&one), 2).0, StatusCode::OK, "the other route is open");
+        assert_eq!(readiness(&[one, other], 2).0, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(readiness(&[], 2), (StatusCode::OK, "ready\n".to_owned()));
     }
 }

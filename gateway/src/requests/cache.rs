@@ -11,11 +11,12 @@ use std::{
 
 use tidegate_shared::{
     broker::Broker,
+    fault::{Place, Problem},
     lifecycle::Lifecycle,
     protocol::{Error, codes},
     topology::REPLY,
 };
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 use crate::metrics::Metrics;
 
@@ -23,8 +24,6 @@ use crate::metrics::Metrics;
 const HIGH_WATER_PERCENT: u64 = 90;
 /// How often the gateway asks the broker, and how long the broker may take.
 const EVERY: Duration = Duration::from_secs(1);
-/// How often the log says that the cache is nearly full.
-const WARN_EVERY: Duration = Duration::from_mins(1);
 
 /// What the broker said last about the cache. Empty before it has said anything.
 #[derive(Debug, Default)]
@@ -40,12 +39,11 @@ impl Cache {
     }
 
     /// Why requests are refused. `None` while there is room.
-    pub(crate) fn full(&self) -> Option<String> {
+    fn full(&self) -> Option<String> {
         let (bytes, max) = (self.bytes.load(Relaxed), self.max_bytes.load(Relaxed));
         is_full(bytes, max).then(|| {
             format!(
-                "the result cache TIDE_REPLY has {bytes} of {max} bytes: requests with a key and \"later\" requests are refused; \
-                 raise streams.reply_max_bytes or lower streams.result_ttl"
+                "the result cache TIDE_REPLY has {bytes} of {max} bytes, and admits nothing from {HIGH_WATER_PERCENT} % on"
             )
         })
     }
@@ -62,23 +60,17 @@ impl Cache {
     }
 
     async fn follow(&self, broker: &Broker, metrics: &Metrics) {
-        let mut warned: Option<Instant> = None;
+        let place = || Place::Store(REPLY.to_owned());
         loop {
             // Without news, the last ones count.
             if let Ok(Ok((bytes, max))) = timeout(EVERY, broker.stream_room(REPLY)).await {
                 self.bytes.store(bytes, Relaxed);
                 self.max_bytes.store(max, Relaxed);
                 metrics.result_cache(bytes, max);
-            }
-            match self.full() {
-                Some(why) if warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) => {
-                    tracing::warn!("{why}");
-                    warned = Some(Instant::now());
+                match self.full() {
+                    Some(why) => broker.health().met(&place(), Problem::Full(why)),
+                    None => broker.health().works(place),
                 }
-                None if warned.take().is_some() => {
-                    tracing::info!("the result cache TIDE_REPLY has room again")
-                }
-                _ => {}
             }
             sleep(EVERY).await;
         }
@@ -110,6 +102,6 @@ mod tests {
         cache.max_bytes.store(100, Relaxed);
         let error = cache.admit().unwrap_err();
         assert!(error.temporary && error.code == 1000, "{error:?}");
-        assert!(error.message.contains("streams.reply_max_bytes"), "{error:?}");
+        assert!(error.message.contains("TIDE_REPLY has 95 of 100 bytes"), "{error:?}");
     }
 }

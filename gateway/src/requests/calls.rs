@@ -169,8 +169,8 @@ impl Store {
         same_request(&request, answer)
     }
 
-    /// Looks a request's answer up whenever the connection to the broker is back, and at the deadline: the live copy may have
-    /// been missed. `None` if there is none at the deadline.
+    /// Looks a request's answer up whenever messages may have been missed, and at the deadline: the live copy may be one of them.
+    /// `None` if there is none at the deadline.
     async fn look_up(&self, request: &Request, deadline: Instant) -> Option<Answer> {
         let mut losses = self.broker.losses();
         loop {

@@ -175,3 +175,39 @@ async fn a_stored_answer_whose_live_copy_was_missed_is_returned_after_a_reconnec
         assert_eq!(answer.unwrap(), "1");
     }
 }
+
+#[tokio::test]
+async fn keyed_requests_are_refused_before_the_result_cache_is_full_and_nothing_else_is() {
+    let streams = "[streams]\nreply_max_bytes = '64 KiB'\nanswer_max_bytes = '16 KiB'";
+    let stack = start(quick(streams).gateways(1).workers(1)).await;
+    let (client, _events) = connect(&stack, 0, "42").await;
+    let body = format!("\"{}\"", "x".repeat(10_000));
+    let refusal = |method: &'static str| {
+        let (client, body) = (client.clone(), body.clone());
+        async move { client.rpc(method, body).await.err() }
+    };
+    assert_eq!(client.rpc("echo#0", body.clone()).await.unwrap(), body);
+    let mut key = 0;
+    eventually("keyed requests are refused", || {
+        key += 1;
+        let (client, body) = (client.clone(), body.clone());
+        async move { client.rpc(&format!("echo#{key}"), body).await.is_err_and(|e| e.code() == Some(1000)) }
+    })
+    .await;
+    for method in ["echo#another", "later.echo#another", "later.echo"] {
+        let Some(CallError::Server { code: 1000, temporary: true, message }) = refusal(method).await else {
+            panic!("{method} is refused");
+        };
+        assert!(message.contains("TIDE_REPLY"), "{message}");
+    }
+    assert_eq!(client.rpc("echo", body.clone()).await.unwrap(), body, "a plain request is not affected");
+    assert_eq!(client.rpc("echo#0", body.clone()).await.unwrap(), body, "a stored answer is returned");
+    let (status, page) = get(&stack, "/readyz").await;
+    assert!(
+        status == 200 && page.contains("TIDE_REPLY") && page.contains("streams.reply_max_bytes"),
+        "{page}"
+    );
+    let jetstream = async_nats::jetstream::new(crate::support::admin(&stack).await);
+    jetstream.get_stream("TIDE_REPLY").await.unwrap().purge().await.unwrap();
+    eventually("they are accepted again", || async { refusal("echo#another").await.is_none() }).await;
+}

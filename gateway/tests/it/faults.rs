@@ -34,8 +34,9 @@ async fn delete(stack: &Stack, stream: &str) {
 
 #[tokio::test]
 async fn a_full_stream_of_requests_is_named_and_the_gateway_stays_ready_for_the_rest() {
-    let stack =
-        start(quick("[[route]]\nname = 'small'\nmatch = 'rpc.small'\nmax_bytes = '2 KiB'").gateways(1)).await;
+    let small = "[gateway.limits]\nuser_share = 100\n\
+                 [[route]]\nname = 'small'\nmatch = 'rpc.small'\nmax_bytes = '2 KiB'\n";
+    let stack = start(quick(small).gateways(1)).await;
     let (client, _events) = connect(&stack, 0, "42").await;
     let body = format!("\"{}\"", "x".repeat(600));
     let refused = loop {

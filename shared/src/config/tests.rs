@@ -584,6 +584,8 @@ fn no_duration_size_or_number_is_without_bounds() {
         "[[namespace]]\nname = 'a'\nhistory_size = 1\nhistory_ttl = '0s'",
         "[[namespace]]\nname = 'a'\nhistory_size = 1\nhistory_ttl = '1000y'",
         "[[route]]\nname = 'a'\nmatch = 'rpc.a'\ntimeout = '0s'",
+        "[[route]]\nname = 'a'\nmatch = 'rpc.a'\nmax_bytes = 0",
+        "[[route]]\nname = 'a'\nmatch = 'rpc.a'\nmax_bytes = '2000000 TiB'",
         "[[route]]\nname = 'a'\nmatch = 'rpc.a'\ntimeout = '1000y'",
         "[[route]]\nname = 'a'\nmatch = 'rpc.a'\nbackoff = { base = '0s', cap = '1000y' }",
     ] {
@@ -667,4 +669,24 @@ fn a_variable_that_would_go_unnoticed_is_refused() {
         assert!(error.contains(advice), "{variables:?}: {error}");
     }
     assert!(load("", &[("tidegate_theme", "dark")]).is_ok(), "none of ours");
+}
+
+#[test]
+fn streams_that_would_take_a_gone_request_for_a_living_one_are_refused_with_both_keys() {
+    for (streams, first, second) in [
+        ("duplicate_window = '2h'", "streams.result_ttl", "streams.duplicate_window"),
+        ("result_ttl = '1m'", "streams.result_ttl", "streams.duplicate_window"),
+        ("duplicate_window = '3s'", "streams.duplicate_window", "gateway.answer_timeout"),
+        ("reply_max_bytes = '400 KiB'", "streams.reply_max_bytes", "streams.answer_max_bytes"),
+    ] {
+        let error = refusal(&format!("[streams]\n{streams}"), &[]);
+        assert!(error.starts_with(&format!("`{first}`")) && error.contains(second), "{streams}: {error}");
+    }
+    for streams in [
+        "duplicate_window = '4s'\nresult_ttl = '4s'",
+        "duplicate_window = '1h'",
+        "reply_max_bytes = '512 KiB'",
+    ] {
+        assert!(load(&format!("[streams]\n{streams}"), &[]).is_ok(), "{streams}");
+    }
 }

@@ -13,9 +13,6 @@ mod origins;
 mod secrets;
 pub(super) mod tokens;
 
-/// The least size of a route's stream.
-const LEAST_STREAM: u64 = 16 * 1024;
-
 type Problem = (String, String);
 
 /// Checks the configuration for one reader. What gateways, workers and `tidegate apply` must agree on is checked for each.
@@ -87,9 +84,6 @@ fn routes(config: &Config) -> Result<(), Problem> {
         if matches!(route.matches, Match::Hook(_)) && route.answer == AnswerMode::Later {
             return problem(key("answer"), "must be \"wait\": a gateway waits for the decision of a hook");
         }
-        if route.max_bytes < LEAST_STREAM {
-            return problem(key("max_bytes"), "must be at least 16 KiB");
-        }
         if route.max_attempts == 0 {
             return problem(key("max_attempts"), "must be at least 1");
         }
@@ -116,13 +110,6 @@ fn routes(config: &Config) -> Result<(), Problem> {
 
 fn limits(config: &Config) -> Result<(), Problem> {
     let (gateway, text) = (&config.gateway, humantime::format_duration);
-    let shares =
-        [("user_share", gateway.limits.user_share), ("anonymous_share", gateway.limits.anonymous_share)];
-    for (key, percent) in shares {
-        if !(1..=100).contains(&percent) {
-            return problem(format!("gateway.limits.{key}"), "must be between 1 and 100: it is a percentage");
-        }
-    }
     if gateway.pong_timeout >= gateway.ping_interval {
         let interval = text(gateway.ping_interval);
         return problem(
@@ -150,9 +137,6 @@ fn limits(config: &Config) -> Result<(), Problem> {
     }
     if !(1024..=16 * 1024 * 1024).contains(&config.api.request) {
         return problem("api.request", "must be between 1 KiB and 16 MiB");
-    }
-    if !(Duration::from_millis(10)..=Duration::from_secs(10)).contains(&config.purger.interval) {
-        return problem("purger.interval", "must be between 10ms and 10s");
     }
     if !(1..=5).contains(&config.streams.replicas) {
         return problem("streams.replicas", "must be between 1 and 5");

@@ -17,7 +17,7 @@ const LOOK: Duration = Duration::from_millis(250);
 /// How many dead letters are told.
 const TOLD: usize = 20;
 
-/// Whether requests wait in this stream. One stream holds those of all routes, or each route has its own, named after it.
+/// Whether requests wait in this stream. Each route has a stream of its own.
 fn holds_requests(stream: &str) -> bool {
     stream.starts_with(topology::REQUESTS) || stream == topology::PARK
 }

@@ -51,7 +51,10 @@ pub(super) async fn call(user: Arc<User>, stop: CancellationToken) {
         {
             let mut book = user.book();
             book.counts.answered += u64::from(called == Called::Answered);
-            book.counts.slowest = book.counts.slowest.max(begun.elapsed());
+            let took = begun.elapsed();
+            if took > book.counts.slowest.0 {
+                book.counts.slowest = (took, named(&user, route, n));
+            }
         }
         match called {
             Called::Answered => {}

@@ -22,6 +22,7 @@ pub(super) enum Fault {
     KillGateway(usize),
     KillWorker(usize),
     KillBroker,
+    KillPurger,
     /// SIGKILL of every process at once.
     KillAll,
     /// SIGSTOP, and SIGCONT after this time: longer than `ack_wait`, so that other workers get its requests.
@@ -60,6 +61,7 @@ impl Fault {
             Self::KillGateway(_)
             | Self::KillWorker(_)
             | Self::KillBroker
+            | Self::KillPurger
             | Self::KillAll
             | Self::ResetConnections => Duration::ZERO,
         }
@@ -72,6 +74,7 @@ impl fmt::Display for Fault {
             Self::KillGateway(number) => write!(f, "kill -9 gateway-{number}"),
             Self::KillWorker(number) => write!(f, "kill -9 worker-{number}"),
             Self::KillBroker => write!(f, "kill -9 nats"),
+            Self::KillPurger => write!(f, "kill -9 purger"),
             Self::KillAll => write!(f, "kill -9 every process"),
             Self::StopWorker(number, time) => write!(f, "SIGSTOP worker-{number} for {time:.1?}"),
             Self::StopGateway(number, time) => write!(f, "SIGSTOP gateway-{number} for {time:.1?}"),
@@ -96,13 +99,14 @@ pub(super) fn plan(seed: u64, duration: Duration, shape: Shape) -> Vec<Step> {
     }
 }
 
-fn round(random: &mut StdRng, shape: Shape) -> [Fault; 9] {
+fn round(random: &mut StdRng, shape: Shape) -> [Fault; 10] {
     let gateway = |random: &mut StdRng| random.random_range(1..=shape.gateways.max(1));
     let worker = |random: &mut StdRng| random.random_range(1..=shape.workers.max(1));
     let mut round = [
         Fault::KillGateway(gateway(random)),
         Fault::KillWorker(worker(random)),
         Fault::KillBroker,
+        Fault::KillPurger,
         Fault::KillAll,
         Fault::StopWorker(worker(random), shape.ack_wait + between(random, BEYOND)),
         Fault::StopGateway(gateway(random), between(random, STOPPED)),
@@ -153,7 +157,7 @@ mod tests {
         #[test]
         fn ten_minutes_have_every_kind_of_fault_several_times(seed: u64) {
             let steps = plan(seed, Duration::from_mins(10), SHAPE);
-            for (index, kind) in steps.iter().take(9).enumerate() {
+            for (index, kind) in steps.iter().take(10).enumerate() {
                 let times = steps.iter().filter(|s| discriminant(&s.fault) == discriminant(&kind.fault)).count();
                 prop_assert!(times >= 4, "{}: {times}", kind.fault);
                 prop_assert!(!steps.iter().take(index).any(|s| discriminant(&s.fault) == discriminant(&kind.fault)));

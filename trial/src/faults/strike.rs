@@ -54,6 +54,7 @@ impl Field<'_> {
             Fault::KillGateway(number) => stack.kill(&format!("gateway-{number}")).await?,
             Fault::KillWorker(number) => stack.kill(&format!("worker-{number}")).await?,
             Fault::KillBroker => stack.kill("nats").await?,
+            Fault::KillPurger => stack.kill("purger").await?,
             Fault::KillAll => {
                 for killed in join_all(all.iter().map(|name| stack.kill(name))).await {
                     killed?;

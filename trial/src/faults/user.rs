@@ -69,7 +69,8 @@ pub(super) struct UserCounts {
     pub(super) ends: BTreeMap<u16, u64>,
     pub(super) answered: u64,
     pub(super) retries: u64,
-    pub(super) slowest: Duration,
+    /// The key that took longest, and how long.
+    pub(super) slowest: (Duration, String),
 }
 
 impl User {

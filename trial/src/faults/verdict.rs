@@ -22,12 +22,13 @@ pub(crate) struct FaultsResult {
     /// Runs of handlers: at least one for each key, more for those that fail first or lost their worker.
     pub(super) runs: usize,
     pub(super) slowest_ms: u128,
+    pub(super) slowest_key: String,
     pub(super) published: u64,
     pub(super) stored: usize,
     pub(super) messages: u64,
     pub(super) frames: u64,
     pub(super) found: Findings,
-    /// Where the logs are, if the run has failed.
+    /// Where the logs are, if they are kept.
     pub(super) kept: Option<PathBuf>,
 }
 
@@ -61,10 +62,8 @@ impl FaultsResult {
         let mut lines = vec![
             format!("faults: {} in {} s, seed {}", self.faults, self.seconds, self.seed),
             row("connections", format!("{}, ended {}", self.connections, ends.join(", "))),
-            row(
-                "keys answered",
-                format!("{} of {}, slowest {} ms", self.answered, self.keys, self.slowest_ms),
-            ),
+            row("keys answered", format!("{} of {}", self.answered, self.keys)),
+            row("slowest answer", format!("{} ms, {}", self.slowest_ms, self.slowest_key)),
             row("calls repeated", self.retries.to_string()),
             row("runs of handlers", self.runs.to_string()),
             row("publications", format!("{} stored of {} sent by clients", self.stored, self.published)),

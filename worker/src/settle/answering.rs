@@ -70,7 +70,7 @@ impl Settlement {
     /// Waits until the result cache has room. Those who wait for the answer now get it at once.
     async fn keep_when_there_is_room(&self, answer: &envelope::Answer) -> Result<Stored, Rejected> {
         self.stop_working(answer);
-        let stalled = self.engine.stall.begin(self.engine.clock.about_now());
+        let stalled = self.engine.stall.begin();
         self.announce(answer).await;
         loop {
             let again = async { self.try_to_keep(answer).await.transpose() };

@@ -1,7 +1,11 @@
 //! What is broken in the broker shows in the worker's readiness, log and metrics, and work goes on when it is mended.
 
 use tidegate_cli::stack::setup;
-use tidegate_shared::topology::{REPLY, request_stream};
+use tidegate_shared::{
+    envelope::Request,
+    id::RequestId,
+    topology::{REPLY, request_stream},
+};
 
 use crate::support::{Tide, eventually, get};
 
@@ -55,18 +59,20 @@ async fn a_deleted_consumer_makes_the_worker_unready_until_apply_creates_it() {
 
 #[tokio::test]
 async fn a_full_stream_of_answers_makes_the_worker_unready_until_there_is_room() {
-    let tide = Tide::start_with(&format!("{ECHO}[streams]\nreply_max_bytes = \"2 KiB\"\n"), 1).await;
-    for _ in 0..8 {
-        tide.ask("echo", format!("\"{}\"", "x".repeat(500))).await;
+    let streams = "[streams]\nreply_max_bytes = \"2 KiB\"\nanswer_max_bytes = \"1 KiB\"\n";
+    let tide = Tide::start_with(&format!("{ECHO}{streams}"), 1).await;
+    for key in 0..8 {
+        let id = RequestId::keyed("42", "echo", &key.to_string());
+        tide.send(&Request { id, ..tide.request("echo", format!("\"{}\"", "x".repeat(500))) }).await;
     }
     let page = unready(&tide, "the stream TIDE_REPLY stores nothing").await;
     assert!(page.contains("it is full") && page.contains("streams.reply_max_bytes"), "{page}");
-    let broker = tide.stack.admin().await.unwrap();
-    eventually("every request is answered", async || {
-        broker.jetstream().get_stream(REPLY).await.ok()?.purge().await.ok()?;
-        (tide.unsettled("echo").await == 0).then_some(())
-    })
-    .await;
+    let broker = setup::connect(tide.config()).await.unwrap();
+    let answers = broker.jetstream().get_stream(REPLY).await.unwrap();
+    let mut larger = answers.cached_info().config.clone();
+    larger.max_bytes = 1 << 20;
+    broker.jetstream().update_stream(larger).await.unwrap();
+    eventually("every request is answered", async || (tide.unsettled("echo").await == 0).then_some(())).await;
     ready(&tide).await;
     assert!(warnings(&tide, "the stream TIDE_REPLY") == 1, "{}", tide.stack.log_of("worker-1"));
 }

@@ -27,15 +27,12 @@ pub(super) fn bounds(config: &Config) -> Result<(), Problem> {
     for (key, value, least, most) in sizes(config) {
         within(key, value, least, most, |value| bytesize::ByteSize(value).to_string())?;
     }
-    let limits = &config.gateway.limits;
-    for (key, value) in [
-        ("gateway.limits.user_requests", limits.user_requests),
-        ("gateway.limits.anonymous_requests", limits.anonymous_requests),
-    ] {
-        within(key, value, 1, MANY as u64, |value| value.to_string())?;
-    }
     for (key, value) in counts(config) {
         within(key, value, 1, MANY, |value| value.to_string())?;
+    }
+    let limits = &config.gateway.limits;
+    for (key, percent) in [("user_share", limits.user_share), ("anonymous_share", limits.anonymous_share)] {
+        within(&format!("gateway.limits.{key}"), percent, 1, 100, |percent| format!("{percent} percent"))?;
     }
     tables(config)
 }
@@ -61,6 +58,7 @@ fn durations(config: &Config) -> Vec<(&'static str, Duration, Duration, Duration
         ("auth.refresh_grace", auth.refresh_grace, Duration::ZERO, 24 * HOUR),
         ("worker.ack_wait", worker.ack_wait, SHORTEST_AGE, HOUR),
         ("worker.drain", worker.drain, Duration::ZERO, HOUR),
+        ("purger.interval", config.purger.interval, 10 * MILLISECOND, 10 * SECOND),
     ]
 }
 
@@ -78,14 +76,16 @@ fn sizes(config: &Config) -> Vec<(&'static str, u64, u64, u64)> {
     ]
 }
 
-fn counts(config: &Config) -> Vec<(&'static str, usize)> {
+fn counts(config: &Config) -> [(&'static str, usize); 9] {
     let limits = &config.gateway.limits;
-    vec![
+    [
         ("gateway.limits.connections", limits.connections),
         ("gateway.limits.commands_per_message", limits.commands_per_message),
         ("gateway.limits.max_in_flight", limits.max_in_flight),
         ("gateway.limits.max_waiting", limits.max_waiting),
         ("gateway.limits.max_in_flight_total", limits.max_in_flight_total),
+        ("gateway.limits.user_requests", limits.user_requests),
+        ("gateway.limits.anonymous_requests", limits.anonymous_requests),
         ("gateway.limits.channels", limits.channels),
         ("gateway.limits.recovery", limits.recovery),
     ]
@@ -99,6 +99,8 @@ fn tables(config: &Config) -> Result<(), Problem> {
     }
     for (index, route) in config.routes.iter().enumerate() {
         let key = |field: &str| format!("route.{index}.{field}");
+        let size = |bytes| bytesize::ByteSize(bytes).to_string();
+        within(&key("max_bytes"), route.max_bytes, KIB, 1024 * TIB, size)?;
         within(&key("timeout"), route.timeout, MILLISECOND, 24 * HOUR, text)?;
         within(&key("backoff.base"), route.backoff.base, Duration::ZERO, YEAR, text)?;
         within(&key("backoff.cap"), route.backoff.cap, Duration::ZERO, YEAR, text)?;

@@ -3,31 +3,40 @@
 use super::{Problem, problem};
 use crate::config::Config;
 
-/// The shortest limit of a stored answer: a dead letter's error fits.
-const LEAST_ANSWER: u64 = 1024;
-
 /// Checks what the streams of requests and answers promise to each other.
 pub(super) fn answers(config: &Config) -> Result<(), Problem> {
-    let streams = &config.streams;
+    let (streams, text, size) = (&config.streams, humantime::format_duration, bytesize::ByteSize);
     if streams.duplicate_window < config.gateway.answer_timeout {
         return problem(
             "streams.duplicate_window",
-            "must be at least gateway.answer_timeout: for so long a gateway repeats a message whose acknowledgement was lost",
+            format!(
+                "is {}, and has to be at least gateway.answer_timeout, which is {}: for so long a gateway repeats a message \
+                 whose acknowledgement was lost",
+                text(streams.duplicate_window),
+                text(config.gateway.answer_timeout)
+            ),
         );
     }
     if streams.result_ttl < streams.duplicate_window {
         return problem(
             "streams.result_ttl",
-            "must be at least streams.duplicate_window: NATS would refuse a request as a repetition although its answer has expired",
+            format!(
+                "is {}, and has to be at least streams.duplicate_window, which is {}: NATS would take a request for a \
+                 repetition although its answer has expired",
+                text(streams.result_ttl),
+                text(streams.duplicate_window)
+            ),
         );
     }
-    if streams.answer_max_bytes < LEAST_ANSWER {
-        return problem("streams.answer_max_bytes", "must be at least 1 KiB, so that an error fits");
-    }
-    if streams.answer_max_bytes > streams.reply_max_bytes / 2 {
+    if streams.reply_max_bytes / 2 < streams.answer_max_bytes {
         return problem(
-            "streams.answer_max_bytes",
-            "must be at most half of streams.reply_max_bytes: a longer answer could find no room even when the stream is nearly empty",
+            "streams.reply_max_bytes",
+            format!(
+                "is {}, and has to be at least twice streams.answer_max_bytes, which is {}: the longest answer has to find \
+                 room",
+                size(streams.reply_max_bytes),
+                size(streams.answer_max_bytes)
+            ),
         );
     }
     Ok(())
