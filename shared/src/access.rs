@@ -6,13 +6,15 @@
 //! publish there. A reply that crosses an import arrives in the account of the program that asked, where nothing but that
 //! program's own imports are.
 //!
-//! `table` has the rights, `conf` writes them as the `accounts` of nats.conf.
+//! `table` has the rights, `conf` writes them as the `accounts` of nats.conf, `probe` has harmless calls to try them with.
 
 mod conf;
+mod probe;
 mod table;
 
 use std::time::Duration;
 
+pub use self::probe::Probe;
 use crate::config::{Config, NatsUser};
 
 /// An account of the broker.

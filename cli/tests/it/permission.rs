@@ -12,6 +12,7 @@ use tidegate_cli::stack::Stack;
 use tidegate_shared::{
     access::{Access, Account},
     broker::Broker,
+    config::Config,
 };
 
 use self::{
@@ -321,4 +322,42 @@ async fn a_connection_needs_a_password() {
     let stack = Stack::builder().start().await.unwrap();
     assert!(async_nats::connect(stack.nats_url()).await.is_err());
     stack.down().await;
+}
+
+#[tokio::test]
+async fn every_user_has_the_rights_that_its_program_needs_and_trying_them_changes_nothing() {
+    let scene = Scene::set().await;
+    let before = scene.state().await;
+    for account in Account::USERS {
+        let broker = connect(&scene.stack, account).await;
+        broker.try_rights(scene.stack.config(), account, true).await.unwrap();
+    }
+    assert_eq!(changes(&before, &scene.state().await), Vec::<String>::new());
+    scene.stack.down().await;
+}
+
+#[tokio::test]
+async fn a_namespace_or_route_that_the_broker_grants_nothing_for_is_named() {
+    let stack = Stack::builder().config(CONFIG).start().await.unwrap();
+    let file = stack.dir().join("changed.toml");
+    let more = "[[namespace]]\nname = \"news\"\nhistory_size = 5\n[[route]]\nname = \"late\"\nmatch = \"rpc.late\"\n";
+    std::fs::write(&file, format!("{CONFIG}{more}")).unwrap();
+    let url = [("nats.url", stack.nats_url().to_owned())];
+    let changed = Config::from_sources(Some(&file), std::collections::BTreeMap::new(), &url).unwrap();
+    for (account, lacks) in [
+        (Account::Gateway, "$JS.API.DIRECT.GET.TIDE_CH_news"),
+        (Account::Worker, "$JS.API.CONSUMER.INFO.TIDE_IN_late"),
+        (Account::Purger, "$JS.API.STREAM.PURGE.TIDE_IN_late"),
+        (Account::Setup, "$JS.API.CONSUMER.CREATE.TIDE_IN_late"),
+    ] {
+        let said = connect(&stack, account).await.try_rights(&changed, account, true).await.unwrap_err();
+        let (said, user) = (said.to_string(), &account.user(&changed).unwrap().user);
+        assert!(said.contains(lacks) && said.contains(user) && said.contains("nats-config"), "{said}");
+    }
+    stack.down().await;
+}
+
+async fn connect(stack: &Stack, account: Account) -> Broker {
+    let nats = &stack.config().nats;
+    Broker::connect(nats, account.user(stack.config()).unwrap(), "test", 16, true).await.unwrap()
 }
