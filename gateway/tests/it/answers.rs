@@ -207,7 +207,7 @@ async fn keyed_requests_are_refused_before_the_result_cache_is_full_and_nothing_
         status == 200 && page.contains("TIDE_REPLY") && page.contains("streams.reply_max_bytes"),
         "{page}"
     );
-    let jetstream = async_nats::jetstream::new(crate::support::setup(&stack).await);
+    let jetstream = async_nats::jetstream::new(crate::support::admin(&stack).await);
     let mut larger = jetstream.get_stream("TIDE_REPLY").await.unwrap().cached_info().config.clone();
     larger.max_bytes *= 64;
     jetstream.update_stream(larger).await.unwrap();
