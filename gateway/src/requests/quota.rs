@@ -178,9 +178,10 @@ impl Drop for Hold {
 }
 
 fn shares(limits: &LimitsConfig, max_bytes: u64) -> (Limit, Limit) {
-    let share = |percent: u8, requests: usize| Limit {
-        bytes: max_bytes / 100 * u64::from(percent),
-        requests: requests as u64,
+    let share = |percent: u8, requests: usize| {
+        // The whole is no limit: the stream itself refuses what it has no room for.
+        let bytes = if percent >= 100 { u64::MAX } else { max_bytes / 100 * u64::from(percent) };
+        Limit { bytes, requests: requests as u64 }
     };
     (share(limits.user_share, limits.user_requests), share(limits.anonymous_share, limits.anonymous_requests))
 }

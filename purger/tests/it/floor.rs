@@ -40,13 +40,13 @@ async fn what_a_long_request_holds_back_is_counted_and_purged_when_it_is_done() 
     for _ in 0..20 {
         assert_eq!(client.rpc("job", "false").await.unwrap(), "false");
     }
-    eventually("the held requests are counted", async || tide.metric("kept_requests", "job").await == 20.0)
+    eventually("the held requests are counted", async || tide.metric("kept_requests", "job").await > 19.5)
         .await;
     eventually("the age is told", async || tide.metric("floor_age_seconds", "job").await > 0.0).await;
     assert_eq!(tide.messages("TIDE_IN_job").await, Some(21));
     gate.0.add_permits(1);
     eventually("all are purged", async || tide.messages("TIDE_IN_job").await == Some(0)).await;
-    eventually("none is held", async || tide.metric("kept_requests", "job").await == 0.0).await;
+    eventually("none is held", async || tide.metric("kept_requests", "job").await < 0.5).await;
     lifecycle.drain();
     while task.join_next().await.is_some() {}
 }
