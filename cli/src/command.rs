@@ -10,6 +10,7 @@ pub(crate) mod demo;
 pub(crate) mod detach;
 pub(crate) mod down;
 pub(crate) mod logs;
+pub(crate) mod nats_config;
 pub(crate) mod process;
 pub(crate) mod publish;
 pub(crate) mod scale;

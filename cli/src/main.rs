@@ -7,8 +7,8 @@ use tidegate_cli::output;
 use tidegate_shared::{config::ConfigError, failure};
 
 use crate::command::{
-    apply, call, check_config, default_config, demo, down, logs, process, publish, scale, status, sub, token,
-    up, version,
+    apply, call, check_config, default_config, demo, down, logs, nats_config, process, publish, scale,
+    status, sub, token, up, version,
 };
 
 mod command;
@@ -48,6 +48,8 @@ enum CliCommand {
     CheckConfig(check_config::Args),
     /// Print every configuration key with its default and its meaning.
     DefaultConfig(default_config::Args),
+    /// Print the accounts and permissions that the configuration needs at the broker, for nats.conf.
+    NatsConfig(nats_config::Args),
     /// Call a method and print its answer.
     Call(call::Args),
     /// Subscribe to channels and print each publication as a JSON line.
@@ -87,6 +89,7 @@ async fn run(command: CliCommand) -> anyhow::Result<ExitCode> {
         CliCommand::Apply(args) => apply::run(args).await,
         CliCommand::CheckConfig(args) => check_config::run(args).await,
         CliCommand::DefaultConfig(args) => default_config::run(args).await,
+        CliCommand::NatsConfig(args) => nats_config::run(args).await,
         CliCommand::Call(args) => call::run(args).await,
         CliCommand::Sub(args) => sub::run(args).await,
         CliCommand::Publish(args) => publish::run(args).await,

@@ -38,6 +38,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use tidegate_shared::{
+    access::Account,
     broker::Broker,
     config::{Config, Match},
     id::GatewayId,
@@ -170,10 +171,12 @@ async fn connect(config: &Config, lifecycle: &Lifecycle) -> anyhow::Result<Optio
         broker = Broker::connect(&config.nats, &config.nats.gateway, "tidegate-gateway", in_flight, false) => broker?,
         () = lifecycle.draining() => return Ok(None),
     };
+    broker.try_rights(config, Account::Gateway, false).await?;
     let missing = Topology::of(config).plan_streams(broker.jetstream()).await?;
     if let Some(change) = missing.first() {
         anyhow::bail!("the broker does not match the configuration ({}): run `tidegate apply`", change.what);
     }
+    broker.try_rights(config, Account::Gateway, true).await?;
     Ok(Some(broker))
 }
 

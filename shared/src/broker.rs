@@ -31,6 +31,7 @@ mod link;
 mod progress;
 mod reads;
 mod refusal;
+mod rights;
 mod size;
 
 pub use self::{
@@ -39,6 +40,7 @@ pub use self::{
     progress::{Fill, NotDone, Progress},
     reads::Range,
     refusal::{API_ERRORS, ApiError, Meaning, Refusal},
+    rights::MissingRights,
     size::{HEADERS_LIMIT, headers_len},
 };
 use self::{link::Signals, refusal::refusal};

@@ -132,6 +132,8 @@ pub struct NatsConfig {
     pub service: NatsUser,
     /// The NATS user that creates streams and consumers.
     pub setup: NatsUser,
+    /// The NATS user that may look at streams and consumers and do nothing else.
+    pub ops: NatsUser,
 }
 
 /// A NATS user.

@@ -238,8 +238,8 @@ impl Fault {
                 format!("the broker answers {text:?}. Look at its disk and its log")
             }
             (Problem::Breaking, _) => "look at the broker's log".to_owned(),
-            (Problem::Forbidden, _) => "the user has no right to it. Compare the user's permissions with nats.conf \
-                of this version"
+            (Problem::Forbidden, _) => "the user has no right to it. Compare the accounts in nats.conf with what `tidegate \
+                nats-config` prints"
                 .to_owned(),
         }
     }

@@ -17,6 +17,7 @@ pub mod route;
 pub mod subject;
 pub mod token;
 
+pub mod access;
 pub mod broker;
 pub mod config;
 pub mod failure;

@@ -67,6 +67,11 @@ impl Subjects {
         Self { prefix: prefix.into() }
     }
 
+    /// A pattern under the prefix.
+    pub(crate) fn under(&self, pattern: &str) -> String {
+        format!("{}.{pattern}", self.prefix)
+    }
+
     /// A request on its way to a worker.
     pub fn request(&self, address: &Address) -> String {
         format!("{}.in.{}", self.prefix, address.0)
@@ -288,10 +293,11 @@ impl Subjects {
         subject.rsplit('.').next().unwrap_or_default()
     }
 
-    /// Whether a reply subject is an inbox. The server does not check reply subjects: with another one, the answer to a
-    /// question would be stored or obeyed with the rights of the program that answers.
+    /// Whether a reply subject leads to the program that asks: it is an inbox, or the server's own subject for a question from
+    /// another account. The server does not check reply subjects: with another one, the answer would be stored or obeyed with
+    /// the rights of the program that answers.
     pub fn is_inbox(reply: &str) -> bool {
-        reply.starts_with("_INBOX.") || reply.starts_with("_INBOX_")
+        ["_INBOX.", "_INBOX_", "_R_."].iter().any(|inbox| reply.starts_with(inbox))
     }
 
     /// Returns the last two tokens of a subject: an id.

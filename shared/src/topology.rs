@@ -156,6 +156,17 @@ impl Topology {
         Self { streams, consumers: consumers.collect(), expendable: Vec::new(), unneeded }
     }
 
+    /// The streams' names.
+    pub fn streams(&self) -> impl Iterator<Item = &str> {
+        self.streams.iter().map(|stream| stream.name.as_str())
+    }
+
+    /// The consumers: the stream and the name of each.
+    pub fn consumers(&self) -> impl Iterator<Item = (String, String)> {
+        let named = self.consumers.iter();
+        named.map(|(stream, c)| ((*stream).to_owned(), c.durable_name.clone().unwrap_or_default()))
+    }
+
     /// Allows the streams of these namespaces to be recreated if they cannot be updated. Their messages are lost.
     #[must_use]
     pub fn recreating(mut self, namespaces: &[String]) -> Self {

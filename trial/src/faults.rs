@@ -12,11 +12,7 @@ use std::{
 
 use anyhow::{Context, anyhow, bail, ensure};
 use futures_util::{StreamExt, stream};
-use tidegate_cli::{
-    output,
-    stack::{Stack, setup},
-    token::connection_token,
-};
+use tidegate_cli::{output, stack::Stack, token::connection_token};
 use tokio::{
     task::JoinSet,
     time::{Instant, interval, sleep},
@@ -187,8 +183,8 @@ async fn fault(args: &Args, stack: &Stack, runs_file: &Path) -> anyhow::Result<F
     let mut found = run.settle(&sent).await;
     let repeated = run.users.iter().map(|user| call_again(user));
     futures_util::future::join_all(repeated).await;
-    let setup = setup::connect(stack.config()).await?;
-    leftovers::look(stack, &setup, &mut found).await?;
+    let admin = stack.admin().await?;
+    leftovers::look(stack, &admin, &mut found).await?;
     if stack.log().contains("panicked") {
         found.add(Wrong::Broken, || "a process has panicked".to_owned());
     }
@@ -236,8 +232,8 @@ impl<'a> Run<'a> {
 
     /// Everything under way until the faults are over, and then until the last request is answered.
     async fn strike(&self, steps: &[plan::Step], duration: Duration) -> anyhow::Result<(ServiceSent, usize)> {
-        let setup = setup::connect(self.stack.config()).await?;
-        let field = Field { stack: self.stack, proxy: &self.proxy, setup: &setup };
+        let admin = self.stack.admin().await?;
+        let field = Field { stack: self.stack, proxy: &self.proxy, admin: &admin };
         let service = Service::connect(self.stack, self.users.clone(), self.channels.clone()).await?;
         let (stop, mut load) = (CancellationToken::new(), JoinSet::new());
         for user in &self.users {

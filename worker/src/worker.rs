@@ -7,7 +7,8 @@ use std::{
 
 use async_nats::jetstream::consumer::PullConsumer;
 use tidegate_shared::{
-    broker::{Broker, ConnectFailure},
+    access::Account,
+    broker::{Broker, ConnectFailure, MissingRights},
     config::{Config, Match, Route},
     lifecycle::{Lifecycle, TaskEnded},
     topology::consumer_name,
@@ -62,6 +63,9 @@ pub enum StartFailure {
     /// The thread that pulls and settles requests cannot be started.
     #[error("cannot start the worker's own thread: {0}")]
     Thread(#[from] std::io::Error),
+    /// The NATS user lacks rights.
+    #[error(transparent)]
+    Rights(#[from] MissingRights),
     /// A route has no consumer. `tidegate apply` creates it.
     #[error("route {route} has no consumer on {stream}: run `tidegate apply` ({reason})")]
     NoConsumer {
@@ -165,11 +169,14 @@ impl Worker {
     /// Waits up to 30 seconds until every route that consumes from streams has its consumers, which `tidegate apply` creates.
     pub async fn find_consumers(&self) -> Result<(), StartFailure> {
         let deadline = Instant::now() + CONSUMERS_LIMIT;
+        let Engine { broker, config, .. } = &*self.routes.engine;
+        broker.try_rights(config, Account::Worker, false).await?;
         for runner in &self.routes.runners {
             for stream in runner.streams() {
                 self.routes.find_consumer(&runner.route().config, &stream, deadline).await?;
             }
         }
+        broker.try_rights(config, Account::Worker, true).await?;
         Ok(())
     }
 

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use tidegate_cli::{output, stack::setup};
 use tidegate_shared::{
+    access::Account,
     config::Role,
     topology::{self, Topology},
 };
@@ -34,6 +35,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         namespace_of(&config, name)?;
     }
     let broker = setup::connect(&config).await?;
+    broker.try_rights(&config, Account::Setup, true).await?;
     let topology = Topology::of(&config).recreating(&args.recreate_channels);
     for leftover in topology.leftovers(broker.jetstream()).await? {
         output::note(leftover.advice());

@@ -27,6 +27,8 @@ pub(crate) struct Blueprint {
     /// The program of the workers.
     pub(crate) worker: String,
     pub(crate) free_ports: bool,
+    /// The password of the broker's user who may do everything in the account of the streams. Only stacks of tests have one.
+    pub(crate) admin: Option<String>,
     /// Extra environment variables: process name prefix, variable, value.
     pub(crate) variables: Vec<(String, String, String)>,
 }
@@ -54,8 +56,9 @@ impl Blueprint {
             self.config.nats.url = format!("nats://{public}");
         }
         let data = self.dir.join("nats");
-        let text =
-            broker::configuration(&self.config, public.port(), internal.port(), &data.display().to_string())?;
+        let ports = (public.port(), internal.port());
+        let data = data.display().to_string();
+        let text = broker::configuration(&self.config, ports, &data, self.admin.as_deref())?;
         let file = self.dir.join("nats.conf");
         std::fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
         let spec = ProcessSpec {

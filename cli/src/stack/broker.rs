@@ -1,87 +1,48 @@
-//! The broker's configuration file: the `nats.conf` of this repository with the ports, directory and passwords of a stack.
+//! The broker's configuration file: the `nats.conf` of this repository with the ports, directory and passwords of a stack, and
+//! the accounts of its configuration.
 
 use anyhow::Context;
 use tidegate_shared::{
-    config::{Config, Match, Namespace},
-    topology::{channel_stream, last_stream, request_stream},
+    access::{Access, Account},
+    config::Config,
 };
 
 /// The configuration every stack starts from.
 const NATS_CONF: &str = include_str!("../../../nats.conf");
+/// The first line of its last part, the accounts.
+const ACCOUNTS: &str = "# The streams are in the account ";
 
-/// Returns the configuration of one broker: `port` for clients, `monitor` for its health, `data` for its files.
-pub(crate) fn configuration(config: &Config, port: u16, monitor: u16, data: &str) -> anyhow::Result<String> {
-    let nats = &config.nats;
-    let values = [
+/// Returns the configuration of one broker: `port` for clients, `monitor` for its health, `data` for its files. `admin` is the
+/// password of a user of the streams' own account, who may do everything there.
+pub(crate) fn configuration(
+    config: &Config,
+    (port, monitor): (u16, u16),
+    data: &str,
+    admin: Option<&str>,
+) -> anyhow::Result<String> {
+    let mut values = vec![
         ("CLIENT_PORT", port.to_string()),
         ("MONITOR_PORT", monitor.to_string()),
         ("DATA_DIR", quoted(data)),
-        ("GATEWAY_PASSWORD", quoted(nats.gateway.password.expose())),
-        ("WORKER_PASSWORD", quoted(nats.worker.password.expose())),
-        ("PURGER_PASSWORD", quoted(nats.purger.password.expose())),
-        ("SERVICE_PASSWORD", quoted(nats.service.password.expose())),
-        ("SETUP_PASSWORD", quoted(nats.setup.password.expose())),
     ];
-    let mut text = with_routes(&with_namespaces(NATS_CONF, config), config)
-        .replace("tide.", &format!("{}.", nats.prefix));
+    for account in Account::USERS {
+        let password = account.user(config).map(|user| quoted(user.password.expose()));
+        values.extend(password.map(|password| (account.password_variable(), password)));
+    }
+    let (own, _) = NATS_CONF.split_once(ACCOUNTS).context("nats.conf has no accounts")?;
+    let mut text = format!("{own}{}", Access::of(config).nats_conf());
     for (name, value) in values {
         text = with(&text, name, &value).with_context(|| format!("nats.conf does not define {name}"))?;
+    }
+    if let Some(password) = admin {
+        let user = format!("users: [ {{ user: {ADMIN}, password: {} }} ]", quoted(password));
+        text = text.replacen("jetstream: enabled\n", &format!("jetstream: enabled\n    {user}\n"), 1);
     }
     Ok(text)
 }
 
-/// Grants the gateway reads and purges for each namespace with history. One line per stream: a wildcard cannot match a part of
-/// a stream name.
-fn with_namespaces(text: &str, config: &Config) -> String {
-    let is_one = |line: &&str| {
-        ["TIDE_CH_", "TIDE_LAST_"]
-            .iter()
-            .any(|stream| line.trim_start().starts_with(&format!("\"$JS.API.DIRECT.GET.{stream}")))
-    };
-    let mut lines: Vec<String> = Vec::new();
-    for line in text.lines() {
-        if !is_one(&line) {
-            lines.push(line.to_owned());
-        } else if line.contains("TIDE_CH_user\"") {
-            let kept = config.all_namespaces().into_iter().filter(Namespace::has_history);
-            for namespace in kept {
-                let rights = |stream: &str, rights: &[&str]| {
-                    let rights = rights
-                        .iter()
-                        .map(|right| format!("\"$JS.API.{}\",", right.replace("{}", stream)))
-                        .collect::<Vec<_>>();
-                    format!("            {}", rights.join(" "))
-                };
-                let stream = channel_stream(&namespace.name);
-                lines.push(rights(&stream, &["DIRECT.GET.{}", "DIRECT.GET.{}.>", "STREAM.PURGE.{}"]));
-                if namespace.proves_quiet() {
-                    lines.push(rights(&last_stream(&namespace.name), &["DIRECT.GET.{}"]));
-                }
-            }
-        }
-    }
-    lines.join("\n") + "\n"
-}
-
-/// Writes the lines about the stream of a route for each route of the configuration. The lines about the route `echo` are the
-/// pattern; those about other routes are left out.
-fn with_routes(text: &str, config: &Config) -> String {
-    const PATTERN: &str = "TIDE_IN_echo";
-    let is_pattern = |line: &str| {
-        let rest = line.split(PATTERN).nth(1);
-        rest.is_some_and(|rest| rest.starts_with(['.', '"']))
-    };
-    let mut lines: Vec<String> = Vec::new();
-    for line in text.lines() {
-        if !line.contains("TIDE_IN_") || line.trim_start().starts_with('#') {
-            lines.push(line.to_owned());
-        } else if is_pattern(line) {
-            let stored = config.routes.iter().filter(|route| !matches!(route.matches, Match::Hook(_)));
-            lines.extend(stored.map(|route| line.replace(PATTERN, &request_stream(&route.name))));
-        }
-    }
-    lines.join("\n") + "\n"
-}
+/// The user of the streams' own account. Only stacks of tests have it.
+pub(crate) const ADMIN: &str = "admin";
 
 /// Replaces the value of a variable defined at the start of a line.
 fn with(text: &str, name: &str, value: &str) -> Option<String> {
@@ -98,12 +59,30 @@ fn quoted(text: &str) -> String {
 mod tests {
     use super::*;
 
+    fn example() -> Config {
+        let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tidegate.toml");
+        Config::from_sources(Some(&file), std::collections::BTreeMap::new(), &[]).unwrap()
+    }
+
+    /// The file without comments and blanks: what it means to the broker.
+    fn meaning(text: &str) -> Vec<String> {
+        let lines = text.lines().map(|line| line.split('#').next().unwrap().trim());
+        lines.filter(|line| !line.is_empty()).map(str::to_owned).collect()
+    }
+
     #[test]
     fn every_variable_is_replaced_and_nothing_else() {
-        let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tidegate.toml");
-        let config = Config::from_sources(Some(&file), std::collections::BTreeMap::new(), &[]).unwrap();
-        let text = configuration(&config, 4223, 8223, "/tmp/x").unwrap();
+        let text = configuration(&example(), (4223, 8223), "/tmp/x", None).unwrap();
         assert!(text.contains("CLIENT_PORT = 4223\n") && text.contains("DATA_DIR = \"/tmp/x\"\n"));
-        assert_eq!(configuration(&config, 4222, 8222, ".run/nats").unwrap(), NATS_CONF);
+        assert!(!text.contains(ADMIN));
+    }
+
+    #[test]
+    fn nats_conf_grants_what_the_configuration_of_the_local_stack_needs() {
+        let text = configuration(&example(), (4222, 8222), ".run/nats", None).unwrap();
+        let (ours, file) = (meaning(&text), meaning(NATS_CONF));
+        let differing = ours.iter().zip(&file).find(|(ours, file)| ours != file);
+        assert_eq!(differing, None, "`tidegate nats-config` prints the accounts for nats.conf");
+        assert_eq!(ours.len(), file.len());
     }
 }

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use tempfile::TempDir;
-use tidegate_shared::config::Config;
+use tidegate_shared::{config::Config, id::random_token};
 use tokio::task::spawn_blocking;
 
 use super::{
@@ -195,6 +195,7 @@ impl Builder {
             nats_server,
             worker: self.worker.clone(),
             free_ports: self.free_ports,
+            admin: self.dir.is_none().then(random_token::<20>),
             variables: self.variables.clone(),
             dir: dir.clone(),
         };

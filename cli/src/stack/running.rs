@@ -12,14 +12,19 @@ use anyhow::{Context, bail};
 use futures_util::future::{join_all, try_join_all};
 use parking_lot::{Mutex, MutexGuard};
 use tempfile::TempDir;
-use tidegate_shared::config::Config;
+use tidegate_shared::{
+    broker::Broker,
+    config::{Config, NatsUser, Secret},
+};
 
 use super::{
     blueprint::{Blueprint, PlannedProcess},
+    broker::ADMIN,
     guard::CleanupGuard,
     log::Logs,
     pid_file::PidFiles,
     process::{CRASH_LOOP, Process},
+    setup,
     status::{GatewayAddress, Kind, ProcessStatus},
     supervisor::Supervisor,
 };
@@ -89,6 +94,14 @@ impl Stack {
     /// Returns the broker's URL.
     pub fn nats_url(&self) -> &str {
         &self.blueprint.config.nats.url
+    }
+
+    /// Connects as the user who may do everything in the account of the streams: to look at them, and to break them as nobody
+    /// else can. Only a stack in a temporary directory has this user.
+    pub async fn admin(&self) -> anyhow::Result<Broker> {
+        let password = self.blueprint.admin.clone().context("this stack has no user `admin`")?;
+        let user = NatsUser { user: ADMIN.to_owned(), password: Secret::new(password) };
+        setup::connect_as(self.config(), &user).await
     }
 
     /// Returns the directory of the stack's files.

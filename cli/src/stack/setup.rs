@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::bail;
 use tidegate_shared::{
     broker::Broker,
-    config::Config,
+    config::{Config, NatsUser},
     topology::{Change, Topology},
 };
 use tokio::time::timeout;
@@ -17,7 +17,11 @@ const IN_FLIGHT: usize = 16;
 
 /// Connects as `nats.setup`.
 pub async fn connect(config: &Config) -> anyhow::Result<Broker> {
-    let connecting = Broker::connect(&config.nats, &config.nats.setup, "tidegate setup", IN_FLIGHT, true);
+    connect_as(config, &config.nats.setup).await
+}
+
+pub(crate) async fn connect_as(config: &Config, user: &NatsUser) -> anyhow::Result<Broker> {
+    let connecting = Broker::connect(&config.nats, user, "tidegate setup", IN_FLIGHT, true);
     let Ok(broker) = timeout(LIMIT, connecting).await else {
         bail!("no NATS answers at {} within {LIMIT:?}: start it, or check nats.url", config.nats.url);
     };

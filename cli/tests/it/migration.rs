@@ -27,8 +27,8 @@ async fn changed(stack: &Stack, broker: &Broker, keys: &str) -> String {
     changes.iter().map(|change| change.what.as_str()).collect::<Vec<_>>().join("\n")
 }
 
-async fn kept(broker: &Broker) -> Vec<String> {
-    let range = broker.range("TIDE_CH_chat", "tide.ch.chat.x", 1, 100).await.unwrap();
+async fn kept(stack: &Stack) -> Vec<String> {
+    let range = stack.admin().await.unwrap().range("TIDE_CH_chat", "tide.ch.chat.x", 1, 100).await.unwrap();
     range.messages.iter().map(|m| String::from_utf8_lossy(&m.payload).into_owned()).collect()
 }
 
@@ -53,13 +53,13 @@ async fn a_history_that_shrinks_or_grows_keeps_what_fits() {
     }
     let said = changed(&stack, &broker, "history_size = 8\nhistory_ttl = \"2h\"").await;
     assert!(said.contains("update stream TIDE_CH_chat") && said.contains("5 -> 8"), "{said}");
-    assert_eq!(kept(&broker).await, ["1", "2", "3", "4", "5"]);
+    assert_eq!(kept(&stack).await, ["1", "2", "3", "4", "5"]);
     for n in 6..10 {
         publish(&service, &n.to_string()).await;
     }
-    assert_eq!(kept(&broker).await.len(), 8);
+    assert_eq!(kept(&stack).await.len(), 8);
     changed(&stack, &broker, "history_size = 3\nhistory_ttl = \"1m\"").await;
-    assert_eq!(kept(&broker).await, ["7", "8", "9"]);
+    assert_eq!(kept(&stack).await, ["7", "8", "9"]);
     stack.down().await;
 }
 
@@ -101,13 +101,13 @@ async fn a_namespace_gains_and_loses_its_history() {
     for text in ["0", "1", "2"] {
         publish(&service, text).await;
     }
-    assert_eq!(kept(&broker).await, ["0", "1", "2"]);
+    assert_eq!(kept(&stack).await, ["0", "1", "2"]);
     let said = changed(&stack, &broker, "history_size = 0").await;
     assert!(said.contains("update stream TIDE_CH_chat"), "{said}");
-    assert_eq!(kept(&broker).await, ["2"]);
+    assert_eq!(kept(&stack).await, ["2"]);
     let said = changed(&stack, &broker, "history_size = 4").await;
     assert!(said.contains("update stream TIDE_CH_chat"), "{said}");
-    assert_eq!(kept(&broker).await, ["2"], "this stream was never written behind the acknowledgement");
+    assert_eq!(kept(&stack).await, ["2"], "this stream was never written behind the acknowledgement");
     stack.down().await;
 }
 
@@ -123,13 +123,13 @@ async fn a_change_that_loses_publications_is_refused_without_recreate_channels()
     let wanted = config(&stack, "history_size = 9");
     let refused = setup::apply(&broker, &wanted).await.unwrap_err().to_string();
     assert!(refused.contains("--recreate-channels chat") && refused.contains("1 publications"), "{refused}");
-    assert_eq!(kept(&broker).await, ["kept"]);
+    assert_eq!(kept(&stack).await, ["kept"]);
     let topology = Topology::of(&wanted).recreating(&["chat".to_owned()]);
     let plan = topology.plan(broker.jetstream()).await.unwrap();
     assert!(plan.iter().any(|change| change.what.contains("are lost")), "{plan:?}");
     topology.apply(broker.jetstream(), &plan).await.unwrap();
     assert_eq!(topology.plan(broker.jetstream()).await.unwrap(), Vec::<Change>::new());
-    assert!(kept(&broker).await.is_empty());
+    assert!(kept(&stack).await.is_empty());
     stack.down().await;
 }
 

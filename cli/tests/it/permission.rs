@@ -1,270 +1,363 @@
-//! The permissions of each user of the broker, and what each is refused.
+//! What the users of the broker can bring about: directly, and by means of whoever answers them. The broker's state decides, not
+//! its error messages.
 
-use async_nats::{ConnectOptions, Event};
+mod state;
+mod target;
+mod trigger;
+mod user;
+
+use async_nats::HeaderMap;
+use futures_util::StreamExt;
 use tidegate_cli::stack::Stack;
-use tidegate_shared::config::NatsUser;
-use tokio::sync::mpsc;
+use tidegate_shared::{
+    access::{Access, Account},
+    broker::Broker,
+    config::Config,
+};
 
-use crate::support::eventually;
+use self::{
+    state::{State, changes},
+    target::Target,
+    user::User,
+};
 
-/// Administration: refused to every role tested here; some of it even to the setup user.
-const ADMINISTRATION: [&str; 12] = [
-    "$JS.API.STREAM.CREATE.X",
-    "$JS.API.STREAM.UPDATE.TIDE_IN_echo",
-    "$JS.API.STREAM.DELETE.TIDE_IN_echo",
-    "$JS.API.STREAM.PURGE.TIDE_IN_echo",
-    "$JS.API.STREAM.NAMES",
-    "$JS.API.STREAM.MSG.GET.TIDE_IN_echo",
-    "$JS.API.STREAM.MSG.DELETE.TIDE_IN_echo",
-    "$JS.API.CONSUMER.CREATE.TIDE_IN_echo.x",
-    "$JS.API.CONSUMER.DELETE.TIDE_IN_echo.echo",
-    "$JS.API.DIRECT.GET.TIDE_IN_echo",
-    "$JS.API.INFO",
-    "$SYS.REQ.SERVER.PING",
-];
-/// Subjects that no role may subscribe to as a whole.
-const FOREIGN: [&str; 8] =
-    [">", "tide.>", "tide.in.>", "tide.reply.>", "tide.ch.>", "_INBOX.>", "$SYS.>", "$JS.ACK.>"];
+const CONFIG: &str = "[worker]\nack_wait = \"10m\"\n\
+    [[route]]\nname = \"echo\"\nmatch = \"rpc.echo\"\n[[route]]\nname = \"jobs\"\nmatch = \"rpc.jobs\"\n\
+    [[namespace]]\nname = \"chat\"\nhistory_size = 1000\n[[namespace]]\nname = \"kept\"\nhistory_size = 5\n";
+/// A body that must not reach anybody but its readers.
+const SECRET: &str = "the secret";
 
-struct Role {
-    publish: &'static [&'static str],
-    subscribe: &'static [&'static str],
-    not_publish: &'static [&'static str],
-    not_subscribe: &'static [&'static str],
+/// A broker with something in every stream, and programs of every kind that answer whatever they are asked.
+struct Scene {
+    stack: Stack,
+    admin: Broker,
+    access: Access,
+    programs: Vec<User>,
+    targets: Vec<Target>,
 }
 
-const GATEWAY: Role = Role {
-    publish: &[
-        "tide.in.rpc.echo.1.gw.a",
-        "tide.ch.chat.lobby",
-        "tide.barrier",
-        "tide.emulate.gw",
-        "tide.peer.gw",
-        "tide.hook.connect",
-        "$JS.API.DIRECT.GET.TIDE_REPLY.tide.reply.gw.a",
-        "$JS.API.DIRECT.GET.TIDE_IN_echo.tide.in.rpc.echo.1.k.a",
-        "$JS.API.DIRECT.GET.TIDE_PARK.tide.park.k.a",
-        "$JS.API.DIRECT.GET.TIDE_PARK.tide.due.rpc.echo.1.k.a",
-        "$JS.API.STREAM.INFO.TIDE_IN_echo",
-        "$JS.API.STREAM.PURGE.TIDE_CH_kept",
-        "$JS.API.DIRECT.GET.TIDE_LAST_kept",
-        "$JS.API.DIRECT.GET.TIDE_LAST_user",
-    ],
-    subscribe: &[
-        "tide.answer.gw.*",
-        "tide.answer.k.x",
-        "tide.live.chat.*",
-        "tide.push.all",
-        "tide.emulate.gw",
-        "tide.peer.*",
-        "tide.ctl.*",
-        "_INBOX_gateway.>",
-    ],
-    not_publish: &[
-        "tide.reply.gw.a",
-        "tide.ctl.disconnect",
-        "$JS.API.STREAM.PURGE.TIDE_CH_chat",
-        "$JS.API.STREAM.PURGE.TIDE_LAST_kept",
-        "$JS.API.DIRECT.GET.TIDE_LAST_chat",
-        "$JS.API.STREAM.PURGE.TIDE_REPLY",
-        "tide.park.gw.a",
-        "tide.dead.default.echo",
-        "tide.answer.gw.a",
-        "tide.live.chat.lobby",
-        "tide.push.all",
-        "$JS.API.DIRECT.GET.TIDE_REPLY",
-        "$JS.API.DIRECT.GET.TIDE_REPLY.tide.park.k.a",
-        "$JS.API.DIRECT.GET.TIDE_PARK",
-        "$JS.API.DIRECT.GET.TIDE_PARK.tide.park.gw.a",
-        "$JS.API.CONSUMER.MSG.NEXT.TIDE_IN_echo.echo",
-        "$JS.ACK.TIDE_IN_echo.echo.1.1.1.1.1",
-        "_INBOX_gateway.a",
-        "_INBOX_worker.a",
-    ],
-    not_subscribe: &["tide.hook.*", "_INBOX_worker.>", "_INBOX_service.>"],
-};
-
-const WORKER: Role = Role {
-    publish: &[
-        "tide.reply.gw.a",
-        "tide.answer.gw.a",
-        "tide.answer.k.a",
-        "tide.ch.chat.lobby",
-        "tide.park.gw.a",
-        "tide.dead.default.echo",
-        "$JS.API.CONSUMER.INFO.TIDE_IN_echo.echo",
-        "$JS.API.CONSUMER.MSG.NEXT.TIDE_PARK.echo",
-        "$JS.ACK.TIDE_IN_echo.echo.1.1.1.1.1",
-        "$JS.API.DIRECT.GET.TIDE_REPLY.tide.reply.gw.a",
-        "$JS.API.DIRECT.GET.TIDE_PARK.tide.park.k.a",
-    ],
-    subscribe: &["tide.hook.connect", "tide.hook.*", "_INBOX_worker.>"],
-    not_publish: &[
-        "tide.in.rpc.echo.1.gw.a",
-        "tide.due.rpc.echo.1.gw.a",
-        "tide.answer",
-        "tide.answer.gw",
-        "tide.live.chat.lobby",
-        "tide.push.all",
-        "tide.barrier",
-        "tide.emulate.gw",
-        "tide.ctl.publish",
-        "tide.peer.gw",
-        "tide.hook.connect",
-        "$JS.API.CONSUMER.MSG.NEXT.TIDE_REPLY.x",
-        "$JS.API.DIRECT.GET.TIDE_REPLY",
-        "$JS.API.STREAM.INFO.TIDE_IN_echo",
-        "_INBOX_gateway.a",
-    ],
-    not_subscribe: &[
-        "tide.answer.>",
-        "tide.live.>",
-        "tide.push.>",
-        "tide.emulate.>",
-        "tide.peer.>",
-        "tide.ctl.>",
-        "_INBOX_gateway.>",
-    ],
-};
-
-const PURGER: Role = Role {
-    publish: &[
-        "$JS.API.CONSUMER.INFO.TIDE_IN_echo.echo",
-        "$JS.API.STREAM.INFO.TIDE_IN_echo",
-        "$JS.API.STREAM.PURGE.TIDE_IN_echo",
-    ],
-    subscribe: &["_INBOX_purger.>"],
-    not_publish: &[
-        "$JS.API.STREAM.PURGE.TIDE_PARK",
-        "$JS.API.STREAM.PURGE.TIDE_REPLY",
-        "$JS.API.STREAM.PURGE.TIDE_DEAD",
-        "$JS.API.STREAM.PURGE.TIDE_CH_kept",
-        "$JS.API.CONSUMER.MSG.NEXT.TIDE_IN_echo.echo",
-        "$JS.ACK.TIDE_IN_echo.echo.1.1.1.1.1",
-        "tide.in.rpc.echo.1.gw.a",
-        "tide.reply.gw.a",
-        "tide.ch.chat.lobby",
-        "_INBOX_gateway.a",
-    ],
-    not_subscribe: &["tide.answer.>", "tide.live.>", "tide.ctl.>", "_INBOX_gateway.>", "_INBOX_worker.>"],
-};
-
-const SERVICE: Role = Role {
-    publish: &[
-        "tide.ch.chat.lobby",
-        "tide.ch.user.42",
-        "tide.push.all",
-        "tide.push.client.gw.a",
-        "tide.ctl.publish",
-        "tide.ctl.broadcast",
-        "tide.ctl.subscribe",
-        "tide.ctl.unsubscribe",
-        "tide.ctl.disconnect",
-        "tide.ctl.refresh",
-        "tide.ctl.presence",
-        "tide.ctl.presence_stats",
-        "tide.ctl.history",
-        "tide.ctl.channels",
-        "tide.ctl.info",
-        "tide.ctl.batch",
-        "tide.ctl.rpc",
-    ],
-    subscribe: &["tide.hook.connect", "tide.hook.*", "_INBOX_service.>"],
-    not_publish: &[
-        "tide.in.rpc.echo.1.gw.a",
-        "tide.hook.connect",
-        "tide.reply.gw.a",
-        "tide.park.gw.a",
-        "tide.dead.default.echo",
-        "tide.live.chat.lobby",
-        "tide.answer.gw.a",
-        "tide.ctl.history_remove",
-        "tide.peer.gw",
-        "$JS.API.STREAM.PURGE.TIDE_CH_kept",
-        "$JS.API.DIRECT.GET.TIDE_REPLY.tide.reply.gw.a",
-        "$JS.API.CONSUMER.MSG.NEXT.TIDE_IN_echo.echo",
-        "$JS.ACK.TIDE_IN_echo.echo.1.1.1.1.1",
-        "_INBOX_gateway.a",
-        "_INBOX_worker.a",
-    ],
-    not_subscribe: &[
-        "tide.answer.>",
-        "tide.live.>",
-        "tide.push.>",
-        "tide.peer.>",
-        "tide.ctl.>",
-        "_INBOX_gateway.>",
-        "_INBOX_worker.>",
-    ],
-};
-
-/// Tries every subject as one user. The broker reports refusals in order, so the last one completes them.
-async fn try_as(stack: &Stack, user: &NatsUser, role: &Role) {
-    let (said, mut refusals) = mpsc::channel(256);
-    let client = ConnectOptions::with_user_and_password(user.user.clone(), user.password.expose().to_owned())
-        .custom_inbox_prefix(format!("_INBOX_{}", user.user))
-        .event_callback(move |event| {
-            let said = said.clone();
-            async move {
-                if let Event::ServerError(error) = event {
-                    said.send(error.to_string().to_lowercase()).await.unwrap();
-                }
+impl Scene {
+    async fn set() -> Self {
+        let stack = Stack::builder().config(CONFIG).start().await.unwrap();
+        let (admin, access) = (stack.admin().await.unwrap(), Access::of(stack.config()));
+        let put = async |subject: &str, body: &str| {
+            admin.store(subject.to_owned(), HeaderMap::new(), body.to_owned().into()).await.unwrap();
+        };
+        for request in ["tide.in.rpc.echo.1.gw.a", "tide.in.rpc.echo.1.gw.b", "tide.in.rpc.jobs.1.gw.c"] {
+            put(request, SECRET).await;
+        }
+        for subject in [
+            "tide.park.gw.a",
+            "tide.park.k.a",
+            "tide.reply.gw.a",
+            "tide.dead.default.echo",
+            "tide.ch.chat.a",
+            "tide.ch.kept.a",
+            "tide.presence.gateway.gw",
+        ] {
+            put(subject, SECRET).await;
+        }
+        let worker = User::connect(&stack, Account::Worker).await;
+        let inbox = worker.client.new_inbox();
+        let mut pulled = worker.client.subscribe(inbox.clone()).await.unwrap();
+        worker
+            .publish(
+                "$JS.API.CONSUMER.MSG.NEXT.TIDE_IN_echo.echo",
+                Some(&inbox),
+                HeaderMap::new(),
+                "{\"batch\":1}",
+            )
+            .await;
+        let pulled = pulled.next().await.unwrap();
+        let targets = target::all(&access, &state::read(&admin).await, &pulled.reply.unwrap());
+        for (number, target) in targets.iter().enumerate() {
+            for store in
+                [Account::Gateway, Account::Worker].map(|account| trigger::store_of(account, number).unwrap())
+            {
+                put(&store, &target.body).await;
             }
-        })
-        .connect(stack.nats_url())
-        .await
-        .unwrap();
-    let administration: Vec<&str> =
-        ADMINISTRATION.into_iter().filter(|subject| !role.publish.contains(subject)).collect();
-    let mut held = Vec::new();
-    for subject in role.subscribe.iter().chain(role.not_subscribe).chain(&FOREIGN) {
-        held.push(client.subscribe(*subject).await.unwrap());
+        }
+        let mut programs = Vec::new();
+        for account in [Account::Gateway, Account::Worker, Account::Service] {
+            let program = User::connect(&stack, account).await;
+            program.serve(&access).await;
+            programs.push(program);
+        }
+        // The streams of last messages copy the others; they may be behind.
+        let kept = async |stream: &str| {
+            admin.jetstream().get_stream(stream).await.unwrap().cached_info().state.messages
+        };
+        while kept("TIDE_LAST_chat").await < kept("TIDE_CH_chat").await {}
+        while kept("TIDE_LAST_kept").await < kept("TIDE_CH_kept").await {}
+        Self { stack, admin, access, programs, targets }
     }
-    for subject in role.publish.iter().chain(role.not_publish).chain(&administration) {
-        client.publish(*subject, "".into()).await.unwrap();
+
+    async fn state(&self) -> State {
+        state::read(&self.admin).await
     }
-    client.flush().await.unwrap();
-    let refused = |kind: &str, subject: &str| format!("for {kind} to \"{}\"", subject.to_lowercase());
-    let expected: Vec<String> =
-        (role.not_subscribe.iter().chain(&FOREIGN).map(|s| refused("subscription", s)))
-            .chain(role.not_publish.iter().chain(&administration).map(|s| refused("publish", s)))
-            .collect();
-    for expected in expected {
-        let said = tokio::time::timeout(std::time::Duration::from_secs(10), refusals.recv()).await;
-        let said = said.unwrap_or_else(|_| panic!("{}: not refused {expected}", user.user)).unwrap();
-        assert!(said.contains(&expected), "{}: expected {expected}, got {said}", user.user);
+
+    /// The targets that this user has no right to publish on.
+    fn forbidden(&self, account: Account) -> impl Iterator<Item = (usize, &Target)> {
+        let allowed = self.access.publishes(account);
+        let local = |subject: &str| subject.replace("$JS.API.", "tide.js.");
+        self.targets
+            .iter()
+            .enumerate()
+            .filter(move |(_, target)| !allowed.iter().any(|pattern| takes(pattern, &local(&target.subject))))
     }
-    assert!(refusals.try_recv().is_err());
+
+    /// Fails if anything is stored, lost or changed, or if a program of another account has received what `attacker` may not send.
+    async fn unharmed(&self, before: &State, attacker: &User, how: &str) {
+        attacker.settled().await;
+        for program in &self.programs {
+            program.settled().await;
+        }
+        attacker.settled().await;
+        let changes = changes(before, &self.state().await);
+        assert!(changes.is_empty(), "{:?} {how}: {changes:#?}", attacker.account);
+        let allowed = self.access.publishes(attacker.account);
+        for program in &self.programs {
+            for subject in program.take_received() {
+                let own = program.account == attacker.account
+                    || allowed.iter().any(|pattern| takes(pattern, &subject));
+                assert!(own, "{:?} {how}: {:?} received {subject}", attacker.account, program.account);
+            }
+        }
+    }
+}
+
+/// NATS' own rule of which subjects a pattern takes.
+fn takes(pattern: &str, subject: &str) -> bool {
+    let mut words = subject.split('.');
+    for token in pattern.split('.') {
+        match (token, words.next()) {
+            (">", Some(_)) => return true,
+            ("*", Some(_)) => {}
+            (token, Some(word)) if token == word => {}
+            _ => return false,
+        }
+    }
+    words.next().is_none()
 }
 
 #[tokio::test]
-async fn each_user_has_the_permissions_of_its_role_and_no_others() {
-    let config = "[[route]]\nname = \"echo\"\nmatch = \"rpc.echo\"\n[[namespace]]\nname = \"chat\"\n\
-                  [[namespace]]\nname = \"kept\"\nhistory_size = 1\n";
-    let stack = Stack::builder().config(config).start().await.unwrap();
-    let nats = &stack.config().nats;
-    try_as(&stack, &nats.gateway, &GATEWAY).await;
-    try_as(&stack, &nats.worker, &WORKER).await;
-    try_as(&stack, &nats.purger, &PURGER).await;
-    try_as(&stack, &nats.service, &SERVICE).await;
-    stack.down().await;
+async fn no_user_changes_anything_by_publishing_what_only_others_may() {
+    let scene = Scene::set().await;
+    let before = scene.state().await;
+    let mut tried = 0;
+    for account in Account::USERS {
+        let attacker = User::connect(&scene.stack, account).await;
+        let inbox = attacker.client.new_inbox();
+        for (_, target) in scene.forbidden(account) {
+            for reply in [None, Some(inbox.as_str())] {
+                attacker.publish(&target.subject, reply, HeaderMap::new(), &target.body).await;
+                tried += 1;
+            }
+        }
+        scene.unharmed(&before, &attacker, "published").await;
+    }
+    assert!(tried > 300, "{tried}");
+    scene.stack.down().await;
 }
 
 #[tokio::test]
-async fn a_connection_needs_a_password_and_setup_can_neither_delete_nor_empty_requests_or_answers() {
-    let route = "[[route]]\nname = \"echo\"\nmatch = \"rpc.echo\"\n";
-    let stack = Stack::builder().config(route).start().await.unwrap();
+async fn no_user_changes_anything_by_having_others_answer_on_a_subject_of_its_choice() {
+    let scene = Scene::set().await;
+    let before = scene.state().await;
+    let mut tried = 0;
+    for account in Account::USERS {
+        let attacker = User::connect(&scene.stack, account).await;
+        for index in 0..trigger::all(account, 0, "").len() {
+            let mut how = String::new();
+            for (number, target) in scene.forbidden(account) {
+                let trigger = &trigger::all(account, number, &target.body)[index];
+                // JetStream's API has two names: its own, and the one within the accounts.
+                for reply in [target.subject.clone(), target.subject.replace("$JS.API.", "tide.js.")] {
+                    attacker
+                        .publish(&trigger.subject, Some(&reply), trigger.headers.clone(), &trigger.body)
+                        .await;
+                    tried += 1;
+                }
+                how = format!("called {}", trigger.subject);
+            }
+            scene.unharmed(&before, &attacker, &how).await;
+        }
+    }
+    assert!(tried > 3000, "{tried}");
+    scene.stack.down().await;
+}
+
+#[tokio::test]
+async fn a_stored_body_that_is_read_back_neither_deletes_a_stream_nor_forges_a_request() {
+    let scene = Scene::set().await;
+    let before = scene.state().await;
+    for (account, read) in [
+        (Account::Gateway, "$JS.API.DIRECT.GET.TIDE_CH_chat.tide.ch.chat.a"),
+        (Account::Worker, "$JS.API.DIRECT.GET.TIDE_REPLY.tide.reply.gw.a"),
+    ] {
+        let attacker = User::connect(&scene.stack, account).await;
+        for reply in [
+            "$JS.API.STREAM.DELETE.TIDE_CH_kept",
+            "$JS.API.STREAM.PURGE.TIDE_IN_echo",
+            "tide.in.rpc.echo.1.gw.forged",
+        ] {
+            attacker.publish(read, Some(reply), HeaderMap::new(), "").await;
+        }
+        // A read that finds nothing has an empty body, which a deletion needs.
+        attacker
+            .publish(
+                &format!("{read}nothing"),
+                Some("$JS.API.STREAM.DELETE.TIDE_CH_kept"),
+                HeaderMap::new(),
+                "",
+            )
+            .await;
+        attacker.settled().await;
+        assert_eq!(changes(&before, &scene.state().await), Vec::<String>::new(), "{account:?}");
+    }
+    scene.stack.down().await;
+}
+
+#[tokio::test]
+async fn every_call_that_the_attempts_are_made_of_gets_an_answer() {
+    let scene = Scene::set().await;
+    for account in Account::USERS {
+        let user = User::connect(&scene.stack, account).await;
+        for trigger in trigger::all(account, 0, "x") {
+            let request = async_nats::Request::new().headers(trigger.headers).payload(trigger.body.into());
+            let answer = user.client.send_request(trigger.subject.clone(), request).await;
+            let nobody = trigger.subject == "tide.barrier";
+            assert_eq!(answer.is_err(), nobody, "{account:?} {}: {answer:?}", trigger.subject);
+        }
+    }
+    scene.stack.down().await;
+}
+
+#[tokio::test]
+async fn a_worker_cannot_have_a_request_delivered_to_a_subject_of_its_choice() {
+    let scene = Scene::set().await;
+    let worker = User::connect(&scene.stack, Account::Worker).await;
+    let messages = |state: State| -> State {
+        state.into_iter().filter(|(key, _)| key.contains('#') || !key.contains("TIDE_IN_")).collect()
+    };
+    let before = messages(scene.state().await);
+    for (_, target) in scene
+        .forbidden(Account::Worker)
+        .filter(|(_, target)| target.body.is_empty() || target.body == "forged")
+    {
+        let pull = "$JS.API.CONSUMER.MSG.NEXT.TIDE_IN_jobs.jobs";
+        worker
+            .publish(pull, Some(&target.subject), HeaderMap::new(), "{\"batch\":1,\"expires\":1000000}")
+            .await;
+    }
+    worker.settled().await;
+    assert_eq!(changes(&before, &messages(scene.state().await)), Vec::<String>::new());
+    scene.stack.down().await;
+}
+
+#[tokio::test]
+async fn no_user_hears_what_is_meant_for_others() {
+    let scene = Scene::set().await;
+    let mut spies = Vec::new();
+    for account in Account::USERS {
+        let spy = User::connect(&scene.stack, account).await;
+        let own = scene.access.subscribes(account);
+        let everything = [
+            ">",
+            "*.>",
+            "tide.>",
+            "tide.*.>",
+            "$JS.>",
+            "$JS.ACK.>",
+            "$JS.API.>",
+            "_INBOX.>",
+            "_R_.>",
+            "$SYS.>",
+            "tide.in.>",
+            "tide.reply.>",
+            "tide.ch.>",
+        ];
+        let others = Account::USERS.into_iter().flat_map(|other| scene.access.subscribes(other));
+        let foreign = others.chain(everything.map(str::to_owned)).filter(|subject| !own.contains(subject));
+        spy.listen(foreign).await;
+        spy.settled().await;
+        spies.push(spy);
+    }
+    // All that goes on between programs, with the secret in it.
+    for subject in ["tide.in.rpc.echo.1.gw.d", "tide.ch.chat.d", "tide.ch.kept.d", "tide.presence.gateway.d"]
+    {
+        store(&scene, Account::Gateway, subject).await;
+    }
+    for subject in ["tide.reply.gw.d", "tide.park.gw.d", "tide.dead.default.d", "tide.ch.chat.e"] {
+        store(&scene, Account::Worker, subject).await;
+    }
+    for (account, subject) in [
+        (Account::Gateway, "tide.hook.connect"),
+        (Account::Gateway, "tide.peer.gw"),
+        (Account::Gateway, "tide.emulate.gw"),
+        (Account::Worker, "tide.answer.gw.a"),
+        (Account::Service, "tide.ctl.info"),
+        (Account::Service, "tide.push.all"),
+        (Account::Service, "tide.ch.chat.f"),
+    ] {
+        let user = User::connect(&scene.stack, account).await;
+        user.client.request(subject, SECRET.into()).await.unwrap();
+    }
+    for spy in spies {
+        spy.settled().await;
+        let heard = spy.take_received();
+        assert!(heard.is_empty(), "{:?} heard {heard:?}", spy.account);
+    }
+    scene.stack.down().await;
+}
+
+async fn store(scene: &Scene, account: Account, subject: &str) {
+    let user = User::connect(&scene.stack, account).await;
+    let jetstream = async_nats::jetstream::new(user.client.clone());
+    jetstream.publish(subject.to_owned(), SECRET.into()).await.unwrap().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_needs_a_password() {
+    let stack = Stack::builder().start().await.unwrap();
     assert!(async_nats::connect(stack.nats_url()).await.is_err());
-    let broker = tidegate_cli::stack::setup::connect(stack.config()).await.unwrap();
-    for stream in ["TIDE_PARK", "TIDE_REPLY", "TIDE_DEAD", "TIDE_IN_echo"] {
-        assert!(broker.jetstream().delete_stream(stream).await.is_err());
-        assert!(broker.purge_below(stream, 1).await.is_err());
-        let stream = broker.jetstream().get_stream(stream).await.unwrap();
-        assert!(stream.delete_message(1).await.is_err());
+    stack.down().await;
+}
+
+#[tokio::test]
+async fn every_user_has_the_rights_that_its_program_needs_and_trying_them_changes_nothing() {
+    let scene = Scene::set().await;
+    let before = scene.state().await;
+    for account in Account::USERS {
+        let broker = connect(&scene.stack, account).await;
+        broker.try_rights(scene.stack.config(), account, true).await.unwrap();
     }
-    for refused in ["DELETE.TIDE_IN_echo", "PURGE.TIDE_IN_echo", "MSG.DELETE.TIDE_IN_echo"] {
-        let refused = format!("$JS.API.STREAM.{refused}");
-        eventually("the broker says so", || stack.log_of("nats").contains(&refused)).await;
+    assert_eq!(changes(&before, &scene.state().await), Vec::<String>::new());
+    scene.stack.down().await;
+}
+
+#[tokio::test]
+async fn a_namespace_or_route_that_the_broker_grants_nothing_for_is_named() {
+    let stack = Stack::builder().config(CONFIG).start().await.unwrap();
+    let file = stack.dir().join("changed.toml");
+    let more = "[[namespace]]\nname = \"news\"\nhistory_size = 5\n[[route]]\nname = \"late\"\nmatch = \"rpc.late\"\n";
+    std::fs::write(&file, format!("{CONFIG}{more}")).unwrap();
+    let url = [("nats.url", stack.nats_url().to_owned())];
+    let changed = Config::from_sources(Some(&file), std::collections::BTreeMap::new(), &url).unwrap();
+    for (account, lacks) in [
+        (Account::Gateway, "$JS.API.DIRECT.GET.TIDE_CH_news"),
+        (Account::Worker, "$JS.API.CONSUMER.INFO.TIDE_IN_late"),
+        (Account::Purger, "$JS.API.STREAM.PURGE.TIDE_IN_late"),
+        (Account::Setup, "$JS.API.CONSUMER.CREATE.TIDE_IN_late"),
+    ] {
+        let said = connect(&stack, account).await.try_rights(&changed, account, true).await.unwrap_err();
+        let (said, user) = (said.to_string(), &account.user(&changed).unwrap().user);
+        assert!(said.contains(lacks) && said.contains(user) && said.contains("nats-config"), "{said}");
     }
     stack.down().await;
+}
+
+async fn connect(stack: &Stack, account: Account) -> Broker {
+    let nats = &stack.config().nats;
+    Broker::connect(nats, account.user(stack.config()).unwrap(), "test", 16, true).await.unwrap()
 }

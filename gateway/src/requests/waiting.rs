@@ -173,8 +173,8 @@ mod tests {
         words.try_recv().ok().map(|(reply, word)| (reply.to_string(), word))
     }
 
-    fn said(reply: &str, word: Confirmation) -> Option<(String, Confirmation)> {
-        Some((reply.to_owned(), word))
+    fn said(reply: &str, word: Confirmation) -> (String, Confirmation) {
+        (reply.to_owned(), word)
     }
 
     #[tokio::test]
@@ -185,10 +185,10 @@ mod tests {
         waiting.arrived(answer(&id), Some("first".into()));
         assert_eq!(word(&mut words), None, "the caller has not taken it yet");
         assert_eq!(slot.answer().await, answer(&id));
-        assert_eq!(word(&mut words), said("first", Confirmation::Taken));
+        assert_eq!(word(&mut words), Some(said("first", Confirmation::Taken)));
         drop(slot);
         waiting.arrived(answer(&id), Some("copy".into()));
-        assert_eq!(word(&mut words), said("copy", Confirmation::Known));
+        assert_eq!(word(&mut words), Some(said("copy", Confirmation::Known)));
         assert_eq!(word(&mut words), None);
     }
 
@@ -201,7 +201,7 @@ mod tests {
         waiting.arrived(answer(&id), Some("second".into()));
         assert_eq!(word(&mut words), None);
         slot.answer().await;
-        assert_eq!(word(&mut words), said("second", Confirmation::Taken));
+        assert_eq!(word(&mut words), Some(said("second", Confirmation::Taken)));
     }
 
     #[test]
@@ -211,9 +211,9 @@ mod tests {
         let slot = waiting.wait_for(id.clone());
         waiting.arrived(answer(&id), Some("before".into()));
         drop(slot);
-        assert_eq!(word(&mut words), said("before", Confirmation::Late));
+        assert_eq!(word(&mut words), Some(said("before", Confirmation::Late)));
         waiting.arrived(answer(&id), Some("after".into()));
-        assert_eq!(word(&mut words), said("after", Confirmation::Late));
+        assert_eq!(word(&mut words), Some(said("after", Confirmation::Late)));
         assert!(waiting.state.lock().callers.is_empty());
     }
 
@@ -225,9 +225,9 @@ mod tests {
         waiting.arrived(answer(&id), Some("handed".into()));
         waiting.answered_from_store(&id);
         drop(slot);
-        assert_eq!(word(&mut words), said("handed", Confirmation::Known));
+        assert_eq!(word(&mut words), Some(said("handed", Confirmation::Known)));
         waiting.arrived(answer(&id), Some("after".into()));
-        assert_eq!(word(&mut words), said("after", Confirmation::Known));
+        assert_eq!(word(&mut words), Some(said("after", Confirmation::Known)));
     }
 
     #[test]

@@ -1,12 +1,11 @@
 //! How the answers to plain requests travel, and where they go when their gateway is cut off, slow or gone.
 
-use std::time::Duration;
-
 use tidegate_cli::{
     client::{CallError, Client, Event, Events},
     stack::{Kind, Stack},
 };
 use tidegate_shared::{confirmation::Confirmation, id::GatewayId, id::RequestId};
+use tokio::task::JoinSet;
 
 use crate::support::{
     Hand, Line, PATIENCE, TOML, answer_to, connect, count, event, eventually, get, quick, settled, start,
@@ -19,13 +18,23 @@ fn patient() -> tidegate_cli::stack::Builder {
     Stack::builder().config(&format!("{toml}\n{TOML}"))
 }
 
-/// Calls in the background.
-fn calling(client: &Client, method: &'static str) -> tokio::task::JoinHandle<Result<String, CallError>> {
+/// A call in the background.
+struct Calling(JoinSet<Result<String, CallError>>);
+
+fn calling(client: &Client, method: &'static str) -> Calling {
     let client = client.clone();
-    tokio::spawn(async move {
+    let mut call = JoinSet::new();
+    call.spawn(async move {
         let answer = client.rpc(method, "\"7\"").await?;
         Ok(String::from_utf8(answer.to_vec()).unwrap())
-    })
+    });
+    Calling(call)
+}
+
+impl Calling {
+    async fn end(mut self) -> Result<String, CallError> {
+        tokio::time::timeout(PATIENCE, self.0.join_next()).await.expect("the call ends").unwrap().unwrap()
+    }
 }
 
 /// The next publication on the personal channel: its data and the request it answers.
@@ -44,7 +53,7 @@ async fn a_plain_answer_reaches_its_caller_and_is_not_stored() {
     let stack = start(quick("").gateways(1).workers(1)).await;
     let (client, mut events) = connect(&stack, 0, "42").await;
     for _ in 0..20 {
-        assert_eq!(calling(&client, "echo").await.unwrap().unwrap(), "\"7\"");
+        assert_eq!(calling(&client, "echo").end().await.unwrap(), "\"7\"");
     }
     settled(&stack, "echo").await;
     assert_eq!(count(&stack, "TIDE_REPLY").await, 0);
@@ -60,11 +69,11 @@ async fn a_gateway_says_what_became_of_each_answer() {
     let (request, message) = hand.take().await;
     assert_eq!(hand.hand_over(&answer_to(&request, "1")).await, Some(Confirmation::Taken));
     assert_eq!(hand.hand_over(&answer_to(&request, "2")).await, Some(Confirmation::Known));
-    assert_eq!(call.await.unwrap().unwrap(), "1");
+    assert_eq!(call.end().await.unwrap(), "1");
     hand.ack(&message).await;
     let late = calling(&client, "nobody");
     let (request, _message) = hand.take().await;
-    assert_eq!(late.await.unwrap().unwrap_err().code(), Some(1001));
+    assert_eq!(late.end().await.unwrap_err().code(), Some(1001));
     assert_eq!(hand.hand_over(&answer_to(&request, "1")).await, Some(Confirmation::Late));
     let nowhere = RequestId::plain(&GatewayId::random());
     let nowhere = tidegate_shared::envelope::Request { id: nowhere, ..request };
@@ -93,8 +102,7 @@ async fn the_caller_gets_its_answer_from_a_gateway_that_was_cut_from_nats_while_
     })
     .await;
     line.mend();
-    let answer = tokio::time::timeout(Duration::from_secs(15), call).await.unwrap().unwrap();
-    assert_eq!(answer.unwrap(), "\"7\"");
+    assert_eq!(call.end().await.unwrap(), "\"7\"");
     settled(&stack, "echo").await;
     assert_eq!(events.try_next(), None, "it came once");
 }
@@ -108,7 +116,7 @@ async fn the_answer_to_a_request_whose_gateway_was_killed_reaches_its_user_throu
     let stream = tidegate_shared::topology::request_stream("echo");
     eventually("the request is stored", || async { count(&stack, &stream).await == 1 }).await;
     stack.hold("gateway-1").await.unwrap();
-    assert!(call.await.unwrap().is_err());
+    assert!(call.end().await.is_err());
     let (_client, mut events) = connect(&stack, 1, "42").await;
     stack.start_process("worker-1").await.unwrap();
     assert_eq!(late_answer(&mut events).await.0, "\"7\"");
@@ -131,7 +139,7 @@ async fn the_answer_that_comes_while_a_gateway_is_cut_off_beyond_the_deadline_go
     eventually("the request is stored", || async { count(&stack, &stream).await == 1 }).await;
     line.cut();
     stack.start_process("worker-1").await.unwrap();
-    let CallError::Server { code: 1001, message, .. } = call.await.unwrap().unwrap_err() else { panic!() };
+    let CallError::Server { code: 1001, message, .. } = call.end().await.unwrap_err() else { panic!() };
     let (data, re) = late_answer(&mut events).await;
     assert_eq!(data, "\"7\"");
     assert!(message.contains(&re), "{message} names the request");
@@ -147,7 +155,7 @@ async fn a_stored_answer_whose_live_copy_was_missed_is_returned_at_the_deadline(
         let call = calling(&client, method);
         let (request, message) = hand.take().await;
         hand.keep(&answer_to(&request, "1")).await;
-        assert_eq!(call.await.unwrap().unwrap(), "1", "{method}");
+        assert_eq!(call.end().await.unwrap(), "1", "{method}");
         if method == "nobody" {
             // Its worker was only slow: the gateway has not forgotten that the caller has the answer.
             assert_eq!(hand.hand_over(&answer_to(&request, "1")).await, Some(Confirmation::Known));
@@ -171,8 +179,7 @@ async fn a_stored_answer_whose_live_copy_was_missed_is_returned_after_a_reconnec
     stack.hold("nats").await.unwrap();
     stack.start_process("nats").await.unwrap();
     for call in calls {
-        let answer = tokio::time::timeout(PATIENCE, call).await.unwrap().unwrap();
-        assert_eq!(answer.unwrap(), "1");
+        assert_eq!(call.end().await.unwrap(), "1");
     }
 }
 
@@ -207,7 +214,7 @@ async fn keyed_requests_are_refused_before_the_result_cache_is_full_and_nothing_
         status == 200 && page.contains("TIDE_REPLY") && page.contains("streams.reply_max_bytes"),
         "{page}"
     );
-    let jetstream = async_nats::jetstream::new(crate::support::setup(&stack).await);
+    let jetstream = async_nats::jetstream::new(crate::support::admin(&stack).await);
     let mut larger = jetstream.get_stream("TIDE_REPLY").await.unwrap().cached_info().config.clone();
     larger.max_bytes *= 64;
     jetstream.update_stream(larger).await.unwrap();

@@ -9,8 +9,8 @@ use tokio::time::timeout;
 
 use self::document::Document;
 use crate::support::{
-    connect, event, eventually, fresh, get, http, kept_toml, nothing_panicked, publication, quick, service,
-    setup, start,
+    admin, connect, event, eventually, fresh, get, http, kept_toml, nothing_panicked, publication, quick,
+    service, start,
 };
 
 mod control;
@@ -76,7 +76,7 @@ async fn a_request_whose_reply_subject_is_no_inbox_is_not_carried_out() {
     service.publish_with_reply("tide.ctl.info", place, "{}".into()).await.unwrap();
     // Requests are served in their order, so this answer comes after the one before it.
     service.request("tide.ctl.info", "{}".into()).await.unwrap();
-    let jetstream = jetstream::new(setup(&stack).await);
+    let jetstream = jetstream::new(admin(&stack).await);
     let stored = jetstream.get_stream("TIDE_REPLY").await.unwrap().cached_info().state.messages;
     assert_eq!(stored, 0, "no answer of the server API is stored as the answer of a request");
     assert_eq!(client.rpc("echo#a-key", "1").await.unwrap(), "1", "the place of its answer is free");
@@ -279,7 +279,7 @@ async fn each_command_of_a_batch_has_its_own_answer() {
 async fn retries_with_a_key_lose_no_publication_while_a_gateway_leaves() {
     let stack = start(quick(&kept_toml(20, "")).gateways(2)).await;
     let doors = Doors::of(&stack).await;
-    let stream = jetstream::new(setup(&stack).await).get_stream("TIDE_CH_kept").await.unwrap();
+    let stream = jetstream::new(admin(&stack).await).get_stream("TIDE_CH_kept").await.unwrap();
     let asking = async {
         for n in 1..=200_u64 {
             let ask = json!({"channel": "kept:a", "data": n, "idempotency_key": n.to_string()});

@@ -15,7 +15,7 @@ async fn a_draining_gateway_answers_waiting_requests_and_disconnects_its_clients
     let caller = client.clone();
     calls.spawn(async move { caller.rpc("echo", "\"in time\"").await });
     // The request is stored: from here on it must be answered.
-    let jetstream = async_nats::jetstream::new(crate::support::setup(&stack).await);
+    let jetstream = async_nats::jetstream::new(crate::support::admin(&stack).await);
     let requests = jetstream.get_stream("TIDE_IN_echo").await.unwrap();
     crate::support::eventually("the request is stored", || async {
         requests.get_info().await.unwrap().state.messages == 1

@@ -28,7 +28,7 @@ async fn apply(stack: &Stack) {
 }
 
 async fn delete(stack: &Stack, stream: &str) {
-    let broker = setup::connect(stack.config()).await.unwrap();
+    let broker = stack.admin().await.unwrap();
     broker.jetstream().delete_stream(stream).await.unwrap();
 }
 

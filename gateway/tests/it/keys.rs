@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream};
 use tidegate_cli::client::{CallError, Event};
 
-use crate::support::{connect, quick, setup, start, worker_user};
+use crate::support::{admin, connect, quick, start, worker_user};
 
 /// Calls until there is an answer, as an application with an idempotency key does.
 async fn insist(client: &tidegate_cli::client::Client, method: &str, body: &str) -> String {
@@ -36,7 +36,7 @@ async fn concurrent_requests_with_one_key_on_two_gateways_share_one_answer() {
         }
     });
     keys.buffer_unordered(24).collect::<Vec<()>>().await;
-    let replies = async_nats::jetstream::new(setup(&stack).await).get_stream("TIDE_REPLY").await.unwrap();
+    let replies = async_nats::jetstream::new(admin(&stack).await).get_stream("TIDE_REPLY").await.unwrap();
     let state = replies.get_info().await.unwrap().state;
     assert_eq!((state.messages, state.last_sequence), (1000, 1000), "one answer each was ever stored");
 }

@@ -132,7 +132,7 @@ async fn the_newest_messages_of_channels_are_found_though_they_are_too_large_for
         subjects.push(subject);
     }
     subjects.push("tide.ch.kept.empty".to_owned());
-    let broker = tidegate_cli::stack::setup::connect(stack.config()).await.unwrap();
+    let broker = stack.admin().await.unwrap();
     let newest = broker.newest("TIDE_CH_kept", &subjects).await.unwrap();
     let expected: Vec<_> = expected.into_iter().skip(1).step_by(2).collect();
     assert_eq!(newest, expected);

@@ -13,7 +13,7 @@ use tidegate_shared::protocol::{PresenceStatsResult, Push, Reply};
 use tokio::task::JoinSet;
 
 use crate::support::{
-    PATIENCE, eventually, get, in_both_fanouts, nothing_panicked, quick, setup, start, token, url,
+    PATIENCE, admin, eventually, get, in_both_fanouts, nothing_panicked, quick, start, token, url,
 };
 
 const ROOMS: &str = r#"
@@ -371,7 +371,7 @@ async fn the_members_of_a_draining_gateway_leave_before_it_ends() {
 async fn members_of_killed_gateways_are_removed_by_the_next_gateway() {
     let stack = start(quick(ROOMS).gateways(1)).await;
     let members = crowd(&stack, 0, "room:1", 20).await;
-    let jetstream = async_nats::jetstream::new(setup(&stack).await);
+    let jetstream = async_nats::jetstream::new(admin(&stack).await);
     let presence = jetstream.get_stream("TIDE_PRESENCE").await.unwrap();
     let kept = || async { presence.get_info().await.unwrap().state.messages };
     assert_eq!(kept().await, 21, "one each, and the gateway's lease");

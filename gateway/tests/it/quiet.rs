@@ -7,7 +7,7 @@ use tidegate_cli::{client::raw::RawClient, stack::Stack};
 use tidegate_shared::protocol::SubscribeResult;
 
 use crate::support::{
-    connect, eventually, fresh, in_both_fanouts, kept_toml, next, quick, raw, resume, service, setup, start,
+    admin, connect, eventually, fresh, in_both_fanouts, kept_toml, next, quick, raw, resume, service, start,
     subscribe, texts, token,
 };
 
@@ -34,7 +34,7 @@ async fn publish(publisher: &Context, subject: &str) -> u64 {
 
 /// Waits until all publications of a namespace have expired.
 async fn expired(stack: &Stack, namespace: &str) {
-    let setup = jetstream::new(setup(stack).await);
+    let setup = jetstream::new(admin(stack).await);
     let stream = setup.get_stream(format!("TIDE_CH_{namespace}")).await.unwrap();
     eventually("all publications expire", || async { stream.get_info().await.unwrap().state.messages == 0 })
         .await;

@@ -4,7 +4,7 @@ use futures_util::future::join_all;
 use tidegate_cli::client::{CallError, Client, Options};
 use tidegate_shared::broker::Broker;
 
-use crate::support::{connect, eventually, get, nothing_panicked, quick, setup, start, url};
+use crate::support::{admin, connect, eventually, get, nothing_panicked, quick, start, url};
 
 /// A route that no worker takes: `later` requests are accepted and wait.
 const ROUTES: &str = "[[route]]\nname = 'slow'\nmatch = 'rpc.slow'\nanswer = 'later'\nmax_bytes = '256 KiB'\n\
@@ -83,7 +83,7 @@ async fn a_user_at_its_limit_may_go_on_when_its_requests_have_left_the_stream() 
     while let Some(message) = futures_util::StreamExt::next(&mut messages).await {
         message.unwrap().double_ack().await.unwrap();
     }
-    let jetstream = async_nats::jetstream::new(setup(&stack).await);
+    let jetstream = async_nats::jetstream::new(admin(&stack).await);
     let stream = jetstream.get_stream("TIDE_IN_slow").await.unwrap();
     eventually("they are purged", || async { stream.get_info().await.unwrap().state.messages == 0 }).await;
     eventually("the user may call again", || async { !refused(client.rpc("slow", body()).await) }).await;

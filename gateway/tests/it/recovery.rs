@@ -6,8 +6,8 @@ use bytes::Bytes;
 use tidegate_shared::protocol::{Encoding, HistoryRequest, HistoryResult, StreamPosition};
 
 use crate::support::{
-    connect, connect_as, eventually, fresh, get, history, in_both_fanouts, kept, kept_by, kept_toml, next,
-    quick, resume, service, setup, start, texts,
+    admin, connect, connect_as, eventually, fresh, get, history, in_both_fanouts, kept, kept_by, kept_toml,
+    next, quick, resume, service, start, texts,
 };
 
 in_both_fanouts!(
@@ -189,7 +189,7 @@ async fn a_later_answer_is_recovered_by_a_user_that_was_disconnected() {
     client.rpc("later.echo", "\"second\"").await.unwrap();
     stack.kill("gateway-1").await.unwrap();
     stack.resume("worker-1").unwrap();
-    let dead = async_nats::jetstream::new(setup(&stack).await);
+    let dead = async_nats::jetstream::new(admin(&stack).await);
     let personal = dead.get_stream("TIDE_CH_user").await.unwrap();
     let newest = || personal.get_last_raw_message_by_subject("tide.ch.user.42");
     eventually("it is answered", || async { newest().await.unwrap().payload == "\"second\"" }).await;

@@ -207,9 +207,9 @@ pub(crate) async fn service(stack: &Stack) -> async_nats::Client {
     nats(stack, &stack.config().nats.service).await
 }
 
-/// A plain NATS client with the setup user, which may read everything.
-pub(crate) async fn setup(stack: &Stack) -> async_nats::Client {
-    nats(stack, &stack.config().nats.setup).await
+/// A plain NATS client in the account of the streams, which may do everything there.
+pub(crate) async fn admin(stack: &Stack) -> async_nats::Client {
+    stack.admin().await.unwrap().client().clone()
 }
 
 /// A plain NATS client with the worker user, which may store answers.
@@ -381,13 +381,13 @@ pub(crate) fn answer_to(request: &Request, body: &'static str) -> Answer {
 
 /// How many messages a stream has.
 pub(crate) async fn count(stack: &Stack, stream: &str) -> u64 {
-    let jetstream = async_nats::jetstream::new(setup(stack).await);
+    let jetstream = async_nats::jetstream::new(admin(stack).await);
     jetstream.get_stream(stream).await.unwrap().cached_info().state.messages
 }
 
 /// Waits until a route has no request that is not settled.
 pub(crate) async fn settled(stack: &Stack, route: &str) {
-    let jetstream = async_nats::jetstream::new(setup(stack).await);
+    let jetstream = async_nats::jetstream::new(admin(stack).await);
     eventually("every request is settled", || async {
         let consumer: async_nats::jetstream::consumer::PullConsumer =
             jetstream.get_consumer_from_stream(route, request_stream(route)).await.unwrap();

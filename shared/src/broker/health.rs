@@ -165,7 +165,10 @@ fn violated(text: &str) -> Option<Place> {
     let rest = text.get(VIOLATION.len()..).filter(|_| head.eq_ignore_ascii_case(VIOLATION))?;
     let mut parts = rest.split('"');
     let (what, subject) = (parts.next()?, parts.next()?);
-    let kept = match subject {
+    // The name of JetStream's API within the accounts of nats.conf.
+    let api = subject.split_once(".js.").filter(|(prefix, _)| !prefix.contains('.'));
+    let subject = &api.map_or_else(|| subject.to_owned(), |(_, call)| format!("$JS.API.{call}"));
+    let kept = match subject.as_str() {
         ack if ack.starts_with("$JS.ACK.") => 4,
         read if read.starts_with("$JS.API.DIRECT.") => 5,
         api if api.starts_with("$JS.API.") => 7,
@@ -197,6 +200,8 @@ mod tests {
         for (subject, kept) in [
             ("tide.reply.k.0123", "tide.reply.>"),
             ("tide.barrier", "tide.barrier"),
+            ("tide.js.STREAM.INFO.TIDE_IN", "$JS.API.STREAM.INFO.TIDE_IN"),
+            ("tide.js.DIRECT.GET.TIDE_REPLY.tide.reply.k.0123", "$JS.API.DIRECT.GET.TIDE_REPLY.>"),
             ("$JS.ACK.TIDE_IN.echo.1.2.3.4.5", "$JS.ACK.TIDE_IN.echo.>"),
             ("$JS.API.DIRECT.GET.TIDE_REPLY.tide.reply.k.0123", "$JS.API.DIRECT.GET.TIDE_REPLY.>"),
         ] {

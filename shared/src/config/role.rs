@@ -33,6 +33,8 @@ impl Role {
             "nats.purger.password" => Self::Purger,
             "nats.setup.password" => Self::Setup,
             "nats.service.password" => Self::Service,
+            // No program uses it; `tidegate up` gives it to the broker.
+            "nats.ops.password" => Self::All,
             _ => return true,
         };
         self == Self::All || self == user
@@ -46,7 +48,7 @@ impl Role {
 
 impl Config {
     /// The secrets that have one key each.
-    pub(super) fn secrets(&self) -> [(&'static str, &super::Secret); 7] {
+    pub(super) fn secrets(&self) -> [(&'static str, &super::Secret); 8] {
         [
             ("auth.hmac_secret", &self.auth.hmac_secret),
             ("api.key", &self.api.key),
@@ -55,6 +57,7 @@ impl Config {
             ("nats.purger.password", &self.nats.purger.password),
             ("nats.service.password", &self.nats.service.password),
             ("nats.setup.password", &self.nats.setup.password),
+            ("nats.ops.password", &self.nats.ops.password),
         ]
     }
 }

@@ -115,6 +115,7 @@ fn production_refuses_the_public_default_secrets() {
         "NATS__PURGER__PASSWORD",
         "NATS__SERVICE__PASSWORD",
         "NATS__SETUP__PASSWORD",
+        "NATS__OPS__PASSWORD",
         "API__KEY",
         "AUTH__MAX_TOKEN_LIFE",
     ]
@@ -251,7 +252,7 @@ fn issuers_have_distinct_names_and_iss_values() {
 
 #[test]
 fn production_refuses_known_and_short_secrets_of_issuers_too() {
-    let mut own: Vec<(String, String)> = ["GATEWAY", "WORKER", "PURGER", "SERVICE", "SETUP"]
+    let mut own: Vec<(String, String)> = ["GATEWAY", "WORKER", "PURGER", "SERVICE", "SETUP", "OPS"]
         .map(|user| (format!("TIDEGATE_NATS__{user}__PASSWORD"), "x".repeat(32)))
         .to_vec();
     own.push(("TIDEGATE_API__KEY".to_owned(), String::new()));
@@ -457,6 +458,7 @@ fn own_secrets() -> Vec<(&'static str, String)> {
         ("TIDEGATE_NATS__PURGER__PASSWORD", 16),
         ("TIDEGATE_NATS__SERVICE__PASSWORD", 16),
         ("TIDEGATE_NATS__SETUP__PASSWORD", 16),
+        ("TIDEGATE_NATS__OPS__PASSWORD", 16),
     ]
     .map(|(name, length)| (name, "x".repeat(length)))
     .to_vec()
@@ -474,7 +476,7 @@ fn each_program_needs_only_its_own_secrets_in_production() {
     for (role, needs) in [
         (
             Role::All,
-            &["AUTH__HMAC_SECRET", "API__KEY", "GATEWAY", "WORKER", "PURGER", "SERVICE", "SETUP"][..],
+            &["AUTH__HMAC_SECRET", "API__KEY", "GATEWAY", "WORKER", "PURGER", "SERVICE", "SETUP", "OPS"][..],
         ),
         (Role::Gateway, &["AUTH__HMAC_SECRET", "API__KEY", "NATS__GATEWAY"]),
         (Role::Worker, &["NATS__WORKER"]),

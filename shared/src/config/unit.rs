@@ -97,7 +97,8 @@ pub(crate) mod address {
 pub struct Secret(String);
 
 impl Secret {
-    pub(super) fn new(value: impl Into<String>) -> Self {
+    /// Hides a value.
+    pub fn new(value: impl Into<String>) -> Self {
         Self(value.into())
     }
 

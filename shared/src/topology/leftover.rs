@@ -50,7 +50,12 @@ impl Leftover {
     /// What this stream is, and what to do about it.
     pub fn advice(&self) -> String {
         let Self { name, waiting, .. } = self;
-        let remove = format!("`nats stream rm {name}` as the user of nats.setup");
+        let user = if name == OLD {
+            "the user of nats.setup"
+        } else {
+            "a user of the account TIDEGATE, which you add to nats.conf for it"
+        };
+        let remove = format!("`nats stream rm {name}` as {user}");
         match (name.as_str(), waiting) {
             (OLD, 0) => format!(
                 "stream {name} is the queue of all requests of earlier versions and holds none: stop the earlier gateways and \

@@ -37,10 +37,10 @@ pub(super) async fn consumers(jetstream: &jetstream::Context) -> anyhow::Result<
 }
 
 /// Waits until nothing of a request is left. Adds what is left at the deadline, and every dead letter.
-pub(super) async fn look(stack: &Stack, setup: &Broker, findings: &mut Findings) -> anyhow::Result<()> {
+pub(super) async fn look(stack: &Stack, admin: &Broker, findings: &mut Findings) -> anyhow::Result<()> {
     let deadline = Instant::now() + LIMIT;
     loop {
-        let left = left(setup.jetstream()).await.context("reading the streams of requests")?;
+        let left = left(admin.jetstream()).await.context("reading the streams of requests")?;
         if left.is_empty() {
             break;
         }
@@ -52,7 +52,7 @@ pub(super) async fn look(stack: &Stack, setup: &Broker, findings: &mut Findings)
         }
         sleep(LOOK).await;
     }
-    dead_letters(stack, setup, findings).await
+    dead_letters(stack, admin, findings).await
 }
 
 async fn left(jetstream: &jetstream::Context) -> anyhow::Result<Vec<String>> {
@@ -80,9 +80,9 @@ async fn left(jetstream: &jetstream::Context) -> anyhow::Result<Vec<String>> {
 }
 
 /// No handler of the run fails so often that its request may become a dead letter.
-async fn dead_letters(stack: &Stack, setup: &Broker, findings: &mut Findings) -> anyhow::Result<()> {
+async fn dead_letters(stack: &Stack, admin: &Broker, findings: &mut Findings) -> anyhow::Result<()> {
     let subject = stack.config().subjects().all_dead();
-    let found = setup.range(topology::DEAD, &subject, 1, TOLD).await.context("reading dead letters")?;
+    let found = admin.range(topology::DEAD, &subject, 1, TOLD).await.context("reading dead letters")?;
     for message in &found.messages {
         let headers = message.headers.clone().unwrap_or_default();
         let said = |name: &str| headers.get(name).map_or("?".to_owned(), ToString::to_string);

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::proxy::Proxy;
 
-/// How long the setup user may need until the broker, which may just have been killed, has done what it asks.
+/// How long the user `admin` may need until the broker, which may just have been killed, has done what it asks.
 const SETUP_LIMIT: Duration = Duration::from_secs(30);
 const SETUP_AGAIN: Duration = Duration::from_millis(250);
 
@@ -25,7 +25,7 @@ const SETUP_AGAIN: Duration = Duration::from_millis(250);
 pub(super) struct Field<'a> {
     pub(super) stack: &'a Stack,
     pub(super) proxy: &'a Proxy,
-    pub(super) setup: &'a Broker,
+    pub(super) admin: &'a Broker,
 }
 
 impl Field<'_> {
@@ -79,7 +79,7 @@ impl Field<'_> {
     }
 
     async fn delete_consumer(&self, which: usize, time: Duration) -> anyhow::Result<()> {
-        let jetstream = self.setup.jetstream();
+        let jetstream = self.admin.jetstream();
         let deadline = Instant::now() + SETUP_LIMIT;
         let deleted = until(deadline, || async {
             let consumers = leftovers::consumers(jetstream).await?;
@@ -90,7 +90,7 @@ impl Field<'_> {
         .await?;
         output::note(format!("  deleted the consumer {deleted}"));
         sleep(time).await;
-        let changes = until(deadline + time, || setup::apply(self.setup, self.stack.config())).await?;
+        let changes = until(deadline + time, || setup::apply(self.admin, self.stack.config())).await?;
         ensure!(
             changes.iter().any(|change| change.what.contains("consumer")),
             "the consumer was there although it had been deleted"

@@ -1,13 +1,13 @@
 //! The baseline: the same round trip with only the NATS client on both ends.
 //!
-//! The very streams of the stack, with the same users, message ids and acknowledgements: request into the work queue, a
-//! pull consumer, answer into the stream of answers, its republished copy. No gateway, no worker program, no WebSocket.
+//! The very streams of the stack, with the same users, message ids and acknowledgements: request into the route's stream, a
+//! pull consumer, the answer as a request that the requester confirms. No gateway, no worker program, no WebSocket.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use async_nats::{
-    Subscriber,
+    Client, Subscriber,
     jetstream::{
         self,
         consumer::{Consumer, pull},
@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 use tidegate_shared::{
     broker::Broker,
     config::Config,
+    confirmation::Confirmation,
     id::{GatewayId, RequestId},
     subject::{Address, Kind, Subjects},
     topology,
@@ -61,7 +62,7 @@ impl BareNats {
         let requests = consumer.messages().await?;
         let callers = PendingAnswers::default();
         let mut tasks = JoinSet::new();
-        tasks.spawn(read_answers(answers, Arc::clone(&callers)));
+        tasks.spawn(read_answers(answers, requester.client().clone(), Arc::clone(&callers)));
         tasks.spawn(work(requests, worker, subjects.clone()));
         Ok(Self { requester, subjects, own, callers, _tasks: tasks })
     }
@@ -79,12 +80,16 @@ impl BareNats {
     }
 }
 
-async fn read_answers(mut answers: Subscriber, callers: PendingAnswers) {
+async fn read_answers(mut answers: Subscriber, client: Client, callers: PendingAnswers) {
     while let Some(message) = answers.next().await {
         let id = Subjects::id_in(&message.subject).unwrap_or_default();
         let caller = callers.lock().remove(id);
         // The caller may have timed out.
         let _ = caller.map(|caller| caller.send(message.payload));
+        if let Some(worker) = message.reply {
+            // A worker that does not hear it times out, which the requester counts.
+            let _ = client.publish(worker, Confirmation::Taken.as_str().into()).await;
+        }
     }
 }
 
@@ -98,10 +103,9 @@ async fn work(requests: pull::Stream, worker: Broker, subjects: Subjects) {
     settled.await;
 }
 
-/// Answers with the request's body, and then acknowledges the request.
+/// Answers with the request's body, and acknowledges the request when the answer is confirmed.
 async fn settle(request: &jetstream::Message, worker: &Broker, subjects: &Subjects) -> anyhow::Result<()> {
     let id = Subjects::id_in(&request.subject).and_then(RequestId::parse).context("no id")?;
-    let message = PublishMessage::build().message_id(format!("{id}.r")).payload(request.payload.clone());
-    worker.jetstream().send_publish(subjects.reply(&id), message).await?.await?;
+    worker.client().request(subjects.answer(&id), request.payload.clone()).await?;
     request.ack().await.map_err(anyhow::Error::from_boxed)
 }

@@ -9,7 +9,7 @@ use async_nats::{Message, Subscriber, jetstream::consumer::PullConsumer};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use serde_json::Value;
-use tidegate_cli::stack::{Stack, setup};
+use tidegate_cli::stack::Stack;
 use tidegate_shared::{
     broker::Broker,
     channel::Channel,
@@ -36,7 +36,8 @@ pub(crate) struct Tide {
     pub(crate) stack: Stack,
     pub(crate) subjects: Subjects,
     pub(crate) gateway: Broker,
-    setup: Broker,
+    /// May do everything in the account of the streams.
+    admin: Broker,
     gateway_id: GatewayId,
 }
 
@@ -60,8 +61,8 @@ impl Tide {
         let stack = Stack::builder().config(&config).gateways(0).workers(workers).start().await.unwrap();
         let config = stack.config();
         let gateway = Broker::connect(&config.nats, &config.nats.gateway, "gateway", 64, true).await.unwrap();
-        let setup = setup::connect(config).await.unwrap();
-        Self { subjects: config.subjects(), gateway, setup, gateway_id: GatewayId::random(), stack }
+        let admin = stack.admin().await.unwrap();
+        Self { subjects: config.subjects(), gateway, admin, gateway_id: GatewayId::random(), stack }
     }
 
     pub(crate) fn config(&self) -> &Config {
@@ -156,25 +157,25 @@ impl Tide {
     /// Waits for a dead letter of a route, and returns the last one.
     pub(crate) async fn dead_letter(&self, route: &str) -> Message {
         let subject = self.subjects.dead("default", route);
-        eventually("a dead letter is stored", async || self.setup.last(DEAD, &subject).await.ok()?).await
+        eventually("a dead letter is stored", async || self.admin.last(DEAD, &subject).await.ok()?).await
     }
 
     /// Waits until a request is parked, and returns when its next delivery is due.
     pub(crate) async fn due(&self, request: &Request) -> SystemTime {
         let subject = self.subjects.park(&request.id);
         let parked =
-            eventually("the request is parked", async || self.setup.last(PARK, &subject).await.ok()?).await;
+            eventually("the request is parked", async || self.admin.last(PARK, &subject).await.ok()?).await;
         humantime::parse_rfc3339(header(&parked, "Nats-Schedule").trim_start_matches("@at ")).unwrap()
     }
 
     /// The number of messages in a stream.
     pub(crate) async fn count(&self, stream: &str) -> u64 {
-        self.setup.jetstream().get_stream(stream).await.unwrap().cached_info().state.messages
+        self.admin.jetstream().get_stream(stream).await.unwrap().cached_info().state.messages
     }
 
     /// The number of requests of a route that are not acknowledged; 0 for a hook.
     pub(crate) async fn unsettled(&self, route: &str) -> u64 {
-        match self.setup.progress(&request_stream(route), route).await {
+        match self.admin.progress(&request_stream(route), route).await {
             Ok(progress) => progress.unacknowledged + progress.waiting,
             Err(_) => 0,
         }
@@ -190,7 +191,7 @@ impl Tide {
 
     /// Gives the result cache room, as an operator does.
     pub(crate) async fn enlarge(&self) {
-        let jetstream = self.setup.jetstream();
+        let jetstream = self.admin.jetstream();
         let mut larger = jetstream.get_stream(REPLY).await.unwrap().cached_info().config.clone();
         larger.max_bytes *= 8;
         jetstream.update_stream(larger).await.unwrap();
@@ -224,7 +225,7 @@ impl Tide {
             let mut pulled = 0;
             for stream in [request_stream(route), PARK.to_owned()] {
                 let consumer: PullConsumer =
-                    self.setup.jetstream().get_consumer_from_stream(route, stream).await.ok()?;
+                    self.admin.jetstream().get_consumer_from_stream(route, stream).await.ok()?;
                 pulled += consumer.cached_info().num_ack_pending;
             }
             (pulled == wanted).then_some(())
@@ -234,7 +235,7 @@ impl Tide {
 
     /// Deletes one of a route's consumers.
     pub(crate) async fn delete_consumer(&self, route: &str, stream: &str) {
-        let stream = self.setup.jetstream().get_stream(stream).await.unwrap();
+        let stream = self.admin.jetstream().get_stream(stream).await.unwrap();
         stream.delete_consumer(route).await.unwrap();
     }
 
