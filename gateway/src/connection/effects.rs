@@ -97,7 +97,8 @@ impl Connection {
             if let Some(hold) = &mut hold {
                 match &settled {
                     Settled::Ended(end) => hold.ended(end),
-                    Settled::Stored(_) => hold.stored(),
+                    Settled::Stored(wait) if wait.is_new => hold.stored(),
+                    Settled::Stored(_) => hold.over(),
                 }
             }
             Done::Settled { command, settled, hold }

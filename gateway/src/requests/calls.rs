@@ -33,6 +33,8 @@ pub(crate) struct Wait {
     request: Request,
     source: Source,
     deadline: Instant,
+    /// Whether this call has stored the request; else an earlier one has.
+    pub(crate) is_new: bool,
 }
 
 enum Source {
@@ -79,7 +81,7 @@ impl Store {
             stored = self.store_request(&request, request.id.as_str(), turn, deadline) => stored,
         };
         match stored {
-            Ok(_) => Settled::Stored(Wait { request, source: Source::Plain(slot), deadline }),
+            Ok(_) => Settled::Stored(Wait { request, source: Source::Plain(slot), deadline, is_new: true }),
             Err(error) => Settled::Ended(CallEnd::Failed(error)),
         }
     }
@@ -91,8 +93,9 @@ impl Store {
         };
         match self.place(&request, turn, deadline).await {
             Ok(Placed::Answered(answer)) => Settled::Ended(CallEnd::Answered(answer)),
-            Ok(Placed::Stored(_) | Placed::Before) => {
-                Settled::Stored(Wait { request, source: Source::Keyed(answers), deadline })
+            Ok(placed @ (Placed::Stored(_) | Placed::Before)) => {
+                let is_new = matches!(placed, Placed::Stored(_));
+                Settled::Stored(Wait { request, source: Source::Keyed(answers), deadline, is_new })
             }
             Err(error) => Settled::Ended(CallEnd::Failed(error)),
         }
@@ -155,7 +158,7 @@ impl Store {
 
     /// Second stage: waits for the answer.
     pub(crate) async fn finish(&self, wait: Wait) -> CallEnd {
-        let Wait { request, mut source, deadline } = wait;
+        let Wait { request, mut source, deadline, .. } = wait;
         let found = tokio::select! {
             biased;
             answer = source.next() => return same_request(&request, answer),

@@ -86,9 +86,13 @@ impl Quotas {
         let bytes = stored_size(request);
         if let Err(limit) = quota.ledger.lock().send(holder, bytes) {
             self.metrics.over_quota(&request.route, key);
+            let bytes = match limit.bytes {
+                u64::MAX => String::new(),
+                bytes => format!(" or {bytes} bytes"),
+            };
             return Err(codes::NOT_ACCEPTED.because(format_args!(
-                "too many unfinished requests of {who} on this route: at most {} requests or {} bytes (gateway.limits.{key}_requests, {key}_share)",
-                limit.requests, limit.bytes
+                "too many unfinished requests of {who} on this route: at most {} requests{bytes} (gateway.limits.{key}_requests, {key}_share)",
+                limit.requests
             )));
         }
         Ok(Some(Box::new(Hold { quota: Arc::clone(quota), holder, bytes, stage: Stage::Sent })))

@@ -103,3 +103,14 @@ async fn answered_requests_do_not_count_although_they_are_in_the_stream() {
     }
     assert!(refused(client.rpc("nobody", "3").await));
 }
+
+#[tokio::test]
+async fn a_keyed_request_that_is_sent_again_counts_once() {
+    let stack = start(quick("[gateway.limits]\nuser_requests = 2\n").gateways(1)).await;
+    let (client, _events) = connect(&stack, 0, "42").await;
+    for _ in 0..4 {
+        assert!(!refused(client.rpc("nobody#k", "1").await));
+    }
+    assert!(!refused(client.rpc("nobody", "2").await));
+    assert!(refused(client.rpc("nobody", "3").await));
+}
