@@ -29,7 +29,8 @@ async fn ask(stack: &Stack) {
 #[tokio::test]
 async fn the_queue_of_earlier_versions_is_refused_with_the_way_out_and_never_removed() {
     let stack = Stack::builder().start().await.unwrap();
-    let broker = setup::connect(stack.config()).await.unwrap();
+    // The broker's accounts know the routes of the stack alone.
+    let broker = stack.admin().await.unwrap();
     let old = jetstream::stream::Config {
         name: "TIDE_IN".to_owned(),
         subjects: vec!["tide.in.>".to_owned()],
@@ -53,7 +54,8 @@ async fn the_queue_of_earlier_versions_is_refused_with_the_way_out_and_never_rem
 #[tokio::test]
 async fn the_stream_of_a_route_that_is_gone_is_named_with_its_waiting_requests() {
     let stack = Stack::builder().start().await.unwrap();
-    let broker = setup::connect(stack.config()).await.unwrap();
+    // The broker's accounts know the routes of the stack alone.
+    let broker = stack.admin().await.unwrap();
     setup::apply(&broker, &with_routes(&stack, &["job"])).await.unwrap();
     ask(&stack).await;
     let without = Topology::of(&with_routes(&stack, &[]));

@@ -159,13 +159,14 @@ async fn a_result_cache_of_an_earlier_version_is_republished_no_more_and_keeps_i
 async fn the_last_messages_are_copied_anew_when_their_namespace_changes() {
     let stack = Stack::builder().config(KEPT).start().await.unwrap();
     let (broker, service) = brokers(&stack).await;
+    let admin = stack.admin().await.unwrap();
     let created = async || {
         let found = broker.jetstream().get_stream("TIDE_LAST_chat").await;
         found.ok().map(|stream| stream.cached_info().created)
     };
     let copied = async || {
         let copies =
-            async || broker.last_of_each("TIDE_LAST_chat", &["tide.ch.chat.x"]).await.unwrap().messages;
+            async || admin.last_of_each("TIDE_LAST_chat", &["tide.ch.chat.x"]).await.unwrap().messages;
         let copying = async {
             while copies().await.is_empty() {
                 tokio::time::sleep(std::time::Duration::from_millis(10)).await;
