@@ -22,7 +22,8 @@ pub(crate) mod version;
 
 use std::path::PathBuf;
 
-use tidegate_shared::config::{self, Config, ConfigError, FILE_VARIABLE, Role};
+use anyhow::Context;
+use tidegate_shared::config::{self, Config, ConfigError, FILE_VARIABLE, Namespace, Role};
 
 /// Selects the local stack.
 #[derive(Debug, clap::Args)]
@@ -38,6 +39,24 @@ pub(crate) struct ConfigArgs {
     /// Configuration file [default: ./tidegate.toml, if it exists].
     #[arg(long, env = FILE_VARIABLE, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+}
+
+/// The most workers or gateways of a local stack: each is a process of this machine.
+const MOST_PROCESSES: usize = 100;
+
+/// Parses a number of workers or gateways.
+pub(crate) fn number_of_processes(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|number| *number <= MOST_PROCESSES);
+    number.ok_or_else(|| format!("{text:?} is not a number from 0 to {MOST_PROCESSES}"))
+}
+
+/// Returns the namespace of the configuration with this name.
+pub(crate) fn namespace_of(config: &Config, name: &str) -> anyhow::Result<Namespace> {
+    let all = config.all_namespaces();
+    let names = all.iter().map(|namespace| namespace.name.as_str()).collect::<Vec<_>>().join(", ");
+    all.into_iter().find(|namespace| namespace.name == name).with_context(|| {
+        format!("the configuration has no namespace {name:?}, only {names}: declare it, or choose another with --config")
+    })
 }
 
 impl ConfigArgs {

@@ -29,6 +29,16 @@ pub mod setup;
 mod status;
 mod supervisor;
 
+/// Returns the names of the processes of the stack in `dir` that have logs.
+pub fn logs(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir.join("logs")).into_iter().flatten();
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let names = names.filter_map(|name| name.strip_suffix(".log").map(str::to_owned));
+    let mut names: Vec<_> = names.filter(|name| name != log::COMBINED).collect();
+    names.sort();
+    names
+}
+
 /// Returns the log file of one process of the stack in `dir`, or the combined log.
 pub fn log_file(dir: &Path, name: Option<&str>) -> PathBuf {
     dir.join("logs").join(format!("{}.log", name.unwrap_or(log::COMBINED)))

@@ -2,7 +2,14 @@
 //!
 //! Never authenticates a caller: the HTTP key and the broker's permissions do.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
@@ -32,6 +39,10 @@ mod tests;
 
 /// Parts of one request that run at the same time.
 const PARALLEL: usize = 32;
+/// How many bytes the results of one batch may have together.
+const MAX_BATCH: usize = 16 << 20;
+/// A result that is no larger is told in any case, so that nobody repeats what was done.
+const SMALL: usize = 1024;
 
 /// The `OpenAPI` document of the methods.
 pub(crate) const OPENAPI: &str = include_str!("api/openapi.json");
@@ -129,13 +140,14 @@ impl Api {
             let method = Method::parse(&name).ok_or_else(|| codes::METHOD_NOT_FOUND.because(name))?;
             commands.push((method, body));
         }
+        let held = &AtomicUsize::new(0);
         let running = commands.into_iter().map(|(method, body)| async move {
             let started = Instant::now();
             let answer = if via == Via::Nats && method == Method::HistoryRemove {
                 Err(codes::PERMISSION_DENIED
                     .because("history_remove has a right of its own, so it goes alone"))
             } else {
-                self.run(method, body.get().as_bytes()).await
+                self.run(method, body.get().as_bytes()).await.and_then(|result| within_batch(result, held))
             };
             self.count(method, &answer, started);
             match answer {
@@ -158,6 +170,19 @@ impl Api {
         }
         if self.rules.knows(&channel) { Ok(channel) } else { Err(codes::UNKNOWN_CHANNEL.error()) }
     }
+}
+
+/// Takes the place of a result in the answer to a batch. A result that does not fit is an error: nothing else bounds what a
+/// batch makes the gateway hold.
+fn within_batch(result: Box<RawValue>, held: &AtomicUsize) -> ApiResult {
+    let bytes = result.get().len();
+    if bytes <= SMALL || held.fetch_add(bytes, Ordering::Relaxed) + bytes <= MAX_BATCH {
+        return Ok(result);
+    }
+    held.fetch_sub(bytes, Ordering::Relaxed);
+    let why =
+        format!("a result of {bytes} bytes; the answers of a batch have {MAX_BATCH} together: ask for less");
+    Err(codes::LIMIT_EXCEEDED.because(why))
 }
 
 /// Some gateways did not answer, so the result would be incomplete.

@@ -8,11 +8,11 @@ mod message;
 mod positions;
 mod receive;
 pub(crate) mod resume;
+mod window_budget;
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-use tidegate_shared::{broker::Broker, config::Config, id::GatewayId, lifecycle::Lifecycle};
+use tidegate_shared::{broker::Broker, config::Config, id::GatewayId, lifecycle::Lifecycle, sparse::Sparse};
 
 use self::{
     feed::Limit, history::History, hub::Hub, interest::Interests, positions::Positions, receive::Receiver,
@@ -70,7 +70,7 @@ impl Channels {
             recovery: Arc::clone(&recovery),
             metrics,
             lifecycle: lifecycle.clone(),
-            warned: Mutex::default(),
+            warned: Sparse::new(),
         });
         receiver.start(gateway, &namespaces).await?;
         positions.watch();

@@ -116,7 +116,7 @@ impl Connection {
             (session.client().clone(), transport.session()),
             Arc::clone(&outbox),
         );
-        let one_way = (dialect == Dialect::OneWay).then(Box::default);
+        let one_way = (dialect == Dialect::OneWay).then(|| Box::new(OneWay::new(shared.rules.limits.outbox)));
         Self {
             shared,
             session,
@@ -191,7 +191,7 @@ impl Connection {
             let Self { outbox, in_flight, transport, .. } = self;
             let flow = tokio::select! {
                 biased;
-                done = next_done(in_flight) => self.done(done),
+                done = next_done(in_flight, || holding || outbox.has_room()) => self.done(done),
                 () = &mut timer, if deadline.is_some() => self.tick(reading).await,
                 item = poll_fn(|cx| outbox.poll_take(cx, WRITE_BUDGET)), if !holding => self.item(item).await,
                 input = transport.next(), if reading => self.received(input).await.map(|_| ()),
@@ -202,10 +202,12 @@ impl Connection {
         }
     }
 
-    /// With too many unsettled operations the connection stops reading: TCP slows the client down to the broker's pace.
+    /// With too many unsettled operations, or replies that wait, the connection stops reading: TCP slows the client down to
+    /// the broker's pace, or its own.
     fn is_reading(&self) -> bool {
         self.drain.is_none()
             && !self.session.is_connecting()
+            && self.outbox.has_room()
             && self
                 .in_flight
                 .as_ref()
@@ -321,6 +323,10 @@ impl Connection {
         let mut frame = encode(reply)?;
         // Such a reply would end the connection, and the client would come back and ask for the same.
         if frame.len() > self.outbox.limit() && reply.id > 0 {
+            if self.one_way.is_some() {
+                // It has no form for an error.
+                return Err(End::Close(codes::SERVER_ERROR));
+            }
             let why =
                 format!("a reply of {} bytes; gateway.limits.outbox is {}", frame.len(), self.outbox.limit());
             self.shared.metrics.error(codes::LIMIT_EXCEEDED.code);

@@ -89,7 +89,13 @@ impl Outbox {
         self.limit
     }
 
-    /// Adds a reply of the connection's own session.
+    /// Whether further replies may be made. With more waiting, the connection writes first: a client that asks for much at
+    /// once is slowed down, not closed.
+    pub(crate) fn has_room(&self) -> bool {
+        self.inner.lock().bytes <= self.limit / 2
+    }
+
+    /// Adds a reply of the connection's own session. A reply that fits an empty outbox also fits one with room.
     pub(crate) fn push(&self, frame: Bytes) {
         self.add(frame, true);
     }
@@ -115,8 +121,9 @@ impl Outbox {
         if inner.end.is_some() || !(own || inner.open) {
             return;
         }
+        let fits_alone = own && inner.bytes <= self.limit / 2 && frame.len() <= self.limit;
         inner.bytes += frame.len();
-        if inner.bytes > self.limit {
+        if inner.bytes > self.limit && !fits_alone {
             // The queued frames are dropped with the connection. The client recovers them by position.
             inner.frames = VecDeque::new();
             inner.end = Some(Box::new(codes::SLOW));
@@ -261,6 +268,23 @@ mod tests {
         assert!(matches!(take(&outbox, 1000), Some(OutboxItem::Frames(f)) if f.len() == 2));
         outbox.push(bytes(101));
         assert!(matches!(take(&outbox, 1000), Some(OutboxItem::End(end)) if end == codes::SLOW));
+    }
+
+    #[test]
+    fn a_reply_fits_if_it_fits_an_empty_outbox_and_there_is_room() {
+        let outbox = Outbox::new(Encoding::Json, 100);
+        outbox.open();
+        outbox.push(bytes(50));
+        assert!(outbox.has_room());
+        outbox.push(bytes(100));
+        assert!(!outbox.has_room());
+        assert!(matches!(take(&outbox, 1000), Some(OutboxItem::Frames(f)) if f.len() == 2));
+        outbox.push(bytes(50));
+        outbox.deliver(bytes(100));
+        assert!(
+            matches!(take(&outbox, 1000), Some(OutboxItem::End(end)) if end == codes::SLOW),
+            "a publication"
+        );
     }
 
     #[test]

@@ -25,13 +25,14 @@ use tokio::{
     time::timeout,
 };
 
-use self::{change::MembershipChange, registry::Registry};
+use self::{change::MembershipChange, count::Counts, registry::Registry};
 use crate::{
     fleet::{Fleet, LEFT, next_page},
     metrics::Metrics,
 };
 
 pub(crate) mod change;
+mod count;
 mod reconcile;
 mod registry;
 mod sweep;
@@ -63,6 +64,7 @@ pub(crate) struct Presence {
     work: Notify,
     empty: Notify,
     reads: Semaphore,
+    counts: Counts,
     metrics: Metrics,
     lifecycle: Lifecycle,
 }
@@ -100,6 +102,7 @@ impl Presence {
             work: Notify::new(),
             empty: Notify::new(),
             reads: Semaphore::new(READS),
+            counts: Counts::default(),
             metrics,
             lifecycle,
         })

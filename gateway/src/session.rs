@@ -22,17 +22,17 @@ use tidegate_shared::{
     },
 };
 
-use self::{
+pub(crate) use self::{
     budget::Budget,
+    hook::{AskedAbout, HookQuestion},
+    position::Position,
+    presence::{Found, PresenceQuery},
+    server_side::ServerSubscription,
+};
+use self::{
     liveness::{Due, Liveness},
     subscriptions::Subscriptions,
     validity::Validity,
-};
-pub(crate) use self::{
-    hook::{AskedAbout, HookQuestion},
-    position::Position,
-    presence::PresenceQuery,
-    server_side::ServerSubscription,
 };
 use crate::{channels::feed::Resume, policy::rules::Rules, requests::CallEnd};
 

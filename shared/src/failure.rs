@@ -2,13 +2,17 @@
 
 use std::io::{self, ErrorKind};
 
-/// Returns an error with its causes and, where an error of the operating system caused it, with the next step.
+/// What the NATS library says when nothing answers JetStream's requests.
+const NO_JETSTREAM: &str = "requested JetStream resource does not exist";
+const START_IT: &str = "this NATS server has no JetStream, or none for this user: start it with nats.conf";
+
+/// Returns an error with its causes and, where an error of the operating system or a NATS server without JetStream caused it, with the next step.
 pub fn text(error: &anyhow::Error) -> String {
     let text = without_number(&format!("{error:#}"));
-    let step = error
-        .chain()
-        .find_map(|cause| cause.downcast_ref::<io::Error>())
-        .and_then(|error| next(error.kind()));
+    let system = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>());
+    let step = system
+        .and_then(|error| next(error.kind()))
+        .or_else(|| text.contains(NO_JETSTREAM).then_some(START_IT));
     step.map_or_else(|| text.clone(), |step| format!("{text}: {step}"))
 }
 
@@ -39,6 +43,7 @@ pub fn without_number(text: &str) -> String {
 fn next(kind: ErrorKind) -> Option<&'static str> {
     Some(match kind {
         ErrorKind::NotFound => "check the path",
+        ErrorKind::AlreadyExists => "something else is at this path; remove it, or choose another",
         ErrorKind::PermissionDenied => "give this process's user the right to it, or choose another",
         ErrorKind::AddrInUse => "another process listens there; stop it, or choose another address",
         ErrorKind::AddrNotAvailable => "this machine has no such address; choose one that it has",
@@ -60,9 +65,12 @@ mod tests {
 
     #[test]
     fn a_systems_error_has_words_and_the_next_step_and_no_number() {
-        for (number, step) in
-            [(2, "check the path"), (13, "the right to it"), (98, "another process listens there")]
-        {
+        for (number, step) in [
+            (2, "check the path"),
+            (13, "the right to it"),
+            (17, "choose another"),
+            (98, "another process listens there"),
+        ] {
             let error = io::Error::from_raw_os_error(number);
             for text in [reason(&error), text(&Err::<(), _>(error).context("reading x").unwrap_err())] {
                 assert!(!text.contains("os error") && text.contains(step), "{text}");
@@ -70,5 +78,7 @@ mod tests {
         }
         assert_eq!(without_number("a (os error 2): b (os error 13) (os error x)"), "a: b (os error x)");
         assert_eq!(text(&anyhow::anyhow!("refused")), "refused");
+        let library = anyhow::anyhow!("request error: {NO_JETSTREAM}");
+        assert!(text(&library.context("reading stream TIDE_IN")).ends_with(START_IT));
     }
 }

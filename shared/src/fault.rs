@@ -39,6 +39,8 @@ pub enum Place {
     },
     /// Publishing on a subject.
     Publish(String),
+    /// The connection to NATS.
+    Connection,
     /// Subscribing to a subject. It stays open until the connection is made anew: NATS does not say when it is allowed again.
     Subscribe(String),
 }
@@ -56,6 +58,8 @@ pub enum Problem {
     Failing(String),
     /// The user may not do this.
     Forbidden,
+    /// It ends again and again.
+    Breaking,
 }
 
 /// One open fault.
@@ -170,6 +174,7 @@ impl Place {
         match self {
             Self::Store(stream) | Self::Read(stream) | Self::Pull { stream, .. } => stream,
             Self::Publish(_) | Self::Subscribe(_) => "permissions",
+            Self::Connection => "connection",
         }
     }
 }
@@ -183,6 +188,7 @@ impl Problem {
             Self::Silent => "silent",
             Self::Failing(_) => "failing",
             Self::Forbidden => "forbidden",
+            Self::Breaking => "breaking",
         }
     }
 }
@@ -197,6 +203,7 @@ impl fmt::Display for Place {
             }
             Self::Publish(subject) => write!(f, "NATS refuses what is published on {subject}"),
             Self::Subscribe(subject) => write!(f, "NATS refuses the subscription to {subject}"),
+            Self::Connection => f.write_str("the connection to NATS ends again and again"),
         }
     }
 }
@@ -230,6 +237,7 @@ impl Fault {
             (Problem::Failing(text), _) => {
                 format!("the broker answers {text:?}. Look at its disk and its log")
             }
+            (Problem::Breaking, _) => "look at the broker's log".to_owned(),
             (Problem::Forbidden, _) => "the user has no right to it. Compare the accounts in nats.conf with what `tidegate \
                 nats-config` prints"
                 .to_owned(),
@@ -272,7 +280,7 @@ mod tests {
             open,
             [
                 "the stream TIDE_REPLY stores nothing, for 45s: it is full (maximum bytes exceeded). Remove messages, or raise \
-              streams.reply_max_bytes and run `tidegate apply`"
+              streams.reply_max_bytes (or lower streams.result_ttl) and run `tidegate apply`"
             ]
         );
     }

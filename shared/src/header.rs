@@ -1,5 +1,7 @@
 //! Names of the message headers. Header names never contain client data.
 
+/// When the broker first stored a request that is parked, in milliseconds since 1970.
+pub const STORED_AT: &str = "Tide-Stored-At";
 /// The request's id.
 pub const ID: &str = "Tide-Id";
 /// The authenticated user; absent for an anonymous client.

@@ -23,6 +23,7 @@ pub mod config;
 pub mod failure;
 pub mod lifecycle;
 pub mod listener;
+pub mod sparse;
 pub mod telemetry;
 pub mod topology;
 

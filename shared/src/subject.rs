@@ -163,8 +163,8 @@ impl Subjects {
         )
     }
 
-    /// A mark of a gateway in a namespace's stream. No channel has this subject: no token begins with `=m`.
-    pub fn mark(&self, namespace: &str, number: u64) -> String {
+    /// A milestone of a gateway in a namespace's stream. No channel has this subject: no token begins with `=m`.
+    pub fn milestone(&self, namespace: &str, number: u64) -> String {
         format!("{}.ch.{namespace}.=m{number}", self.prefix)
     }
 
@@ -354,10 +354,10 @@ mod tests {
     }
 
     #[test]
-    fn a_marks_subject_is_in_the_namespaces_stream_and_belongs_to_no_channel() {
-        let mark = subjects().mark("chat", 7);
-        assert!(takes(&subjects().all_channels("chat").0, &mark));
-        assert_eq!(Token::decode(mark.rsplit('.').next().unwrap()), None);
+    fn a_milestones_subject_is_in_the_namespaces_stream_and_belongs_to_no_channel() {
+        let milestone = subjects().milestone("chat", 7);
+        assert!(takes(&subjects().all_channels("chat").0, &milestone));
+        assert_eq!(Token::decode(milestone.rsplit('.').next().unwrap()), None);
     }
 
     #[test]

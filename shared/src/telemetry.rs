@@ -7,6 +7,7 @@ use std::io::{IsTerminal, stderr};
 use tracing::Subscriber;
 use tracing_subscriber::{
     EnvFilter, Layer,
+    filter::LevelFilter,
     fmt::{self, MakeWriter},
     layer::SubscriberExt,
     util::SubscriberInitExt,
@@ -24,8 +25,12 @@ pub fn subscriber<W>(config: &LogConfig, writer: W) -> anyhow::Result<impl Subsc
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let filter = EnvFilter::try_new(&config.level)
+    let mut filter = EnvFilter::try_new(&config.level)
         .map_err(|error| anyhow::anyhow!("log.level = {:?} is not a filter: {error}", config.level))?;
+    // The NATS library has a line for each message that it drops.
+    if !config.level.contains("async_nats") && filter.max_level_hint() > Some(LevelFilter::WARN) {
+        filter = filter.add_directive("async_nats=warn".parse()?);
+    }
     let terminal = stderr().is_terminal();
     let json = match config.format {
         LogFormat::Json => true,

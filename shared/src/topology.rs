@@ -15,6 +15,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use self::{
+    apply::failed,
     migration::Way,
     streams::{answers, consumers, dead_letters, last_messages, parked, presence, publications, requests},
 };
@@ -36,6 +37,7 @@ pub const PRESENCE: &str = "TIDE_PRESENCE";
 /// The metadata key that counts how often the stream's epoch was changed by `new_epoch`.
 const EPOCH: &str = "tidegate-epoch";
 
+mod apply;
 mod last;
 mod leftover;
 mod migration;
@@ -281,101 +283,6 @@ impl Topology {
         changes
     }
 
-    /// Applies a plan. If one of its steps is refused, applies none of them.
-    pub async fn apply(&self, jetstream: &jetstream::Context, plan: &[Change]) -> Result<(), ApplyError> {
-        for change in plan {
-            if let Step::Refuse(reason) = &change.step {
-                return Err(ApplyError { what: "nothing was changed".to_owned(), reason: reason.clone() });
-            }
-        }
-        self.carry_out(jetstream, plan).await.map_err(|mut error| {
-            if error.reason.contains(NO_ROOM) {
-                error.reason = format!("{}; {}", error.reason, self.reserved());
-            }
-            error
-        })
-    }
-
-    async fn carry_out(&self, jetstream: &jetstream::Context, plan: &[Change]) -> Result<(), ApplyError> {
-        for change in plan {
-            match &change.step {
-                Step::Refuse(_) => {}
-                Step::RecreateStream(name) => {
-                    jetstream.delete_stream(name).await.map_err(|e| failed(&change.what, &e))?;
-                    self.create(jetstream, name, &change.what).await?;
-                }
-                Step::CreateStream(name) => self.create(jetstream, name, &change.what).await?,
-                Step::RemoveStream(name) => {
-                    jetstream.delete_stream(name).await.map_err(|e| failed(&change.what, &e))?;
-                }
-                Step::UpdateStream(name, persist_mode) => {
-                    let updated = self.update(jetstream, name, *persist_mode).await;
-                    updated.map_err(|error| failed(&change.what, &*error))?;
-                }
-                Step::Consumer(stream, name) => {
-                    let consumers = self
-                        .consumers
-                        .iter()
-                        .filter(|(s, c)| s == stream && c.durable_name.as_ref() == Some(name));
-                    for (_, config) in consumers {
-                        jetstream
-                            .create_consumer_on_stream(config.clone(), stream.as_str())
-                            .await
-                            .map_err(|e| failed(&change.what, &e))?;
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    async fn create(&self, jetstream: &jetstream::Context, name: &str, what: &str) -> Result<(), ApplyError> {
-        let mut wanted = self.stream(name);
-        if let Some(origin) = last::origin(&wanted) {
-            // The namespace's stream comes first in the plan.
-            let found = jetstream.get_stream(origin).await.map_err(|e| failed(what, &e))?;
-            wanted = last::of_epoch(wanted, epoch(found.cached_info()));
-        }
-        jetstream.create_stream(wanted).await.map_err(|e| failed(what, &e))?;
-        Ok(())
-    }
-
-    /// Updates a stream. If it keeps more of each channel from now on, its metadata says since when.
-    async fn update(
-        &self,
-        jetstream: &jetstream::Context,
-        name: &str,
-        persist_mode: Option<PersistenceMode>,
-    ) -> Result<(), Box<dyn std::error::Error>> {
-        let found = jetstream.get_stream(name).await?;
-        let found = found.cached_info();
-        let mut wanted = Stream { persist_mode, ..self.stream(name) };
-        // No update can turn it off.
-        wanted.allow_message_ttl |= found.config.allow_message_ttl;
-        wanted.metadata.clone_from(&found.config.metadata);
-        raised::open(found, &wanted.clone(), &mut wanted.metadata);
-        let info = jetstream.update_stream(wanted).await?;
-        if raised::is_open(&info.config) {
-            let info = jetstream.get_stream(name).await?;
-            jetstream.update_stream(raised::close(info.cached_info())).await?;
-        }
-        Ok(())
-    }
-
-    /// The sizes that the broker reserves for the streams of this configuration, for the error that they do not fit.
-    fn reserved(&self) -> String {
-        let sizes = self.streams.iter().filter_map(|stream| {
-            let bytes = u64::try_from(stream.max_bytes).ok().filter(|bytes| *bytes > 0)?;
-            Some((stream.name.as_str(), bytes))
-        });
-        let (mut total, mut parts) = (0_u64, Vec::new());
-        for (name, bytes) in sizes {
-            total = total.saturating_add(bytes);
-            parts.push(format!("{name} {}", bytesize::ByteSize(bytes)));
-        }
-        format!("this configuration reserves {}: {}", bytesize::ByteSize(total), parts.join(", "))
-    }
-
     fn stream(&self, name: &str) -> Stream {
         self.streams.iter().find(|stream| stream.name == name).cloned().unwrap_or_default()
     }
@@ -422,23 +329,6 @@ async fn read(jetstream: &jetstream::Context, name: &str) -> Result<Option<Info>
 fn is_absent(error: &jetstream::context::GetStreamError) -> bool {
     use jetstream::{ErrorCode, context::GetStreamErrorKind};
     matches!(error.kind(), GetStreamErrorKind::JetStream(ref e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND)
-}
-
-/// What the broker says when the sizes of all streams exceed its storage.
-const NO_ROOM: &str = "insufficient storage";
-
-fn failed(what: &str, error: &dyn std::error::Error) -> ApplyError {
-    let mut reason = error.to_string();
-    if reason.contains("not unique") {
-        reason.push_str(": a consumer of an earlier configuration takes the same requests; remove it with `nats consumer rm`");
-    }
-    if reason.contains(NO_ROOM) {
-        reason.push_str(": the max_bytes of all streams are reserved; lower max_bytes of routes or streams.*_max_bytes, or raise max_file in nats.conf");
-    }
-    if reason.contains("overlap") {
-        reason.push_str(": a stream takes the same requests; if routes swap what they match, apply in two steps, with neither of the two matches in the first");
-    }
-    ApplyError { what: what.to_owned(), reason }
 }
 
 /// Returns the differences in the fields that the configuration sets. Fields at their default are the broker's to choose.

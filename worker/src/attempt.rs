@@ -1,7 +1,7 @@
 //! One attempt at a request: runs its handler with a time limit and catches its panics. Log lines of the handler carry the
 //! request's id, the route and the attempt.
 
-use std::{any::Any, time::Duration};
+use std::{any::Any, fmt::Write as _, time::Duration};
 
 use tidegate_shared::header;
 use tokio::{runtime::Handle, sync::oneshot, task::JoinSet, time::timeout};
@@ -34,7 +34,7 @@ pub(crate) async fn run(
     let span = span(&job);
     let attempt = async move {
         let _ = begins.send(());
-        handler.oneshot(job).await
+        handler.oneshot(job).await.map_err(in_words)
     };
     let mut task = JoinSet::new();
     task.spawn_on(attempt.instrument(span), handlers);
@@ -45,7 +45,11 @@ pub(crate) async fn run(
         Ok(Some(Ok(Ok(answer)))) => AttemptResult::Answered(answer),
         Ok(Some(Ok(Err(failure)))) => AttemptResult::Failed(failure),
         Ok(Some(Err(error))) => match error.try_into_panic() {
-            Ok(panic) => AttemptResult::Panicked(panic_message(&*panic)),
+            Ok(panic) => {
+                let message = panic_message(&*panic);
+                forget_unknown(panic);
+                AttemptResult::Panicked(message)
+            }
             Err(error) => AttemptResult::Panicked(error.to_string()),
         },
         Ok(None) => AttemptResult::Panicked("the handler's task is gone".to_owned()),
@@ -57,6 +61,25 @@ pub(crate) async fn run(
 fn span(job: &Job) -> Span {
     let request = job.request();
     tracing::error_span!("request", request.id = %request.id, route = request.route, attempt = job.attempt())
+}
+
+/// Puts a handler's error into words where the handler runs: printing and dropping it is the application's code too, which may
+/// panic or block, and must not do so on the engine's thread.
+fn in_words(failure: Failure) -> Failure {
+    let Failure::Retry { why, after } = failure else { return failure };
+    let mut text = String::new();
+    if write!(text, "{why:#}").is_err() {
+        text.push_str(" [printing the error failed here]");
+    }
+    drop(why);
+    Failure::Retry { why: anyhow::Error::msg(header::text(&text)), after }
+}
+
+/// Drops the payload of a panic, unless its type is the application's: dropping that could panic again.
+fn forget_unknown(panic: Box<dyn Any + Send>) {
+    if !panic.is::<&str>() && !panic.is::<String>() {
+        Box::leak(panic);
+    }
 }
 
 /// Returns the message of a panic on one line, cut to what fits in a header.

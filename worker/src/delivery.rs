@@ -5,7 +5,7 @@
 use std::{
     convert::Infallible,
     sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use async_nats::{
@@ -69,6 +69,16 @@ impl Delivery {
     /// A header of the message.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.message.headers.as_ref()?.get(name).map(async_nats::HeaderValue::as_str)
+    }
+
+    /// When the broker first stored the request, by its clock.
+    pub(crate) fn stored_at(&self) -> Option<SystemTime> {
+        let noted = self.header(header::STORED_AT).and_then(|text| text.parse().ok());
+        let since = noted.map(Duration::from_millis).or_else(|| {
+            let published = self.message.info().ok()?.published.unix_timestamp_nanos() / 1_000_000;
+            u64::try_from(published).ok().map(Duration::from_millis)
+        });
+        since.map(|since| UNIX_EPOCH + since)
     }
 
     /// The subject it was delivered on.

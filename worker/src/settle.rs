@@ -104,6 +104,11 @@ impl Settlement {
         if self.attempts >= self.route.config.max_attempts {
             return self.bury("the worker ended during every attempt").await;
         }
+        if self.is_too_old().await {
+            let max_age = humantime::format_duration(self.route.config.max_age);
+            let reason = format!("waited longer than max_age ({max_age})");
+            return self.bury_after(self.attempts, &reason, &reason).await;
+        }
         let _alone = match self.turn().await {
             Turn::Begin(alone) => alone,
             Turn::Ended(ending) => return ending,
@@ -274,13 +279,17 @@ impl Settlement {
 
     /// As [`Self::bury`]; the client is told `detail`.
     async fn bury_because(&self, reason: &str, detail: &str) -> Ending {
+        self.bury_after(self.begun(), reason, detail).await
+    }
+
+    /// As [`Self::bury_because`], after this many attempts.
+    async fn bury_after(&self, attempts: u32, reason: &str, detail: &str) -> Ending {
         let route = self.route.name();
         let reason = header::text(reason);
         // Another worker may have answered meanwhile: such a request has not failed.
         if let Some(ending) = self.answered_already().await {
             return ending;
         }
-        let attempts = self.begun();
         tracing::error!(request.id = %self.request.id, route, attempts, reason, "dead letter");
         let error = codes::DEAD_LETTER.because(detail);
         let outcome = Outcome::Error { code: error.code, message: error.message };

@@ -115,7 +115,7 @@ pub enum ConnectError {
         status: u16,
     },
     /// The connect command failed.
-    #[error("connect refused: {0}")]
+    #[error(transparent)]
     Refused(#[from] CallError),
 }
 

@@ -40,6 +40,25 @@ pub(super) async fn open(options: &Options) -> Result<ClientSocket, ConnectError
 fn request(options: &Options) -> Result<Request, ConnectError> {
     let wrong = |reason: String| ConnectError::Address { url: options.url.clone(), reason };
     let mut request = options.url.as_str().into_client_request().map_err(|error| wrong(error.to_string()))?;
+    // The library takes the scheme's port when the text behind the colon is none.
+    let uri = request.uri();
+    let behind =
+        uri.authority().and_then(|named| named.as_str().strip_prefix(named.host())).unwrap_or_default();
+    if !behind.is_empty() && uri.port_u16().is_none_or(|port| port == 0) {
+        return Err(wrong("its port is no number from 1 to 65535".to_owned()));
+    }
+    match uri.scheme_str() {
+        Some("ws") => {}
+        Some("wss") => {
+            return Err(wrong("this program speaks no TLS: use ws://, on the gateway's machine".to_owned()));
+        }
+        scheme => {
+            return Err(wrong(format!(
+                "its scheme is {:?}, and has to be \"ws\"",
+                scheme.unwrap_or_default()
+            )));
+        }
+    }
     let mut insert = |name: HeaderName, value: &str| -> Result<(), ConnectError> {
         let value = HeaderValue::from_str(value).map_err(|error| wrong(format!("{name}: {error}")))?;
         request.headers_mut().insert(name, value);

@@ -9,7 +9,7 @@ use tidegate_shared::{
     topology::{self, Topology},
 };
 
-use crate::command::ConfigArgs;
+use crate::command::{ConfigArgs, namespace_of};
 
 /// Arguments of `tidegate apply`.
 #[derive(Debug, clap::Args)]
@@ -31,6 +31,9 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let config = args.config.load(Role::Setup)?;
+    for name in args.recreate_channels.iter().chain(&args.new_epoch) {
+        namespace_of(&config, name)?;
+    }
     let broker = setup::connect(&config).await?;
     broker.try_rights(&config, Account::Setup, true).await?;
     let topology = Topology::of(&config).recreating(&args.recreate_channels);

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use tidegate_cli::{output, stack};
 use tokio::time::sleep;
 
@@ -31,6 +31,9 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let path = stack::log_file(&args.dir.dir, args.name.as_deref());
+    if !path.is_file() {
+        bail!(nothing(&args));
+    }
     let mut read = print_from(&path, 0)?;
     if !args.follow {
         return Ok(ExitCode::SUCCESS);
@@ -41,10 +44,21 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// Why there is no log.
+fn nothing(args: &Args) -> String {
+    let dir = args.dir.dir.display();
+    let logs = stack::logs(&args.dir.dir);
+    match &args.name {
+        Some(name) if !logs.is_empty() => {
+            format!("no process {name:?} has run in {dir}; there are {}", logs.join(", "))
+        }
+        _ => format!("nothing has run in {dir}: `tidegate up` starts a stack; --dir names another directory"),
+    }
+}
+
 /// Prints the file from offset `read` and returns the new offset. A shorter file is a new one.
 fn print_from(path: &Path, read: u64) -> anyhow::Result<u64> {
-    let mut file = File::open(path)
-        .with_context(|| format!("cannot open {}: see `tidegate status` for the names", path.display()))?;
+    let mut file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
     let length = file.metadata()?.len();
     let from = if length < read { 0 } else { read };
     file.seek(SeekFrom::Start(from))?;

@@ -2,12 +2,15 @@
 
 use std::{process::ExitCode, time::Duration};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use async_nats::HeaderMap;
 use tidegate_cli::output;
 use tidegate_shared::{broker::Broker, channel::Channel, config::Role};
 
-use crate::command::access::{self, AccessArgs, JsonArg};
+use crate::command::{
+    access::{self, AccessArgs, JsonArg},
+    namespace_of,
+};
 
 /// How long the connection to NATS may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -32,6 +35,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 async fn as_client(args: &Args) -> anyhow::Result<ExitCode> {
+    Channel::parse(&args.channel).with_context(|| format!("{:?}", args.channel))?;
     let (client, _events) = access::connect(args.access.options()?).await?;
     let published = client.publish(&args.channel, args.data.0.clone()).await;
     client.close().await;
@@ -50,11 +54,14 @@ async fn as_client(args: &Args) -> anyhow::Result<ExitCode> {
 async fn as_service(args: &Args) -> anyhow::Result<ExitCode> {
     let config = args.access.config.load(Role::Service)?;
     let channel = Channel::parse(&args.channel).with_context(|| format!("{:?}", args.channel))?;
+    // Nothing else says so: no stream takes the message.
+    namespace_of(&config, channel.namespace())?;
     let subject = config.subjects().channel(&channel);
     let connecting = Broker::connect(&config.nats, &config.nats.service, "tidegate pub", 1, true);
-    let broker = tokio::time::timeout(PATIENCE, connecting)
-        .await
-        .with_context(|| format!("no NATS at {} (`make up` starts one)", config.nats.url))??;
+    let Ok(broker) = tokio::time::timeout(PATIENCE, connecting).await else {
+        bail!("no NATS at {} (`make up` starts one): start it, or check nats.url", config.nats.url);
+    };
+    let broker = broker?;
     let stored = broker.store(subject.clone(), HeaderMap::new(), args.data.0.clone()).await?;
     output::note(format!("stored on {subject} at sequence {}", stored.seq));
     Ok(ExitCode::SUCCESS)

@@ -39,7 +39,7 @@ impl FromStr for ScaleTarget {
             "gateways" | "gateway" => Kind::Gateway,
             _ => return Err(format!("{what:?} cannot be scaled: workers and gateways can")),
         };
-        let count = count.parse().map_err(|_| format!("{count:?} is not a number"))?;
+        let count = super::number_of_processes(count)?;
         Ok(Self { kind, count })
     }
 }
@@ -61,6 +61,10 @@ mod tests {
     fn a_target_parses_into_kind_and_count() {
         assert_eq!("workers=4".parse(), Ok(ScaleTarget { kind: Kind::Worker, count: 4 }));
         assert_eq!("gateways=0".parse(), Ok(ScaleTarget { kind: Kind::Gateway, count: 0 }));
+        for count in ["-1", "many", "101", "99999999999999999999", ""] {
+            let error = format!("workers={count}").parse::<ScaleTarget>().unwrap_err();
+            assert!(error.contains("0 to 100"), "{error}");
+        }
         assert!("nats=2".parse::<ScaleTarget>().is_err());
         assert!("workers".parse::<ScaleTarget>().is_err());
     }

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, process::ExitCode, time::Duration};
 
+use anyhow::Context;
 use bytes::Bytes;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -9,6 +10,7 @@ use tidegate_cli::{
     client::{CallError, Event, Events, ReconnectOptions, ReconnectingClient},
     output,
 };
+use tidegate_shared::channel::Channel;
 use tokio::time::Instant;
 
 use crate::command::access::{self, AccessArgs};
@@ -47,13 +49,20 @@ struct PublicationLine<'a> {
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    for channel in &args.channels {
+        Channel::parse(channel).with_context(|| format!("{channel:?}"))?;
+    }
     let connection = args.access.options()?;
     let urls = vec![connection.url.clone()];
     let (session, events) =
         ReconnectingClient::start(ReconnectOptions { connection, urls, channels: args.channels.clone() });
     if let Err(error) = session.client(Instant::now() + PATIENCE).await {
         let why = match error {
-            CallError::Timeout => access::NO_CONNECTION,
+            CallError::Timeout => {
+                // One more attempt says what stands in the way.
+                access::connect(args.access.options()?).await?;
+                access::NO_CONNECTION
+            }
             CallError::Server { .. } => "the gateway refused the connection or a channel",
             CallError::Closed(_) | CallError::Payload(_) => access::REFUSED,
         };

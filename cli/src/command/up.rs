@@ -23,10 +23,10 @@ pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) dir: DirArgs,
     /// The number of workers.
-    #[arg(long, default_value_t = 2, value_name = "N")]
+    #[arg(long, default_value_t = 2, value_name = "N", value_parser = super::number_of_processes)]
     workers: usize,
     /// The number of gateways.
-    #[arg(long, default_value_t = 1, value_name = "N")]
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = super::number_of_processes)]
     gateways: usize,
     /// Run in the background; return when every process is ready.
     #[arg(long, short)]

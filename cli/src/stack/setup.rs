@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::bail;
 use tidegate_shared::{
     broker::Broker,
     config::{Config, NatsUser},
@@ -22,8 +22,10 @@ pub async fn connect(config: &Config) -> anyhow::Result<Broker> {
 
 pub(crate) async fn connect_as(config: &Config, user: &NatsUser) -> anyhow::Result<Broker> {
     let connecting = Broker::connect(&config.nats, user, "tidegate setup", IN_FLIGHT, true);
-    let broker = timeout(LIMIT, connecting).await;
-    Ok(broker.with_context(|| format!("no NATS answers at {} within {LIMIT:?}", config.nats.url))??)
+    let Ok(broker) = timeout(LIMIT, connecting).await else {
+        bail!("no NATS answers at {} within {LIMIT:?}: start it, or check nats.url", config.nats.url);
+    };
+    Ok(broker?)
 }
 
 /// Returns the changes that `apply` would make.

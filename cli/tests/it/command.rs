@@ -191,7 +191,7 @@ fn errors_name_the_next_step_and_never_a_number_of_the_system() {
     std::fs::write(dir.path().join("file"), "").unwrap();
     for (args, step) in [
         (&["status"][..], "`tidegate up`"),
-        (&["logs"], "check the path"),
+        (&["logs"], "`tidegate up`"),
         (&["up", "--dir", "file/run"], "check what is at this path"),
         (&["up", "--config", "nothing.toml"], "--config"),
         (&["demo", "--file", "nothing.ndjson"], "--file"),

@@ -10,7 +10,10 @@ mod command;
 #[cfg(test)]
 mod demo;
 #[cfg(test)]
+mod leftover;
 mod migration;
+#[cfg(test)]
+mod mistyped;
 #[cfg(test)]
 mod permission;
 #[cfg(test)]

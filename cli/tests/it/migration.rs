@@ -154,3 +154,43 @@ async fn a_result_cache_of_an_earlier_version_is_republished_no_more_and_keeps_i
     assert!(stream.cached_info().config.republish.is_none());
     assert_eq!(stream.cached_info().state.messages, 1);
 }
+
+#[tokio::test]
+async fn the_last_messages_are_copied_anew_when_their_namespace_changes() {
+    let stack = Stack::builder().config(KEPT).start().await.unwrap();
+    let (broker, service) = brokers(&stack).await;
+    let admin = stack.admin().await.unwrap();
+    let created = async || {
+        let found = broker.jetstream().get_stream("TIDE_LAST_chat").await;
+        found.ok().map(|stream| stream.cached_info().created)
+    };
+    let copied = async || {
+        let copies =
+            async || admin.last_of_each("TIDE_LAST_chat", &["tide.ch.chat.x"]).await.unwrap().messages;
+        let copying = async {
+            while copies().await.is_empty() {
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(30), copying).await.expect("it is copied");
+    };
+    publish(&service, "kept").await;
+    copied().await;
+    let first = created().await.unwrap();
+    tidegate_shared::topology::new_epoch(broker.jetstream(), "chat").await.unwrap();
+    let second = created().await.unwrap();
+    assert_ne!(first, second, "copies of another epoch prove nothing");
+    assert_eq!(changed(&stack, &broker, "history_size = 5").await, "");
+    copied().await;
+    let said = changed(&stack, &broker, "history_size = 5\nrecovery = \"cache\"").await;
+    assert!(said.contains("remove stream TIDE_LAST_chat"), "{said}");
+    assert_eq!(created().await, None);
+    let said = changed(&stack, &broker, "history_size = 5").await;
+    assert!(said.contains("create stream TIDE_LAST_chat for the last message of each channel"), "{said}");
+    let there = broker.jetstream().get_stream("TIDE_CH_chat").await.unwrap().cached_info().config.clone();
+    broker.jetstream().delete_stream("TIDE_CH_chat").await.unwrap();
+    broker.jetstream().create_stream(there).await.unwrap();
+    let said = changed(&stack, &broker, "history_size = 5").await;
+    assert!(said.contains("make stream TIDE_LAST_chat anew: it has copies of another stream"), "{said}");
+    stack.down().await;
+}

@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tidegate_shared::{
+    channel::Channel,
     header,
     id::random_token,
-    protocol::{Encoding, Error, HistoryRequest, PresenceResult, StreamPosition, codes},
+    protocol::{Encoding, Error, HistoryRequest, StreamPosition, codes},
 };
 use tokio::time::Instant;
 
@@ -80,19 +81,22 @@ impl Api {
     }
 
     pub(super) async fn presence(&self, request: ChannelParams) -> ApiResult {
-        raw(&self.members(&request).await?.suited_to(Encoding::Json))
+        let channel = self.channel_with_presence(&request)?;
+        let members = self.presence.members(&channel).await;
+        raw(&members.map_err(|refusal| codes::INTERNAL.because(refusal))?.suited_to(Encoding::Json))
     }
 
     pub(super) async fn presence_stats(&self, request: ChannelParams) -> ApiResult {
-        raw(&self.members(&request).await?.stats())
+        let channel = self.channel_with_presence(&request)?;
+        raw(&self.presence.count(&channel).await.map_err(|refusal| codes::INTERNAL.because(refusal))?)
     }
 
-    async fn members(&self, request: &ChannelParams) -> Result<PresenceResult, Error> {
+    fn channel_with_presence(&self, request: &ChannelParams) -> Result<Channel, Error> {
         let channel = self.channel(&request.channel)?;
         if !self.rules.has_presence(&channel) {
             return Err(codes::NOT_AVAILABLE.because("this namespace keeps no presence"));
         }
-        self.presence.members(&channel).await.map_err(|refusal| codes::INTERNAL.because(refusal))
+        Ok(channel)
     }
 
     /// Stores a removal mark, then purges everything before it. A client that resumes from before the mark learns that

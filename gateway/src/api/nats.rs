@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use async_nats::{Message, Subscriber};
 use futures_util::StreamExt;
-use tidegate_shared::{broker::Broker, lifecycle::Lifecycle, protocol::codes, subject::Subjects};
+use tidegate_shared::{
+    broker::Broker, lifecycle::Lifecycle, protocol::codes, sparse::Sparse, subject::Subjects,
+};
 use tokio::sync::Semaphore;
 
 use super::{Api, Method, Via, refusal};
@@ -59,7 +61,10 @@ async fn serve(mut requests: Subscriber, api: Arc<Api>, broker: Broker, lifecycl
 
 async fn answer(api: &Api, broker: &Broker, message: Message) {
     if message.reply.as_ref().is_some_and(|reply| !Subjects::is_inbox(reply)) {
-        tracing::warn!(subject = %message.subject, "refused a request whose reply subject is no inbox");
+        static NO_INBOX: Sparse = Sparse::new();
+        if let Some(skipped) = NO_INBOX.due() {
+            tracing::warn!(subject = %message.subject, skipped, "refused a request whose reply subject is no inbox");
+        }
         return;
     }
     let answer = match Method::parse(Subjects::last_token(&message.subject)) {
@@ -80,8 +85,11 @@ async fn answer(api: &Api, broker: &Broker, message: Message) {
             }
         }
         None if answer.starts_with(br#"{"error""#) => {
-            let answer = String::from_utf8_lossy(&answer).into_owned();
-            tracing::warn!(subject = %message.subject, answer, "a message to the server API was refused");
+            static REFUSED: Sparse = Sparse::new();
+            if let Some(skipped) = REFUSED.due() {
+                let answer = String::from_utf8_lossy(&answer).into_owned();
+                tracing::warn!(subject = %message.subject, answer, skipped, "a message to the server API was refused");
+            }
         }
         None => {}
     }

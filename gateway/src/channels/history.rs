@@ -35,7 +35,7 @@ const READS: usize = 16;
 const END_AGE: Duration = Duration::from_millis(200);
 
 mod last;
-mod marks;
+mod milestones;
 mod quiet;
 mod read;
 mod tail;
@@ -163,10 +163,10 @@ impl History {
         Ok(((replaced || cut) && !first).then_some(facts.last_seq))
     }
 
-    /// Stores a mark in a namespace's stream, if one is due.
-    pub(crate) async fn mark(&self, namespace: &str) {
+    /// Stores a milestone in a namespace's stream, if one is due.
+    pub(crate) async fn milestone(&self, namespace: &str) {
         if let Some(last) = self.streams.get(namespace).and_then(|kept| kept.last.as_ref()) {
-            last.mark(&self.broker).await;
+            last.milestone(&self.broker).await;
         }
     }
 

@@ -3,7 +3,7 @@
 //! Methods are short and never wait.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     hash::{BuildHasher, RandomState},
     sync::{
         Arc, OnceLock,
@@ -40,6 +40,8 @@ pub(crate) struct Hub {
     hasher: RandomState,
     clients: Vec<Mutex<HashMap<ClientId, Arc<Outbox>>>>,
     channels: Vec<Mutex<HashMap<Box<str>, Arc<Feed>>>>,
+    /// Channels whose references have become a single one.
+    single: Mutex<HashSet<Channel>>,
     /// The connections of clients that post their commands, by session name.
     sessions: Mutex<HashMap<Box<str>, ClientId>>,
     count: AtomicUsize,
@@ -68,6 +70,7 @@ impl Hub {
             hasher: RandomState::new(),
             clients: (0..SHARDS).map(|_| Mutex::default()).collect(),
             channels: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            single: Mutex::default(),
             sessions: Mutex::default(),
             count: AtomicUsize::new(0),
             empty: Notify::new(),
@@ -168,9 +171,16 @@ impl Hub {
     fn release(&self, feed: &Feed) {
         let key = key_of(feed.channel());
         let mut shard = self.channel_shard(&key);
-        if feed.release() == 0 {
-            shard.remove(&key);
+        match feed.release() {
+            0 => drop(shard.remove(&key)),
+            1 => drop(self.single.lock().insert(feed.channel().clone())),
+            _ => {}
         }
+    }
+
+    /// The channels whose references have become a single one since the last call. Some of them may have more by now.
+    pub(crate) fn take_single(&self) -> HashSet<Channel> {
+        std::mem::take(&mut *self.single.lock())
     }
 
     /// Delivers a message to one connection.

@@ -179,8 +179,9 @@ impl Interests {
         Ok(())
     }
 
-    /// Ends the NATS subscriptions of channels without subscribers.
+    /// Ends the NATS subscriptions of channels without subscribers. Looks only at channels that may have lost the last one.
     async fn sweep(&self) {
+        let mut idle = HashSet::new();
         let mut ticks = interval(Duration::from_secs(1));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -188,16 +189,31 @@ impl Interests {
                 _ = ticks.tick() => {}
                 () = self.receiver.lifecycle.finishing() => return,
             }
-            let now = Instant::now();
-            self.channels.lock().retain(|_, interest| {
-                let over = interest.is_over(now);
-                if over {
-                    interest.subscription.stop.cancel();
-                }
-                !over
-            });
+            idle.extend(self.receiver.hub.take_single());
+            let over = take_over(&mut self.channels.lock(), &mut idle, Instant::now());
+            // After the lock is released: the last reference takes the hub's lock.
+            drop(over);
         }
     }
+}
+
+/// Takes the channels out that had no subscriber for `LINGER`. `idle` has those that may have none, and keeps those that have none.
+fn take_over(
+    channels: &mut HashMap<Channel, Interest>,
+    idle: &mut HashSet<Channel>,
+    now: Instant,
+) -> Vec<Interest> {
+    let mut over = Vec::new();
+    idle.retain(|channel| {
+        let Some(interest) = channels.get_mut(channel) else { return false };
+        if interest.is_over(now) {
+            interest.subscription.stop.cancel();
+            over.extend(channels.remove(channel));
+            return false;
+        }
+        interest.idle_since.is_some()
+    });
+    over
 }
 
 impl Interest {
@@ -298,6 +314,33 @@ mod tests {
         receiving.stop.cancel();
         drop(receiving);
         assert!(!lost(&outbox));
+    }
+
+    #[test]
+    fn channels_with_subscribers_are_not_looked_at() {
+        let hub = Arc::new(Hub::new());
+        let hold = |name: &str| hub.hold(&Channel::parse(name).unwrap(), |_| {});
+        let (mut channels, mut idle) = (HashMap::new(), HashSet::new());
+        let mut subscribers: Vec<_> = (0..1000)
+            .map(|n| {
+                let name = format!("chat:{n}");
+                channels.insert(Channel::parse(&name).unwrap(), Interest::new(hold(&name)));
+                hold(&name)
+            })
+            .collect();
+        let now = Instant::now();
+        assert!(hub.take_single().is_empty(), "all have a subscriber");
+        subscribers.truncate(998);
+        let back = hold("chat:999");
+        idle.extend(hub.take_single());
+        assert_eq!(idle.len(), 2);
+        assert!(take_over(&mut channels, &mut idle, now).is_empty());
+        assert_eq!(idle.len(), 1, "the other one has a subscriber again");
+        drop(back);
+        idle.extend(hub.take_single());
+        assert_eq!(take_over(&mut channels, &mut idle, now + LINGER).len(), 1);
+        assert_eq!(take_over(&mut channels, &mut idle, now + 2 * LINGER).len(), 1);
+        assert_eq!((channels.len(), idle.len()), (998, 0));
     }
 
     #[test]

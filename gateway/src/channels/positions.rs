@@ -77,7 +77,7 @@ impl Positions {
     }
 
     async fn check(&self, namespace: &str) -> Result<(), Refusal> {
-        self.history.mark(namespace).await;
+        self.history.milestone(namespace).await;
         if let Some(position) = self.history.refresh(namespace).await? {
             tracing::warn!(namespace, "the stream of a namespace is another one, or has lost its end");
             for feed in self.hub.feeds(&format!("{namespace}.")) {

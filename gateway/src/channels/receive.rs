@@ -2,19 +2,16 @@
 //!
 //! One task per subscription. None of them waits for a client.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::sync::Arc;
 
 use async_nats::Message;
-use parking_lot::Mutex;
 use tidegate_shared::{
     broker::{Broker, header_number, stored_at},
     config::{Fanout, Namespace},
     id::{ClientId, GatewayId},
     lifecycle::Lifecycle,
     listener::listen,
+    sparse::Sparse,
     subject::Subjects,
 };
 
@@ -36,12 +33,9 @@ pub(crate) struct Receiver {
     pub(super) recovery: Arc<Recovery>,
     pub(super) metrics: Metrics,
     pub(super) lifecycle: Lifecycle,
-    /// When something unreadable was last logged.
-    pub(super) warned: Mutex<Option<Instant>>,
+    /// Something unreadable.
+    pub(super) warned: Sparse,
 }
-
-/// Pause between two warnings of unreadable messages. The metric counts all of them.
-const WARN_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Handles the messages of one subscription.
 type Handler = fn(&Receiver, &Message);
@@ -72,7 +66,7 @@ impl Receiver {
         // Read before the first message is handled: this also sets the end of each stream.
         for namespace in self.history.namespaces() {
             self.history.refresh(namespace).await?;
-            self.history.mark(namespace).await;
+            self.history.milestone(namespace).await;
         }
         for (name, messages, handler) in subscriptions {
             let this = Arc::clone(self);
@@ -128,11 +122,8 @@ impl Receiver {
 
     /// Warns of what publishers write, rarely: they may write it often.
     fn warn(&self, subject: &str, what: &str) {
-        let now = Instant::now();
-        let mut warned = self.warned.lock();
-        if warned.is_none_or(|warned| now >= warned + WARN_INTERVAL) {
-            *warned = Some(now);
-            tracing::warn!(subject, "{what}");
+        if let Some(skipped) = self.warned.due() {
+            tracing::warn!(subject, skipped, "{what}");
         }
     }
 

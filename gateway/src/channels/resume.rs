@@ -12,6 +12,7 @@ use tokio::{
 
 use super::feed::{Backlog, Feed, Gap, Healed, Limit, Opened, Pin, Resume, Start, newest::Loaded};
 use super::history::History;
+use super::window_budget::WindowBudget;
 use crate::metrics::Metrics;
 
 /// The most publications that fill a gap, and how much of them one read may hold.
@@ -26,14 +27,13 @@ const HEAL_PAUSE: Duration = Duration::from_millis(200);
 const LOAD_TRIES: u32 = 8;
 /// How long a client waits until its backlog is at hand. SDKs give up after 5 s.
 const PREPARE_TIME: Duration = Duration::from_secs(4);
-/// How long a window stays open for other clients that come back.
-const WINDOW_TIME: Duration = Duration::from_secs(10);
 
 /// Fills in missed publications from the streams of channels.
 pub(crate) struct Recovery {
     history: Arc<History>,
     metrics: Metrics,
     lifecycle: Lifecycle,
+    windows: WindowBudget,
 }
 
 /// A gap being filled, as its undo value: if the task ends too early, the subscribers are let go.
@@ -45,7 +45,7 @@ struct Filling {
 
 impl Recovery {
     pub(super) fn new(history: Arc<History>, metrics: Metrics, lifecycle: Lifecycle) -> Self {
-        Self { history, metrics, lifecycle }
+        Self { history, metrics, lifecycle, windows: WindowBudget::default() }
     }
 
     /// Fills the gap of a channel from its stream. If that fails, the subscribers are removed and their clients resume.
@@ -237,10 +237,11 @@ impl Recovery {
 
     fn close_window_later(&self, feed: Arc<Feed>) {
         let lifecycle = self.lifecycle.clone();
+        let share = self.windows.hold(feed.window_bytes());
         self.lifecycle.spawn(async move {
             loop {
                 tokio::select! {
-                    () = sleep(WINDOW_TIME) => {}
+                    () = sleep(share.time()) => {}
                     () = lifecycle.finishing() => return,
                 }
                 if feed.close_window() {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use tidegate_shared::{
     channel::Channel,
     config::AnswerMode,
@@ -12,7 +13,7 @@ use tidegate_shared::{
 use super::{Connection, End, in_flight::Done};
 use crate::{
     requests::{CallEnd, calls::Settled},
-    session::{Effect, Effects, PresenceQuery},
+    session::{Effect, Effects, Found, PresenceQuery},
 };
 
 impl Connection {
@@ -56,10 +57,17 @@ impl Connection {
             Effect::Join { ticket, channel, resume, or_refuse } => {
                 let shared = Arc::clone(&self.shared);
                 let member = self.session.member(&channel);
-                self.in_flight().tasks.push(Box::pin(async move {
-                    let result = shared.ready(&channel, resume.as_ref(), or_refuse, member).await;
-                    Done::Joinable { ticket, result }
-                }));
+                let resumes = resume.is_some();
+                let ready = async move { shared.ready(&channel, resume.as_ref(), or_refuse, member).await };
+                let joinable = move |result| Done::Joinable { ticket, result };
+                let in_flight = self.in_flight();
+                // A client that subscribes and unsubscribes again and again waits for the joins it has begun.
+                in_flight.unsettled += 1;
+                if resumes {
+                    in_flight.run_apart(ready, joinable);
+                } else {
+                    in_flight.tasks.push(Box::pin(ready.map(joinable)));
+                }
             }
             Effect::FetchKeys { issuer } => self.shared.keys.want(issuer),
             Effect::Leave { channel } => self.registration.leave(&channel),
@@ -118,11 +126,12 @@ impl Connection {
         let in_flight = self.in_flight();
         // A page can be large, so it counts as an unsettled operation.
         in_flight.unsettled += 1;
-        in_flight.tasks.push(Box::pin(async move {
+        let page = async move {
             let history = &shared.channels.history;
             let page = history.page(&channel, &ask, history.limit()).await;
-            Done::Paged { command, page: page.map_err(|refusal| codes::INTERNAL.because(refusal)) }
-        }));
+            page.map_err(|refusal| codes::INTERNAL.because(refusal))
+        };
+        in_flight.run_apart(page, move |page| Done::Paged { command, page });
     }
 
     fn read_members(&mut self, command: u32, channel: Channel, query: PresenceQuery) {
@@ -130,10 +139,13 @@ impl Connection {
         let in_flight = self.in_flight();
         // The members of a large channel are a large reply, so it counts as an unsettled operation.
         in_flight.unsettled += 1;
-        in_flight.tasks.push(Box::pin(async move {
-            let members = shared.presence.members(&channel).await;
-            let members = members.map_err(|refusal| codes::INTERNAL.because(refusal));
-            Done::Members { command, query, members }
-        }));
+        let found = async move {
+            let found = match query {
+                PresenceQuery::Members => shared.presence.members(&channel).await.map(Found::Members),
+                PresenceQuery::Count => shared.presence.count(&channel).await.map(Found::Count),
+            };
+            found.map_err(|refusal| codes::INTERNAL.because(refusal))
+        };
+        in_flight.run_apart(found, move |found| Done::Members { command, found });
     }
 }

@@ -2,11 +2,15 @@
 //!
 //! An idle connection has none. Unsettled operations are counted here; the loop decides when to stop reading.
 
-use std::sync::Arc;
+use std::{future::poll_fn, sync::Arc, task::Poll};
 
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use tidegate_shared::protocol::{self, HistoryResult, PresenceResult};
-use tokio::time::Instant;
+use tidegate_shared::protocol::{self, HistoryResult, codes};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+    time::Instant,
+};
 
 use super::{Connection, End, now, prepare::Ready};
 use crate::{
@@ -19,14 +23,19 @@ use crate::{
         store::Store,
         turn::{Turn, Turns},
     },
-    session::{AskedAbout, Effects, HookQuestion, PresenceQuery, ServerSubscription, Session},
+    session::{AskedAbout, Effects, Found, HookQuestion, ServerSubscription, Session},
 };
+
+/// Operations with large results that one connection runs at a time.
+const LARGE: usize = 4;
 
 /// The operations in flight of one connection.
 pub(super) struct InFlight {
     pub(super) tasks: FuturesUnordered<BoxFuture<'static, Done>>,
+    /// The turns of operations with large results.
+    large: Arc<Semaphore>,
     turns: Turns,
-    /// How many operations are unsettled: publishes without acknowledgement, and reads with large replies.
+    /// How many operations are unsettled: publishes without acknowledgement, joins, and reads with large replies.
     pub(super) unsettled: usize,
     /// The turn of a publication that a back end has just decided on.
     turn: Option<PublishTurn>,
@@ -65,8 +74,7 @@ pub(super) enum Done {
     },
     Members {
         command: u32,
-        query: PresenceQuery,
-        members: Result<PresenceResult, protocol::Error>,
+        found: Result<Found, protocol::Error>,
     },
     Verdict {
         about: AskedAbout,
@@ -77,6 +85,34 @@ pub(super) enum Done {
         command: u32,
         page: Result<Option<HistoryResult>, protocol::Error>,
     },
+    /// A large result. The next one is read when this one is in the outbox.
+    Large {
+        done: Box<Done>,
+        turn: Option<OwnedSemaphorePermit>,
+    },
+}
+
+impl InFlight {
+    /// Runs an operation with a large result, on a task of its own: it goes on while a write to this client is blocked, so
+    /// that it holds nothing that other connections wait for.
+    pub(super) fn run_apart<T: Send + 'static>(
+        &mut self,
+        operation: impl Future<Output = Result<T, protocol::Error>> + Send + 'static,
+        done: impl FnOnce(Result<T, protocol::Error>) -> Done + Send + 'static,
+    ) {
+        let turns = Arc::clone(&self.large);
+        self.tasks.push(Box::pin(async move {
+            let turn = turns.acquire_owned().await.ok();
+            // Ends with the connection: a set that is dropped aborts its tasks.
+            let mut apart = JoinSet::new();
+            apart.spawn(operation);
+            let result = match apart.join_next().await {
+                Some(Ok(result)) => result,
+                Some(Err(_)) | None => Err(codes::INTERNAL.error()),
+            };
+            Done::Large { done: Box::new(done(result)), turn }
+        }));
+    }
 }
 
 impl Connection {
@@ -84,10 +120,7 @@ impl Connection {
         let effects = match done {
             Done::Settled { command, settled, hold } => {
                 self.settled_one();
-                match settled {
-                    Settled::Ended(end) => self.session.finished(command, end),
-                    Settled::Stored(wait) => self.await_answer(command, wait, hold),
-                }
+                self.settled(command, settled, hold)
             }
             Done::Ended { command, end } => self.session.finished(command, end),
             Done::Published { command, result } => {
@@ -98,13 +131,16 @@ impl Connection {
                 self.settled_one();
                 if result.is_err() { self.session.send_failed() } else { Vec::new() }
             }
-            Done::Joinable { ticket, result } => match result {
-                Ok(ready) => {
-                    self.subscribe(ticket, ready)?;
-                    Vec::new()
+            Done::Joinable { ticket, result } => {
+                self.settled_one();
+                match result {
+                    Ok(ready) => {
+                        self.subscribe(ticket, ready)?;
+                        Vec::new()
+                    }
+                    Err(error) => self.session.not_subscribed(ticket, error),
                 }
-                Err(error) => self.session.not_subscribed(ticket, error),
-            },
+            }
             Done::Prepared { chosen, ready, arriving } => match ready {
                 Ok(ready) => {
                     self.welcome(&chosen, ready)?;
@@ -114,9 +150,9 @@ impl Connection {
                 }
                 Err(_) => self.session.not_welcomed(now().instant),
             },
-            Done::Members { command, query, members } => {
+            Done::Members { command, found } => {
                 self.settled_one();
-                self.session.members_read(command, query, members)
+                self.session.members_read(command, found)
             }
             Done::Verdict { about, verdict, turn } => {
                 self.in_flight().turn = turn;
@@ -131,6 +167,11 @@ impl Connection {
                 self.settled_one();
                 self.session.paged(command, page)
             }
+            Done::Large { done, turn } => {
+                let flow = self.done(*done);
+                drop(turn);
+                return flow;
+            }
         };
         if self.in_flight.as_ref().is_some_and(|in_flight| in_flight.tasks.is_empty()) {
             self.in_flight = None;
@@ -138,10 +179,18 @@ impl Connection {
         self.perform(effects)
     }
 
+    fn settled(&mut self, command: u32, settled: Settled, hold: Option<Box<Hold>>) -> Effects {
+        match settled {
+            Settled::Ended(end) => self.session.finished(command, end),
+            Settled::Stored(wait) => self.await_answer(command, wait, hold),
+        }
+    }
+
     pub(super) fn in_flight(&mut self) -> &mut InFlight {
         self.in_flight.get_or_insert_with(|| {
             Box::new(InFlight {
                 tasks: FuturesUnordered::new(),
+                large: Arc::new(Semaphore::new(LARGE)),
                 turns: Turns::default(),
                 unsettled: 0,
                 turn: None,
@@ -199,13 +248,15 @@ impl Connection {
     }
 }
 
-/// The next result. Pending forever while no operation is in flight.
-pub(super) async fn next_done(in_flight: &mut Option<Box<InFlight>>) -> Done {
-    match in_flight {
-        Some(in_flight) => match in_flight.tasks.next().await {
-            Some(done) => done,
-            None => std::future::pending().await,
+/// The next result. Pending forever while no operation is in flight, and while the outbox has no room for a reply.
+pub(super) async fn next_done(in_flight: &mut Option<Box<InFlight>>, has_room: impl Fn() -> bool) -> Done {
+    poll_fn(|cx| match in_flight {
+        Some(in_flight) if has_room() => match in_flight.tasks.poll_next_unpin(cx) {
+            Poll::Ready(Some(done)) => Poll::Ready(done),
+            Poll::Ready(None) | Poll::Pending => Poll::Pending,
         },
-        None => std::future::pending().await,
-    }
+        // The connection writes what is queued, and asks again.
+        _ => Poll::Pending,
+    })
+    .await
 }

@@ -3,10 +3,12 @@
 //! Sits between the client and an ordinary session, so that the session has one protocol. Pure.
 
 use tidegate_shared::protocol::{
-    Command, ConnectRequest, Push, Reply, Sub, SubscribeRequest,
+    Command, ConnectRequest, Push, Reply, Sub, SubscribeRequest, SubscribeResult,
     codes::{self, Disconnect, ErrorCode},
     lenient,
 };
+
+use crate::session::Budget;
 
 pub(crate) mod event_cursor;
 mod event_id;
@@ -15,9 +17,11 @@ mod event_id;
 const CONNECT: u32 = 1;
 
 /// The missing half of a one-way client.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct OneWay {
     begun: bool,
+    /// What is left for publications in the reply to `connect`, which has those of all subscriptions.
+    budget: Budget,
     /// The subscriptions the client asked for.
     subscriptions: Vec<SubscribeRequest>,
     /// The reply to `connect` while subscriptions are unanswered, and how many are.
@@ -42,6 +46,11 @@ pub(super) enum Reaction {
 }
 
 impl OneWay {
+    /// The missing half of a client whose outbox has this many bytes.
+    pub(super) fn new(outbox: u64) -> Self {
+        Self { begun: false, budget: Budget::of(outbox), subscriptions: Vec::new(), held: None }
+    }
+
     /// The connect command in the client's first message. Later messages are ignored.
     pub(super) fn read(&mut self, frame: &[u8]) -> Option<Result<Command, serde_json::Error>> {
         if std::mem::replace(&mut self.begun, true) {
@@ -81,6 +90,9 @@ impl OneWay {
             connect.pong = false;
             let chosen = |wish: &SubscribeRequest| connect.subs.iter().any(|sub| sub.channel == wish.channel);
             self.subscriptions.retain(|wish| !chosen(wish));
+            for result in connect.subs.iter().filter_map(|sub| sub.result.as_ref()) {
+                self.budget.take_all(&result.publications);
+            }
         }
         if self.subscriptions.is_empty() {
             return Reaction::SendFirst(reply);
@@ -95,11 +107,18 @@ impl OneWay {
         Reaction::Commands(commands)
     }
 
-    /// A refused channel is left out of the reply to `connect`.
+    /// A refused channel is left out of the reply to `connect`. A backlog that does not fit beside the others is not
+    /// recovered: the client starts behind it.
     fn subscribed(&mut self, id: u32, reply: Reply) -> Reaction {
         let Some((connected, left)) = &mut self.held else { return Reaction::Nothing };
         let wish = usize::try_from(id - CONNECT - 1).ok().and_then(|index| self.subscriptions.get(index));
-        if let (Some(wish), Some(result), Some(connect)) = (wish, reply.subscribe, &mut connected.connect) {
+        if let (Some(wish), Some(mut result), Some(connect)) = (wish, reply.subscribe, &mut connected.connect)
+        {
+            if !self.budget.take_all(&result.publications) {
+                let newest = result.publications.last().map_or(0, |newest| newest.offset);
+                let offset = newest.max(result.offset);
+                result = SubscribeResult { recovered: false, offset, publications: Vec::new(), ..result };
+            }
             connect.subs.push(Sub::new(wish.channel.as_str(), result));
         }
         *left -= 1;
@@ -127,7 +146,7 @@ fn disconnect_for(error: u32) -> Disconnect {
 
 #[cfg(test)]
 mod tests {
-    use tidegate_shared::protocol::{ConnectResult, Publication, SubscribeResult, Unsubscribe};
+    use tidegate_shared::protocol::{ConnectResult, Publication, Unsubscribe};
 
     use super::*;
 
@@ -142,16 +161,16 @@ mod tests {
 
     #[test]
     fn only_the_first_message_is_read() {
-        let mut client = OneWay::default();
+        let mut client = OneWay::new(10_000);
         let command = client.read(br#"{"token":"t"}"#).unwrap().unwrap();
         assert_eq!((command.id, command.connect.unwrap().token.as_str()), (1, "t"));
         assert!(client.read(b"nonsense").is_none());
-        assert!(OneWay::default().read(b"nonsense").unwrap().is_err());
+        assert!(OneWay::new(10_000).read(b"nonsense").unwrap().is_err());
     }
 
     #[test]
     fn the_answer_to_connect_waits_for_the_channels_and_leaves_out_refused_ones() {
-        let mut client = OneWay::default();
+        let mut client = OneWay::new(10_000);
         client.read(br#"{"subs":{"a":{},"b":{}}}"#).unwrap().unwrap();
         let Reaction::Commands(commands) = client.react(connected()) else { panic!("it asks") };
         let asked: Vec<_> = commands.into_iter().map(|c| (c.id, c.subscribe.unwrap().channel)).collect();
@@ -165,8 +184,32 @@ mod tests {
     }
 
     #[test]
+    fn backlogs_that_do_not_fit_together_are_not_recovered() {
+        let mut client = OneWay::new(10_000);
+        client.read(br#"{"subs":{"a":{},"b":{},"c":{}}}"#).unwrap().unwrap();
+        let recovered = |id, bytes| {
+            let publications =
+                vec![Publication { data: vec![b'1'; bytes].into(), offset: 7, ..Publication::default() }; 2];
+            let result =
+                SubscribeResult { recovered: true, offset: 5, publications, ..SubscribeResult::default() };
+            Reply { id, subscribe: Some(result), ..Reply::default() }
+        };
+        client.react(connected());
+        client.react(recovered(2, 1500));
+        client.react(recovered(3, 1500));
+        let Reaction::SendFirst(reply) = client.react(recovered(4, 100)) else { panic!("it is told") };
+        let subs = reply.connect.unwrap().subs;
+        let told: Vec<_> = subs
+            .into_iter()
+            .map(|sub| sub.result.unwrap())
+            .map(|result| (result.recovered, result.offset, result.publications.len()))
+            .collect();
+        assert_eq!(told, [(true, 5, 2), (false, 7, 0), (true, 5, 2)]);
+    }
+
+    #[test]
     fn a_server_side_subscription_is_not_requested_again() {
-        let mut client = OneWay::default();
+        let mut client = OneWay::new(10_000);
         let command = client.read(br##"{"subs":{"a":{},"#42":{"recover":true}}}"##).unwrap().unwrap();
         assert_eq!(command.connect.unwrap().subs.len(), 2);
         let mut reply = connected();
@@ -179,7 +222,7 @@ mod tests {
 
     #[test]
     fn pings_are_answered_for_the_client_and_pushes_pass() {
-        let mut client = OneWay::default();
+        let mut client = OneWay::new(10_000);
         assert_eq!(client.react(Reply::ping()), Reaction::Ping(Reply::ping()));
         let push = Reply::publication("c", Publication::default());
         assert_eq!(client.react(push.clone()), Reaction::Send(push));
@@ -189,7 +232,7 @@ mod tests {
     fn a_lost_channel_ends_the_connection_so_that_the_client_resumes() {
         let unsubscribe = Some(Unsubscribe { code: 2500, reason: "insufficient state".into() });
         let push = Push { channel: "a".into(), unsubscribe, ..Push::default() };
-        let reaction = OneWay::default().react(Reply { push: Some(push), ..Reply::default() });
+        let reaction = OneWay::new(10_000).react(Reply { push: Some(push), ..Reply::default() });
         assert_eq!(reaction, Reaction::Close(codes::INSUFFICIENT_STATE));
     }
 
@@ -197,7 +240,7 @@ mod tests {
     fn an_error_ends_the_connection() {
         for (error, code) in [(109, 3005), (110, 3005), (111, 3013), (103, 3507), (100, 3004), (108, 3004)] {
             let error = tidegate_shared::protocol::Error { code: error, ..Default::default() };
-            let reaction = OneWay::default().react(Reply::error(CONNECT, error));
+            let reaction = OneWay::new(10_000).react(Reply::error(CONNECT, error));
             assert!(
                 matches!(&reaction, Reaction::Close(disconnect) if disconnect.code == code),
                 "{reaction:?}"

@@ -13,6 +13,7 @@ use tidegate_shared::{
     id::GatewayId,
     lifecycle::Lifecycle,
     protocol::{EmulationRequest, protobuf},
+    sparse::Sparse,
     subject::Subjects,
 };
 use tokio::time::timeout;
@@ -92,7 +93,10 @@ async fn answer(client: &Client, sessions: &Sessions, message: Message) {
     let outcome = match protobuf::decode_one::<EmulationRequest>(message.payload) {
         Ok(request) => sessions.offer(&request.session, request.data).await,
         Err(error) => {
-            tracing::warn!(%error, "dropped commands from another gateway that cannot be read");
+            static UNREADABLE: Sparse = Sparse::new();
+            if let Some(skipped) = UNREADABLE.due() {
+                tracing::warn!(%error, skipped, "dropped commands from another gateway that cannot be read");
+            }
             return;
         }
     };

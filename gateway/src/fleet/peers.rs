@@ -13,6 +13,7 @@ use tidegate_shared::{
     broker::{Broker, Refusal},
     id::GatewayId,
     lifecycle::Lifecycle,
+    sparse::Sparse,
     subject::Subjects,
 };
 use tokio::time::{Instant, sleep, timeout};
@@ -131,7 +132,12 @@ impl Peers {
     async fn serve(&self, mut questions: Subscriber, respond: Respond) {
         while let Some(message) = questions.next().await {
             let Ok(asked) = serde_json::from_slice::<&RawValue>(&message.payload) else {
-                tracing::warn!(subject = %message.subject, "dropped a question of another gateway that cannot be read");
+                static UNREADABLE: Sparse = Sparse::new();
+                if let Some(skipped) = UNREADABLE.due() {
+                    tracing::warn!(
+                        subject = %message.subject, skipped, "dropped a question of another gateway that cannot be read"
+                    );
+                }
                 continue;
             };
             let Some(inbox) = message.reply.filter(|reply| Subjects::is_inbox(reply)) else { continue };

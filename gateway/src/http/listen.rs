@@ -5,7 +5,7 @@ use std::{io::Write, sync::Arc, time::Duration};
 use axum::{Router, body::Body, http::Request};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tidegate_shared::lifecycle::Lifecycle;
+use tidegate_shared::{lifecycle::Lifecycle, sparse::Sparse};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
@@ -62,7 +62,10 @@ pub(crate) async fn serve(
             }
             Err(error) => {
                 // Most likely out of file descriptors: wait until other sockets close.
-                tracing::warn!(%error, "cannot accept a connection");
+                static REFUSED: Sparse = Sparse::new();
+                if let Some(skipped) = REFUSED.due() {
+                    tracing::warn!(%error, skipped, "cannot accept a connection");
+                }
                 sleep(Duration::from_millis(100)).await;
             }
         }

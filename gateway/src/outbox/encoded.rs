@@ -1,7 +1,10 @@
 //! One message for many connections: each form is encoded for the first connection that needs it, then shared.
 
 use bytes::Bytes;
-use tidegate_shared::protocol::{Encoding, Reply};
+use tidegate_shared::{
+    protocol::{Encoding, Reply},
+    sparse::Sparse,
+};
 
 use super::{Outbox, dialect::Dialect};
 
@@ -48,12 +51,16 @@ impl<F: Fn(Encoding, Form) -> Reply> Encoded<F> {
                 }
             }
             if let Some(bytes) = slot.as_ref().filter(|bytes| bytes.len() > outbox.limit()) {
+                static TOO_LARGE: Sparse = Sparse::new();
                 let (bytes, limit) = (bytes.len(), outbox.limit());
-                tracing::warn!(
-                    bytes,
-                    limit,
-                    "a message is larger than gateway.limits.outbox: no client receives it"
-                );
+                if let Some(skipped) = TOO_LARGE.due() {
+                    tracing::warn!(
+                        bytes,
+                        limit,
+                        skipped,
+                        "a message is larger than gateway.limits.outbox: no client receives it"
+                    );
+                }
             }
         }
         match slot {

@@ -12,6 +12,7 @@ use tidegate_shared::{
     config::HooksConfig,
     hook::{self, Decision, Event, Question},
     protocol::codes,
+    sparse::Sparse,
     subject::Subjects,
 };
 use tokio::time::Instant;
@@ -59,7 +60,10 @@ impl Hooks {
         let decided = self.request(event, question).await;
         self.metrics.hook(event.as_str(), outcome_of(&decided), Some(started.elapsed()));
         if let Err(Silence::Unreadable(problem)) = &decided {
-            tracing::warn!(hook = event.as_str(), problem, "a back end's answer is no decision");
+            static UNREADABLE: Sparse = Sparse::new();
+            if let Some(skipped) = UNREADABLE.due() {
+                tracing::warn!(hook = event.as_str(), problem, skipped, "a back end's answer is no decision");
+            }
         }
         if let (Some(key), Ok(decision)) = (key, &decided) {
             let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

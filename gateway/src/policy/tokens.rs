@@ -154,6 +154,11 @@ impl Verifier {
         self.refusals.note(token, None, Reason::Other, now);
     }
 
+    /// Notes that a client sent no connection token, though it needs one.
+    pub(crate) fn note_missing(&self, now: u64) {
+        self.refusals.note("connection", None, Reason::Missing, now);
+    }
+
     fn noted(&self, token: &'static str, refused: &Refused, now: u64) -> Invalid {
         let issuer = refused.place.and_then(|place| self.issuers.get(place));
         self.refusals.note(token, issuer.map(Trusted::name), refused.reason, now);

@@ -3,12 +3,15 @@
 use async_nats::Message;
 use tidegate_shared::{
     broker::Broker, confirmation::Confirmation, envelope::Answer, id::GatewayId, lifecycle::Lifecycle,
-    listener::listen, subject::Subjects,
+    listener::listen, sparse::Sparse, subject::Subjects,
 };
 use tokio::sync::mpsc;
 
 use super::waiting::{Waiting, Word};
 use crate::metrics::Metrics;
+
+/// An answer that cannot be read.
+static UNREADABLE: Sparse = Sparse::new();
 
 /// Receives the answers to plain requests of this gateway.
 #[derive(Clone)]
@@ -59,7 +62,11 @@ impl Answers {
             Ok(answer) => self.waiting.arrived(answer, reply),
             Err(error) => {
                 self.metrics.unreadable("answer");
-                tracing::warn!(subject = %message.subject, %error, "dropped an answer of a worker that cannot be read");
+                if let Some(skipped) = UNREADABLE.due() {
+                    tracing::warn!(
+                        subject = %message.subject, %error, skipped, "dropped an answer of a worker that cannot be read"
+                    );
+                }
             }
         }
     }

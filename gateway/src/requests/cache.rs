@@ -24,6 +24,9 @@ use crate::metrics::Metrics;
 const HIGH_WATER_PERCENT: u64 = 90;
 /// How often the gateway asks the broker, and how long the broker may take.
 const EVERY: Duration = Duration::from_secs(1);
+/// How often it asks while the cache is fuller than this share.
+const OFTEN: Duration = Duration::from_millis(100);
+const OFTEN_PERCENT: u64 = 50;
 
 /// What the broker said last about the cache. Empty before it has said anything.
 #[derive(Debug, Default)]
@@ -41,7 +44,7 @@ impl Cache {
     /// Why requests are refused. `None` while there is room.
     fn full(&self) -> Option<String> {
         let (bytes, max) = (self.bytes.load(Relaxed), self.max_bytes.load(Relaxed));
-        is_full(bytes, max).then(|| {
+        reaches(HIGH_WATER_PERCENT, bytes, max).then(|| {
             format!(
                 "the result cache TIDE_REPLY has {bytes} of {max} bytes, and admits nothing from {HIGH_WATER_PERCENT} % on"
             )
@@ -59,6 +62,11 @@ impl Cache {
         });
     }
 
+    fn pause(&self) -> Duration {
+        let (bytes, max) = (self.bytes.load(Relaxed), self.max_bytes.load(Relaxed));
+        if reaches(OFTEN_PERCENT, bytes, max) { OFTEN } else { EVERY }
+    }
+
     async fn follow(&self, broker: &Broker, metrics: &Metrics) {
         let place = || Place::Store(REPLY.to_owned());
         loop {
@@ -72,13 +80,14 @@ impl Cache {
                     None => broker.health().works(place),
                 }
             }
-            sleep(EVERY).await;
+            sleep(self.pause()).await;
         }
     }
 }
 
-fn is_full(bytes: u64, max: u64) -> bool {
-    max > 0 && u128::from(bytes) * 100 >= u128::from(max) * u128::from(HIGH_WATER_PERCENT)
+/// Whether so much of it is used. Never without a limit.
+fn reaches(percent: u64, bytes: u64, max: u64) -> bool {
+    max > 0 && u128::from(bytes) * 100 >= u128::from(max) * u128::from(percent)
 }
 
 #[cfg(test)]
@@ -94,7 +103,7 @@ mod tests {
             (u64::MAX, 0, false),
             (u64::MAX, u64::MAX, true),
         ] {
-            assert_eq!(is_full(bytes, max), full, "{bytes} of {max}");
+            assert_eq!(reaches(HIGH_WATER_PERCENT, bytes, max), full, "{bytes} of {max}");
         }
         let cache = Cache::default();
         assert_eq!(cache.admit(), Ok(()));

@@ -11,7 +11,7 @@ const FIELDS: u64 = 160;
 
 /// The bytes that are left for publications in one reply.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Budget {
+pub(crate) struct Budget {
     /// Half of the outbox: the rest is for what is delivered meanwhile.
     left: u64,
     /// What a single publication may take: a reply that fits an empty outbox is written.
@@ -20,12 +20,12 @@ pub(super) struct Budget {
 
 impl Budget {
     /// The budget of a reply into an outbox of this many bytes.
-    pub(super) fn of(outbox: u64) -> Self {
+    pub(crate) fn of(outbox: u64) -> Self {
         Self { left: outbox / 2, alone: outbox.saturating_sub(ENVELOPE) }
     }
 
     /// Takes all of these publications. Returns false, and takes none, if they do not fit.
-    pub(super) fn take_all(&mut self, publications: &[Publication]) -> bool {
+    pub(crate) fn take_all(&mut self, publications: &[Publication]) -> bool {
         let needed = publications.iter().map(encoded_len).sum();
         let fits = needed <= self.left || (publications.len() == 1 && needed <= self.alone);
         if fits {

@@ -150,6 +150,7 @@ impl Session {
         if self.rules.anonymous {
             return Ok(Identity::default());
         }
+        self.rules.verifier.note_missing(now.unix.as_secs());
         Err(None)
     }
 

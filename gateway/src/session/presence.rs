@@ -2,7 +2,7 @@
 
 use tidegate_shared::{
     channel::Channel,
-    protocol::{self, ClientInfo, PresenceResult, Reply, codes, protobuf},
+    protocol::{self, ClientInfo, PresenceResult, PresenceStatsResult, Reply, codes, protobuf},
 };
 
 use super::{Connected, Effect, Effects, Phase, Session, refuse};
@@ -15,6 +15,13 @@ pub(crate) enum PresenceQuery {
     Members,
     /// How many members and users there are.
     Count,
+}
+
+/// What was read about a channel's members.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Found {
+    Members(PresenceResult),
+    Count(PresenceStatsResult),
 }
 
 impl Session {
@@ -63,19 +70,11 @@ impl Session {
     }
 
     /// Replies with the members of a channel once they are read.
-    pub(crate) fn members_read(
-        &self,
-        id: u32,
-        query: PresenceQuery,
-        members: Result<PresenceResult, protocol::Error>,
-    ) -> Effects {
-        let members = match members {
-            Ok(members) => members,
+    pub(crate) fn members_read(&self, id: u32, found: Result<Found, protocol::Error>) -> Effects {
+        let reply = match found {
             Err(error) => return refuse(id, error),
-        };
-        let reply = match query {
-            PresenceQuery::Count => Reply { id, presence_stats: Some(members.stats()), ..Reply::default() },
-            PresenceQuery::Members => {
+            Ok(Found::Count(stats)) => Reply { id, presence_stats: Some(stats), ..Reply::default() },
+            Ok(Found::Members(members)) => {
                 Reply { id, presence: Some(members.suited_to(self.encoding)), ..Reply::default() }
             }
         };

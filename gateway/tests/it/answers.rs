@@ -208,6 +208,8 @@ async fn keyed_requests_are_refused_before_the_result_cache_is_full_and_nothing_
         "{page}"
     );
     let jetstream = async_nats::jetstream::new(crate::support::admin(&stack).await);
-    jetstream.get_stream("TIDE_REPLY").await.unwrap().purge().await.unwrap();
+    let mut larger = jetstream.get_stream("TIDE_REPLY").await.unwrap().cached_info().config.clone();
+    larger.max_bytes *= 64;
+    jetstream.update_stream(larger).await.unwrap();
     eventually("they are accepted again", || async { refusal("echo#another").await.is_none() }).await;
 }

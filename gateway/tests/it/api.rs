@@ -290,6 +290,6 @@ async fn retries_with_a_key_lose_no_publication_while_a_gateway_leaves() {
     };
     let ((), stopped) = tokio::join!(asking, async { stack.stop("gateway-2").await });
     assert!(stopped.unwrap().success());
-    assert_eq!(stream.get_info().await.unwrap().state.last_sequence, 201, "with the gateway's mark");
+    assert_eq!(stream.get_info().await.unwrap().state.last_sequence, 201, "with the gateway's milestone");
     nothing_panicked(&stack);
 }

@@ -11,10 +11,10 @@ use tokio::{
     time::timeout,
 };
 
-use crate::socket::{Socket, frame};
+use crate::socket::{Socket, TEXT, frame};
 use crate::support::{
-    PATIENCE, connect, connect_as, fresh, get, history, http, kept_toml, next, nothing_panicked, quick, raw,
-    raw_connected, resume, service, start, token, url,
+    PATIENCE, TOML, connect, connect_as, fresh, get, history, http, kept_toml, next, nothing_panicked, quick,
+    raw, raw_connected, resume, service, start, token, url,
 };
 
 const STRICT: &str =
@@ -384,6 +384,36 @@ async fn frames_that_break_the_websocket_protocol_are_closed_with_its_own_codes(
         let (opcode, payload) = socket.frame(PATIENCE).await;
         let found = payload.first_chunk().map(|code| u16::from_be_bytes(*code));
         assert_eq!((opcode, found), (8, Some(code)), "{what}");
+    }
+    nothing_panicked(&stack);
+}
+
+#[tokio::test]
+async fn a_message_of_endless_empty_frames_ends_with_the_clients_time() {
+    let limits =
+        "[gateway]\nping_interval = '1s'\npong_timeout = '500ms'\n[gateway.limits]\nfirst_frame = '1s'";
+    let stack = start(Stack::builder().config(&format!("{limits}\n{TOML}")).gateways(1)).await;
+    let connect = serde_json::json!({"id": 1, "connect": {"token": token(&stack, "42")}}).to_string();
+    for (first, code) in [(None, 3502_u16), (Some(connect), 3012)] {
+        let mut socket = Socket::open(&stack).await;
+        if let Some(connect) = first {
+            socket.write(&frame(TEXT, connect.as_bytes())).await;
+            assert_eq!(socket.frame(PATIENCE).await.0, TEXT);
+        }
+        // The beginning of a message, and frames without content that do not end it.
+        let (start, more) = ([0x01, 0x80, 0, 0, 0, 0], [0x00, 0x80, 0, 0, 0, 0].repeat(1000));
+        socket.write(&start).await;
+        let ended = async {
+            loop {
+                // The gateway may have closed its side.
+                let _ = socket.tcp.write_all(&more).await;
+                let closed = timeout(Duration::from_millis(20), socket.frame(PATIENCE)).await;
+                if let Ok((8, payload)) = closed {
+                    return payload.first_chunk().map(|code| u16::from_be_bytes(*code));
+                }
+            }
+        };
+        assert_eq!(timeout(PATIENCE, ended).await.unwrap(), Some(code));
     }
     nothing_panicked(&stack);
 }

@@ -1,6 +1,7 @@
 //! What is larger than a client's outbox: it gets a shorter reply, an error or a fresh start, and never a loop of disconnects.
 
 use async_nats::jetstream;
+use futures_util::StreamExt;
 use serde_json::json;
 use tidegate_cli::client::{CallError, Event, Events};
 use tidegate_cli::stack::Stack;
@@ -9,14 +10,14 @@ use tidegate_shared::protocol::{ConnectRequest, HistoryRequest, SubscribeRequest
 use crate::{
     socket::{Socket, TEXT, frame},
     support::{
-        connect, event, fresh, history, http, kept_toml, next, quick, resume, service, start, subscribe,
+        connect, event, fresh, history, http, kept_toml, next, quick, raw, resume, service, start, subscribe,
         texts, token,
     },
 };
 
 const OUTBOX: usize = 64 * 1024;
-/// The first message of a namespace with history is a mark of the gateway.
-const MARK: u64 = 1;
+/// The first message of a namespace with history is a milestone of the gateway.
+const MILESTONE: u64 = 1;
 
 async fn small_outbox(more: &str) -> Stack {
     let limits =
@@ -26,10 +27,14 @@ async fn small_outbox(more: &str) -> Stack {
 
 /// Stores publications of this many bytes in `kept:a`, as a service does that publishes over NATS.
 async fn store(stack: &Stack, count: usize, bytes: usize) {
+    store_in(stack, "a", count, bytes).await;
+}
+
+async fn store_in(stack: &Stack, name: &str, count: usize, bytes: usize) {
     let nats = jetstream::new(service(stack).await);
     for n in 0..count {
         let data = json!({"n": n, "fill": "x".repeat(bytes)}).to_string();
-        nats.publish("tide.ch.kept.a", data.into()).await.unwrap().await.unwrap();
+        nats.publish(format!("tide.ch.kept.{name}"), data.into()).await.unwrap().await.unwrap();
     }
 }
 
@@ -48,9 +53,9 @@ async fn a_backlog_larger_than_the_outbox_is_a_fresh_start_and_the_connection_st
     let epoch = fresh(&client, "kept:b").await.epoch;
     store(&stack, 10, 8_000).await;
     let result = resume(&client, "kept:a", 0, &epoch).await;
-    assert!(!result.recovered && result.publications.is_empty() && result.offset == MARK + 10);
+    assert!(!result.recovered && result.publications.is_empty() && result.offset == MILESTONE + 10);
     store(&stack, 1, 10).await;
-    assert_eq!(next(&mut events).await.1, MARK + 11, "the subscription goes on behind the position");
+    assert_eq!(next(&mut events).await.1, MILESTONE + 11, "the subscription goes on behind the position");
 }
 
 #[tokio::test]
@@ -85,8 +90,8 @@ async fn a_page_of_history_is_as_long_as_the_outbox_allows() {
         let all = HistoryRequest { channel: "kept:a".into(), limit: -1, reverse, ..Default::default() };
         let page = history(&client, all).await.unwrap();
         assert!((1..8).contains(&page.publications.len()), "{}", page.publications.len());
-        assert_eq!(page.publications[0].offset, MARK + if reverse { 20 } else { 1 });
-        assert_eq!(page.offset, MARK + 20);
+        assert_eq!(page.publications[0].offset, MILESTONE + if reverse { 20 } else { 1 });
+        assert_eq!(page.offset, MILESTONE + 20);
     }
 }
 
@@ -143,7 +148,7 @@ async fn a_publication_that_no_client_could_receive_is_refused_where_it_is_publi
         let (status, answer) = http(stack.gateways()[0].internal, &request).await;
         assert!(status == 200 && answer.contains(r#""code":106"#) && answer.contains("65536"), "{answer}");
     }
-    assert!(fresh(&client, "kept:a").await.offset == MARK, "nothing is stored");
+    assert!(fresh(&client, "kept:a").await.offset == MILESTONE, "nothing is stored");
 }
 
 #[tokio::test]
@@ -154,9 +159,9 @@ async fn a_publication_over_nats_that_no_client_could_receive_ends_the_subscript
     store(&stack, 1, OUTBOX).await;
     assert_eq!(unsubscribed(&mut events).await, 2500);
     let result = resume(&client, "kept:a", 0, &epoch).await;
-    assert!(!result.recovered && result.offset == MARK + 1, "{result:?}");
+    assert!(!result.recovered && result.offset == MILESTONE + 1, "{result:?}");
     store(&stack, 1, 10).await;
-    assert_eq!(next(&mut events).await.1, MARK + 2);
+    assert_eq!(next(&mut events).await.1, MILESTONE + 2);
 }
 
 #[tokio::test]
@@ -169,6 +174,26 @@ async fn an_answer_of_the_server_api_that_nats_cannot_carry_is_an_error() {
     let answer: serde_json::Value = serde_json::from_slice(&answer.payload).unwrap();
     let message = answer["error"]["message"].as_str().unwrap_or_default().to_owned();
     assert!(answer["error"]["code"] == 106 && message.contains("1048576"), "{answer}");
+}
+
+#[tokio::test]
+async fn the_results_of_a_batch_are_bounded_together_and_small_ones_are_always_told() {
+    let stack = small_outbox("").await;
+    store(&stack, 20, 90_000).await;
+    let page = r#"{"history":{"channel":"kept:a","limit":100}}"#;
+    let publish = r#"{"publish":{"channel":"kept:b","data":1}}"#;
+    let body = format!(r#"{{"commands":[{}{publish}]}}"#, format!("{page},").repeat(20));
+    let request = format!(
+        "POST /api/batch HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx-api-key: a-test-key-for-the-api\r\n\
+         content-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let (status, answer) = http(stack.gateways()[0].internal, &request).await;
+    let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+    let replies = answer["replies"].as_array().unwrap();
+    let refused = replies.iter().filter(|reply| reply["error"]["code"] == 106).count();
+    assert!(status == 200 && replies.len() == 21 && (1..20).contains(&refused), "{refused}");
+    assert_eq!(replies[20]["publish"]["offset"], 21);
 }
 
 #[tokio::test]
@@ -194,5 +219,93 @@ async fn connecting_with_backlogs_larger_than_the_outbox_recovers_what_fits() {
     socket.write(&frame(TEXT, command.as_bytes())).await;
     let reply = &socket.replies(1).await[0];
     let sub = &reply["connect"]["subs"]["kept:#42"];
-    assert!(sub["recovered"].is_null() && sub["offset"].as_u64() == Some(MARK + 10), "{reply}");
+    assert!(sub["recovered"].is_null() && sub["offset"].as_u64() == Some(MILESTONE + 10), "{reply}");
+}
+
+#[tokio::test]
+async fn a_reply_to_connect_that_a_hook_makes_too_large_is_refused_for_good_with_the_numbers() {
+    let config = "[hooks]\nconnect = true\n[gateway.limits]\noutbox = '64 KiB'";
+    let stack = start(quick(config).gateways(1)).await;
+    let nats = service(&stack).await;
+    let mut questions = nats.subscribe("tide.hook.connect").await.unwrap();
+    nats.flush().await.unwrap();
+    let answers = async {
+        while let Some(question) = questions.next().await {
+            let answer = json!({"result": {"user": "42", "data": "x".repeat(OUTBOX)}}).to_string();
+            nats.publish(question.reply.unwrap(), answer.into()).await.unwrap();
+        }
+    };
+    let connected = async {
+        let mut client = raw(&stack).await;
+        client.send_text("{\"id\":1,\"connect\":{}}").await.unwrap();
+        client.reply().await.unwrap().error.unwrap()
+    };
+    let error = tokio::select! {
+        error = connected => error,
+        () = answers => panic!("the subscription ended"),
+    };
+    assert_eq!((error.code, error.temporary), (106, false), "{error:?}");
+    assert!(error.message.contains("65536"), "{error:?}");
+}
+
+/// SDKs subscribe to all their channels in one message after a reconnect.
+#[tokio::test]
+async fn replies_that_are_together_larger_than_the_outbox_are_all_written_to_a_client_that_reads() {
+    const CHANNELS: usize = 12;
+    let stack = small_outbox("").await;
+    let (client, _events) = connect(&stack, 0, "42").await;
+    let start = fresh(&client, "kept:none").await;
+    for n in 0..CHANNELS {
+        store_in(&stack, &n.to_string(), 3, 8_000).await;
+    }
+    let mut socket = Socket::connected(&stack).await;
+    let mut commands = Vec::new();
+    for n in 0..CHANNELS {
+        let (id, channel) = (10 * n, format!("kept:{n}"));
+        let resume =
+            json!({"channel": channel, "recover": true, "offset": start.offset, "epoch": start.epoch});
+        commands.push(json!({"id": id + 11, "subscribe": resume}));
+        commands.push(json!({"id": id + 12, "history": {"channel": channel, "limit": 10}}));
+        commands.push(json!({"id": id + 13, "rpc": {"method": "echo", "data": "x".repeat(8_000)}}));
+        commands.extend(
+            (4..10).map(|more| json!({"id": id + 10 + more, "unsubscribe": {"channel": "kept:none"}})),
+        );
+    }
+    let lines: Vec<_> = commands.iter().map(ToString::to_string).collect();
+    socket.write(&frame(TEXT, lines.join("\n").as_bytes())).await;
+    let replies = socket.replies(commands.len()).await;
+    let recovered = replies.iter().filter(|reply| reply["subscribe"]["recovered"] == json!(true)).count();
+    let full = |reply: &&serde_json::Value| {
+        reply["history"]["publications"].as_array().is_some_and(|all| all.len() == 3)
+    };
+    assert_eq!((recovered, replies.iter().filter(full).count()), (CHANNELS, CHANNELS));
+    assert!(replies.iter().all(|reply| reply.get("error").is_none()));
+}
+
+#[tokio::test]
+async fn clients_that_ask_for_much_and_do_not_read_keep_no_other_client_waiting() {
+    let stack = start(quick(&kept_toml(100, "")).gateways(1)).await;
+    let (client, _events) = connect(&stack, 0, "42").await;
+    let begin = fresh(&client, "kept:none").await;
+    store(&stack, 60, 8_000).await;
+    let mut stuck = Vec::new();
+    for _ in 0..6 {
+        let mut socket = Socket::connected(&stack).await;
+        let asks = (2..60).step_by(3).map(|id| {
+            let resume =
+                json!({"channel": "kept:a", "recover": true, "offset": begin.offset, "epoch": begin.epoch});
+            let ask = json!({"id": id, "history": {"channel": "kept:a", "limit": 60}});
+            let again = json!({"id": id + 1, "subscribe": resume});
+            format!("{ask}\n{again}\n{}", json!({"id": id + 2, "unsubscribe": {"channel": "kept:a"}}))
+        });
+        socket.write(&frame(TEXT, asks.collect::<Vec<_>>().join("\n").as_bytes())).await;
+        stuck.push(socket);
+    }
+    for user in ["1", "2", "3", "4"] {
+        let (other, _events) = connect(&stack, 0, user).await;
+        let ask = HistoryRequest { channel: "kept:a".into(), limit: 1, ..HistoryRequest::default() };
+        assert_eq!(history(&other, ask).await.unwrap().publications.len(), 1);
+        assert_eq!(resume(&other, "kept:a", begin.offset, &begin.epoch).await.publications.len(), 60);
+    }
+    drop(stuck);
 }

@@ -11,7 +11,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::{
     stream_client::{StreamClient, query},
-    support::{PATIENCE, connect, nothing_panicked, quick, service, start, token, url},
+    support::{PATIENCE, connect, fresh, kept_toml, nothing_panicked, quick, service, start, token, url},
 };
 
 type Socket = tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<tokio::net::TcpStream>>;
@@ -187,4 +187,35 @@ async fn a_one_way_client_may_request_as_many_channels_as_commands() {
     let gateway = stack.gateways()[0].public;
     let mut stream = StreamClient::post(gateway, "/connection/uni_http_stream", &request).await;
     assert_eq!(stream.end().await["disconnect"]["code"], 3501);
+}
+
+#[tokio::test]
+async fn a_one_way_client_that_resumes_more_than_its_outbox_holds_is_told_what_is_not_recovered() {
+    const CHANNELS: usize = 6;
+    let limits = "[gateway.limits]\noutbox = '64 KiB'\n";
+    let stack = start(quick(&format!("{limits}{}", kept_toml(20, ""))).gateways(1)).await;
+    let (client, _events) = connect(&stack, 0, "42").await;
+    let begin = fresh(&client, "kept:none").await;
+    let nats = async_nats::jetstream::new(service(&stack).await);
+    let data = format!("\"{}\"", "x".repeat(5_000));
+    for n in 0..CHANNELS * 3 {
+        let subject = format!("tide.ch.kept.{}", n % CHANNELS);
+        nats.publish(subject, data.clone().into()).await.unwrap().await.unwrap();
+    }
+    let wish = json!({"recover": true, "offset": begin.offset, "epoch": begin.epoch});
+    let subs: serde_json::Map<_, _> = (0..CHANNELS).map(|n| (format!("kept:{n}"), wish.clone())).collect();
+    for (name, mut listener) in
+        Listener::all(&stack, &json!({"token": token(&stack, "42"), "subs": subs})).await
+    {
+        let told = listener.any().await.unwrap();
+        let subs = told["connect"]["subs"].as_object().unwrap_or_else(|| panic!("{name}: {told}"));
+        let subs: Vec<_> = subs.iter().filter(|(channel, _)| channel.starts_with("kept:")).collect();
+        let (recovered, behind): (Vec<_>, Vec<_>) =
+            subs.into_iter().map(|(_, sub)| sub).partition(|sub| sub["recovered"] == true);
+        assert_eq!(recovered.len() + behind.len(), CHANNELS, "{name}");
+        assert!(!recovered.is_empty() && !behind.is_empty(), "{name}");
+        assert!(recovered.iter().all(|sub| sub["publications"].as_array().unwrap().len() == 3), "{name}");
+        assert!(behind.iter().all(|sub| sub["offset"].as_u64() > Some(12)), "{name}: {behind:?}");
+    }
+    nothing_panicked(&stack);
 }

@@ -10,8 +10,8 @@ use tidegate_cli::{
 use tidegate_shared::protocol::{Encoding, HistoryRequest};
 
 use crate::support::{
-    TOML, admin, connect, connect_as, count, event, eventually, get, history, kept_toml, nothing_panicked,
-    quick, raw_connected, settled, start,
+    TOML, connect, connect_as, count, event, get, history, kept_toml, nothing_panicked, quick, raw_connected,
+    settled, start,
 };
 
 #[tokio::test]
@@ -165,12 +165,7 @@ async fn the_answer_to_a_message_that_nobody_waits_for_is_not_a_late_one() {
     let stack = start(quick("").gateways(1).workers(1)).await;
     let (client, _events) = connect(&stack, 0, "42").await;
     client.send("\"one way\"").await.unwrap();
-    let jetstream = async_nats::jetstream::new(admin(&stack).await);
-    let settled = || async {
-        let requests = jetstream.get_stream("TIDE_IN").await.unwrap();
-        stack.log_of("worker-1").contains("consuming") && requests.cached_info().state.messages == 0
-    };
-    eventually("the message is handled", settled).await;
+    settled(&stack, "send").await;
     // Its answer would have come before this one, on the same subscription.
     client.rpc("echo", "1").await.unwrap();
     let page = get(&stack, "/metrics").await.1;

@@ -50,7 +50,16 @@ async fn the_log_says_why_a_token_is_refused_once_and_never_shows_the_token() {
         let log = stack.log();
         log.lines().filter(|line| line.contains("a token is refused") && line.contains(reason)).count()
     };
-    for reason in ["signature:", "algorithm:", "audience:"] {
+    for token in [None, Some(String::new())] {
+        let options = Options::new(url(&stack, 0));
+        let options = if let Some(token) = token { options.token(token) } else { options };
+        let refused = Client::connect(options).await.unwrap_err();
+        assert!(
+            matches!(&refused, ConnectError::Refused(CallError::Closed(end)) if end.code == 3501),
+            "{refused:?}"
+        );
+    }
+    for reason in ["signature:", "algorithm:", "audience:", "missing:"] {
         eventually("the reason is logged", || async { logged(reason) > 0 }).await;
         assert_eq!(logged(reason), 1, "{reason}");
     }

@@ -2,5 +2,6 @@
 #![expect(clippy::unwrap_used, reason = "an unexpected value fails the test")]
 #![expect(clippy::indexing_slicing, reason = "an unexpected value fails the test")]
 
+mod floor;
 mod purge;
 mod support;

@@ -2,6 +2,7 @@
 //! drop any of them.
 
 use std::{
+    collections::VecDeque,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -16,11 +17,16 @@ use tokio::{
 };
 
 use super::Health;
+use crate::fault::{Place, Problem};
 
 /// How often the library's state is read without an event.
 const POLL: Duration = Duration::from_millis(100);
 /// The shortest time between two reports of dropped messages. A subscription that is too slow drops one after the other.
 const DROPS_APART: Duration = Duration::from_secs(1);
+
+/// This many reconnects within this time are a fault: a broker that restarts causes one.
+const FLAPS: usize = 5;
+const FLAPS_WITHIN: Duration = Duration::from_mins(1);
 
 /// The connection as it was last seen.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -92,6 +98,22 @@ impl Signals {
     }
 }
 
+/// When the connection came back of late.
+#[derive(Debug, Default)]
+struct Flaps(VecDeque<std::time::Instant>);
+
+impl Flaps {
+    /// Adds a reconnect. Returns whether there were many within a short time.
+    fn add(&mut self, now: std::time::Instant) -> bool {
+        self.0.push_back(now);
+        self.0.retain(|at| now < *at + FLAPS_WITHIN);
+        if self.0.len() > FLAPS {
+            self.0.pop_front();
+        }
+        self.0.len() == FLAPS
+    }
+}
+
 /// Reads the state of the connection.
 pub(super) fn read(client: &Client, before: Link) -> Link {
     Link {
@@ -110,6 +132,7 @@ pub(super) async fn follow(
     health: Health,
 ) {
     let mut drops_from = Instant::now();
+    let mut flaps = Flaps::default();
     loop {
         // A timeout is a poll without an event.
         let _ = timeout(POLL, signals.changed.notified()).await;
@@ -122,6 +145,9 @@ pub(super) async fn follow(
         if now.connects > before.connects {
             health.connected_anew();
             tracing::info!("connected to NATS again");
+            if flaps.add(std::time::Instant::now()) {
+                health.met(&Place::Connection, Problem::Breaking);
+            }
         } else if before.up && !now.up {
             tracing::warn!("disconnected from NATS");
         }
@@ -161,6 +187,17 @@ mod tests {
         let mut losses = Losses::new(link.subscribe());
         link.send_replace(Link { connects: 2, ..UP });
         assert!(is_lost(&mut losses));
+    }
+
+    #[test]
+    fn a_connection_that_ends_again_and_again_is_a_fault_and_a_few_restarts_are_none() {
+        let (mut flaps, start) = (Flaps::default(), std::time::Instant::now());
+        let many = |seconds: u64, flaps: &mut Flaps| flaps.add(start + Duration::from_secs(seconds));
+        for second in [0, 20, 40, 60, 80] {
+            assert!(!many(second, &mut flaps), "{second}");
+        }
+        assert!(!many(81, &mut flaps));
+        assert!(many(82, &mut flaps) && many(83, &mut flaps));
     }
 
     #[test]

@@ -40,6 +40,9 @@ pub struct Route {
     /// The maximum size of its stream. When it is full, requests of this route are refused.
     #[serde(default = "max_bytes", with = "unit::size")]
     pub max_bytes: u64,
+    /// A request that is older than this when a worker takes it becomes a dead letter. Zero is no limit.
+    #[serde(default, with = "unit::duration")]
+    pub max_age: Duration,
 }
 
 fn concurrency() -> usize {

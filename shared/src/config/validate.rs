@@ -84,6 +84,9 @@ fn routes(config: &Config) -> Result<(), Problem> {
         if matches!(route.matches, Match::Hook(_)) && route.answer == AnswerMode::Later {
             return problem(key("answer"), "must be \"wait\": a gateway waits for the decision of a hook");
         }
+        if matches!(route.matches, Match::Hook(_)) && !route.max_age.is_zero() {
+            return problem(key("max_age"), "must be \"0s\": no stream stores the questions of hooks");
+        }
         if route.max_attempts == 0 {
             return problem(key("max_attempts"), "must be at least 1");
         }

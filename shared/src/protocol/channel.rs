@@ -1,6 +1,6 @@
 //! Messages about one channel: subscriptions, publications, history and presence.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -164,13 +164,6 @@ pub struct PresenceResult {
 }
 
 impl PresenceResult {
-    /// Counts the members.
-    pub fn stats(&self) -> PresenceStatsResult {
-        let users: HashSet<&str> = self.presence.values().map(|info| info.user.as_str()).collect();
-        let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-        PresenceStatsResult { num_clients: number(self.presence.len()), num_users: number(users.len()) }
-    }
-
     /// Returns the members in a form that `encoding` can carry.
     #[must_use]
     pub fn suited_to(self, encoding: Encoding) -> Self {

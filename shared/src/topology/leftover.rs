@@ -69,8 +69,8 @@ impl Leftover {
                 "stream {name} belongs to no [[route]] and no request waits in it: delete it with {remove}"
             ),
             (_, waiting) => format!(
-                "stream {name} belongs to no [[route]] and {waiting} requests wait in it: declare its route again until its \
-                 workers have finished, or give the requests up and delete it with {remove}"
+                "stream {name} belongs to no [[route]]; waiting requests: {waiting}. Declare its route again until its workers \
+                 have finished, or give the requests up and delete it with {remove}"
             ),
         }
     }
@@ -129,7 +129,7 @@ mod tests {
                 .contains("holds 3: stop the earlier gateways, let the earlier workers finish")
         );
         assert!(advice("TIDE_IN", 0).contains("delete it with `nats stream rm TIDE_IN`"));
-        assert!(advice("TIDE_IN_echo", 3).contains("3 requests wait in it: declare its route again"));
+        assert!(advice("TIDE_IN_echo", 3).contains("waiting requests: 3. Declare its route again"));
         assert!(advice("TIDE_IN_echo", 0).contains("no request waits in it"));
     }
 }

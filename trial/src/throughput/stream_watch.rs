@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::Context;
 use async_nats::{Subscriber, header::NATS_SEQUENCE, jetstream::stream::Republish};
-use futures_util::StreamExt;
+use futures_util::{StreamExt, future::ready};
 use serde::{Deserialize, Serialize};
 use tidegate_cli::stack::setup;
 use tidegate_shared::{broker::Broker, config::Config, topology};
@@ -89,7 +89,7 @@ impl StreamWatch {
 }
 
 async fn read(copies: Subscriber) -> Vec<RepublishedRequest> {
-    copies.filter_map(async |message| copy(&message)).collect().await
+    copies.filter_map(|message| ready(copy(&message))).collect().await
 }
 
 fn copy(message: &async_nats::Message) -> Option<RepublishedRequest> {

@@ -23,6 +23,17 @@ impl Settlement {
         self.headers_until(parked, now + parked.delay)
     }
 
+    /// Whether the request was stored longer ago than the route allows. Both times are the broker's.
+    pub(super) async fn is_too_old(&self) -> bool {
+        let route = &self.route.config;
+        let Some(stored) = self.delivery.stored_at().filter(|_| !route.max_age.is_zero()) else {
+            return false;
+        };
+        let stream = request_stream(&route.name);
+        let now = self.engine.clock.now(&self.engine.broker, &stream, consumer_name(route)).await;
+        now.duration_since(stored).is_ok_and(|age| age > route.max_age)
+    }
+
     /// Whether a parked copy of the request is short enough for the broker.
     pub(super) fn can_be_parked(&self) -> bool {
         let mark = format!("s{}", self.delivery.place());
@@ -44,6 +55,11 @@ impl Settlement {
         headers.insert(header::ATTEMPT, parked.attempt.to_string());
         if let Some(suspicion) = parked.suspicion.header() {
             headers.insert(header::SUSPECT, suspicion);
+        }
+        // The copy has a new time in its stream. The age of the request is needed only where it is limited.
+        if let Some(stored) = self.delivery.stored_at().filter(|_| !self.route.config.max_age.is_zero()) {
+            let since = stored.duration_since(UNIX_EPOCH).unwrap_or_default();
+            headers.insert(header::STORED_AT, since.as_millis().to_string());
         }
         headers.insert(header::MSG_ID, format!("{}.{}", self.request.id, parked.mark));
         headers.insert(header::SCHEDULE, format!("@at {}", humantime::format_rfc3339_millis(due)));

@@ -4,12 +4,13 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
 use sqlx::SqlitePool;
-use tidegate_shared::topology::REPLY;
-use tidegate_worker::{Router, on};
+use tidegate_shared::{envelope::Request, topology::REPLY};
+use tidegate_worker::{Router, State, on};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy},
     net::{TcpListener, TcpStream},
@@ -17,7 +18,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::support::{Tide, eventually, header, next};
+use crate::support::{Notes, Tide, eventually, header, next};
 
 const QUAKE: &str = r#"{"id":"us1","time_ms":1517364031800,"mag":3.1,"net":"us","lon":118.7,"lat":-7.8}"#;
 
@@ -69,6 +70,28 @@ async fn a_clients_publication_is_published_once_although_its_worker_is_killed()
     tide.settled().await;
     tide.publish("rooms", "room:a b", "\"again\"").await;
     assert_eq!(next(&mut live).await.payload, "\"again\"", "the first one came once");
+}
+
+#[tokio::test]
+async fn the_next_worker_brings_the_answer_that_a_killed_one_could_not_hand_over() {
+    async fn again(State(notes): State<Notes>) {
+        notes.note("ran again");
+    }
+    let tide = Tide::start("[[route]]\nname = \"echo\"\nmatch = \"rpc.echo\"\nhandler = \"echo\"\n").await;
+    let mut personal = tide.listen("tide.live.user.42").await;
+    let mut first = worker(&tide, "first", tide.stack.nats_url());
+    // Its caller still waits, and no gateway confirms the answer.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
+    let request = Request { accepted_at: now.try_into().unwrap(), ..tide.request("echo", "1") };
+    tide.send(&request).await;
+    assert_eq!(tide.answer(&request).await.worker, "first");
+    first.kill().await.unwrap();
+    let notes = Notes::default();
+    let second = tide.work("second", Router::with_state(notes.clone()).route("echo", on(again))).await;
+    let pushed = next(&mut personal).await;
+    assert_eq!((pushed.payload.as_ref(), header(&pushed, "Tide-Tag-re")), (&b"1"[..], request.id.as_str()));
+    tide.settled().await;
+    assert_eq!((notes.all().len(), second.outcomes("echo", "already_answered")), (0, 1));
 }
 
 #[tokio::test]

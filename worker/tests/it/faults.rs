@@ -1,11 +1,7 @@
 //! What is broken in the broker shows in the worker's readiness, log and metrics, and work goes on when it is mended.
 
 use tidegate_cli::stack::setup;
-use tidegate_shared::{
-    envelope::Request,
-    id::RequestId,
-    topology::{REPLY, request_stream},
-};
+use tidegate_shared::{envelope::Request, id::RequestId, topology::request_stream};
 
 use crate::support::{Tide, eventually, get};
 
@@ -67,12 +63,8 @@ async fn a_full_stream_of_answers_makes_the_worker_unready_until_there_is_room()
     }
     let page = unready(&tide, "the stream TIDE_REPLY stores nothing").await;
     assert!(page.contains("it is full") && page.contains("streams.reply_max_bytes"), "{page}");
-    let broker = setup::connect(tide.config()).await.unwrap();
-    let answers = broker.jetstream().get_stream(REPLY).await.unwrap();
-    let mut larger = answers.cached_info().config.clone();
-    larger.max_bytes = 1 << 20;
-    broker.jetstream().update_stream(larger).await.unwrap();
-    eventually("every request is answered", async || (tide.unsettled("echo").await == 0).then_some(())).await;
+    tide.enlarge().await;
+    tide.settled().await;
     ready(&tide).await;
     assert!(warnings(&tide, "the stream TIDE_REPLY") == 1, "{}", tide.stack.log_of("worker-1"));
 }

@@ -7,7 +7,6 @@ use tidegate_shared::{
     broker::Broker,
     envelope::{Answer, Outcome, Request},
     id::RequestId,
-    topology::REPLY,
 };
 use tidegate_worker::{Json, Router, on};
 
@@ -66,7 +65,7 @@ async fn an_answer_that_finds_no_room_reaches_its_live_caller_and_is_stored_when
         (stalled.elapsed() > tide.config().worker.ack_wait + Duration::from_millis(500)).then_some(())
     })
     .await;
-    tide.empty(REPLY).await;
+    tide.enlarge().await;
     for request in &requests {
         assert_eq!(tide.body(request).await, "\"7\"");
     }
@@ -83,7 +82,7 @@ async fn a_later_answer_that_finds_no_room_is_published_at_once_and_once() {
     let request = Request { later: true, ..tide.request("echo", "1") };
     tide.send(&request).await;
     assert_eq!(next(&mut personal).await.payload, "1");
-    tide.empty(REPLY).await;
+    tide.enlarge().await;
     assert_eq!(tide.body(&request).await, "1");
     tide.settled().await;
     let second = Request { later: true, ..tide.request("echo", "2") };
@@ -115,7 +114,6 @@ async fn an_answer_that_is_longer_than_may_be_stored_is_an_error_that_names_the_
         assert!(message.contains("8193") && message.contains("streams.answer_max_bytes"), "{message}");
         assert!(message.contains("8192"), "{message}");
         tide.settled().await;
-        tide.empty(REPLY).await;
     }
     // Nobody can ask for the answer to a plain request again: it may be as long as a message.
     let plain = tide.ask("long", (limit + 1).to_string()).await;

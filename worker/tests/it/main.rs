@@ -3,6 +3,7 @@
 #![expect(clippy::indexing_slicing, reason = "an unexpected value fails the test")]
 #![expect(clippy::panic, reason = "an unexpected value fails the test")]
 
+mod age;
 mod answer;
 mod blocked;
 mod clock;
@@ -14,6 +15,7 @@ mod fail;
 mod faults;
 mod full;
 mod hook;
+mod hostile;
 mod large;
 mod pace;
 mod planted;

@@ -181,9 +181,20 @@ impl Tide {
         }
     }
 
-    /// Removes the messages of a stream.
-    pub(crate) async fn empty(&self, stream: &str) {
-        self.admin.jetstream().get_stream(stream).await.unwrap().purge().await.unwrap();
+    /// Removes a request that is acknowledged, as the purger does.
+    pub(crate) async fn purge(&self, request: &Request) {
+        let nats = &self.config().nats;
+        let purger = Broker::connect(nats, &nats.purger, "purging", 1, true).await.unwrap();
+        let stream = request_stream(&request.route);
+        purger.purge(&stream, &self.subject_of(request), u64::from(u32::MAX)).await.unwrap();
+    }
+
+    /// Gives the result cache room, as an operator does.
+    pub(crate) async fn enlarge(&self) {
+        let jetstream = self.admin.jetstream();
+        let mut larger = jetstream.get_stream(REPLY).await.unwrap().cached_info().config.clone();
+        larger.max_bytes *= 8;
+        jetstream.update_stream(larger).await.unwrap();
     }
 
     /// Waits until every request is settled.

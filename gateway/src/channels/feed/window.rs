@@ -105,6 +105,12 @@ impl Feed {
         true
     }
 
+    /// How many bytes of publications the window holds.
+    pub(crate) fn window_bytes(&self) -> usize {
+        let state = self.state.lock();
+        state.track.as_ref().and_then(|track| track.window.as_ref()).map_or(0, |window| window.bytes)
+    }
+
     /// Whether there is a window.
     pub(crate) fn has_window(&self) -> bool {
         self.state.lock().track.as_ref().is_some_and(|track| track.window.is_some())

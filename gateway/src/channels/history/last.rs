@@ -22,14 +22,16 @@ use tidegate_shared::{
 use tokio::time::{sleep, timeout};
 
 use super::{
-    marks::Mark,
-    quiet::{Copied, is_quiet},
+    milestones::Milestone,
+    quiet::{Copied, best, is_quiet},
 };
 
 /// How long to wait for the copies. A client waits meanwhile.
-const CATCH_UP: Duration = Duration::from_secs(1);
+const CATCH_UP: Duration = Duration::from_secs(2);
 /// The pause between two looks at the copies.
 const PAUSE: Duration = Duration::from_millis(10);
+/// How long the copies of milestones are reused. Whether the one that matters is still there is asked again.
+const PASSED_AGE: Duration = Duration::from_secs(1);
 /// After the copies were waited for in vain, for how long nobody else waits for them.
 const NO_WAIT: Duration = Duration::from_secs(5);
 
@@ -38,22 +40,25 @@ pub(super) struct LastMessages {
     namespace: String,
     stream: String,
     origin: String,
-    /// The ends of the stream, and when their read began: channels that are asked about at the same time share one.
-    ends: tokio::sync::Mutex<Option<(Instant, Option<Arc<Ends>>)>>,
-    /// The subjects of marks, and for which interval one is stored.
-    marks: Vec<String>,
-    marked: AtomicU64,
+    /// The newest copy. Channels that are asked about at the same time share a read.
+    newest: Read<Option<Arc<Newest>>>,
+    /// The copies of milestones, oldest first, with their subjects.
+    passed: Read<Arc<Vec<(String, Copied)>>>,
+    /// The subjects of milestones, and for which interval one is stored last.
+    milestones: Vec<String>,
+    stored: AtomicU64,
     /// How long copies are kept.
     kept: Duration,
     /// When the copies were last waited for in vain.
     gave_up: Mutex<Option<Instant>>,
 }
 
-/// The oldest and the newest copy.
-struct Ends {
-    oldest: Copied,
-    newest: Copied,
-    /// The subject of the newest copy.
+/// What was read, and when the read began.
+type Read<T> = tokio::sync::Mutex<Option<(Instant, T)>>;
+
+/// The newest copy of all.
+struct Newest {
+    copied: Copied,
     subject: String,
 }
 
@@ -63,10 +68,11 @@ impl LastMessages {
             namespace: namespace.to_owned(),
             stream: last_stream(namespace),
             origin: channel_stream(namespace),
-            marks: Mark::subjects().map(|number| subjects.mark(namespace, number)).collect(),
-            marked: AtomicU64::new(0),
+            milestones: Milestone::subjects().map(|number| subjects.milestone(namespace, number)).collect(),
+            stored: AtomicU64::new(0),
             kept,
-            ends: tokio::sync::Mutex::default(),
+            newest: Read::default(),
+            passed: Read::default(),
             gave_up: Mutex::default(),
         }
     }
@@ -101,19 +107,28 @@ impl LastMessages {
         waits: bool,
     ) -> Result<Option<bool>, Refusal> {
         loop {
-            let ends = self.ends(broker, Instant::now()).await?;
-            if let Some(ends) = ends.filter(|ends| ends.newest.origin >= until) {
-                // The newest copy is asked for too, so that the answer always says how far the replica has come.
-                let subjects = [subject, &ends.subject];
-                let subjects = if subject == ends.subject { &subjects[..1] } else { &subjects };
-                let read = broker.last_of_each(&self.stream, subjects).await?;
-                if read.up_to >= ends.newest.seq {
-                    let last = read.messages.iter().find(|message| subject_of(message) == Some(subject));
-                    let Some(last) = last else {
-                        return self.prove_by_others(broker, since, ends.newest).await.map(Some);
-                    };
-                    let last = self.copied(last);
-                    return Ok(Some(last.is_some() && is_quiet(since, ends.newest, last, &[])));
+            let newest = self.newest(broker, Instant::now()).await?;
+            if let Some(newest) = newest.filter(|newest| newest.copied.origin >= until) {
+                let passed = self.passed(broker).await?;
+                let milestone =
+                    best(since, newest.copied, passed.iter().map(|(subject, copied)| (subject, *copied)));
+                // All are read at once, from one replica. The newest one is always found, and the answer then says how far that
+                // replica has come.
+                let mut subjects = vec![subject, &newest.subject];
+                subjects.extend(milestone.map(String::as_str));
+                subjects.sort_unstable();
+                subjects.dedup();
+                let read = broker.last_of_each(&self.stream, &subjects).await?;
+                if read.up_to >= newest.copied.seq {
+                    let find =
+                        |subject| read.messages.iter().find(|message| subject_of(message) == Some(subject));
+                    let milestone = milestone.and_then(|subject| self.copied(find(subject)?));
+                    let last = find(subject).map(|last| self.copied(last));
+                    return Ok(Some(match last {
+                        // A copy that cannot be read proves nothing.
+                        Some(None) => false,
+                        last => is_quiet(since, newest.copied, last.flatten(), milestone),
+                    }));
                 }
             }
             if !waits {
@@ -123,74 +138,77 @@ impl LastMessages {
         }
     }
 
-    /// For a channel without a copy: by the oldest copy, or by the marks.
-    async fn prove_by_others(&self, broker: &Broker, since: u64, newest: Copied) -> Result<bool, Refusal> {
-        let oldest = self.ends(broker, Instant::now()).await?.map(|ends| ends.oldest);
-        if is_quiet(since, newest, None, oldest.as_slice()) {
-            return Ok(true);
+    /// The newest copy, read after `begin`. `None` if there is none, or if it is one of another stream.
+    async fn newest(&self, broker: &Broker, begin: Instant) -> Result<Option<Arc<Newest>>, Refusal> {
+        let mut known = self.newest.lock().await;
+        if let Some((read_at, newest)) = &*known
+            && *read_at >= begin
+        {
+            return Ok(newest.clone());
         }
-        let subjects: Vec<&str> = self.marks.iter().map(String::as_str).collect();
-        let marks = broker.last_of_each(&self.stream, &subjects).await?.messages;
-        let marks: Vec<Copied> = marks.iter().filter_map(|mark| self.copied(mark)).collect();
-        Ok(is_quiet(since, newest, None, &marks))
+        let read_at = Instant::now();
+        let newest = self.read_newest(broker).await?.map(Arc::new);
+        *known = Some((read_at, newest.clone()));
+        Ok(newest)
     }
 
-    /// Stores a mark in the namespace's stream, if one is due. Without it less can be proven, and nothing else is lost.
-    pub(super) async fn mark(&self, broker: &Broker) {
-        let mark = Mark::due(SystemTime::now(), self.kept);
-        if self.marked.load(Ordering::Relaxed) == mark.interval {
+    async fn read_newest(&self, broker: &Broker) -> Result<Option<Newest>, Refusal> {
+        let facts = broker.stream_facts(&self.stream).await?;
+        let Some(message) = broker.first_from(&self.stream, facts.last_seq).await? else { return Ok(None) };
+        let origin = broker.stream_facts(&self.origin).await?;
+        let Some((copied, subject)) = self.copied(&message).zip(subject_of(&message)) else {
+            return Ok(None);
+        };
+        // A copy of something that the namespace's stream has never had: an older state of that stream was restored.
+        let follows = facts.origin_epoch.as_ref() == Some(&origin.epoch) && copied.origin <= origin.last_seq;
+        Ok(follows.then(|| Newest { copied, subject: subject.to_owned() }))
+    }
+
+    /// The copies of milestones, as they were a moment ago.
+    async fn passed(&self, broker: &Broker) -> Result<Arc<Vec<(String, Copied)>>, Refusal> {
+        let mut known = self.passed.lock().await;
+        if let Some((read_at, passed)) = &*known
+            && read_at.elapsed() < PASSED_AGE
+        {
+            return Ok(Arc::clone(passed));
+        }
+        let read_at = Instant::now();
+        let subjects: Vec<&str> = self.milestones.iter().map(String::as_str).collect();
+        let read = broker.last_of_each(&self.stream, &subjects).await?;
+        let passed = read.messages.iter();
+        let passed =
+            passed.filter_map(|message| Some((subject_of(message)?.to_owned(), self.copied(message)?)));
+        let passed = Arc::new(passed.collect());
+        *known = Some((read_at, Arc::clone(&passed)));
+        Ok(passed)
+    }
+
+    /// Stores a milestone in the namespace's stream, if one is due. Without it less can be proven, and nothing else is lost.
+    pub(super) async fn milestone(&self, broker: &Broker) {
+        let milestone = Milestone::due(SystemTime::now(), self.kept);
+        if self.stored.load(Ordering::Relaxed) == milestone.interval {
             return;
         }
-        let stored = timeout(CATCH_UP, self.store(broker, mark)).await;
+        let stored = timeout(CATCH_UP, self.store(broker, milestone)).await;
         match stored.unwrap_or_else(|_| Err(Refusal::Unavailable("the broker is silent".to_owned()))) {
-            Ok(()) => self.marked.store(mark.interval, Ordering::Relaxed),
-            Err(refusal) => tracing::debug!(stream = self.origin, %refusal, "a mark is not stored yet"),
+            Ok(()) => self.stored.store(milestone.interval, Ordering::Relaxed),
+            Err(refusal) => tracing::debug!(stream = self.origin, %refusal, "a milestone is not stored yet"),
         }
     }
 
-    async fn store(&self, broker: &Broker, mark: Mark) -> Result<(), Refusal> {
-        let Some(subject) = usize::try_from(mark.subject()).ok().and_then(|n| self.marks.get(n)) else {
+    async fn store(&self, broker: &Broker, milestone: Milestone) -> Result<(), Refusal> {
+        let Some(subject) = usize::try_from(milestone.subject()).ok().and_then(|n| self.milestones.get(n))
+        else {
             return Ok(());
         };
         let there = broker.last_of_each(&self.stream, &[subject]).await?.messages;
-        if there.iter().filter_map(stored_at).any(|at| at >= mark.since) {
+        if there.iter().filter_map(stored_at).any(|at| at >= milestone.since) {
             return Ok(());
         }
         let mut headers = HeaderMap::new();
         // Other gateways store it too.
-        headers.insert("Nats-Msg-Id", format!("mark.{}", mark.interval));
+        headers.insert("Nats-Msg-Id", format!("milestone.{}", milestone.interval));
         broker.store(subject.clone(), headers, Bytes::new()).await.map(|_| ())
-    }
-
-    /// The ends of the stream, read after `begin`. `None` if it has no copies, or copies of another stream.
-    async fn ends(&self, broker: &Broker, begin: Instant) -> Result<Option<Arc<Ends>>, Refusal> {
-        let mut known = self.ends.lock().await;
-        if let Some((read_at, ends)) = &*known
-            && *read_at >= begin
-        {
-            return Ok(ends.clone());
-        }
-        let read_at = Instant::now();
-        let ends = self.read_ends(broker).await?.map(Arc::new);
-        *known = Some((read_at, ends.clone()));
-        Ok(ends)
-    }
-
-    async fn read_ends(&self, broker: &Broker) -> Result<Option<Ends>, Refusal> {
-        let facts = broker.stream_facts(&self.stream).await?;
-        if facts.first_seq > facts.last_seq {
-            return Ok(None);
-        }
-        let oldest = broker.first_from(&self.stream, facts.first_seq).await?;
-        let newest = broker.first_from(&self.stream, facts.last_seq).await?;
-        let origin = broker.stream_facts(&self.origin).await?;
-        let ends = oldest.zip(newest).and_then(|(oldest, newest)| {
-            let subject = subject_of(&newest)?.to_owned();
-            Some(Ends { oldest: self.copied(&oldest)?, newest: self.copied(&newest)?, subject })
-        });
-        // A copy of something that the namespace's stream has never had: an older state of that stream was restored.
-        let follows = facts.origin_epoch.as_ref() == Some(&origin.epoch);
-        Ok(ends.filter(|ends| follows && ends.newest.origin <= origin.last_seq))
     }
 
     /// Reads the two numbers of a copy. The broker writes `<stream> <sequence> ...` into the header, and refuses messages that

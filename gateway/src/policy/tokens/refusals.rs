@@ -30,11 +30,13 @@ pub(super) enum Reason {
     Kind,
     /// It is valid, but for another user, client or channel.
     Other,
+    /// The client sent none.
+    Missing,
 }
 
 /// When each reason was last logged.
 #[derive(Default)]
-pub(super) struct Refusals([Seen; 11]);
+pub(super) struct Refusals([Seen; 12]);
 
 #[derive(Default)]
 struct Seen {
@@ -59,6 +61,7 @@ impl Reason {
             Self::User => "user: its sub is no user id, or is empty although auth.anonymous is false",
             Self::Kind => "kind: a subscription token has a channel, a connection token has none",
             Self::Other => "other: it is valid, but for another user, client or channel",
+            Self::Missing => "missing: the client sent no token, and auth.anonymous is false",
         }
     }
 }
@@ -92,6 +95,12 @@ impl Refusals {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_reason_is_counted_on_its_own() {
+        // The last one has a place too.
+        assert_eq!(Refusals::default().is_due(Reason::Missing, 1_000), Some(0));
+    }
 
     #[test]
     fn a_reason_is_logged_once_a_minute_with_the_number_of_refusals_between() {

@@ -103,18 +103,12 @@ fn members_are_listed_or_counted_and_too_many_are_only_counted() {
     let mut script = Script::with_toml(NAMESPACES, &[("gateway.limits.outbox", "1 KiB")]);
     script.welcome(&token(&serde_json::json!({"sub": "42"})));
     let some = PresenceResult { presence: [info(1, "42"), info(2, "42"), info(3, ""), info(4, "")].into() };
-    let effects = script.session.members_read(7, PresenceQuery::Count, Ok(some.clone()));
     let stats = PresenceStatsResult { num_clients: 4, num_users: 2 };
+    let effects = script.session.members_read(7, Ok(Found::Count(stats)));
     assert_eq!(effects, [Effect::Reply(Reply { id: 7, presence_stats: Some(stats), ..Reply::default() })]);
-    let effects = script.session.members_read(8, PresenceQuery::Members, Ok(some.clone()));
+    let effects = script.session.members_read(8, Ok(Found::Members(some.clone())));
     assert_eq!(effects, [Effect::Reply(Reply { id: 8, presence: Some(some), ..Reply::default() })]);
-    let many = || Ok(PresenceResult { presence: (0..50).map(|client| info(client, "u")).collect() });
-    assert_eq!(error(&script.session.members_read(9, PresenceQuery::Members, many())), 106);
-    assert!(
-        matches!(&script.session.members_read(9, PresenceQuery::Count, many())[..], [Effect::Reply(r)] if r.error.is_none())
-    );
-    assert_eq!(
-        error(&script.session.members_read(9, PresenceQuery::Members, Err(codes::INTERNAL.error()))),
-        100
-    );
+    let many = PresenceResult { presence: (0..50).map(|client| info(client, "u")).collect() };
+    assert_eq!(error(&script.session.members_read(9, Ok(Found::Members(many)))), 106);
+    assert_eq!(error(&script.session.members_read(9, Err(codes::INTERNAL.error()))), 100);
 }

@@ -1,10 +1,11 @@
 //! Reading and removing the history of channels.
 
+use async_nats::jetstream;
 use serde_json::json;
 
 use super::{Doors, code};
 use crate::support::{
-    connect, eventually, fresh, kept_toml, nothing_panicked, publication, quick, resume, start,
+    admin, connect, eventually, fresh, kept_toml, nothing_panicked, publication, quick, resume, start,
 };
 
 #[tokio::test]
@@ -77,4 +78,26 @@ async fn removing_history_needs_its_own_nats_permission() {
     let page = doors.nats("history", json!({"channel": "kept:a", "limit": -1})).await;
     assert_eq!(page["result"]["publications"].as_array().unwrap().len(), 1);
     assert_eq!(doors.http("batch", batch).await["replies"][0], json!({"history_remove": {}}));
+}
+
+#[tokio::test]
+async fn a_removed_history_leaves_nothing_behind_and_no_client_recovers_across_it() {
+    let kept = kept_toml(20, "history_ttl = '1s'");
+    let stack = start(quick(&kept).gateways(1)).await;
+    let doors = Doors::of(&stack).await;
+    let setup = jetstream::new(admin(&stack).await);
+    let copies = setup.get_stream("TIDE_LAST_kept").await.unwrap();
+    let copy = async || copies.get_last_raw_message_by_subject("tide.ch.kept.a").await.ok();
+    let stored = doors.http("publish", json!({"channel": "kept:a", "data": "secret"})).await;
+    let offset = stored["result"]["offset"].as_u64().unwrap();
+    eventually("it is copied", || async { copy().await.is_some() }).await;
+    doors.http("history_remove", json!({"channel": "kept:a"})).await;
+    eventually("the copy has no content", || async { copy().await.is_some_and(|c| c.payload.is_empty()) })
+        .await;
+    doors.http("publish", json!({"channel": "kept:other", "data": 0})).await;
+    let channels = setup.get_stream("TIDE_CH_kept").await.unwrap();
+    eventually("all expires", || async { channels.get_info().await.unwrap().state.messages == 0 }).await;
+    let (back, _events) = connect(&stack, 0, "42").await;
+    let result = resume(&back, "kept:a", offset, "").await;
+    assert!(!result.recovered, "{result:?}");
 }

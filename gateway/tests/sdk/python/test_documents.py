@@ -4,17 +4,24 @@ import asyncio
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import threading
 import urllib.request
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pytest
 from support.client import token_for, unique
-from support.reader import Reader, blocks
+from support.reader import COMMANDS, Reader, blocks
+from support.stack import TIDEGATE
 
 ROOT = Path(__file__).parents[4]
-PUBLISHING = ROOT / "docs" / "publish-from-your-service.md"
-SERVER_API = ROOT / "docs" / "server-api.md"
+DOCS = ROOT / "docs"
+PUBLISHING = DOCS / "publish-from-your-service.md"
+SERVER_API = DOCS / "server-api.md"
 NODE_MODULES = ROOT / "gateway" / "tests" / "sdk" / "js" / "node_modules"
 
 
@@ -63,6 +70,112 @@ async def test_the_node_program_publishes_and_is_acknowledged(stack, clients, tm
     printed, data = await heard_from(clients, stack, command, programs("js")[0])
     assert "TIDE_CH_chat" in printed
     assert data == {"text": "hi from Node"}
+
+
+def with_nats_command(directory):
+    """Puts the `nats` command of the documents into a directory, and returns the PATH with it."""
+    directory.mkdir(exist_ok=True)
+    (directory / "nats").write_text(COMMANDS["nats"])
+    (directory / "nats").chmod(0o755)
+    return f"{directory}:{os.environ['PATH']}"
+
+
+async def test_the_shell_lines_publish_and_are_acknowledged(stack, clients, tmp_path):
+    path = with_nats_command(tmp_path / "bin")
+
+    def command(text):
+        return "env", f"PATH={path}", "sh", "-e", "-c", text.replace("greeting-1", unique("greeting"))
+
+    printed, data = await heard_from(clients, stack, command, programs("sh")[0])
+    assert "TIDE_CH_chat" in printed
+    assert data == {"text": "hi"}
+
+
+async def test_the_server_api_over_nats_answers_and_ends_connections(stack, clients, tmp_path):
+    block = programs("sh", SERVER_API)[1]
+    user = unique("user")
+    client = await clients.connect(stack.gateway(1), user)
+    block = block.replace("nats://service:dev-service@127.0.0.1:4222", stack.service_url())
+    block = block.replace('"#42"', f'"#{user}"').replace('"42"', f'"{user}"')
+    path = with_nats_command(tmp_path / "bin")
+    printed = await run("env", f"PATH={path}", "sh", "-e", "-c", block, nats=stack.service_url())
+    assert "result" in json.loads(printed)
+    assert (await client.events.get("disconnected")).code == 3503
+
+
+async def test_a_client_that_only_listens_gets_the_line_that_the_page_promises(stack):
+    (line,) = programs("sh", DOCS / "transports.md")
+    gateway = stack.gateway(1).replace("ws://", "http://").removesuffix("/connection/websocket")
+    line = line.replace("http://127.0.0.1:8000", gateway).replace("…", token_for("7")).strip()
+    listening = await asyncio.create_subprocess_exec("sh", "-c", f"exec {line} -s", stdout=asyncio.subprocess.PIPE)
+    try:
+        first = json.loads(await asyncio.wait_for(listening.stdout.readline(), 30))
+    finally:
+        listening.kill()
+        await listening.wait()
+    assert first["connect"]["subs"].keys() >= {"chat:lobby"}
+
+
+def test_every_configuration_in_the_documents_can_be_used(tmp_path):
+    tried = 0
+    for page in sorted(DOCS.glob("*.md")):
+        for block in blocks(page.read_text()):
+            if block.language == "toml":
+                (tmp_path / "tidegate.toml").write_text(block.text)
+                subprocess.run([TIDEGATE, "check-config"], cwd=tmp_path, check=True, capture_output=True)
+                tried += 1
+    assert tried >= 3
+
+
+# The blocks that no test of this file runs, with the reason.
+NOT_RUN = {
+    ("publish-from-your-service.md", "go"): "Go is not needed to build or test",
+    ("channels.md", "rust"): "a part of a program; worker/tests and the stock handler `room` are the whole",
+    ("transports.md", "js"): "parts of programs; gateway/tests/sdk/js/transports.test.js and event-source.test.js are the whole",
+}
+RUN = {
+    ("publish-from-your-service.md", "sh"): 1,
+    ("publish-from-your-service.md", "python"): 2,
+    ("publish-from-your-service.md", "js"): 1,
+    ("server-api.md", "sh"): 2,
+    ("transports.md", "sh"): 1,
+}
+
+
+def test_every_block_of_the_documents_is_run_or_has_a_reason_why_not():
+    found = {}
+    for page in DOCS.glob("*.md"):
+        for block in blocks(page.read_text()):
+            if block.language != "toml":
+                found[page.name, block.language] = found.get((page.name, block.language), 0) + 1
+    assert {key: count for key, count in found.items() if key not in NOT_RUN} == RUN
+    assert found.keys() >= NOT_RUN.keys()
+
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "app.localhost"])
+def test_the_chat_page_works_in_a_real_browser_from_any_address_of_this_machine(stack, tmp_path, host):
+    page = (ROOT / "examples" / "browser" / "index.html").read_text()
+    assert page.count("ws://127.0.0.1:8000/connection/websocket") == 1
+    page = page.replace("ws://127.0.0.1:8000/connection/websocket", stack.gateway(1))
+    (tmp_path / "index.html").write_text(page)
+    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path)
+    text = unique("from a browser")
+    inputs = [
+        ["connect", "token", token_for("7"), "subscribed to chat:lobby"],
+        ["publish", "text", text, f'chat:lobby {{"text":"{text}"}}'],
+    ]
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        script = ROOT / "gateway" / "tests" / "sdk" / "js" / "support" / "browser.js"
+        url = f"http://{host}:{server.server_port}/"
+        environment = {**os.environ, "BROWSER": BROWSER, "URL": url, "INPUTS": json.dumps(inputs)}
+        ended = subprocess.run(["node", script], env=environment, capture_output=True, text=True, timeout=80)
+        server.shutdown()
+    assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
 async def test_the_curl_lines_publish_end_connections_and_fetch_the_document(stack, clients):

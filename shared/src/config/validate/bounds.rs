@@ -101,6 +101,7 @@ fn tables(config: &Config) -> Result<(), Problem> {
         let key = |field: &str| format!("route.{index}.{field}");
         let size = |bytes| bytesize::ByteSize(bytes).to_string();
         within(&key("max_bytes"), route.max_bytes, KIB, 1024 * TIB, size)?;
+        within(&key("max_age"), route.max_age, Duration::ZERO, YEAR, text)?;
         within(&key("timeout"), route.timeout, MILLISECOND, 24 * HOUR, text)?;
         within(&key("backoff.base"), route.backoff.base, Duration::ZERO, YEAR, text)?;
         within(&key("backoff.cap"), route.backoff.cap, Duration::ZERO, YEAR, text)?;

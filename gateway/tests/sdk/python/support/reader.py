@@ -23,15 +23,7 @@ COMMANDS = {
     "cargo": "#!/bin/sh\nexit 0\n",
     "npm": '#!/bin/sh\n[ "$*" = "install --prefix hello centrifuge ws" ] || exit 1\n'
     f'mkdir hello && ln -s "{NODE_MODULES}" hello/node_modules\n',
-    "nats": f"#!{sys.executable}\n"
-    "import asyncio, sys, nats\n"
-    "pub, server, url, subject, payload = sys.argv[1:]\n"
-    "assert (pub, server) == ('pub', '--server')\n"
-    "async def main():\n"
-    "    connection = await nats.connect(url)\n"
-    "    await connection.publish(subject, payload.encode())\n"
-    "    await connection.drain()\n"
-    "asyncio.run(main())\n",
+    "nats": f'#!/bin/sh\nexec "{sys.executable}" "{Path(__file__).with_name("nats_cli.py")}" "$@"\n',
 }
 
 
