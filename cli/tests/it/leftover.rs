@@ -29,7 +29,7 @@ async fn ask(stack: &Stack) {
 #[tokio::test]
 async fn the_queue_of_earlier_versions_is_refused_with_the_way_out_and_never_removed() {
     let stack = Stack::builder().start().await.unwrap();
-    // The broker's accounts know the routes of the stack alone.
+    // The setup user has no rights for streams that nats.conf does not know.
     let broker = stack.admin().await.unwrap();
     let old = jetstream::stream::Config {
         name: "TIDE_IN".to_owned(),
@@ -54,7 +54,6 @@ async fn the_queue_of_earlier_versions_is_refused_with_the_way_out_and_never_rem
 #[tokio::test]
 async fn the_stream_of_a_route_that_is_gone_is_named_with_its_waiting_requests() {
     let stack = Stack::builder().start().await.unwrap();
-    // The broker's accounts know the routes of the stack alone.
     let broker = stack.admin().await.unwrap();
     setup::apply(&broker, &with_routes(&stack, &["job"])).await.unwrap();
     ask(&stack).await;
@@ -70,7 +69,7 @@ async fn the_stream_of_a_route_that_is_gone_is_named_with_its_waiting_requests()
 #[tokio::test]
 async fn streams_that_do_not_fit_are_added_up() {
     let stack = Stack::builder().start().await.unwrap();
-    let broker = setup::connect(stack.config()).await.unwrap();
+    let broker = stack.admin().await.unwrap();
     let file = stack.dir().join("large.toml");
     let route = "[[route]]\nname = \"job\"\nmatch = \"rpc.job\"\nmax_bytes = \"100 GiB\"\n";
     std::fs::write(&file, route).unwrap();

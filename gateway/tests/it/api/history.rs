@@ -85,8 +85,8 @@ async fn a_removed_history_leaves_nothing_behind_and_no_client_recovers_across_i
     let kept = kept_toml(20, "history_ttl = '1s'");
     let stack = start(quick(&kept).gateways(1)).await;
     let doors = Doors::of(&stack).await;
-    let admin = jetstream::new(admin(&stack).await);
-    let copies = admin.get_stream("TIDE_LAST_kept").await.unwrap();
+    let setup = jetstream::new(admin(&stack).await);
+    let copies = setup.get_stream("TIDE_LAST_kept").await.unwrap();
     let copy = async || copies.get_last_raw_message_by_subject("tide.ch.kept.a").await.ok();
     let stored = doors.http("publish", json!({"channel": "kept:a", "data": "secret"})).await;
     let offset = stored["result"]["offset"].as_u64().unwrap();
@@ -95,7 +95,7 @@ async fn a_removed_history_leaves_nothing_behind_and_no_client_recovers_across_i
     eventually("the copy has no content", || async { copy().await.is_some_and(|c| c.payload.is_empty()) })
         .await;
     doors.http("publish", json!({"channel": "kept:other", "data": 0})).await;
-    let channels = admin.get_stream("TIDE_CH_kept").await.unwrap();
+    let channels = setup.get_stream("TIDE_CH_kept").await.unwrap();
     eventually("all expires", || async { channels.get_info().await.unwrap().state.messages == 0 }).await;
     let (back, _events) = connect(&stack, 0, "42").await;
     let result = resume(&back, "kept:a", offset, "").await;
