@@ -64,10 +64,11 @@ $(SDK)/js/node_modules/.package-lock.json: $(SDK)/js/package-lock.json
 		--only-binary=:all: --target .tools/py -r $<
 	cp $< $@
 
-bench: ## benchmarks: idle connections, round trip, throughput, the cost of many channels (about three minutes)
+bench: ## benchmarks: idle connections, round trip, throughput, the cost of many channels and of accounts (about six minutes)
 	@cargo build --release --workspace --bins
 	@target/release/tidegate-trial bench
 	@target/release/tidegate-trial broker-cost
+	@target/release/tidegate-trial accounts
 
 soak: ## long fault runs that pass or fail: the demo ten times, torn connections, the reconnect storm, ten minutes of faults (faults=60s)
 	@cargo build --release --workspace --bins

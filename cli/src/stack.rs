@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 
 pub use self::{
+    broker::Separation,
     builder::Builder,
     running::Stack,
     status::{GatewayAddress, Kind, ProcessPhase, ProcessStatus},

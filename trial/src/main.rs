@@ -3,6 +3,7 @@
 //! It measures as a client, over loopback only; every run is bounded in count and in time. A missed target is
 //! printed; only losses, duplicates and disorder fail a run.
 
+mod accounts;
 mod broker_cost;
 mod faults;
 mod idle;
@@ -64,6 +65,8 @@ enum Scenario {
     Throughput(throughput::Args),
     /// Measure the cost of idle connections
     Idle(idle::Args),
+    /// Measure round trips and throughput with the broker's accounts and without
+    Accounts(accounts::Args),
     /// Measure the broker's cost of 50,000 channels and 100,000 users; check for losses: half a minute
     BrokerCost(broker_cost::Args),
     /// Cut connections, kill gateways and the broker; check what recovered subscribers received
@@ -109,6 +112,12 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
             write(cli.json.as_deref(), &outcome)?;
             return Ok(outcome.adds_up());
         }
+        Scenario::Accounts(args) => {
+            let outcome = Box::pin(accounts::run(args)).await?;
+            outcome.print();
+            write(cli.json.as_deref(), &outcome)?;
+            return Ok(true);
+        }
         Scenario::BrokerCost(args) => {
             let outcome = Box::pin(broker_cost::run(args)).await?;
             outcome.print();
@@ -124,7 +133,11 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
         Scenario::Roundtrip(args) => roundtrip(outside, args, &mut report).await?,
         Scenario::Throughput(args) => throughput(outside, args, &mut report).await?,
         Scenario::Idle(args) => idle(outside, args, &mut report).await?,
-        Scenario::Torn(_) | Scenario::Storm(_) | Scenario::Faults(_) | Scenario::BrokerCost(_) => {}
+        Scenario::Torn(_)
+        | Scenario::Storm(_)
+        | Scenario::Faults(_)
+        | Scenario::BrokerCost(_)
+        | Scenario::Accounts(_) => {}
     }
     report.print();
     if let Some(file) = &cli.json {

@@ -34,7 +34,7 @@ pub(crate) struct Args {
     slice: Duration,
     /// How often each side takes its turn
     #[arg(long, default_value_t = 6)]
-    repetitions: usize,
+    pub(crate) repetitions: usize,
     /// Connections that take turns at asking
     #[arg(long, default_value_t = 10)]
     connections: usize,
@@ -72,6 +72,13 @@ struct Comparison {
 struct Repetition {
     server: Percentiles,
     bare: Option<Percentiles>,
+}
+
+impl RoundTrip {
+    /// Half of the answers of the server came within this time, in milliseconds.
+    pub(crate) fn p50(&self) -> f64 {
+        self.server.p50
+    }
 }
 
 /// The results of all slices of one path.

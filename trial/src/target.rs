@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context;
 use tidegate_cli::{
     client::{Client, Options},
-    stack::Stack,
+    stack::{Separation, Stack},
     token,
 };
 
@@ -46,6 +46,14 @@ pub(crate) struct Target {
 }
 
 impl Target {
+    /// A stack of our own, with a gateway and a worker, whose broker separates its users like this.
+    pub(crate) async fn separated(separation: Separation) -> anyhow::Result<Self> {
+        let builder = Stack::builder().config(CONFIG).gateways(1).workers(1).separation(separation);
+        let stack = builder.start().await.context("starting a stack")?;
+        let urls = stack.gateways().into_iter().map(|gateway| gateway.websocket).collect();
+        Ok(Self { urls, outside: ExternalServer { url: None, token: None, pid: None }, stack: Some(stack) })
+    }
+
     /// The outside server, or else a stack of this size on free ports.
     pub(crate) async fn start(
         outside: &ExternalServer,

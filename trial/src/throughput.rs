@@ -35,7 +35,7 @@ pub(crate) struct Args {
     callers: usize,
     /// Requests of all callers together
     #[arg(long, default_value_t = 20_000)]
-    requests: usize,
+    pub(crate) requests: usize,
     /// Requests of one caller that may be unanswered
     #[arg(long, default_value_t = 4)]
     window: usize,
@@ -59,6 +59,13 @@ pub(crate) struct Throughput {
     /// What the request stream stored. `None` for an external server.
     stored: Option<StoredRequests>,
     foreign_cpu_percent: f64,
+}
+
+impl Throughput {
+    /// Answered requests a second.
+    pub(crate) fn rate(&self) -> f64 {
+        self.requests_per_second
+    }
 }
 
 /// The results of one caller, or of all together.

@@ -10,7 +10,13 @@ use std::{
 use anyhow::{Context, bail};
 use tidegate_shared::config::Config;
 
-use super::{broker, port::ReservedPort, port_plan::PortPlan, process::ProcessSpec, status::Kind};
+use super::{
+    broker::{self, Separation},
+    port::ReservedPort,
+    port_plan::PortPlan,
+    process::ProcessSpec,
+    status::Kind,
+};
 
 /// How long the broker may take to stop.
 const BROKER_GRACE: Duration = Duration::from_secs(15);
@@ -27,6 +33,7 @@ pub(crate) struct Blueprint {
     /// The program of the workers.
     pub(crate) worker: String,
     pub(crate) free_ports: bool,
+    pub(crate) separation: Separation,
     /// The password of the broker's user who may do everything in the account of the streams. Only stacks of tests have one.
     pub(crate) admin: Option<String>,
     /// Extra environment variables: process name prefix, variable, value.
@@ -58,7 +65,7 @@ impl Blueprint {
         let data = self.dir.join("nats");
         let ports = (public.port(), internal.port());
         let data = data.display().to_string();
-        let text = broker::configuration(&self.config, ports, &data, self.admin.as_deref())?;
+        let text = broker::configuration(&self.config, ports, &data, self.admin.as_deref(), self.separation)?;
         let file = self.dir.join("nats.conf");
         std::fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
         let spec = ProcessSpec {

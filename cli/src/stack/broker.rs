@@ -12,6 +12,15 @@ const NATS_CONF: &str = include_str!("../../../nats.conf");
 /// The first line of its last part, the accounts.
 const ACCOUNTS: &str = "# The streams are in the account ";
 
+/// How the users of the broker are separated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Separation {
+    /// Each kind of program has an account of its own, with its rights.
+    Accounts,
+    /// All users share one account and may do everything. For measuring what accounts cost.
+    None,
+}
+
 /// Returns the configuration of one broker: `port` for clients, `monitor` for its health, `data` for its files. `admin` is the
 /// password of a user of the streams' own account, who may do everything there.
 pub(crate) fn configuration(
@@ -19,6 +28,7 @@ pub(crate) fn configuration(
     (port, monitor): (u16, u16),
     data: &str,
     admin: Option<&str>,
+    separation: Separation,
 ) -> anyhow::Result<String> {
     let mut values = vec![
         ("CLIENT_PORT", port.to_string()),
@@ -30,15 +40,30 @@ pub(crate) fn configuration(
         values.extend(password.map(|password| (account.password_variable(), password)));
     }
     let (own, _) = NATS_CONF.split_once(ACCOUNTS).context("nats.conf has no accounts")?;
-    let mut text = format!("{own}{}", Access::of(config).nats_conf());
+    let accounts = match separation {
+        Separation::Accounts => Access::of(config).nats_conf(),
+        Separation::None => one_account(config),
+    };
+    let mut text = format!("{own}{accounts}");
     for (name, value) in values {
         text = with(&text, name, &value).with_context(|| format!("nats.conf does not define {name}"))?;
     }
-    if let Some(password) = admin {
+    if let Some(password) = admin.filter(|_| separation == Separation::Accounts) {
         let user = format!("users: [ {{ user: {ADMIN}, password: {} }} ]", quoted(password));
         text = text.replacen("jetstream: enabled\n", &format!("jetstream: enabled\n    {user}\n"), 1);
     }
     Ok(text)
+}
+
+fn one_account(config: &Config) -> String {
+    let users = Account::USERS.iter().filter_map(|account| {
+        let name = &account.user(config)?.user;
+        Some(format!("      {{ user: {name}, password: ${} }}\n", account.password_variable()))
+    });
+    let users: String = users.collect();
+    format!(
+        "accounts {{\n  ALL {{\n    jetstream: enabled\n    users: [\n{users}    ]\n  }}\n  SYS {{ }}\n}}\nsystem_account: SYS\n"
+    )
 }
 
 /// The user of the streams' own account. Only stacks of tests have it.
@@ -72,14 +97,14 @@ mod tests {
 
     #[test]
     fn every_variable_is_replaced_and_nothing_else() {
-        let text = configuration(&example(), (4223, 8223), "/tmp/x", None).unwrap();
+        let text = configuration(&example(), (4223, 8223), "/tmp/x", None, Separation::Accounts).unwrap();
         assert!(text.contains("CLIENT_PORT = 4223\n") && text.contains("DATA_DIR = \"/tmp/x\"\n"));
         assert!(!text.contains(ADMIN));
     }
 
     #[test]
     fn nats_conf_grants_what_the_configuration_of_the_local_stack_needs() {
-        let text = configuration(&example(), (4222, 8222), ".run/nats", None).unwrap();
+        let text = configuration(&example(), (4222, 8222), ".run/nats", None, Separation::Accounts).unwrap();
         let (ours, file) = (meaning(&text), meaning(NATS_CONF));
         let differing = ours.iter().zip(&file).find(|(ours, file)| ours != file);
         assert_eq!(differing, None, "`tidegate nats-config` prints the accounts for nats.conf");

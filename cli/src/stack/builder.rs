@@ -14,6 +14,7 @@ use tokio::task::spawn_blocking;
 
 use super::{
     blueprint::{Blueprint, PlannedProcess},
+    broker::Separation,
     log::Logs,
     pid_file::PidFiles,
     port,
@@ -35,6 +36,7 @@ pub struct Builder {
     workers: usize,
     worker: String,
     purger: bool,
+    separation: Separation,
     dir: Option<PathBuf>,
     free_ports: bool,
     variables: Vec<(String, String, String)>,
@@ -57,6 +59,7 @@ impl Default for Builder {
             workers: 0,
             worker: "tidegate-worker".to_owned(),
             purger: false,
+            separation: Separation::Accounts,
             dir: None,
             free_ports: true,
             variables: Vec::new(),
@@ -114,6 +117,13 @@ impl Builder {
     #[must_use]
     pub fn with_purger(mut self) -> Self {
         self.purger = true;
+        self
+    }
+
+    /// Sets how the users of the broker are separated. Default: by accounts.
+    #[must_use]
+    pub fn separation(mut self, separation: Separation) -> Self {
+        self.separation = separation;
         self
     }
 
@@ -195,6 +205,7 @@ impl Builder {
             nats_server,
             worker: self.worker.clone(),
             free_ports: self.free_ports,
+            separation: self.separation,
             admin: self.dir.is_none().then(random_token::<20>),
             variables: self.variables.clone(),
             dir: dir.clone(),
