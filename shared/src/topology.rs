@@ -164,7 +164,7 @@ impl Topology {
     /// The consumers: the stream and the name of each.
     pub fn consumers(&self) -> impl Iterator<Item = (String, String)> {
         let named = self.consumers.iter();
-        named.map(|(stream, c)| ((*stream).to_owned(), c.durable_name.clone().unwrap_or_default()))
+        named.map(|(stream, c)| (stream.clone(), c.durable_name.clone().unwrap_or_default()))
     }
 
     /// Allows the streams of these namespaces to be recreated if they cannot be updated. Their messages are lost.

@@ -59,7 +59,8 @@ async fn the_stream_of_a_route_that_is_gone_is_named_with_its_waiting_requests()
     ask(&stack).await;
     let without = Topology::of(&with_routes(&stack, &[]));
     let leftovers = without.leftovers(broker.jetstream()).await.unwrap();
-    let advice = leftovers.iter().map(|leftover| leftover.advice()).collect::<Vec<_>>().join("\n");
+    let advice =
+        leftovers.iter().map(tidegate_shared::topology::Leftover::advice).collect::<Vec<_>>().join("\n");
     assert!(advice.contains("TIDE_IN_job belongs to no [[route]]; waiting requests: 1"), "{advice}");
     let renamed = setup::apply(&broker, &with_routes(&stack, &["task"])).await.unwrap_err().to_string();
     assert!(renamed.contains("TIDE_IN_job") && renamed.contains("TIDE_IN_task takes the same"), "{renamed}");

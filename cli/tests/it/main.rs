@@ -11,6 +11,7 @@ mod command;
 mod demo;
 #[cfg(test)]
 mod leftover;
+#[cfg(test)]
 mod migration;
 #[cfg(test)]
 mod mistyped;
