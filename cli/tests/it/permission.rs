@@ -6,7 +6,7 @@ mod target;
 mod trigger;
 mod user;
 
-use async_nats::HeaderMap;
+use async_nats::{ConnectOptions, Event, HeaderMap};
 use futures_util::StreamExt;
 use tidegate_cli::stack::Stack;
 use tidegate_shared::{
@@ -360,4 +360,33 @@ async fn a_namespace_or_route_that_the_broker_grants_nothing_for_is_named() {
 async fn connect(stack: &Stack, account: Account) -> Broker {
     let nats = &stack.config().nats;
     Broker::connect(nats, account.user(stack.config()).unwrap(), "test", 16, true).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_service_that_publishes_for_a_namespace_that_does_not_exist_is_told_and_so_is_the_log() {
+    let stack = Stack::builder().config(CONFIG).start().await.unwrap();
+    let (say, mut said) = tokio::sync::mpsc::channel(16);
+    let service = stack.config().nats.service.clone();
+    let client = ConnectOptions::with_user_and_password(service.user, service.password.expose().to_owned())
+        .event_callback(move |event| {
+            let say = say.clone();
+            async move {
+                if let Event::ServerError(error) = event {
+                    let _ = say.send(error.to_string()).await;
+                }
+            }
+        })
+        .connect(stack.nats_url())
+        .await
+        .unwrap();
+    for subject in ["tide.ch.chat.a", "tide.ch.default.a", "tide.ch.user.42", "tide.ch.chta.a"] {
+        client.publish(subject, "1".into()).await.unwrap();
+    }
+    client.flush().await.unwrap();
+    let error = tokio::time::timeout(std::time::Duration::from_secs(10), said.recv()).await.unwrap().unwrap();
+    assert!(error.to_lowercase().contains("publish to \"tide.ch.chta.a\""), "{error}");
+    assert!(said.try_recv().is_err(), "the others are allowed");
+    let logged = || stack.log_of("nats").contains("tide.ch.chta.a");
+    crate::support::eventually("the broker's log names it", logged).await;
+    stack.down().await;
 }

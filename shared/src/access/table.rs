@@ -39,7 +39,7 @@ pub(super) fn rights(config: &Config) -> Vec<(Account, Right)> {
         (Account::Gateway, gateway(config, &subjects, &topology)),
         (Account::Worker, worker(&subjects, &topology)),
         (Account::Purger, purger(&subjects, &topology)),
-        (Account::Service, service(&subjects)),
+        (Account::Service, service(config, &subjects)),
         (Account::Setup, setup(config, &topology)),
         (Account::Ops, ops()),
     ];
@@ -150,10 +150,15 @@ fn purger(subjects: &Subjects, topology: &Topology) -> Vec<Right> {
     rights
 }
 
-fn service(subjects: &Subjects) -> Vec<Right> {
+fn service(config: &Config, subjects: &Subjects) -> Vec<Right> {
     let gateways = Kind::Call(&[Account::Gateway], Answers::One);
-    vec![
-        store(subjects.under("ch.>"), "stores publications"),
+    // A line for each namespace: what is published for a namespace that does not exist would otherwise vanish without a word.
+    let mut rights: Vec<Right> = config
+        .all_namespaces()
+        .iter()
+        .map(|namespace| store(subjects.all_channels(&namespace.name).0, "stores publications"))
+        .collect();
+    rights.extend([
         Right::new(subjects.under("push.>"), gateways.clone(), "sends to one connection or to all"),
         Right {
             only: METHODS.iter().map(|method| subjects.control(method)).collect(),
@@ -163,7 +168,8 @@ fn service(subjects: &Subjects) -> Vec<Right> {
                 "calls the server API: one subject for each method",
             )
         },
-    ]
+    ]);
+    rights
 }
 
 fn setup(config: &Config, topology: &Topology) -> Vec<Right> {
