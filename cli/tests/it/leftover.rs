@@ -10,6 +10,10 @@ use tidegate_shared::{
     topology::{Change, Topology},
 };
 
+/// Two routes of which one may take the requests of the other.
+const TWO: &str =
+    "[[route]]\nname = \"job\"\nmatch = \"rpc.job\"\n[[route]]\nname = \"task\"\nmatch = \"rpc.task\"\n";
+
 /// A configuration with these routes.
 fn with_routes(stack: &Stack, routes: &[&str]) -> Config {
     let table = |name: &&str| format!("[[route]]\nname = \"{name}\"\nmatch = \"rpc.job\"\n");
@@ -28,12 +32,12 @@ async fn ask(stack: &Stack) {
 
 #[tokio::test]
 async fn the_queue_of_earlier_versions_is_refused_with_the_way_out_and_never_removed() {
-    let stack = Stack::builder().start().await.unwrap();
-    // The setup user has no rights for streams that nats.conf does not know.
-    let broker = stack.admin().await.unwrap();
+    let stack =
+        Stack::builder().config("[[route]]\nname = \"job\"\nmatch = \"rpc.other\"\n").start().await.unwrap();
+    let broker = setup::connect(stack.config()).await.unwrap();
     let old = jetstream::stream::Config {
         name: "TIDE_IN".to_owned(),
-        subjects: vec!["tide.in.>".to_owned()],
+        subjects: vec!["tide.in.rpc.job.>".to_owned()],
         retention: jetstream::stream::RetentionPolicy::WorkQueue,
         ..jetstream::stream::Config::default()
     };
@@ -53,9 +57,8 @@ async fn the_queue_of_earlier_versions_is_refused_with_the_way_out_and_never_rem
 
 #[tokio::test]
 async fn the_stream_of_a_route_that_is_gone_is_named_with_its_waiting_requests() {
-    let stack = Stack::builder().start().await.unwrap();
-    let broker = stack.admin().await.unwrap();
-    setup::apply(&broker, &with_routes(&stack, &["job"])).await.unwrap();
+    let stack = Stack::builder().config(TWO).start().await.unwrap();
+    let broker = setup::connect(stack.config()).await.unwrap();
     ask(&stack).await;
     let without = Topology::of(&with_routes(&stack, &[]));
     let leftovers = without.leftovers(broker.jetstream()).await.unwrap();
