@@ -58,9 +58,11 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<AccountsCost> {
 impl Side {
     async fn measure(&mut self, separation: Separation, args: &Args) -> anyhow::Result<()> {
         let target = Target::separated(separation).await?;
-        let load = roundtrip::Args { repetitions: 1, ..defaults()? };
+        let mut load: roundtrip::Args = defaults()?;
+        load.repetitions = 1;
         self.round_trip_p50.push(roundtrip::run(&target, &load).await?.p50());
-        let load = throughput::Args { requests: args.requests, ..defaults()? };
+        let mut load: throughput::Args = defaults()?;
+        load.requests = args.requests;
         self.requests_per_second.push(throughput::run(&target, &load).await?.rate());
         target.end().await;
         Ok(())
@@ -81,15 +83,15 @@ impl AccountsCost {
         let (with, without) = (middle(&self.with.round_trip_p50)?, middle(&self.without.round_trip_p50)?);
         let time = with / without;
         let mut lines = vec![format!("accounts: medians of {} turns of each side", self.turns)];
-        lines.push(line("round trip p50", format!("{with:.2} ms, {without:.2} ms without"), time));
+        lines.push(line("round trip p50", &format!("{with:.2} ms, {without:.2} ms without"), time));
         let (with, without) =
             (middle(&self.with.requests_per_second)?, middle(&self.without.requests_per_second)?);
-        lines.push(line("throughput", format!("{with:.0}/s, {without:.0}/s without"), without / with));
+        lines.push(line("throughput", &format!("{with:.0}/s, {without:.0}/s without"), without / with));
         Ok(lines.join("\n"))
     }
 }
 
-fn line(what: &str, figures: String, slower: f64) -> String {
+fn line(what: &str, figures: &str, slower: f64) -> String {
     let word = if slower <= TARGET { "PASS" } else { "MISSED" };
     format!("  {what:<16}{figures}: {slower:.2}x  {word} (target <= {TARGET}x)")
 }
