@@ -12,6 +12,7 @@ import urllib.request
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from support.client import token_for, unique
@@ -116,6 +117,17 @@ async def test_a_client_that_only_listens_gets_the_line_that_the_page_promises(s
     assert first["connect"]["subs"].keys() >= {"chat:lobby"}
 
 
+async def test_the_accounts_are_printed_and_the_user_of_operators_lists_the_streams(stack, tmp_path):
+    accounts, streams = programs("sh", DOCS / "nats-permissions.md")
+    tidegate = Path(TIDEGATE).parent
+    printed = await run("env", f"PATH={tidegate}:{os.environ['PATH']}", "sh", "-e", "-c", accounts, nats="")
+    assert "accounts {" in printed and "TIDEGATE_OPS" in printed
+    streams = streams.replace("127.0.0.1:4222", urlsplit(stack.service_url()).netloc.split("@")[1])
+    path = with_nats_command(tmp_path / "bin")
+    listed = await run("env", f"PATH={path}", "sh", "-e", "-c", streams, nats="")
+    assert {"TIDE_IN_echo", "TIDE_REPLY", "TIDE_DEAD"} <= {line.split()[0] for line in listed.splitlines()}
+
+
 def test_every_configuration_in_the_documents_can_be_used(tmp_path):
     tried = 0
     for page in sorted(DOCS.glob("*.md")):
@@ -138,6 +150,7 @@ RUN = {
     ("publish-from-your-service.md", "python"): 2,
     ("publish-from-your-service.md", "js"): 1,
     ("server-api.md", "sh"): 2,
+    ("nats-permissions.md", "sh"): 2,
     ("transports.md", "sh"): 1,
 }
 

@@ -1,4 +1,4 @@
-// A whole system for one test file: a broker, two gateways and two workers on free ports, in a directory of its own.
+// A whole system for one test file: a broker, two gateways, two workers and a purger on free ports, in a directory of its own.
 
 import assert from 'node:assert/strict';
 import { execFile, execFileSync, spawn } from 'node:child_process';
@@ -44,7 +44,7 @@ export class Stack {
     const limit = AbortSignal.timeout(START_LIMIT);
     for (;;) {
       const processes = await this.processes().catch(() => []);
-      if (processes.length === 5 && processes.every((process) => process.phase === 'ready')) return;
+      if (processes.length === 6 && processes.every((process) => process.phase === 'ready')) return;
       if (limit.aborted || this.supervisor.exitCode !== null) {
         throw new Error(`the stack did not start:\n${this.#log()}`);
       }

@@ -1,4 +1,4 @@
-"""What the documents type of the `nats` command: pub, request (req) and reply, with their options. This machine may lack it."""
+"""What the documents type of the `nats` command: pub, request (req), reply and `stream ls`. This machine may lack it."""
 
 import argparse
 import asyncio
@@ -12,9 +12,9 @@ parser.add_argument("--user")
 parser.add_argument("--password")
 parser.add_argument("--inbox-prefix", default="_INBOX")
 parser.add_argument("-H", dest="headers", action="append", default=[])
-parser.add_argument("command", choices=["pub", "req", "request", "reply"])
+parser.add_argument("command", choices=["pub", "req", "request", "reply", "stream"])
 parser.add_argument("subject")
-parser.add_argument("payload")
+parser.add_argument("payload", nargs="?", default="")
 
 
 async def main(typed):
@@ -31,6 +31,9 @@ async def main(typed):
         print("Listening", flush=True)
         async for question in asked.messages:
             await question.respond(payload)
+    elif (typed.command, typed.subject) == ("stream", "ls"):
+        for stream in await connection.jsm().streams_info():
+            print(stream.config.name, stream.state.messages)
     else:
         print((await connection.request(typed.subject, payload, timeout=5, headers=headers)).data.decode())
     await connection.drain()

@@ -1,4 +1,4 @@
-"""A whole system: a broker, two gateways and two workers on free ports, in a directory of its own."""
+"""A whole system: a broker, two gateways, two workers and a purger on free ports, in a directory of its own."""
 
 import json
 import os
@@ -56,7 +56,7 @@ class Stack:
                 processes = self.processes()
             except subprocess.CalledProcessError:
                 processes = []
-            if len(processes) == 5 and all(process["phase"] == "ready" for process in processes):
+            if len(processes) == 6 and all(process["phase"] == "ready" for process in processes):
                 return
             if time.monotonic() > deadline or self.supervisor.poll() is not None:
                 raise RuntimeError("the stack did not start:\n" + self.log.read_text())
