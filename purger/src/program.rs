@@ -74,6 +74,10 @@ async fn work(config: &Config, health: &Health) -> anyhow::Result<()> {
         () = lifecycle.draining() => return Ok(()),
         purger = Purger::connect(config) => purger?,
     };
+    // The routes that it has the rights for are purged all the same.
+    if let Err(missing) = purger.try_rights(config).await {
+        tracing::error!("{missing}");
+    }
     purger.start(lifecycle);
     let _ = health.purger.set(purger);
     lifecycle.draining().await;

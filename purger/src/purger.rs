@@ -9,7 +9,8 @@ use std::{
 use futures_util::FutureExt;
 use parking_lot::Mutex;
 use tidegate_shared::{
-    broker::{Broker, ConnectFailure, NotDone},
+    access::Account,
+    broker::{Broker, ConnectFailure, MissingRights, NotDone},
     config::{Config, Match, Route},
     lifecycle::Lifecycle,
     topology::{consumer_name, request_stream},
@@ -53,6 +54,11 @@ impl Purger {
         });
         let (metrics, interval) = (Arc::new(Metrics::new()), config.purger.interval);
         Ok(Self { broker, metrics, interval, routes: routes.collect() })
+    }
+
+    /// Tries the rights of the purger's user.
+    pub async fn try_rights(&self, config: &Config) -> Result<(), MissingRights> {
+        self.broker.try_rights(config, Account::Purger, true).await
     }
 
     /// The purger's metrics.
