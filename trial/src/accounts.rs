@@ -1,5 +1,5 @@
-//! What the broker's accounts cost: round trips and throughput with an account for each kind of program, and with one account
-//! for all. Both take turns, each time with a new stack, so that a machine that becomes slower affects both.
+//! What the broker's accounts cost: round trips and throughput with an account for each kind of program, and with permissions in
+//! one account alone. Both take turns, each time with a new stack, so that a machine that becomes slower affects both.
 
 use anyhow::{Context, ensure};
 use serde::Serialize;
@@ -43,7 +43,7 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<AccountsCost> {
     let (mut with, mut without) = (Side::default(), Side::default());
     for turn in 0..args.turns {
         // The side that begins alternates.
-        let mut sides = [(Separation::Accounts, &mut with), (Separation::None, &mut without)];
+        let mut sides = [(Separation::Accounts, &mut with), (Separation::Permissions, &mut without)];
         if turn % 2 == 1 {
             sides.reverse();
         }

@@ -17,8 +17,9 @@ const ACCOUNTS: &str = "# The streams are in the account ";
 pub enum Separation {
     /// Each kind of program has an account of its own, with its rights.
     Accounts,
-    /// All users share one account and may do everything. For measuring what accounts cost.
-    None,
+    /// All users share one account, each with its permissions. They do not hold against reply subjects: for measuring what
+    /// accounts cost.
+    Permissions,
 }
 
 /// Returns the configuration of one broker: `port` for clients, `monitor` for its health, `data` for its files. `admin` is the
@@ -42,7 +43,7 @@ pub(crate) fn configuration(
     let (own, _) = NATS_CONF.split_once(ACCOUNTS).context("nats.conf has no accounts")?;
     let accounts = match separation {
         Separation::Accounts => Access::of(config).nats_conf(),
-        Separation::None => one_account(config),
+        Separation::Permissions => one_account(config),
     };
     let mut text = format!("{own}{accounts}");
     for (name, value) in values {
@@ -56,9 +57,18 @@ pub(crate) fn configuration(
 }
 
 fn one_account(config: &Config) -> String {
+    let (access, api) = (Access::of(config), format!("{}.js.", config.nats.prefix));
+    let list = |subjects: Vec<String>| {
+        let quoted: Vec<String> = subjects.iter().map(|s| quoted(&s.replace(&api, "$JS.API."))).collect();
+        quoted.join(", ")
+    };
     let users = Account::USERS.iter().filter_map(|account| {
-        let name = &account.user(config)?.user;
-        Some(format!("      {{ user: {name}, password: ${} }}\n", account.password_variable()))
+        let (name, password) = (&account.user(config)?.user, account.password_variable());
+        let (publish, subscribe) = (list(access.publishes(*account)), list(access.subscribes(*account)));
+        Some(format!(
+            "      {{ user: {name}, password: ${password}, permissions: {{\n        publish: {{ allow: [ {publish} ] }}\n        \
+             subscribe: {{ allow: [ {subscribe} ] }}\n        allow_responses: {{ max: 1, expires: \"10s\" }}\n      }} }}\n"
+        ))
     });
     let users: String = users.collect();
     format!(

@@ -1,8 +1,9 @@
 //! Handing the answer to a plain request to the gateway whose client waits. Nothing is stored if the gateway confirms it.
 //!
 //! If it does not, the answer is stored, so that the gateway finds it when it is back or when the caller's time is over; and the
-//! gateway is asked again. Whoever ends without a gateway's word brings the answer to the user's personal channel. The request
-//! is acknowledged after that only: if this worker dies meanwhile, another one goes on with the stored answer.
+//! gateway is asked again. If no gateway says a word until the caller's time is over, the worker brings the answer to the user's
+//! personal channel. The request is acknowledged after that only: if this worker dies meanwhile, another one goes on with the
+//! stored answer.
 
 use std::time::Duration;
 
