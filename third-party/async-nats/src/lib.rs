@@ -23,7 +23,7 @@
 //! architectures.
 //!
 //! **Note**: The synchronous NATS API is deprecated and no longer actively maintained. If you need to use the deprecated synchronous API, you can refer to:
-//! <https://crates.io/crates/nats>
+//! the crate `nats`.
 //!
 //! For more information on NATS.io visit: <https://nats.io>
 //!
