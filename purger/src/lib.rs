@@ -14,6 +14,5 @@ mod metrics;
 mod program;
 mod purger;
 mod schedule;
-mod trouble;
 
 pub use self::{metrics::Metrics, program::program, purger::Purger};

@@ -1,22 +1,25 @@
-//! The purger at work: one task for each route asks the broker for the floor and purges. The decisions are in `schedule`,
-//! `floor` and `trouble`.
+//! The purger at work: one task for each route asks the broker for the floor and purges. The decisions are in `schedule` and
+//! `floor`.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
 use futures_util::FutureExt;
-use parking_lot::Mutex;
 use tidegate_shared::{
     access::Account,
     broker::{Broker, ConnectFailure, MissingRights, NotDone},
     config::{Config, Match, Route},
+    fault::{Fault, Place},
     lifecycle::Lifecycle,
     topology::{consumer_name, request_stream},
 };
 
-use crate::{floor::Floor, metrics::Metrics, schedule::Schedule, trouble::Trouble};
+use crate::{floor::Floor, metrics::Metrics, schedule::Schedule};
 
 /// Requests to the broker are sent one after the other for each route.
 const IN_FLIGHT: usize = 64;
@@ -35,8 +38,8 @@ pub struct Purger {
 struct PurgedRoute {
     config: Route,
     stream: String,
-    /// `None` until the first look.
-    trouble: Mutex<Option<Trouble>>,
+    /// Whether the first look has come to an end.
+    looked_at: AtomicBool,
 }
 
 impl Purger {
@@ -49,7 +52,7 @@ impl Purger {
             Arc::new(PurgedRoute {
                 config: route.clone(),
                 stream: request_stream(&route.name),
-                trouble: Mutex::default(),
+                looked_at: AtomicBool::new(false),
             })
         });
         let (metrics, interval) = (Arc::new(Metrics::new()), config.purger.interval);
@@ -87,16 +90,11 @@ impl Purger {
         if !self.broker.is_connected() {
             return Some("not connected to NATS".to_owned());
         }
-        let problems = self.routes.iter().filter_map(|route| {
-            let trouble = route.trouble.lock();
-            let name = &route.config.name;
-            match trouble.as_ref() {
-                None => Some(format!("route {name}: not looked at yet")),
-                Some(trouble) => trouble.reason().map(|reason| format!("route {name}: {reason}")),
-            }
-        });
-        let problems: Vec<String> = problems.collect();
-        (!problems.is_empty()).then(|| problems.join("; "))
+        let unseen = self.routes.iter().filter(|route| !route.looked_at.load(Relaxed));
+        let unseen = unseen.map(|route| format!("route {}: not looked at yet", route.config.name));
+        let faults = self.broker.health().open();
+        let problems: Vec<String> = unseen.chain(faults.iter().map(Fault::to_string)).collect();
+        (!problems.is_empty()).then(|| problems.join("\n"))
     }
 }
 
@@ -116,13 +114,12 @@ impl PurgedRoute {
             if losses.next().now_or_never().is_some() {
                 schedule.failed(Instant::now());
             }
-            match self.purge(broker, metrics, &mut schedule, &mut floor).await {
-                Ok(()) => self.works(),
-                Err(error) => {
-                    schedule.failed(Instant::now());
-                    metrics.failed(&self.config.name);
-                    self.fails(&error);
-                }
+            let purged = self.purge(broker, metrics, &mut schedule, &mut floor).await;
+            broker.note(|| Place::Purge(self.stream.clone()), &purged);
+            self.looked_at.store(true, Relaxed);
+            if purged.is_err() {
+                schedule.failed(Instant::now());
+                metrics.failed(&self.config.name);
             }
         }
     }
@@ -155,23 +152,5 @@ impl PurgedRoute {
         schedule.purged(progress.floor, took, Instant::now());
         metrics.purged(name, removed, took);
         Ok(())
-    }
-
-    fn works(&self) {
-        if self.trouble.lock().get_or_insert_default().end() {
-            tracing::info!(route = self.config.name, "the route is purged again");
-        }
-    }
-
-    fn fails(&self, error: &NotDone) {
-        let reason = error.to_string();
-        if self.trouble.lock().get_or_insert_default().begin(&reason, Instant::now()) {
-            tracing::warn!(
-                route = self.config.name,
-                stream = self.stream,
-                reason,
-                "acknowledged requests are not removed: `tidegate apply` makes what is missing"
-            );
-        }
     }
 }

@@ -5,12 +5,11 @@
 //! program unready for ever.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     fmt,
     time::{Duration, Instant},
 };
-
-use std::borrow::Cow;
 
 use crate::topology::{REPLY, REQUESTS};
 
@@ -37,6 +36,8 @@ pub enum Place {
         /// The consumer's name.
         consumer: String,
     },
+    /// Removing from a stream what its consumer has acknowledged.
+    Purge(String),
     /// Publishing on a subject.
     Publish(String),
     /// The connection to NATS.
@@ -172,7 +173,9 @@ impl Place {
     /// What fails, without names from outside: a label of a metric.
     pub fn label(&self) -> &str {
         match self {
-            Self::Store(stream) | Self::Read(stream) | Self::Pull { stream, .. } => stream,
+            Self::Store(stream) | Self::Read(stream) | Self::Purge(stream) | Self::Pull { stream, .. } => {
+                stream
+            }
             Self::Publish(_) | Self::Subscribe(_) => "permissions",
             Self::Connection => "connection",
         }
@@ -198,6 +201,7 @@ impl fmt::Display for Place {
         match self {
             Self::Store(stream) => write!(f, "the stream {stream} stores nothing"),
             Self::Read(stream) => write!(f, "the stream {stream} cannot be read"),
+            Self::Purge(stream) => write!(f, "the acknowledged requests of {stream} are not removed"),
             Self::Pull { stream, consumer } => {
                 write!(f, "the consumer {consumer} of {stream} delivers nothing")
             }
@@ -224,6 +228,9 @@ impl Fault {
                 format!("it is full ({text}). Remove messages, or raise {key} and run `tidegate apply`")
             }
             (Problem::Full(text), _) => format!("there is no room ({text})"),
+            (Problem::Missing, Place::Purge(_)) => {
+                "the stream or its consumer does not exist. If it was deleted, run `tidegate apply`".to_owned()
+            }
             (Problem::Missing, Place::Pull { .. }) => {
                 "it does not exist, or has no leader. If it was deleted, run `tidegate apply`".to_owned()
             }

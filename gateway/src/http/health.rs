@@ -64,9 +64,12 @@ fn readiness(faults: &[Fault], stored_routes: usize) -> (StatusCode, String) {
 fn stops_everything(faults: &[Fault], stored_routes: usize) -> bool {
     let stored = |fault: &Fault| match &fault.place {
         Place::Store(stream) => Some((stream.clone(), fault.problem.clone())),
-        Place::Connection | Place::Read(_) | Place::Pull { .. } | Place::Publish(_) | Place::Subscribe(_) => {
-            None
-        }
+        Place::Connection
+        | Place::Read(_)
+        | Place::Purge(_)
+        | Place::Pull { .. }
+        | Place::Publish(_)
+        | Place::Subscribe(_) => None,
     };
     let stores: Vec<(String, Problem)> = faults.iter().filter_map(stored).collect();
     let broken = |problem: &Problem| !matches!(problem, Problem::Full(_) | Problem::Forbidden);

@@ -15,6 +15,7 @@ use tidegate_shared::{
     broker::Broker,
     config::{Config, LimitsConfig, Match},
     envelope::Request,
+    fault::Place,
     lifecycle::Lifecycle,
     protocol::{Error, codes},
     topology::request_stream,
@@ -102,40 +103,26 @@ impl Quotas {
     pub(crate) fn start(self: &Arc<Self>, broker: Broker, lifecycle: &Lifecycle) {
         let (this, finishing) = (Arc::clone(self), lifecycle.clone());
         lifecycle.spawn_essential("quotas", async move {
-            let mut away = HashMap::new();
             loop {
                 tokio::select! {
                     () = tokio::time::sleep(LOOK) => {}
                     () = finishing.finishing() => return,
                 }
                 for quota in this.routes.values() {
-                    this.look(quota, &broker, &mut away).await;
+                    this.look(quota, &broker).await;
                 }
             }
         });
     }
 
-    async fn look(&self, quota: &RouteQuota, broker: &Broker, away: &mut HashMap<String, String>) {
+    async fn look(&self, quota: &RouteQuota, broker: &Broker) {
         let closed = quota.ledger.lock().close();
-        match broker.fill(&quota.stream).await {
-            Ok(fill) => {
-                quota.ledger.lock().look(closed, fill.first_seq, fill.last_seq);
-                self.metrics.filled(&quota.route, fill.bytes, fill.max_bytes);
-                away.remove(&quota.route);
-            }
-            Err(error) => {
-                // Said once for each reason. Requests stay counted meanwhile.
-                let reason = error.to_string();
-                if away.get(&quota.route) != Some(&reason) {
-                    tracing::warn!(
-                        route = quota.route,
-                        stream = quota.stream,
-                        reason,
-                        "the fill of a route's stream is unknown"
-                    );
-                    away.insert(quota.route.clone(), reason);
-                }
-            }
+        let fill = broker.fill(&quota.stream).await;
+        broker.note(|| Place::Read(quota.stream.clone()), &fill);
+        // Without an answer requests stay counted.
+        if let Ok(fill) = fill {
+            quota.ledger.lock().look(closed, fill.first_seq, fill.last_seq);
+            self.metrics.filled(&quota.route, fill.bytes, fill.max_bytes);
         }
     }
 }

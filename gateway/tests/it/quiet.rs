@@ -153,8 +153,10 @@ async fn a_publication_that_expired_before_the_broker_copied_it_is_not_forgotten
     for ack in acks {
         ack.await.unwrap();
     }
+    let published = tokio::time::Instant::now();
     stack.hold("nats").await.unwrap();
-    tokio::time::sleep(Duration::from_millis(1200)).await;
+    // Longer than history_ttl: nothing but time makes them expire.
+    tokio::time::sleep_until(published + Duration::from_millis(1200)).await;
     stack.start_process("nats").await.unwrap();
     stack.wait_ready("nats").await.unwrap();
     let nats = publisher(&stack).await;

@@ -48,10 +48,15 @@ async fn a_route_without_its_consumer_is_reported_and_the_others_are_purged() {
     tide.delete_consumer("nobody").await;
     eventually("the purger is not ready", async || {
         let (status, body) = tide.get("/readyz").await;
-        status == 503 && body.contains("route nobody: ") && !body.contains("echo")
+        status == 503
+            && body.contains("TIDE_IN_nobody")
+            && body.contains("tidegate apply")
+            && !body.contains("echo")
     })
     .await;
-    assert!(tide.stack.log_of("purger").contains("acknowledged requests are not removed"));
+    assert!(
+        tide.stack.log_of("purger").contains("the acknowledged requests of TIDE_IN_nobody are not removed")
+    );
     assert!(tide.metric("failures_total", "nobody").await > 0.0);
     let (client, _events) = tide.client("42").await;
     assert_eq!(client.rpc("echo", "1").await.unwrap(), "1");

@@ -1,7 +1,8 @@
 //! How far a consumer has come, how full a stream is, and removing what is done.
 
 use async_nats::jetstream::{
-    consumer,
+    self, ErrorCode, consumer,
+    context::RequestErrorKind,
     response::Response,
     stream::{self, PurgeResponse},
 };
@@ -9,6 +10,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::{Broker, Refusal};
+use crate::fault::{Place, Problem};
 
 /// How far the consumer of a route has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,11 +43,32 @@ pub struct Fill {
 #[error("{reason}")]
 pub struct NotDone {
     reason: String,
+    problem: Problem,
     /// Whether the broker gave an answer; else it is away or busy.
     answered: bool,
 }
 
+impl NotDone {
+    fn refused(error: &jetstream::Error) -> Self {
+        let reason = error.to_string();
+        let problem = match error.error_code() {
+            ErrorCode::STREAM_NOT_FOUND | ErrorCode::CONSUMER_NOT_FOUND => Problem::Missing,
+            _ => Problem::Failing(reason.clone()),
+        };
+        Self { reason, problem, answered: true }
+    }
+}
+
 impl Broker {
+    /// Notes whether an operation of this file works, as a fault of the broker if it does not. A broker that is away has none.
+    pub fn note<T>(&self, place: impl FnOnce() -> Place, outcome: &Result<T, NotDone>) {
+        match outcome {
+            Ok(_) => self.health.works(place),
+            Err(error) if self.is_connected() => self.health.met(&place(), error.problem.clone()),
+            Err(_) => {}
+        }
+    }
+
     /// Reads how far a consumer has come.
     pub async fn progress(&self, stream: &str, consumer: &str) -> Result<Progress, NotDone> {
         let info: consumer::Info = self.ask(format!("CONSUMER.INFO.{stream}.{consumer}"), &json!({})).await?;
@@ -79,8 +102,8 @@ impl Broker {
         let ask = json!({"filter": subject, "seq": before});
         match self.ask::<PurgeResponse>(format!("STREAM.PURGE.{stream}"), &ask).await {
             Ok(_) => Ok(()),
-            Err(NotDone { reason, answered: true }) => Err(Refusal::Rejected(reason)),
-            Err(NotDone { reason, answered: false }) => Err(Refusal::Unavailable(reason)),
+            Err(NotDone { reason, answered: true, .. }) => Err(Refusal::Rejected(reason)),
+            Err(NotDone { reason, answered: false, .. }) => Err(Refusal::Unavailable(reason)),
         }
     }
 
@@ -88,8 +111,15 @@ impl Broker {
     async fn ask<T: DeserializeOwned>(&self, subject: String, ask: &Value) -> Result<T, NotDone> {
         match self.jetstream.request(subject, ask).await {
             Ok(Response::Ok(answer)) => Ok(answer),
-            Ok(Response::Err { error }) => Err(NotDone { reason: error.to_string(), answered: true }),
-            Err(error) => Err(NotDone { reason: error.to_string(), answered: false }),
+            Ok(Response::Err { error }) => Err(NotDone::refused(&error)),
+            Err(error) => {
+                let reason = error.to_string();
+                let problem = match error.kind() {
+                    RequestErrorKind::TimedOut => Problem::Silent,
+                    _ => Problem::Failing(reason.clone()),
+                };
+                Err(NotDone { reason, problem, answered: false })
+            }
         }
     }
 }
