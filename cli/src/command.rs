@@ -2,18 +2,26 @@
 
 pub(crate) mod access;
 pub(crate) mod apply;
+pub(crate) mod asyncapi;
 pub(crate) mod banner;
 pub(crate) mod call;
 pub(crate) mod check_config;
+pub(crate) mod conformance;
+pub(crate) mod dead;
 pub(crate) mod default_config;
 pub(crate) mod demo;
 pub(crate) mod detach;
 pub(crate) mod down;
+pub(crate) mod enqueue;
+pub(crate) mod job;
 pub(crate) mod logs;
 pub(crate) mod nats_config;
 pub(crate) mod process;
 pub(crate) mod publish;
+pub(crate) mod route;
 pub(crate) mod scale;
+pub(crate) mod schedule;
+pub(crate) mod service;
 pub(crate) mod status;
 pub(crate) mod sub;
 pub(crate) mod token;

@@ -31,7 +31,6 @@ mod delivery;
 mod latency;
 mod plan;
 mod probe;
-mod progress;
 mod replay;
 mod reports;
 mod rows;
@@ -107,6 +106,7 @@ database = "{}"
 
 [[namespace]]
 name = "quakes"
+history_size = 100
 
 [[route]]
 name = "quakes"

@@ -1,7 +1,11 @@
 //! The parts of the `tidegate` command as a library, shared with the tests, the fault runs and the benches.
 
+pub mod asyncapi;
 pub mod client;
+pub mod conformance;
 pub mod demo;
 pub mod output;
+pub mod postgres;
+pub mod progress;
 pub mod stack;
 pub mod token;

@@ -7,8 +7,8 @@ use tidegate_cli::output;
 use tidegate_shared::{config::ConfigError, failure};
 
 use crate::command::{
-    apply, call, check_config, default_config, demo, down, logs, nats_config, process, publish, scale,
-    status, sub, token, up, version,
+    apply, asyncapi, call, check_config, conformance, dead, default_config, demo, down, enqueue, job, logs,
+    nats_config, process, publish, route, scale, schedule, status, sub, token, up, version,
 };
 
 mod command;
@@ -44,19 +44,35 @@ enum CliCommand {
     Logs(logs::Args),
     /// Create or update the broker's streams and consumers to match the configuration.
     Apply(apply::Args),
+    /// List, pause and resume routes.
+    Route(route::Args),
     /// Check the configuration.
     CheckConfig(check_config::Args),
     /// Print every configuration key with its default and its meaning.
     DefaultConfig(default_config::Args),
     /// Print the accounts and permissions that the configuration needs at the broker, for nats.conf.
     NatsConfig(nats_config::Args),
+    /// Test the worker of a route, in any language, with awkward requests.
+    Conformance(conformance::Args),
+    /// Print the AsyncAPI 3 document of what workers and services exchange over NATS.
+    Asyncapi(asyncapi::Args),
     /// Call a method and print its answer.
     Call(call::Args),
+    /// Store a request for a worker, now or for later, and print its id.
+    Enqueue(enqueue::Args),
+    /// Show what has become of a request, or cancel it.
+    Job(job::Args),
+    /// List, show, set and remove schedules: requests and publications that are repeated, or come at a time.
+    #[command(subcommand)]
+    Schedule(schedule::Command),
     /// Subscribe to channels and print each publication as a JSON line.
     Sub(sub::Args),
     /// Publish to a channel.
     #[command(name = "pub")]
     Publish(publish::Args),
+    /// List, show, redrive and drop dead letters: requests that failed for good.
+    #[command(subcommand)]
+    Dead(dead::Command),
     /// Replay an earthquake feed through a temporary stack, kill processes meanwhile, and count losses and duplicates.
     Demo(demo::Args),
     /// Print a connection token for a user.
@@ -67,7 +83,7 @@ enum CliCommand {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run(Cli::parse().command).await {
+    match Box::pin(run(Cli::parse().command)).await {
         Ok(code) => code,
         Err(error) => {
             output::note(format!("error: {}", failure::text(&error)));
@@ -87,12 +103,19 @@ async fn run(command: CliCommand) -> anyhow::Result<ExitCode> {
         CliCommand::Start(args) => process::start(args).await,
         CliCommand::Logs(args) => logs::run(args).await,
         CliCommand::Apply(args) => apply::run(args).await,
+        CliCommand::Route(args) => route::run(args).await,
         CliCommand::CheckConfig(args) => check_config::run(args).await,
         CliCommand::DefaultConfig(args) => default_config::run(args).await,
         CliCommand::NatsConfig(args) => nats_config::run(args).await,
+        CliCommand::Conformance(args) => Box::pin(conformance::run(args)).await,
+        CliCommand::Asyncapi(args) => asyncapi::run(args).await,
         CliCommand::Call(args) => call::run(args).await,
+        CliCommand::Enqueue(args) => enqueue::run(args).await,
+        CliCommand::Job(args) => job::run(args).await,
+        CliCommand::Schedule(command) => schedule::run(command).await,
         CliCommand::Sub(args) => sub::run(args).await,
         CliCommand::Publish(args) => publish::run(args).await,
+        CliCommand::Dead(command) => dead::run(command).await,
         CliCommand::Demo(args) => demo::run(args).await,
         CliCommand::Token(args) => token::run(args).await,
         CliCommand::Version(args) => version::run(args).await,

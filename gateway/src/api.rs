@@ -21,21 +21,32 @@ use tidegate_shared::{
 };
 use tokio::time::Instant;
 
-pub(crate) use self::{local::Local, method::Method};
+pub(crate) use self::{local::Local, method::Method, routes::Routes};
 use crate::{
-    channels::Channels, fleet::peers::Peers, metrics::Metrics, policy::rules::Rules, presence::Presence,
-    requests::store::Store,
+    channels::Channels,
+    fleet::peers::Peers,
+    metrics::Metrics,
+    policy::rules::Rules,
+    presence::Presence,
+    requests::{letters::Letters, schedules::Schedules, store::Store},
 };
 
 mod call;
 mod channels;
 mod clients;
+mod dead;
+mod enqueue;
+mod job;
 mod local;
 mod method;
 pub(crate) mod nats;
 mod publish;
+mod routes;
+mod schedule;
+mod scheduled;
 #[cfg(test)]
 mod tests;
+pub(crate) mod trace;
 
 /// Parts of one request that run at the same time.
 const PARALLEL: usize = 32;
@@ -51,12 +62,15 @@ pub(crate) const OPENAPI: &str = include_str!("api/openapi.json");
 pub(crate) struct Api {
     pub(crate) rules: Arc<Rules>,
     pub(crate) store: Arc<Store>,
+    pub(crate) letters: Letters,
+    pub(crate) schedules: Arc<Schedules>,
     pub(crate) channels: Arc<Channels>,
     pub(crate) presence: Arc<Presence>,
     pub(crate) local: Arc<Local>,
     pub(crate) peers: Arc<Peers>,
     pub(crate) metrics: Metrics,
     pub(crate) answer_timeout: Duration,
+    pub(crate) routes: Routes,
 }
 
 /// How a request came in.
@@ -122,9 +136,23 @@ impl Api {
             Method::Channels => self.channels(read(body)?).await,
             Method::Info => self.info(read(body)?).await,
             Method::Rpc => self.rpc(read(body)?).await,
+            Method::Job => self.job(read(body)?).await,
+            Method::JobCancel => self.job_cancel(read(body)?).await,
+            Method::Enqueue => self.enqueue(read(body)?).await,
             Method::Subscribe => self.subscribe(read(body)?).await,
             Method::Presence => self.presence(read(body)?).await,
             Method::PresenceStats => self.presence_stats(read(body)?).await,
+            Method::Routes => self.routes(read(body)?).await,
+            Method::RoutePause => self.route_pause(read(body)?).await,
+            Method::RouteResume => self.route_resume(read(body)?).await,
+            Method::DeadList => self.dead_list(read(body)?).await,
+            Method::DeadShow => self.dead_show(read(body)?).await,
+            Method::DeadRedrive => self.dead_redrive(read(body)?).await,
+            Method::DeadDrop => self.dead_drop(read(body)?).await,
+            Method::ScheduleSet => self.schedule_set(read(body)?).await,
+            Method::ScheduleList => self.schedule_list(read(body)?).await,
+            Method::ScheduleShow => self.schedule_show(read(body)?).await,
+            Method::ScheduleRemove => self.schedule_remove(read(body)?).await,
             Method::Batch => Err(codes::BAD_REQUEST.because("a batch has no batches in it")),
         }
     }
@@ -143,9 +171,9 @@ impl Api {
         let held = &AtomicUsize::new(0);
         let running = commands.into_iter().map(|(method, body)| async move {
             let started = Instant::now();
-            let answer = if via == Via::Nats && method == Method::HistoryRemove {
-                Err(codes::PERMISSION_DENIED
-                    .because("history_remove has a right of its own, so it goes alone"))
+            let answer = if via == Via::Nats && method.has_own_right() {
+                let why = format!("{} has a right of its own, so it goes alone", method.name());
+                Err(codes::PERMISSION_DENIED.because(why))
             } else {
                 self.run(method, body.get().as_bytes()).await.and_then(|result| within_batch(result, held))
             };

@@ -1,11 +1,14 @@
 //! Channels and their publications: from NATS to subscribers, in order and without gaps.
 
+pub(crate) mod callers;
+mod confirm;
 pub(crate) mod feed;
 pub(crate) mod history;
 pub(crate) mod hub;
 pub(crate) mod interest;
-mod message;
+pub(crate) mod message;
 mod positions;
+mod readers;
 mod receive;
 pub(crate) mod resume;
 mod window_budget;
@@ -15,8 +18,8 @@ use std::sync::Arc;
 use tidegate_shared::{broker::Broker, config::Config, id::GatewayId, lifecycle::Lifecycle, sparse::Sparse};
 
 use self::{
-    feed::Limit, history::History, hub::Hub, interest::Interests, positions::Positions, receive::Receiver,
-    resume::Recovery,
+    callers::Callers, confirm::Confirmations, feed::Limit, history::History, hub::Hub, interest::Interests,
+    positions::Positions, receive::Receiver, resume::Recovery,
 };
 use crate::{metrics::Metrics, presence::Presence};
 
@@ -33,6 +36,8 @@ pub(crate) struct Channels {
     pub(crate) recovery: Arc<Recovery>,
     /// Which channels are received.
     pub(crate) interests: Arc<Interests>,
+    /// Which clients are connected, for workers.
+    pub(crate) callers: Arc<Callers>,
 }
 
 impl Channels {
@@ -62,7 +67,12 @@ impl Channels {
             recovery: Arc::clone(&recovery),
             lifecycle: lifecycle.clone(),
         });
+        let callers = Callers { broker: broker.clone(), subjects: subjects.clone(), hub: Arc::clone(&hub) };
+        let callers = Arc::new(callers);
+        callers.start(gateway, &lifecycle).await?;
+        let confirmations = Confirmations::start(&broker, &config.nats.service, &lifecycle);
         let receiver = Arc::new(Receiver {
+            confirmations,
             broker,
             subjects,
             hub: Arc::clone(&hub),
@@ -75,6 +85,6 @@ impl Channels {
         receiver.start(gateway, &namespaces).await?;
         positions.watch();
         let interests = Interests::new(receiver, presence, &namespaces);
-        Ok(Self { hub, history, recovery, interests })
+        Ok(Self { hub, history, recovery, interests, callers })
     }
 }

@@ -85,7 +85,7 @@ impl Fleet {
     /// Takes the lease and reads which gateways live. From now on the others ask this one.
     pub(crate) async fn start(self: &Arc<Self>) -> anyhow::Result<()> {
         let leases = self.broker.client().subscribe(self.subjects.here_leases()).await?;
-        self.broker.barrier(self.subjects.barrier()).await?;
+        self.broker.settled().await?;
         let seq = self.renew(None).await?;
         self.read().await?;
         let this = Arc::clone(self);

@@ -11,17 +11,19 @@ use axum::{
 
 pub(crate) use self::{admission::ClientDoor, api::ApiDoor, health::Health};
 
-mod admission;
+pub(crate) mod admission;
 mod api;
 mod body;
 mod emulate;
-mod handshake;
+pub(crate) mod handshake;
+mod head;
 mod health;
 pub(crate) mod listen;
 pub(crate) mod origin;
-mod query;
+pub(crate) mod query;
 mod stream;
-mod websocket;
+pub(crate) mod tls;
+pub(crate) mod websocket;
 
 const PUBLIC_PAGE: &str = "This is a Tidegate gateway. Clients connect to /connection/websocket with a Centrifuge SDK; where \
     WebSockets are blocked, to /connection/http_stream or /connection/sse. Health, metrics and the server API are on the \

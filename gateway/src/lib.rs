@@ -13,6 +13,8 @@
 //! - `fleet`: the other gateways: leases, questions to peers, forwarding of posted commands
 //! - `outbox`: the bounded way to one socket, orders for it, and how frames are encoded
 //! - `metrics`: every instrument
+//! - `fuzzing`: the bodies of the fuzz targets; in no program
+//! - `conformance`: an echo for WebSocket test suites; in no program
 
 mod api;
 mod channels;
@@ -26,47 +28,69 @@ mod presence;
 mod requests;
 mod session;
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
+
 /// Test keys and tokens, shared with the integration tests.
 #[cfg(test)]
 #[path = "../tests/it/fields.rs"]
 mod fields;
 #[cfg(test)]
+#[path = "../tests/it/forged.rs"]
+mod forged;
+#[cfg(test)]
 #[path = "../tests/it/signer.rs"]
 mod signer;
 
-use std::{sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use tidegate_shared::{
     access::Account,
     broker::Broker,
-    config::{Config, Match},
+    config::{Config, Environment, Match},
     id::GatewayId,
     lifecycle::Lifecycle,
     topology::Topology,
 };
-use tokio::{net::TcpListener, time::Instant};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    time::Instant,
+};
 
 use crate::{
-    api::{Api, Local},
+    api::{Api, Local, Routes},
     channels::{Channels, hub::Hub},
-    connection::Shared,
+    connection::{Shared, limits::CommonLimits},
     fleet::{Fleet, forward::Emulation, peers::Peers},
     http::{
         ApiDoor, ClientDoor, Health,
         listen::{Limits, serve},
         origin::Origins,
+        tls::Tls,
     },
     metrics::Metrics,
+    outbox::flusher::Flusher,
     policy::{
+        address::Proxies,
+        crowd::Crowd,
         hooks::Hooks,
         keys::{FetchPace, Keys},
+        pace::Rates,
         rules::Rules,
         tokens::Verifier,
     },
     presence::Presence,
-    requests::{answers::Answers, cache::Cache, quota::Quotas, store::Store, waiting::Waiting},
+    requests::{
+        answers::Answers, cache::Cache, firings::Firings, letters::Letters, missed::Missed, quota::Quotas,
+        records::Records, schedules::Schedules, store::Store, waiting::Waiting,
+    },
 };
+
+/// Sockets whose handshakes wait to be accepted. The kernel may allow fewer (net.core.somaxconn).
+const BACKLOG: u32 = 4096;
 
 /// The most connections of the internal listener.
 const INTERNAL_CONNECTIONS: usize = 256;
@@ -83,10 +107,10 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Binds both listeners.
-    pub async fn bind(config: Config) -> anyhow::Result<Self> {
-        let public = bind("gateway.listen", config.gateway.listen).await?;
-        let internal = bind("gateway.internal", config.gateway.internal).await?;
+    /// Binds both listeners. Must be called within a Tokio runtime.
+    pub fn bind(config: Config) -> anyhow::Result<Self> {
+        let public = bind("gateway.listen", config.gateway.listen)?;
+        let internal = bind("gateway.internal", config.gateway.internal)?;
         Ok(Self { config, public, internal })
     }
 
@@ -95,6 +119,8 @@ impl Gateway {
     pub async fn run(self, lifecycle: Lifecycle) -> anyhow::Result<()> {
         let Self { config, public, internal } = self;
         let verifier = Verifier::new(&config)?;
+        let tls = Tls::load(&config.gateway.tls)?;
+        warn_of_plain_text(&config);
         let health = Health {
             metrics: Metrics::new(),
             serving: Arc::default(),
@@ -116,11 +142,10 @@ impl Gateway {
         let emulation = Emulation::start(gateway, broker.clone(), config.subjects(), &lifecycle).await?;
         api::nats::start(Arc::clone(&api), broker.clone(), &config.subjects(), &lifecycle).await?;
         health.api.open(api);
-        let metrics = health.metrics.clone();
-        let limits = Limits {
-            connections: config.gateway.limits.connections,
-            handshake: config.gateway.limits.handshake,
-        };
+        if let Some(tls) = &tls {
+            tls.watch(&lifecycle);
+        }
+        let limits = Limits { tls, ..public_limits(&config, &health.metrics, shared.common.rates) };
         let router = http::public(ClientDoor {
             connections: Arc::clone(&shared),
             origins: Origins::of(&config),
@@ -130,14 +155,7 @@ impl Gateway {
         let draining = lifecycle.clone();
         lifecycle.spawn_essential(
             "public listener",
-            serve(
-                public,
-                router,
-                limits,
-                lifecycle.clone(),
-                async move { draining.draining().await },
-                move || metrics.refused("full"),
-            ),
+            serve(public, router, limits, lifecycle.clone(), async move { draining.draining().await }),
         );
         tracing::info!(gateway.id = shared.rules.gateway.as_str(), listen = %config.gateway.listen, "serving");
         let _ = health.serving.set(broker);
@@ -152,15 +170,46 @@ fn outcome(lifecycle: &Lifecycle) -> anyhow::Result<()> {
     lifecycle.failure().map_or(Ok(()), |ended| Err(ended.clone().into()))
 }
 
+/// The limits of the listener for clients.
+fn public_limits(config: &Config, metrics: &Metrics, rates: Rates) -> Limits {
+    let limits = &config.gateway.limits;
+    Limits {
+        connections: limits.connections,
+        handshake: limits.handshake,
+        header_bytes: usize::try_from(limits.header_bytes).unwrap_or(usize::MAX),
+        proxies: Proxies::new(config.gateway.proxies()),
+        addresses: Some(Crowd::new(limits.connections_per_address, rates)),
+        tls: None,
+        metrics: metrics.clone(),
+    }
+}
+
+/// Says so where clients' tokens and data may be read on their way.
+fn warn_of_plain_text(config: &Config) {
+    let gateway = &config.gateway;
+    let plain = !gateway.tls.is_on() && gateway.trusted_proxies.is_empty();
+    if config.env == Environment::Production && plain && !gateway.listen.ip().is_loopback() {
+        tracing::warn!(
+            "clients reach gateway.listen without TLS, and their tokens can be read on the way: set gateway.tls.certificate, or \
+             name the proxies that speak TLS for it in gateway.trusted_proxies"
+        );
+    }
+}
+
 fn serve_internal(listener: TcpListener, health: &Health, config: &Config) {
-    let limits = Limits { connections: INTERNAL_CONNECTIONS, handshake: config.gateway.limits.handshake };
+    let limits = Limits {
+        connections: INTERNAL_CONNECTIONS,
+        addresses: None,
+        proxies: Proxies::default(),
+        ..public_limits(config, &Metrics::new(), Rates::new(&config.gateway.limits))
+    };
     let lifecycle = health.lifecycle.clone();
     let finishing = lifecycle.clone();
     // Health and metrics are still served while the gateway drains.
     let until = async move { finishing.finishing().await };
     lifecycle.clone().spawn_essential(
         "internal listener",
-        serve(listener, http::internal(health.clone()), limits, lifecycle, until, || {}),
+        serve(listener, http::internal(health.clone()), limits, lifecycle, until),
     );
 }
 
@@ -171,6 +220,7 @@ async fn connect(config: &Config, lifecycle: &Lifecycle) -> anyhow::Result<Optio
         broker = Broker::connect(&config.nats, &config.nats.gateway, "tidegate-gateway", in_flight, false) => broker?,
         () = lifecycle.draining() => return Ok(None),
     };
+    let broker = broker.past_streams(config, true);
     broker.try_rights(config, Account::Gateway, false).await?;
     let missing = Topology::of(config).plan_streams(broker.jetstream()).await?;
     if let Some(change) = missing.first() {
@@ -209,36 +259,69 @@ async fn wire(
     let answers =
         Answers { waiting: waiting.clone(), metrics: metrics.clone(), lifecycle: lifecycle.clone() };
     answers.start(words, &broker, &subjects, &gateway).await?;
-    let store = Arc::new(Store::new(broker.clone(), subjects.clone(), waiting, cache, metrics.clone()));
+    let store = Store::new(broker.clone(), subjects.clone(), waiting, cache, metrics.clone(), config);
+    let store = Arc::new(store);
+    let schedules = start_schedules(config, &broker, &store, metrics, lifecycle);
     let parts = (hub, Arc::clone(&presence));
     let channels =
         Channels::start(config, &gateway, broker.clone(), parts, metrics.clone(), lifecycle.clone()).await?;
     let channels = Arc::new(channels);
     let quotas = Arc::new(Quotas::new(config, metrics.clone()));
     quotas.start(broker.clone(), lifecycle);
+    let letters = Letters::new(broker.clone(), subjects.clone(), config.worker.ack_wait);
     let keys = Keys::start(&verifier, FetchPace::every(config.auth.jwks_refresh), metrics, lifecycle).await?;
     let shared = Arc::new(Shared {
+        common: CommonLimits::new(&config.gateway.limits, metrics),
         rules: Arc::new(Rules::new(config, verifier, gateway)),
         store,
         channels,
         presence,
         keys,
         quotas,
-        hooks: Hooks::new(broker, subjects, &config.hooks, metrics.clone()),
+        hooks: Hooks::new(broker.clone(), subjects, &config.hooks, metrics.clone()),
         metrics: metrics.clone(),
+        flusher: Flusher::start(lifecycle),
         answer_timeout: config.gateway.answer_timeout,
     });
     let api = Arc::new(Api {
         rules: Arc::clone(&shared.rules),
         store: Arc::clone(&shared.store),
+        letters,
+        schedules,
         channels: Arc::clone(&shared.channels),
         presence: Arc::clone(&shared.presence),
         local,
         peers,
         metrics: shared.metrics.clone(),
         answer_timeout: shared.answer_timeout,
+        routes: Routes { broker, routes: config.routes.clone() },
     });
     Ok((shared, api))
+}
+
+/// Begins to carry out what the broker fires.
+fn start_schedules(
+    config: &Config,
+    broker: &Broker,
+    store: &Arc<Store>,
+    metrics: &Metrics,
+    lifecycle: &Lifecycle,
+) -> Arc<Schedules> {
+    let firings = Firings {
+        broker: broker.clone(),
+        subjects: config.subjects(),
+        store: Arc::clone(store),
+        records: Records::new(broker.clone(), config.subjects()),
+        routes: config.routes.clone(),
+        namespaces: config.all_namespaces(),
+        metrics: metrics.clone(),
+        ack_wait: config.worker.ack_wait,
+    };
+    firings.start(lifecycle);
+    let schedules = Arc::new(Schedules::new(broker.clone(), config.subjects(), Arc::clone(store)));
+    let (broker, subjects) = (broker.clone(), config.subjects());
+    Missed { broker, subjects, schedules: Arc::clone(&schedules) }.start(lifecycle);
+    schedules
 }
 
 /// Lets requests settle, closes the connections, and ends the remaining tasks.
@@ -260,6 +343,15 @@ async fn drain(shared: &Shared, config: &Config, lifecycle: &Lifecycle) {
     tracing::info!("drained");
 }
 
-async fn bind(key: &str, address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}, which is `{key}`"))
+fn bind(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    listen(address).with_context(|| format!("cannot listen on {address}, which is `{key}`"))
+}
+
+/// As [`TcpListener::bind`], whose backlog of 128 is too short: the handshakes of a storm that do not fit are sent again by the clients
+/// a second later, or two.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }

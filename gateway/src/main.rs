@@ -57,7 +57,7 @@ fn main() -> ExitCode {
 async fn run(config: Config) -> anyhow::Result<()> {
     let lifecycle = Lifecycle::new();
     lifecycle.listen_for_signals()?;
-    Gateway::bind(config).await?.run(lifecycle).await
+    Gateway::bind(config)?.run(lifecycle).await
 }
 
 #[expect(clippy::print_stderr, reason = "the last word of the program, with or without a working log")]

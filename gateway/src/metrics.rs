@@ -14,13 +14,15 @@ use prometheus_client::{
 use tidegate_shared::fault::Fault;
 
 use self::{
-    api::ApiMetrics, connections::ConnectionMetrics, faults::FaultMetrics, hooks::HookMetrics,
-    presence::PresenceMetrics, quotas::QuotaMetrics, recovery::RecoveryMetrics, requests::RequestMetrics,
+    api::ApiMetrics, connections::ConnectionMetrics, faults::FaultMetrics, firings::FiringMetrics,
+    hooks::HookMetrics, presence::PresenceMetrics, quotas::QuotaMetrics, recovery::RecoveryMetrics,
+    requests::RequestMetrics,
 };
 
 mod api;
 pub(crate) mod connections;
 mod faults;
+pub(crate) mod firings;
 mod hooks;
 mod presence;
 mod quotas;
@@ -47,6 +49,7 @@ pub(crate) struct Metrics {
     api: ApiMetrics,
     hooks: HookMetrics,
     quotas: QuotaMetrics,
+    firings: FiringMetrics,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -94,6 +97,7 @@ impl Metrics {
         let hooks = HookMetrics::register(&mut registry);
         let presence = PresenceMetrics::register(&mut registry);
         let quotas = QuotaMetrics::register(&mut registry);
+        let firings = FiringMetrics::register(&mut registry);
         let api = ApiMetrics::register(&mut registry);
         registry.register("jwks_fetches", "Fetches of issuers' keys, by outcome", jwks_fetches.clone());
         registry.register("commands", "Commands received from clients", commands.clone());
@@ -134,6 +138,7 @@ impl Metrics {
             api,
             hooks,
             quotas,
+            firings,
         }
     }
 

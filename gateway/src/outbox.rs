@@ -1,54 +1,57 @@
-//! The bounded queue of one socket: encoded replies that wait to be written, and notices for the connection.
+//! The bounded way to one socket: encoded replies that wait to be written, and notices for the connection.
 //!
-//! Pushing never waits. A frame that does not fit ends the connection as slow.
+//! Pushing never waits. A frame that does not fit ends the connection as slow. With a wire the outbox also writes: nobody but
+//! the holder of its lock writes to the socket.
 
 use std::{
     collections::VecDeque,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 use tidegate_shared::protocol::codes::{self, Disconnect};
 use tokio::time::Instant;
 
-use self::{dialect::Dialect, order::Order};
+use self::{
+    dialect::Dialect,
+    frame::Frame,
+    inner::{Inner, Notice, Phase, Writing},
+    order::Order,
+    total::{Counted, Total},
+    wire::Wire,
+};
 
 pub(crate) mod dialect;
+mod encode;
 pub(crate) mod encoded;
+pub(crate) mod flusher;
+pub(crate) mod frame;
+mod inner;
 pub(crate) mod order;
+mod queue;
+pub(crate) mod total;
+pub(crate) mod wire;
+
+#[cfg(test)]
+mod tests;
 
 /// Notices that may wait for one connection. With more, the connection ends as slow.
 const MAX_ORDERS: usize = 1024;
 
-/// The queue of one connection.
+/// Bytes per write.
+pub(crate) const WRITE_BUDGET: usize = 16 * 1024;
+
+/// The outbox of one connection.
 #[derive(Debug)]
 pub(crate) struct Outbox {
     dialect: Dialect,
     limit: usize,
     inner: Mutex<Inner>,
     waker: AtomicWaker,
-}
-
-#[derive(Debug, Default)]
-struct Inner {
-    frames: VecDeque<Bytes>,
-    bytes: usize,
-    /// Set once `connect` succeeded. Before that, pushes are dropped, since the client is not authenticated.
-    open: bool,
-    end: Option<Box<Disconnect>>,
-    drain: Option<Drain>,
-    notices: VecDeque<Notice>,
-}
-
-/// A notice for a connection's task.
-#[derive(Debug)]
-enum Notice {
-    /// Publications of this channel are lost to the gateway: the client has to resume.
-    Lost(Box<str>),
-    Order(Arc<Order>),
+    /// `None` if the connection's task writes: over TLS, and for streams.
+    wire: Option<Wire>,
 }
 
 /// How a connection ends when the gateway drains.
@@ -63,8 +66,14 @@ pub(crate) struct Drain {
 /// An item of the outbox, for its connection.
 #[derive(Debug)]
 pub(crate) enum OutboxItem {
-    /// Encoded replies, in order.
-    Frames(Vec<Bytes>),
+    /// Encoded replies, in order, for a connection that writes them itself.
+    Frames(VecDeque<Frame>),
+    /// The socket takes no more for now.
+    Blocked,
+    /// There is room again for what had none: the connection looks again at what it may do.
+    Room,
+    /// The client is gone.
+    Gone,
     /// The connection has to end.
     End(Disconnect),
     /// The gateway drains.
@@ -75,13 +84,42 @@ pub(crate) enum OutboxItem {
     Order(Arc<Order>),
 }
 
+/// Whether an outbox has to be handed to the flusher.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Nothing,
+    Flush,
+}
+
 impl Outbox {
+    /// An outbox whose connection writes.
     pub(crate) fn new(dialect: impl Into<Dialect>, limit: usize) -> Self {
-        Self { dialect: dialect.into(), limit, inner: Mutex::default(), waker: AtomicWaker::new() }
+        Self {
+            dialect: dialect.into(),
+            limit,
+            inner: Mutex::default(),
+            waker: AtomicWaker::new(),
+            wire: None,
+        }
+    }
+
+    /// An outbox that writes by itself.
+    pub(crate) fn wired(dialect: Dialect, limit: usize, wire: Wire) -> Self {
+        Self { wire: Some(wire), ..Self::new(dialect, limit) }
+    }
+
+    /// Makes its bytes a part of this total.
+    pub(crate) fn within(self, total: Arc<Total>) -> Self {
+        let inner = Inner { bytes: Counted::of(total), ..self.inner.into_inner() };
+        Self { inner: Mutex::new(inner), ..self }
     }
 
     pub(crate) fn dialect(&self) -> Dialect {
         self.dialect
+    }
+
+    pub(crate) fn wire(&self) -> Option<&Wire> {
+        self.wire.as_ref()
     }
 
     /// The most bytes that may wait. A larger frame can never be written.
@@ -90,58 +128,74 @@ impl Outbox {
     }
 
     /// Whether further replies may be made. With more waiting, the connection writes first: a client that asks for much at
-    /// once is slowed down, not closed.
+    /// once is slowed down, not closed. After a no, the connection is woken when whoever else writes has made room.
     pub(crate) fn has_room(&self) -> bool {
-        self.inner.lock().bytes <= self.limit / 2
-    }
-
-    /// Adds a reply of the connection's own session. A reply that fits an empty outbox also fits one with room.
-    pub(crate) fn push(&self, frame: Bytes) {
-        self.add(frame, true);
-    }
-
-    /// Adds a reply of the connection's own session before all queued frames.
-    pub(crate) fn push_first(&self, frame: Bytes) {
         let mut inner = self.inner.lock();
-        if inner.end.is_none() {
-            inner.bytes += frame.len();
-            inner.frames.push_front(frame);
-        }
-        drop(inner);
-        self.waker.wake();
+        let has_room = inner.has_room(self.limit);
+        inner.cramped |= !has_room;
+        has_room
     }
 
-    /// Adds a push from elsewhere. Dropped while the client is not authenticated.
-    pub(crate) fn deliver(&self, frame: Bytes) {
-        self.add(frame, false);
-    }
-
-    fn add(&self, frame: Bytes, own: bool) {
+    /// Adds a reply of the connection's own session, which writes it. A reply that fits an empty outbox also fits one with
+    /// room.
+    pub(crate) fn push(&self, frame: Frame) {
         let mut inner = self.inner.lock();
-        if inner.end.is_some() || !(own || inner.open) {
-            return;
+        if inner.takes(true) {
+            inner.add(frame, self.limit, true);
         }
-        let fits_alone = own && inner.bytes <= self.limit / 2 && frame.len() <= self.limit;
-        inner.bytes += frame.len();
-        if inner.bytes > self.limit && !fits_alone {
-            // The queued frames are dropped with the connection. The client recovers them by position.
-            inner.frames = VecDeque::new();
-            inner.end = Some(Box::new(codes::SLOW));
-        } else {
-            inner.frames.push_back(frame);
-        }
-        drop(inner);
-        self.waker.wake();
     }
 
-    /// Lets pushes reach the client from now on.
+    /// Adds the reply to `connect` before all queued frames. From now on pushes follow it.
+    pub(crate) fn push_first(&self, frame: Frame) {
+        let mut inner = self.inner.lock();
+        if inner.takes(true) && inner.charge(frame.len()) {
+            inner.queue.push_front(frame);
+        }
+        if inner.phase == Phase::Joining {
+            inner.phase = Phase::Open;
+        }
+    }
+
+    /// Adds a push from elsewhere. Dropped while the client is not authenticated. Returns what the caller has to do.
+    ///
+    /// If it does not fit, what waits is written first: only a client whose socket takes no more is slow.
+    fn deliver(&self, frame: Frame) -> Wanted {
+        let mut inner = self.inner.lock();
+        if !inner.takes(false) {
+            return Wanted::Nothing;
+        }
+        let mut wakes = false;
+        if let Some(wire) = &self.wire
+            && inner.state == Writing::Free
+            && inner.phase == Phase::Open
+            && !inner.fits(frame.len(), self.limit)
+        {
+            wakes = inner.write(wire, self.dialect) != Writing::Free || inner.cramped;
+        }
+        let was_empty = inner.queue.is_empty();
+        let ended = inner.add(frame, self.limit, false);
+        let writes = self.wire.is_some() && !ended;
+        let flushes =
+            writes && !inner.scheduled && inner.state == Writing::Free && inner.phase == Phase::Open;
+        inner.scheduled |= flushes;
+        drop(inner);
+        if wakes || ended || (self.wire.is_none() && was_empty) {
+            self.waker.wake();
+        }
+        if flushes { Wanted::Flush } else { Wanted::Nothing }
+    }
+
+    /// Lets pushes be queued from now on, behind the reply to `connect`.
     pub(crate) fn open(&self) {
-        self.inner.lock().open = true;
+        let mut inner = self.inner.lock();
+        if inner.phase == Phase::Closed {
+            inner.phase = Phase::Joining;
+        }
     }
 
     /// Tells the connection that the gateway drains.
     pub(crate) fn drain(&self, drain: Drain) {
-        self.inner.lock().drain = Some(drain);
+        self.inner.lock().rare().drain = Some(drain);
         self.waker.wake();
     }
 
@@ -151,8 +205,9 @@ impl Outbox {
         let mut inner = self.inner.lock();
         // One notice for each channel, so that their number is bounded while a write is blocked.
         let queued = |notice: &Notice| matches!(notice, Notice::Lost(lost) if **lost == *channel);
-        if !inner.notices.iter().any(queued) {
-            inner.notices.push_back(Notice::Lost(channel.into()));
+        let notices = &mut inner.rare().notices;
+        if !notices.iter().any(queued) {
+            notices.push_back(Notice::Lost(channel.into()));
         }
         drop(inner);
         self.waker.wake();
@@ -161,195 +216,109 @@ impl Outbox {
     /// Hands the connection an order. A disconnect takes effect even while a write is blocked.
     pub(crate) fn order(&self, order: &Arc<Order>) {
         let mut inner = self.inner.lock();
-        if inner.end.is_some() {
+        let rare = inner.rare();
+        if rare.end.is_some() {
             return;
         }
-        if inner.notices.len() >= MAX_ORDERS {
-            inner.end = Some(Box::new(codes::SLOW));
+        if rare.notices.len() >= MAX_ORDERS {
+            rare.end = Some(codes::SLOW);
         } else if let Some(disconnect) = order.ends_at_once() {
-            inner.end = Some(Box::new(disconnect));
+            rare.end = Some(disconnect);
         } else {
-            inner.notices.push_back(Notice::Order(Arc::clone(order)));
+            rare.notices.push_back(Notice::Order(Arc::clone(order)));
         }
         drop(inner);
         self.waker.wake();
     }
 
     /// Takes all queued frames of a connection that ends.
-    pub(crate) fn take_rest(&self) -> Vec<Bytes> {
-        let mut inner = self.inner.lock();
-        inner.bytes = 0;
-        std::mem::take(&mut inner.frames).into()
+    pub(crate) fn take_rest(&self) -> VecDeque<Frame> {
+        self.inner.lock().take_frames(usize::MAX)
     }
 
-    /// Takes the next item: the end first, then notices, then frames of about `most` bytes.
+    /// Takes the next item: the end first, then notices, then frames of about `most` bytes where the connection writes.
     pub(crate) fn poll_take(&self, cx: &mut Context<'_>, most: usize) -> Poll<OutboxItem> {
         self.waker.register(cx.waker());
         let mut inner = self.inner.lock();
-        if let Some(end) = &inner.end {
-            return Poll::Ready(OutboxItem::End(Disconnect::clone(end)));
+        if let Some(item) = inner.next_rare() {
+            return Poll::Ready(item);
         }
-        if let Some(drain) = inner.drain.take() {
-            return Poll::Ready(OutboxItem::Drain(drain));
+        match inner.state {
+            Writing::Free => {}
+            Writing::Blocked => return Poll::Ready(OutboxItem::Blocked),
+            Writing::Broken => return Poll::Ready(OutboxItem::Gone),
         }
-        // An order for a connection that is still joining its first channels waits until it has joined them.
-        let notices = if inner.open { inner.notices.pop_front() } else { None };
-        match notices {
-            Some(Notice::Lost(channel)) => return Poll::Ready(OutboxItem::Lost(channel)),
-            Some(Notice::Order(order)) => return Poll::Ready(OutboxItem::Order(order)),
-            None => {}
+        if self.wire.is_some() && inner.cramped && inner.has_room(self.limit) {
+            inner.cramped = false;
+            return Poll::Ready(OutboxItem::Room);
         }
-        if inner.frames.is_empty() {
+        if self.wire.is_some() || most == 0 || inner.queue.is_empty() {
             return Poll::Pending;
         }
-        let mut taken = Vec::new();
-        let mut size = 0;
-        while size < most
-            && let Some(frame) = inner.frames.pop_front()
-        {
-            size += frame.len();
-            taken.push(frame);
-        }
-        inner.bytes -= size;
-        if inner.frames.is_empty() {
-            // An idle connection keeps no allocation.
-            inner.frames = VecDeque::new();
-        }
-        Poll::Ready(OutboxItem::Frames(taken))
+        Poll::Ready(OutboxItem::Frames(inner.take_frames(most)))
     }
 
     /// Completes when the outbox has overflowed, for a write that is blocked.
     pub(crate) fn poll_overflow(&self, cx: &mut Context<'_>) -> Poll<Disconnect> {
         self.waker.register(cx.waker());
-        self.inner.lock().end.as_deref().map_or(Poll::Pending, |end| Poll::Ready(end.clone()))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use futures_util::{FutureExt, future::poll_fn};
-    use tidegate_shared::protocol::Encoding;
-
-    use super::order::Action;
-    use super::*;
-
-    fn take(outbox: &Outbox, most: usize) -> Option<OutboxItem> {
-        poll_fn(|cx| outbox.poll_take(cx, most)).now_or_never()
+        let inner = self.inner.lock();
+        let end = inner.rare.as_ref().and_then(|rare| rare.end.clone());
+        end.map_or(Poll::Pending, Poll::Ready)
     }
 
-    fn bytes(n: usize) -> Bytes {
-        vec![b'x'; n].into()
-    }
-
-    #[test]
-    fn frames_come_out_in_order_and_in_bounded_batches() {
-        let outbox = Outbox::new(Encoding::Json, 100);
-        for text in ["a", "b", "c"] {
-            outbox.push(Bytes::from(text));
+    /// Writes what is queued, as far as the socket takes it. The connection learns if it does not take everything, and if it was
+    /// waiting for room.
+    pub(crate) fn flush(&self) {
+        let Some(wire) = &self.wire else { return };
+        let mut inner = self.inner.lock();
+        inner.scheduled = false;
+        if inner.state == Writing::Free && (inner.write(wire, self.dialect) != Writing::Free || inner.cramped)
+        {
+            drop(inner);
+            self.waker.wake();
         }
-        assert!(matches!(take(&outbox, 2), Some(OutboxItem::Frames(f)) if f == ["a", "b"]));
-        assert!(matches!(take(&outbox, 2), Some(OutboxItem::Frames(f)) if f == ["c"]));
-        assert!(take(&outbox, 2).is_none());
     }
 
-    #[test]
-    fn a_reply_can_go_before_the_queued_frames() {
-        let outbox = Outbox::new(Encoding::Json, 100);
-        outbox.push("b".into());
-        outbox.push_first("a".into());
-        assert!(matches!(take(&outbox, 100), Some(OutboxItem::Frames(f)) if f == ["a", "b"]));
-    }
-
-    #[test]
-    fn exactly_the_limit_fits_and_one_byte_more_ends_the_connection() {
-        let outbox = Outbox::new(Encoding::Json, 100);
-        outbox.push(bytes(60));
-        outbox.push(bytes(40));
-        assert!(matches!(take(&outbox, 1000), Some(OutboxItem::Frames(f)) if f.len() == 2));
-        outbox.push(bytes(101));
-        assert!(matches!(take(&outbox, 1000), Some(OutboxItem::End(end)) if end == codes::SLOW));
-    }
-
-    #[test]
-    fn a_reply_fits_if_it_fits_an_empty_outbox_and_there_is_room() {
-        let outbox = Outbox::new(Encoding::Json, 100);
-        outbox.open();
-        outbox.push(bytes(50));
-        assert!(outbox.has_room());
-        outbox.push(bytes(100));
-        assert!(!outbox.has_room());
-        assert!(matches!(take(&outbox, 1000), Some(OutboxItem::Frames(f)) if f.len() == 2));
-        outbox.push(bytes(50));
-        outbox.deliver(bytes(100));
-        assert!(
-            matches!(take(&outbox, 1000), Some(OutboxItem::End(end)) if end == codes::SLOW),
-            "a publication"
-        );
-    }
-
-    #[test]
-    fn an_order_waits_for_the_welcome_unless_it_ends_the_connection() {
-        let outbox = Outbox::new(Encoding::Json, 100);
-        outbox.order(&order(Action::default()));
-        assert!(take(&outbox, 10).is_none());
-        outbox.open();
-        assert!(matches!(take(&outbox, 10), Some(OutboxItem::Order(_))));
-        let outbox = Outbox::new(Encoding::Json, 100);
-        outbox.order(&order(Action::Disconnect { code: 3503, reason: "force disconnect".to_owned() }));
-        assert!(matches!(take(&outbox, 10), Some(OutboxItem::End(end)) if end == codes::FORCE_DISCONNECT));
-    }
-
-    fn order(action: Action) -> Arc<Order> {
-        Arc::new(Order { user: "42".to_owned(), action, ..Order::default() })
-    }
-
-    #[test]
-    fn a_disconnect_reaches_a_blocked_write_and_the_queued_frames_can_still_be_taken() {
-        let outbox = Outbox::new(Encoding::Json, 100);
-        outbox.open();
-        outbox.push(bytes(60));
-        let overflow = || poll_fn(|cx| outbox.poll_overflow(cx)).now_or_never();
-        outbox.order(&order(Action::default()));
-        assert!(overflow().is_none(), "an order waits until the write is done");
-        assert!(matches!(take(&outbox, 10), Some(OutboxItem::Order(_))));
-        outbox.order(&order(Action::Disconnect { code: 3503, reason: "force disconnect".to_owned() }));
-        assert_eq!(overflow(), Some(codes::FORCE_DISCONNECT));
-        assert!(matches!(take(&outbox, 10), Some(OutboxItem::End(end)) if end == codes::FORCE_DISCONNECT));
-        assert_eq!(outbox.take_rest().len(), 1);
-    }
-
-    #[test]
-    fn a_channel_that_is_lost_again_and_again_waits_once() {
-        let outbox = Outbox::new(Encoding::Json, 100);
-        outbox.open();
-        for _ in 0..3 {
-            outbox.lose("chat:a");
-            outbox.lose("chat:b");
+    /// Waits until a blocked socket has taken some more. Returns whether the client is still there.
+    pub(crate) fn poll_unblock(&self, cx: &mut Context<'_>) -> Poll<bool> {
+        let Some(wire) = &self.wire else { return Poll::Ready(true) };
+        loop {
+            let mut inner = self.inner.lock();
+            if inner.state != Writing::Blocked {
+                return Poll::Ready(inner.state == Writing::Free);
+            }
+            drop(inner);
+            ready!(wire.poll_writable(cx));
+            inner = self.inner.lock();
+            let before = inner.bytes.get();
+            if inner.write(wire, self.dialect) == Writing::Blocked && inner.bytes.get() < before {
+                return Poll::Ready(true);
+            }
         }
-        for expected in ["chat:a", "chat:b"] {
-            assert!(matches!(take(&outbox, 10), Some(OutboxItem::Lost(lost)) if *lost == *expected));
-        }
-        assert!(take(&outbox, 10).is_none());
-        outbox.lose("chat:a");
-        assert!(take(&outbox, 10).is_some(), "a later loss is told");
     }
 
-    #[test]
-    fn a_connection_that_takes_no_orders_ends() {
-        let outbox = Outbox::new(Encoding::Json, 100);
-        for _ in 0..=MAX_ORDERS {
-            outbox.order(&order(Action::default()));
+    /// Queues the last frames of a connection. Nothing is queued behind them; what is queued already goes before them, if
+    /// `keep` says so. `poll_written` writes it all.
+    pub(crate) fn finish(&self, keep: bool, last: impl IntoIterator<Item = Frame>) {
+        let mut inner = self.inner.lock();
+        if !keep {
+            inner.forget();
         }
-        assert!(matches!(take(&outbox, 10), Some(OutboxItem::End(end)) if end == codes::SLOW));
+        inner.phase = Phase::Over;
+        for frame in last {
+            inner.bytes += frame.len();
+            inner.queue.push_back(frame);
+        }
     }
 
-    #[test]
-    fn no_push_is_delivered_before_the_client_is_authenticated() {
-        let outbox = Outbox::new(Encoding::Json, 100);
-        outbox.deliver(bytes(1));
-        assert!(take(&outbox, 10).is_none());
-        outbox.open();
-        outbox.deliver(bytes(1));
-        assert!(matches!(take(&outbox, 10), Some(OutboxItem::Frames(_))));
+    /// Completes when everything is written, or the client is gone.
+    pub(crate) fn poll_written(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(wire) = &self.wire else { return Poll::Ready(()) };
+        loop {
+            if self.inner.lock().write(wire, self.dialect) != Writing::Blocked {
+                return Poll::Ready(());
+            }
+            ready!(wire.poll_writable(cx));
+        }
     }
 }

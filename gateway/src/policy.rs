@@ -1,9 +1,12 @@
-//! Permissions: tokens, keys, the rules of the configuration, and decisions of back ends.
+//! Permissions: tokens, keys, the rules of the configuration, decisions of back ends, and who has how many connections.
 
+pub(crate) mod address;
+pub(crate) mod crowd;
 pub(crate) mod delivery;
 pub(crate) mod hook_cache;
 pub(crate) mod hooks;
 pub(crate) mod keys;
+pub(crate) mod pace;
 pub(crate) mod rules;
 pub(crate) mod tokens;
 

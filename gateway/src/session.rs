@@ -20,6 +20,7 @@ use tidegate_shared::{
         self, ClientInfo, Command, Encoding, HistoryRequest, Publication, Reply, Verb,
         codes::{self, Disconnect},
     },
+    trace::Trace,
 };
 
 pub(crate) use self::{
@@ -34,13 +35,18 @@ use self::{
     subscriptions::Subscriptions,
     validity::Validity,
 };
-use crate::{channels::feed::Resume, policy::rules::Rules, requests::CallEnd};
+use crate::{
+    channels::feed::Resume,
+    policy::rules::Rules,
+    requests::{CallEnd, jobs::OwnRequest},
+};
 
 mod budget;
 mod connect;
 mod control;
 mod hook;
 mod liveness;
+mod own;
 mod position;
 mod presence;
 mod request;
@@ -92,6 +98,8 @@ struct Connected {
     validity: Validity,
     liveness: Liveness,
     subscriptions: Subscriptions,
+    /// The trace that its requests belong to. `None` if each begins its own.
+    trace: Option<Trace>,
 }
 
 /// Something the gateway has to do for a session.
@@ -107,6 +115,8 @@ pub(crate) enum Effect {
     Welcome { chosen: Vec<ServerSubscription> },
     /// Store a request, then call `finished` with its end.
     Call { command: u32, mode: AnswerMode, request: Box<Request> },
+    /// Tell a user about a request of its own, or cancel it, then call `finished` with the answer.
+    Own { command: u32, request: Box<OwnRequest> },
     /// Store a publication, then call `published` with the result.
     Publish {
         command: u32,
@@ -277,10 +287,14 @@ impl Session {
                     let data = self.payload(data);
                     Reply { id: command, rpc: Some(protocol::RpcResult { data }), ..Reply::default() }
                 }
-                Outcome::Error { code, message } => {
+                Outcome::Error { code, message, .. } => {
                     Reply::error(command, protocol::Error { code, message, temporary: false })
                 }
             },
+            CallEnd::Told(data) => {
+                let data = self.payload(data);
+                Reply { id: command, rpc: Some(protocol::RpcResult { data }), ..Reply::default() }
+            }
             CallEnd::Accepted { id, seq, duplicate, answer } => {
                 let receipt = serde_json::json!({"id": id, "seq": seq, "duplicate": duplicate}).to_string();
                 let receipt = protocol::RpcResult { data: receipt.into() };
@@ -311,6 +325,11 @@ impl Session {
         if name.is_empty() {
             return Err(self.close(codes::BAD_PROTOCOL));
         }
+        let most = self.rules.limits.channel_name;
+        if name.len() > most {
+            let why = format!("a channel name has at most {most} bytes");
+            return Err(refuse(id, codes::BAD_REQUEST.because(why)));
+        }
         Channel::parse(name).map_err(|error| refuse(id, codes::BAD_REQUEST.because(error)))
     }
 
@@ -318,7 +337,10 @@ impl Session {
         let user = match std::mem::replace(&mut self.phase, Phase::Closed { user: None }) {
             Phase::Connected(connected) => connected.user,
             Phase::Connecting(connecting) => connecting.connected.user,
-            Phase::Closed { user } => user,
+            Phase::Closed { user } => {
+                self.phase = Phase::Closed { user };
+                return Vec::new();
+            }
             Phase::Fresh { .. } | Phase::Refused { .. } | Phase::Asking { .. } => None,
         };
         self.phase = Phase::Closed { user };

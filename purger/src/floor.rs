@@ -66,7 +66,7 @@ mod tests {
     const TIMEOUT: Duration = Duration::from_secs(30);
 
     fn progress(floor: u64, delivered: u64, unacknowledged: u64) -> Progress {
-        Progress { floor, delivered, unacknowledged, waiting: 0 }
+        Progress { floor, delivered, unacknowledged, waiting: 0, created: 1, paused_until: None }
     }
 
     #[test]

@@ -8,6 +8,8 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+use tidegate_shared::dead::Reason;
+
 use crate::floor::Standing;
 
 /// Upper bounds of the histogram buckets, in seconds.
@@ -16,6 +18,12 @@ const BUCKETS: [f64; 10] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByRoute {
     route: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByReason {
+    route: String,
+    reason: &'static str,
 }
 
 /// The metrics of one purger.
@@ -27,6 +35,8 @@ pub struct Metrics {
     purges: Family<ByRoute, Histogram>,
     floor_age: Family<ByRoute, Gauge<f64, AtomicU64>>,
     kept: Family<ByRoute, Gauge>,
+    letters: Family<ByReason, Counter>,
+    unswept: Family<ByRoute, Counter>,
 }
 
 impl Metrics {
@@ -51,7 +61,13 @@ impl Metrics {
         let kept = Family::default();
         let help = "Acknowledged requests that stay because an earlier request is not acknowledged";
         registry.register("kept_requests", help, kept.clone());
-        Self { registry, removed, failures, purges, floor_age, kept }
+        let letters = Family::default();
+        let help = "Dead letters of requests that were terminated, or delivered as often as allowed";
+        registry.register("dead_letters", help, letters.clone());
+        let unswept = Family::default();
+        let help = "Tries to make such a dead letter that failed";
+        registry.register("dead_letter_failures", help, unswept.clone());
+        Self { registry, removed, failures, purges, floor_age, kept, letters, unswept }
     }
 
     /// Writes all metrics in the text format of Prometheus.
@@ -68,6 +84,15 @@ impl Metrics {
 
     pub(crate) fn failed(&self, route: &str) {
         self.failures.get_or_create(&by(route)).inc();
+    }
+
+    pub(crate) fn buried(&self, route: &str, reason: Reason) {
+        let labels = ByReason { route: route.to_owned(), reason: reason.as_str() };
+        self.letters.get_or_create(&labels).inc();
+    }
+
+    pub(crate) fn not_swept(&self, route: &str) {
+        self.unswept.get_or_create(&by(route)).inc();
     }
 
     pub(crate) fn stands(&self, route: &str, standing: Standing) {

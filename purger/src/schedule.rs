@@ -57,6 +57,12 @@ impl Schedule {
         self.next = now + self.interval.max(took * REST);
     }
 
+    /// The floor is known, and nothing may be purged now.
+    pub(crate) fn held(&mut self, now: Instant) {
+        self.pause = self.interval;
+        self.next = now + self.interval;
+    }
+
     /// The broker did not answer, or refused. Nothing is known about the last purge any more.
     pub(crate) fn failed(&mut self, now: Instant) {
         self.last = None;

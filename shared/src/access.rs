@@ -14,7 +14,7 @@ mod table;
 
 use std::time::Duration;
 
-pub use self::probe::Probe;
+pub use self::{conf::ADMIN, probe::Probe};
 use crate::config::{Config, NatsUser};
 
 /// An account of the broker.
@@ -32,7 +32,7 @@ pub enum Account {
     Service,
     /// `tidegate apply`.
     Setup,
-    /// People and tools that look at queues.
+    /// People and tools that look at queues and dead letters.
     Ops,
 }
 
@@ -54,6 +54,10 @@ pub enum Kind {
     Hear,
     /// To exchange messages with programs of the same account.
     Talk,
+    /// To publish what this account hears, on another subject there. No stream takes it, and nobody has to be there.
+    Tell(Account, String),
+    /// To confirm on this subject, which is the account's inbox, what the account has told.
+    Confirm(Account),
     /// To publish where nobody listens.
     Barrier,
 }
@@ -144,7 +148,8 @@ impl Access {
     /// The subjects that the account's user may publish on, as the server checks them.
     pub fn publishes(&self, account: Account) -> Vec<String> {
         let mut subjects = Vec::new();
-        for right in self.rights(account).filter(|right| right.kind != Kind::Hear) {
+        let published = |right: &&Right| !matches!(right.kind, Kind::Hear | Kind::Confirm(_));
+        for right in self.rights(account).filter(published) {
             if right.only.is_empty() {
                 subjects.push(self.local(&right.subject));
             } else {
@@ -158,7 +163,10 @@ impl Access {
     pub fn subscribes(&self, account: Account) -> Vec<String> {
         let own = self.rights(account).filter(|right| matches!(right.kind, Kind::Hear | Kind::Talk));
         let mut subjects: Vec<String> = own.map(|right| right.subject.clone()).collect();
-        subjects.extend(self.served(account).into_iter().map(|(subject, ..)| subject));
+        let own_talk = subjects.clone();
+        let served = self.served(account).into_iter().map(|(subject, ..)| subject);
+        // What others call may be said within the account too.
+        subjects.extend(served.filter(|subject| !own_talk.contains(subject)));
         let user = self.users.iter().find(|(owner, _)| *owner == account);
         subjects.extend(user.map(|(_, user)| format!("_INBOX_{user}.>")));
         subjects
@@ -189,16 +197,30 @@ impl Access {
         served
     }
 
-    /// What others may receive from the account of the streams.
-    fn heard(&self) -> Vec<(String, Vec<Account>)> {
+    /// What others may receive of what is published in this account.
+    fn heard(&self, account: Account) -> Vec<(String, Vec<Account>)> {
         let mut heard: Vec<(String, Vec<Account>)> = Vec::new();
-        for (listener, right) in self.rights.iter().filter(|(_, right)| right.kind == Kind::Hear) {
+        for (owner, right) in &self.rights {
+            let listener = match right.kind {
+                Kind::Hear if account == Account::Store => *owner,
+                Kind::Tell(to, _) | Kind::Confirm(to) if *owner == account => to,
+                _ => continue,
+            };
             match heard.iter_mut().find(|(subject, _)| *subject == right.subject) {
-                Some((_, listeners)) => listeners.push(*listener),
-                None => heard.push((right.subject.clone(), vec![*listener])),
+                Some((_, listeners)) => listeners.push(listener),
+                None => heard.push((right.subject.clone(), vec![listener])),
             }
         }
         heard
+    }
+
+    /// What this account receives from accounts with a user: the account and the right of each.
+    fn told(&self, account: Account) -> impl Iterator<Item = &(Account, Right)> {
+        let to = move |right: &Right| match right.kind {
+            Kind::Tell(to, _) | Kind::Confirm(to) => to == account,
+            _ => false,
+        };
+        self.rights.iter().filter(move |(_, right)| to(right))
     }
 
     /// The subject within an account. JetStream's API has another name there: its own belongs to the server, which would answer

@@ -8,13 +8,9 @@ use std::{
 };
 
 use async_nats::{
-    Client, ConnectOptions, Event, HeaderMap, Message, Subject,
+    Client, ConnectOptions, Event, HeaderMap, HeaderName, Message,
     connection::State,
-    jetstream::{
-        self,
-        context::{ContextBuilder, PublishAckFuture},
-        message::PublishMessage,
-    },
+    jetstream::{self, context::ContextBuilder, message::PublishMessage},
 };
 use bytes::Bytes;
 use tokio::{sync::watch, task::JoinSet};
@@ -26,24 +22,41 @@ use crate::{
     topology::{self, KeptMessages},
 };
 
+mod attend;
+mod barrier;
+mod batch;
+mod committer;
 mod health;
 mod link;
+mod pass;
 mod progress;
+mod pull;
 mod reads;
 mod refusal;
 mod rights;
+mod routes;
+mod sent;
 mod size;
+mod time;
 
 pub use self::{
+    attend::{Attended, attend, retry_pause},
+    batch::ToStore,
+    committer::{Committer, Handed, ToCommit},
     health::Health,
     link::{Link, Losses},
-    progress::{Fill, NotDone, Progress},
+    progress::{Fill, Held, NotDone, Progress},
+    pull::{PullError, Puller},
     reads::Range,
     refusal::{API_ERRORS, ApiError, Meaning, Refusal},
     rights::MissingRights,
+    routes::{LONGEST_PAUSE, RouteState, stored_route},
+    sent::{Sent, Stored},
     size::{HEADERS_LIMIT, headers_len},
 };
-use self::{link::Signals, refusal::refusal};
+use self::{
+    barrier::Barrier, committer::Room, link::Signals, pass::Passing, refusal::refusal, sent::Acknowledgement,
+};
 
 /// The oldest supported server: the streams depend on its behaviour.
 pub const MIN_SERVER: (i64, i64, i64) = (2, 14, 3);
@@ -56,26 +69,14 @@ pub struct Broker {
     subjects: Subjects,
     link: Arc<watch::Sender<Link>>,
     health: Health,
+    passing: Passing,
+    /// The room of all committers.
+    room: Room,
+    /// How many publishes may be unacknowledged, and whether a further one waits.
+    in_flight: usize,
+    wait_when_full: bool,
     /// The task that follows the connection. It ends with the last clone.
     _following: Arc<JoinSet<()>>,
-}
-
-/// The broker's acknowledgement of a stored message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stored {
-    /// The message's sequence in its stream.
-    pub seq: u64,
-    /// Whether the stream already had a message with this id.
-    pub duplicate: bool,
-}
-
-/// A published message whose acknowledgement is pending.
-#[derive(Debug)]
-pub struct Sent {
-    acknowledgement: PublishAckFuture,
-    /// The stream of the message's subject.
-    stream: Option<String>,
-    health: Health,
 }
 
 /// The identity and the bounds of a stream.
@@ -95,12 +96,12 @@ pub struct StreamFacts {
 
 /// Returns a header that the broker wrote into a message that it delivered or republished. The broker writes its headers
 /// behind those of the publisher, who may have used the same names: the last value is the broker's.
-pub fn broker_header<'a>(message: &'a Message, name: &str) -> Option<&'a str> {
-    message.headers.as_ref()?.get_last(name).map(async_nats::HeaderValue::as_str)
+pub fn broker_header<'a>(message: &'a Message, name: &'static str) -> Option<&'a str> {
+    message.headers.as_ref()?.get_last(HeaderName::from_static(name)).map(async_nats::HeaderValue::as_str)
 }
 
 /// Parses a header that the broker wrote as a number.
-pub fn header_number(message: &Message, name: &str) -> Option<u64> {
+pub fn header_number(message: &Message, name: &'static str) -> Option<u64> {
     broker_header(message, name)?.parse().ok()
 }
 
@@ -187,7 +188,22 @@ impl Broker {
             .backpressure_on_inflight(wait_when_full)
             .build(client.clone());
         let subjects = Subjects::new(&config.prefix);
-        Ok(Self { client, jetstream, subjects, link, health, _following: Arc::new(following) })
+        let barrier = Barrier::new(client.clone(), subjects.barrier(), link.subscribe());
+        let room = Room::new(in_flight, wait_when_full);
+        let passing = Passing::new(barrier, room.clone());
+        let following = Arc::new(following);
+        Ok(Self {
+            client,
+            jetstream,
+            subjects,
+            link,
+            health,
+            passing,
+            room,
+            in_flight,
+            wait_when_full,
+            _following: following,
+        })
     }
 
     /// Returns the library's client, for subscriptions and requests.
@@ -203,6 +219,12 @@ impl Broker {
     /// Whether the server is reachable now.
     pub fn is_connected(&self) -> bool {
         self.client.connection_state() == State::Connected
+    }
+
+    /// The number of the connection to the broker: how often this process was connected so far. Messages that it receives come over
+    /// this connection or an earlier one.
+    pub fn connection_number(&self) -> u64 {
+        barrier::connection_number(&self.client)
     }
 
     /// Returns a receiver that follows the connection.
@@ -228,11 +250,18 @@ impl Broker {
             return Err(Refusal::Unavailable("not connected to NATS".to_owned()));
         }
         self.check_size(&headers, body.len())?;
+        if let Some(subject) = self.passing.subject(&self.subjects, &subject) {
+            let acknowledgement = Acknowledgement::Server(self.pass(subject, headers, body).await?);
+            return Ok(Sent { acknowledgement, stream: None, health: self.health.clone() });
+        }
         let route = envelope::get(&headers, header::ROUTE);
         let stream = topology::stream_of(&self.subjects, &subject, route);
         let message = PublishMessage::build().payload(body).headers(headers);
         match self.jetstream.send_publish(subject, message).await {
-            Ok(acknowledgement) => Ok(Sent { acknowledgement, stream, health: self.health.clone() }),
+            Ok(acknowledgement) => {
+                let acknowledgement = Acknowledgement::Stream(acknowledgement);
+                Ok(Sent { acknowledgement, stream, health: self.health.clone() })
+            }
             Err(error) => Err(refusal(&error)),
         }
     }
@@ -270,27 +299,6 @@ impl Broker {
             self.jetstream.get_stream(stream).await.map_err(|e| Refusal::Unavailable(e.to_string()))?;
         let info = stream.cached_info();
         Ok((info.state.bytes, u64::try_from(info.config.max_bytes).unwrap_or(0)))
-    }
-
-    /// Waits until the server has processed everything sent before, subscriptions included. `subject` has no responder.
-    pub async fn barrier(&self, subject: String) -> Result<(), Refusal> {
-        match self.client.request(Subject::from(subject), Bytes::new()).await {
-            Ok(_) => Ok(()),
-            Err(error) if error.kind() == async_nats::RequestErrorKind::NoResponders => Ok(()),
-            Err(error) => Err(Refusal::Unavailable(error.to_string())),
-        }
-    }
-}
-
-impl Sent {
-    /// Waits for the acknowledgement.
-    pub async fn stored(self) -> Result<Stored, Refusal> {
-        let acknowledged = self.acknowledgement.await;
-        self.health.stored(self.stream.as_deref(), &acknowledged);
-        match acknowledged {
-            Ok(ack) => Ok(Stored { seq: ack.sequence, duplicate: ack.duplicate }),
-            Err(error) => Err(refusal(&error)),
-        }
     }
 }
 

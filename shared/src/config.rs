@@ -8,22 +8,34 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use serde::Deserialize;
 
 pub use self::{
+    app::Apps,
+    gateway::{DrainConfig, GatewayConfig, LimitsConfig, TlsConfig},
+    handler_test::{Exchange, Expected, ExpectedPublication, HandlerTest, TestDatabase},
     issuer::{Issuer, KeySource, SHORT_FORM, TokenAlgorithm},
     load::{log_source, usual_file},
     namespace::{Audience, Fanout, Namespace, PublishMode, Recovery, Storage},
+    order::{Order, OrderedBy},
     role::Role,
     route::{AnswerMode, Backoff, Match, Route, STOCK_HANDLERS},
+    schema::Schema,
+    stock::{Breaker, Forward, RateLimit, Refusal, Sql, SqlAnswer, UNKNOWN_DATABASE, Webhook, WebhookMethod},
     unit::Secret,
 };
 use crate::subject::Subjects;
 
+mod app;
+mod gateway;
+mod handler_test;
 mod issuer;
 mod layers;
 mod load;
 mod namespace;
+mod order;
 mod place;
 mod role;
 mod route;
+mod schema;
+mod stock;
 mod typed;
 mod unit;
 mod validate;
@@ -71,9 +83,18 @@ pub struct Config {
     /// The declared namespaces of channels.
     #[serde(default, rename = "namespace")]
     pub namespaces: Vec<Namespace>,
+    /// The limits that calls of stock handlers share.
+    #[serde(default, rename = "rate_limit")]
+    pub rate_limits: Vec<RateLimit>,
     /// The routes of requests to workers.
     #[serde(default, rename = "route")]
     pub routes: Vec<Route>,
+    /// The tests of stock handlers.
+    #[serde(default, rename = "test")]
+    pub tests: Vec<HandlerTest>,
+    /// The sections of applications: see [`Config::app`].
+    #[serde(default, rename = "app")]
+    pub apps: Apps,
 }
 
 /// The kind of deployment.
@@ -176,85 +197,6 @@ pub struct StreamsConfig {
     /// The maximum size of each stream of last messages. When it is full, the oldest messages go.
     #[serde(with = "unit::size")]
     pub last_max_bytes: u64,
-}
-
-/// The gateway.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct GatewayConfig {
-    /// The address that clients connect to.
-    #[serde(with = "unit::address")]
-    pub listen: SocketAddr,
-    /// The address of health checks, metrics and the server API.
-    #[serde(with = "unit::address")]
-    pub internal: SocketAddr,
-    /// The origins of web pages that may connect.
-    pub origins: Vec<String>,
-    /// How long an rpc waits for its answer.
-    #[serde(with = "unit::duration")]
-    pub answer_timeout: Duration,
-    /// How often the gateway pings a client.
-    #[serde(with = "unit::duration")]
-    pub ping_interval: Duration,
-    /// How long a client may take to answer a ping.
-    #[serde(with = "unit::duration")]
-    pub pong_timeout: Duration,
-    /// Limits for one client and for all clients.
-    pub limits: LimitsConfig,
-    /// How a gateway shuts down.
-    pub drain: DrainConfig,
-}
-
-/// Limits for one client and for all clients.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LimitsConfig {
-    /// Open connections of one gateway.
-    pub connections: usize,
-    /// How long a WebSocket handshake may take.
-    #[serde(with = "unit::duration")]
-    pub handshake: Duration,
-    /// How long a connection may take to authenticate.
-    #[serde(with = "unit::duration")]
-    pub first_frame: Duration,
-    /// The longest message a client may send.
-    #[serde(with = "unit::size")]
-    pub message: u64,
-    /// Commands in one message.
-    pub commands_per_message: usize,
-    /// The maximum size of the output waiting for one client.
-    #[serde(with = "unit::size")]
-    pub outbox: u64,
-    /// Publishes of one client without an acknowledgement. At the limit the gateway stops reading its socket.
-    pub max_in_flight: usize,
-    /// Requests of one client that wait for an answer. Further ones are refused.
-    pub max_waiting: usize,
-    /// Publishes of all clients without an acknowledgement. Further ones are refused.
-    pub max_in_flight_total: usize,
-    /// The part of a route's `max_bytes` that the unfinished requests of one user may fill, in percent.
-    pub user_share: u8,
-    /// Unfinished requests of one user on one route.
-    pub user_requests: usize,
-    /// The part of a route's `max_bytes` that the unfinished requests of all anonymous clients may fill, in percent.
-    pub anonymous_share: u8,
-    /// Unfinished requests of all anonymous clients on one route.
-    pub anonymous_requests: usize,
-    /// Channels one client may subscribe to.
-    pub channels: usize,
-    /// The maximum number of publications in one reply.
-    pub recovery: usize,
-}
-
-/// How a gateway shuts down.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DrainConfig {
-    /// How long publishes and waiting requests may take to settle.
-    #[serde(with = "unit::duration")]
-    pub settle: Duration,
-    /// How long closing the connections is spread over.
-    #[serde(with = "unit::duration")]
-    pub window: Duration,
 }
 
 /// Presence: the members of channels.

@@ -2,19 +2,25 @@
 //!
 //! Pure: converts to and from headers.
 
-use std::collections::BTreeMap;
+mod answer;
 
-use async_nats::HeaderMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use async_nats::{HeaderMap, HeaderName};
 use bytes::Bytes;
 
 use crate::{
     channel::Channel,
+    config::Route,
     header,
     id::RequestId,
-    protocol::{Error, codes},
+    moment,
+    route::Priority,
     subject::{Address, Kind},
+    trace::Trace,
 };
 
+pub use self::answer::{Answer, Outcome};
 pub use crate::header::one_line;
 
 /// A request on its way to a worker.
@@ -24,8 +30,8 @@ pub struct Request {
     pub id: RequestId,
     /// The authenticated user, or `None` for an anonymous client.
     pub user: Option<String>,
-    /// The connection it came from.
-    pub client: String,
+    /// The connection it came from; `None` for a request of a service, a schedule or a worker.
+    pub client: Option<String>,
     /// The route that takes it.
     pub route: String,
     /// The method of an RPC without its key; `None` for other requests.
@@ -36,12 +42,18 @@ pub struct Request {
     pub info: Option<String>,
     /// The connection's information in the channel from its subscription token.
     pub channel_info: Option<String>,
+    /// The ordering key, if it is another than the user, or the connection of an anonymous client.
+    pub key: Option<String>,
+    /// Which of its route's two lanes it goes in.
+    pub priority: Priority,
     /// Whether the answer also goes to the user's personal channel.
     pub later: bool,
     /// The number of failed attempts before this one.
     pub attempt: u32,
     /// When the gateway accepted it, in milliseconds since 1970.
     pub accepted_at: u64,
+    /// The trace it belongs to. Gateways give every request one.
+    pub trace: Option<Trace>,
     /// The media type of the body.
     pub content_type: String,
     /// The payload as the client sent it.
@@ -76,9 +88,32 @@ impl Request {
         }
     }
 
-    /// The ordering key: the user, or the connection of an anonymous client.
+    /// When it was accepted, unless whoever stored it does not say.
+    pub fn accepted(&self) -> Option<SystemTime> {
+        let since = Duration::from_millis(self.accepted_at);
+        (self.accepted_at > 0).then(|| UNIX_EPOCH.checked_add(since)).flatten()
+    }
+
+    /// The ordering key. Requests with the same key stay in order on a route that has an order.
     pub fn ordering_key(&self) -> &str {
-        self.user.as_deref().unwrap_or(&self.client)
+        self.key.as_deref().unwrap_or_else(|| self.usual_key())
+    }
+
+    /// The ordering key unless the route says otherwise: the user, or the connection of an anonymous client. A request with
+    /// neither is in nobody's order.
+    fn usual_key(&self) -> &str {
+        self.user.as_deref().or(self.client.as_deref()).unwrap_or(self.id.as_str())
+    }
+
+    /// Sets the ordering key and the lane that the request has on its route.
+    #[must_use]
+    pub fn on_route(mut self, route: &Route) -> Self {
+        let channel = self.channel.as_ref().map(Channel::name);
+        let (user, client) = (self.user.as_deref(), self.client.as_deref());
+        let key = route.ordering_key(user, client, self.method.as_deref(), channel);
+        self.key = key.filter(|key| *key != self.usual_key()).map(str::to_owned);
+        self.priority = route.lane(route.priority);
+        self
     }
 
     /// The address of the request in its route's subjects.
@@ -88,7 +123,7 @@ impl Request {
             (None, Some(channel)) => Kind::Publish(channel),
             (None, None) => Kind::Send,
         };
-        Address::new(kind, self.ordering_key(), &self.id)
+        Address::new(kind, self.ordering_key(), &self.id).with(self.priority)
     }
 
     /// Encodes the request as message headers.
@@ -96,7 +131,9 @@ impl Request {
         let mut headers = HeaderMap::new();
         headers.insert(header::MSG_ID, self.id.as_str());
         headers.insert(header::ID, self.id.as_str());
-        headers.insert(header::CLIENT, self.client.as_str());
+        if let Some(client) = &self.client {
+            headers.insert(header::CLIENT, client.as_str());
+        }
         headers.insert(header::ROUTE, self.route.as_str());
         if let Some(method) = &self.method {
             headers.insert(header::METHOD, method.as_str());
@@ -110,6 +147,9 @@ impl Request {
             }
         }
         headers.insert(header::KEY, self.ordering_key());
+        if self.priority == Priority::High {
+            headers.insert(header::PRIORITY, HIGH);
+        }
         headers.insert(header::ACCEPTED_AT, self.accepted_at.to_string());
         headers.insert(header::CONTENT_TYPE, self.content_type.as_str());
         if let Some(user) = &self.user {
@@ -117,6 +157,9 @@ impl Request {
         }
         if self.id.is_keyed() {
             headers.insert(header::DIGEST, crate::id::body_digest(&self.body));
+        }
+        if let Some(trace) = &self.trace {
+            trace.write(&mut headers);
         }
         if self.later {
             headers.insert(header::LATER, "1");
@@ -130,10 +173,10 @@ impl Request {
     /// Decodes a request that the broker delivered.
     pub fn read(headers: &HeaderMap, body: Bytes) -> Result<Self, Unreadable> {
         let text = |name: &'static str| get(headers, name).map(str::to_owned);
-        Ok(Self {
+        let mut request = Self {
             id: get(headers, header::ID).and_then(RequestId::parse).ok_or(Unreadable(header::ID))?,
             user: text(header::USER),
-            client: text(header::CLIENT).ok_or(Unreadable(header::CLIENT))?,
+            client: text(header::CLIENT),
             route: text(header::ROUTE).ok_or(Unreadable(header::ROUTE))?,
             method: text(header::METHOD),
             channel: get(headers, header::CHANNEL)
@@ -141,168 +184,43 @@ impl Request {
                 .transpose()?,
             info: text(header::INFO),
             channel_info: text(header::CHANNEL_INFO),
+            key: text(header::KEY),
+            priority: match get(headers, header::PRIORITY) {
+                Some(HIGH) => Priority::High,
+                _ => Priority::Normal,
+            },
             later: get(headers, header::LATER).is_some(),
             attempt: number(headers, header::ATTEMPT)?.unwrap_or(0),
             accepted_at: number(headers, header::ACCEPTED_AT)?.unwrap_or(0),
+            trace: Trace::read(headers),
             content_type: text(header::CONTENT_TYPE).unwrap_or_else(|| JSON.to_owned()),
             body,
-        })
+        };
+        if request.key.as_deref() == Some(request.usual_key()) {
+            request.key = None;
+        }
+        Ok(request)
     }
 }
 
+/// The value of the header of a request that goes first.
+const HIGH: &str = "high";
 /// The content type of JSON bodies.
 pub const JSON: &str = "application/json";
 /// The content type of bodies in a format that only client and worker know.
 pub const BYTES: &str = "application/octet-stream";
 
-/// A worker's answer to a request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
-    /// The request it answers.
-    pub re: RequestId,
-    /// The user whose personal channel receives a late answer, or `None`.
-    pub user: Option<String>,
-    /// The digest of a keyed request's body, copied from the request.
-    pub digest: Option<String>,
-    /// The attempt that produced it, counted from 0.
-    pub attempt: u32,
-    /// The worker that produced it.
-    pub worker: String,
-    /// The result for the client.
-    pub outcome: Outcome,
+/// Makes the broker publish a message on `target` at this time by its clock, once. A time that is over is now, also one before 1970,
+/// which the format does not have.
+pub fn schedule_once(headers: &mut HeaderMap, due: SystemTime, target: String) {
+    let due = due.max(UNIX_EPOCH);
+    headers.insert(header::SCHEDULE, format!("@at {}", moment::text(due)));
+    headers.insert(header::SCHEDULE_TARGET, target);
 }
 
-/// The result of a request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
-    /// The handler's answer.
-    Ok(Bytes),
-    /// An error: the application's own, or [`codes::DEAD_LETTER`].
-    Error {
-        /// The code for the client.
-        code: u32,
-        /// The message for the client.
-        message: String,
-    },
-}
-
-impl Answer {
-    /// Creates the answer of `worker` to a request, produced by attempt number `attempt`.
-    pub fn to(request: &Request, attempt: u32, worker: &str, outcome: Outcome) -> Self {
-        // The worker publishes a "later" answer on the personal channel itself, and a `send` has no answer.
-        let brought_late = !request.later && request.method.is_some();
-        Self {
-            re: request.id.clone(),
-            user: request.user.clone().filter(|_| brought_late),
-            digest: request.id.is_keyed().then(|| crate::id::body_digest(&request.body)),
-            attempt,
-            worker: worker.to_owned(),
-            outcome,
-        }
-    }
-
-    /// Encodes the answer as message headers. There is no id for deduplication: the subject of a stored answer takes one
-    /// message, and an id would outlive it.
-    pub fn headers(&self) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::RE, self.re.as_str());
-        headers.insert(header::ATTEMPT, self.attempt.to_string());
-        headers.insert(header::WORKER, header::text(&self.worker));
-        if let Some(user) = &self.user {
-            headers.insert(header::USER, user.as_str());
-        }
-        if let Some(digest) = &self.digest {
-            headers.insert(header::DIGEST, digest.as_str());
-        }
-        match &self.outcome {
-            Outcome::Ok(_) => headers.insert(header::STATUS, "ok"),
-            Outcome::Error { code, message } => {
-                headers.insert(header::STATUS, "error");
-                headers.insert(header::CODE, code.to_string());
-                headers.insert(header::MESSAGE, header::text(message));
-            }
-        }
-        headers
-    }
-
-    /// Returns the message body of the answer.
-    pub fn body(&self) -> Bytes {
-        match &self.outcome {
-            Outcome::Ok(body) => body.clone(),
-            Outcome::Error { .. } => Bytes::new(),
-        }
-    }
-
-    /// Decodes an answer that the broker delivered.
-    pub fn read(headers: &HeaderMap, body: Bytes) -> Result<Self, Unreadable> {
-        let outcome = match get(headers, header::STATUS) {
-            Some("ok") => Outcome::Ok(body),
-            Some("error") => Outcome::Error {
-                // A worker in any language wrote it. An odd code must not cost the client its answer.
-                code: get(headers, header::CODE)
-                    .and_then(|code| code.trim().parse().ok())
-                    .filter(|code| *code > 0)
-                    .unwrap_or(codes::INTERNAL.code),
-                message: get(headers, header::MESSAGE)
-                    .filter(|m| !m.is_empty())
-                    .unwrap_or("error")
-                    .to_owned(),
-            },
-            _ => return Err(Unreadable(header::STATUS)),
-        };
-        Ok(Self {
-            re: get(headers, header::RE).and_then(RequestId::parse).ok_or(Unreadable(header::RE))?,
-            user: get(headers, header::USER).map(str::to_owned),
-            digest: get(headers, header::DIGEST).map(str::to_owned),
-            attempt: get(headers, header::ATTEMPT).and_then(|attempt| attempt.parse().ok()).unwrap_or(0),
-            worker: get(headers, header::WORKER).unwrap_or_default().to_owned(),
-            outcome,
-        })
-    }
-
-    /// The headers of the publication of this answer on the user's personal channel. The broker keeps one, even if several
-    /// processes publish it.
-    pub fn later_headers(&self) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::MSG_ID, format!("{}.l", self.re));
-        for (name, value) in self.later_tags() {
-            headers.insert(format!("{}{name}", header::TAG_PREFIX), value);
-        }
-        headers
-    }
-
-    /// The tags of that publication: the request's id and the status.
-    pub fn later_tags(&self) -> BTreeMap<String, String> {
-        let status = if matches!(self.outcome, Outcome::Ok(_)) { "ok" } else { "error" };
-        [("re", self.re.as_str()), ("status", status)]
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .into()
-    }
-
-    /// The payload of that publication: the answer, or `{"code", "message"}` of an error.
-    pub fn later_body(&self) -> Bytes {
-        match &self.outcome {
-            Outcome::Ok(body) => body.clone(),
-            Outcome::Error { code, message } => {
-                Bytes::from(serde_json::json!({"code": code, "message": message}).to_string())
-            }
-        }
-    }
-
-    /// Returns the error for the client, or `None` if the request succeeded.
-    pub fn error(&self) -> Option<Error> {
-        match &self.outcome {
-            Outcome::Ok(_) => None,
-            Outcome::Error { code, message } => {
-                Some(Error { code: *code, message: message.clone(), temporary: false })
-            }
-        }
-    }
-}
-
-/// Returns a header's first value.
-pub fn get<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    headers.get(name).map(async_nats::HeaderValue::as_str)
+/// Returns a header's first value. A name that is known at compile time is looked for without a copy of it.
+pub fn get<'a>(headers: &'a HeaderMap, name: &'static str) -> Option<&'a str> {
+    headers.get(HeaderName::from_static(name)).map(async_nats::HeaderValue::as_str)
 }
 
 fn number<T: std::str::FromStr>(headers: &HeaderMap, name: &'static str) -> Result<Option<T>, Unreadable> {
@@ -314,6 +232,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::protocol::codes;
 
     fn line() -> impl Strategy<Value = String> {
         "[!-~]([ -~]{0,20}[!-~])?"
@@ -322,19 +241,23 @@ mod tests {
     proptest! {
         #[test]
         fn a_request_survives_the_journey(
-            user in proptest::option::of(line()), client in line(), route in line(), method in proptest::option::of(line()),
-            channel in proptest::option::of(line()), info in proptest::option::of(line()), channel_info in proptest::option::of(line()), later in any::<bool>(), attempt in any::<u32>(), accepted_at in any::<u64>(), body in any::<Vec<u8>>(),
+            user in proptest::option::of(line()), client in proptest::option::of(line()), route in line(), method in proptest::option::of(line()),
+            channel in proptest::option::of(line()), info in proptest::option::of(line()), channel_info in proptest::option::of(line()), key in proptest::option::of(line()), high in any::<bool>(), later in any::<bool>(), attempt in any::<u32>(), accepted_at in any::<u64>(), body in any::<Vec<u8>>(),
         ) {
             let id = RequestId::keyed("u", "m", "k");
             let channel = channel.and_then(|name| Channel::parse(&name).ok());
-            let request = Request { id, user, client, route, method, channel, info, channel_info, later, attempt, accepted_at, content_type: BYTES.into(), body: body.into() };
+            let usual = user.clone().or(client.clone()).unwrap_or_else(|| id.to_string());
+            let key = key.filter(|key| *key != usual);
+            let priority = if high { Priority::High } else { Priority::Normal };
+            let request = Request { id, user, client, route, method, channel, info, channel_info, key, priority, later, attempt, accepted_at, trace: Some(Trace::random()), content_type: BYTES.into(), body: body.into() };
             prop_assert_eq!(Request::read(&request.headers(), request.body.clone()), Ok(request));
         }
 
         #[test]
-        fn an_answer_survives_the_journey(user in proptest::option::of(line()), code in 1u32..2000, message in line(), ok in any::<bool>()) {
-            let outcome = if ok { Outcome::Ok(Bytes::from_static(b"{}")) } else { Outcome::Error { code, message } };
-            let answer = Answer { re: RequestId::keyed("u", "m", "k"), user, digest: Some("d".into()), attempt: 2, worker: "w".into(), outcome };
+        fn an_answer_survives_the_journey(user in proptest::option::of(line()), code in 1u32..2000, message in line(), data in proptest::option::of(any::<u8>()), ok in any::<bool>()) {
+            let data = data.map_or(Bytes::new(), |number| Bytes::from(number.to_string()));
+            let outcome = if ok { Outcome::Ok(Bytes::from_static(b"{}")) } else { Outcome::Error { code, message, data } };
+            let answer = Answer { re: RequestId::keyed("u", "m", "k"), user, digest: Some("d".into()), attempt: 2, worker: "w".into(), letter: ok.then_some(7), redriven: (!ok).then_some(u64::MAX), trace: Some(Trace::random()), outcome };
             prop_assert_eq!(Answer::read(&answer.headers(), answer.body()), Ok(answer));
         }
 
@@ -363,6 +286,26 @@ mod tests {
     }
 
     #[test]
+    fn the_data_of_an_error_is_beside_its_code_and_what_is_not_json_is_left_out() {
+        let error = |data: &'static [u8]| {
+            let mut headers = HeaderMap::new();
+            let re = RequestId::keyed("u", "m", "k");
+            for (name, value) in [
+                (header::RE, re.as_str()),
+                (header::STATUS, "error"),
+                (header::CODE, "422"),
+                (header::MESSAGE, "no"),
+            ] {
+                headers.insert(name, value);
+            }
+            Answer::read(&headers, Bytes::from_static(data)).unwrap().later_body()
+        };
+        assert_eq!(error(b""), r#"{"code":422,"message":"no"}"#);
+        assert_eq!(error(b"{\"n\": 1.50}"), r#"{"code":422,"message":"no","data":{"n": 1.50}}"#);
+        assert_eq!(error(b"what?"), r#"{"code":422,"message":"no"}"#);
+    }
+
+    #[test]
     fn only_answers_that_can_be_asked_for_again_are_stored() {
         let gateway = crate::id::GatewayId::random();
         let (plain, keyed) = (RequestId::plain(&gateway), RequestId::keyed("u", "m", "k"));
@@ -376,15 +319,18 @@ mod tests {
             let request = Request {
                 id: id.clone(),
                 user: None,
-                client: "c".to_owned(),
+                client: None,
                 route: "r".to_owned(),
                 method: method.map(str::to_owned),
                 channel: None,
                 info: None,
                 channel_info: None,
+                key: None,
+                priority: Priority::Normal,
                 later,
                 attempt: 0,
                 accepted_at: 0,
+                trace: None,
                 content_type: JSON.to_owned(),
                 body: Bytes::new(),
             };

@@ -126,18 +126,6 @@ pub fn subject(question: &[u8]) -> Result<Subject, serde_json::Error> {
     lenient::from_slice(question)
 }
 
-/// Encodes an answer that allows the request. `result` is JSON, or empty.
-pub fn allowed(result: &Bytes) -> Result<Bytes, serde_json::Error> {
-    #[derive(Serialize)]
-    struct Allowed<'a> {
-        #[serde(with = "raw")]
-        result: &'a Bytes,
-    }
-    let empty = Bytes::from_static(b"{}");
-    let result = if result.is_empty() { &empty } else { result };
-    serde_json::to_vec(&Allowed { result }).map(Bytes::from)
-}
-
 /// Encodes an answer that refuses the request.
 pub fn refused(code: u32, message: &str) -> Bytes {
     serde_json::json!({"error": {"code": code, "message": message}}).to_string().into()

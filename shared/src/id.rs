@@ -3,7 +3,7 @@
 //! Random parts have 128 bits, so one id reveals nothing about another. No id derives from a client's input, except the id of a
 //! keyed request, which is a digest of it.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use aws_lc_rs::{
     digest::{Context, SHA256, digest},
@@ -32,9 +32,10 @@ impl GatewayId {
     }
 }
 
-/// The id of a connection: `<gateway>.<random>`, the same text in the protocol and in subjects.
+/// The id of a connection: `<gateway>.<random>`, the same text in the protocol and in subjects. Clones share it: hub, session and
+/// channels each have one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct ClientId(Box<str>);
+pub struct ClientId(Arc<str>);
 
 impl ClientId {
     /// Draws a new id for a connection of `gateway`.
@@ -68,7 +69,7 @@ impl fmt::Display for ClientId {
 const UNAWAITED: &str = "s.";
 
 /// The id of a request: two subject tokens, `<gateway>.<random>`; with an idempotency key `k.<digest>`; `s.<random>` where no
-/// answer is awaited.
+/// answer is awaited; `t.<digest>-<sequence>-<time>` for a firing of a schedule.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct RequestId(Box<str>);
 
@@ -91,6 +92,24 @@ impl RequestId {
     /// Returns the id of this user's request with this key. Every retry has the same id, on any gateway.
     pub fn keyed(user: &str, method: &str, key: &str) -> Self {
         Self(format!("k.{}", digest_of(&[user, method, key])).into())
+    }
+
+    /// As [`Self::keyed`], of a service that acts for no user. No user has this id, whatever its name.
+    pub fn keyed_by_service(method: &str, key: &str) -> Self {
+        Self(format!("k.{}", digest_of(&["", "service", method, key])).into())
+    }
+
+    /// Returns the id of the follow-up with this name of another request. It is a keyed one: every repetition has the same id.
+    pub fn follow_up(of: &Self, name: &str) -> Self {
+        Self(format!("k.{}", digest_of(&["", "follow-up", of.as_str(), name])).into())
+    }
+
+    /// Returns the id of a firing of the schedule with this name, which the broker stored under this sequence at this time, in
+    /// milliseconds since 1970. No other firing has it, even if the stream was made anew.
+    pub fn fired(schedule: &str, seq: u64, at: u64) -> Self {
+        let digest = digest(&SHA256, schedule.as_bytes());
+        let (short, _) = digest.as_ref().split_at(10);
+        Self(format!("t.{}-{seq}-{at}", BASE32_DNSSEC.encode(short)).into())
     }
 
     /// Parses an id from a header. Returns `None` if it is not two plain tokens.
@@ -129,6 +148,13 @@ pub fn publication_id(channel: &str, key: &str) -> String {
     format!("p.{}", digest_of(&[channel, key]))
 }
 
+/// Returns the version of a schedule that a handler sets. Every attempt at the request with this id that says the same gives the
+/// same version.
+pub fn schedule_version(of: &RequestId, name: &str, time: &str, body: &[u8]) -> String {
+    let body = BASE32_DNSSEC.encode(digest(&SHA256, body).as_ref());
+    digest_of(&["schedule", of.as_str(), name, time, &body])
+}
+
 fn digest_of(parts: &[&str]) -> String {
     let mut context = Context::new(&SHA256);
     for part in parts {
@@ -165,7 +191,11 @@ mod tests {
     fn ids_are_two_plain_tokens() {
         let gateway = GatewayId::random();
         assert_eq!(gateway.as_str().len(), 8);
-        for id in [RequestId::plain(&gateway), RequestId::keyed("42", "orders.place", "7f3c")] {
+        for id in [
+            RequestId::plain(&gateway),
+            RequestId::keyed("42", "orders.place", "7f3c"),
+            RequestId::fired("nightly", u64::MAX, 1_767_225_600_000),
+        ] {
             assert_eq!(RequestId::parse(id.as_str()), Some(id));
         }
     }
@@ -191,6 +221,8 @@ mod tests {
         fn a_keyed_id_depends_on_user_method_and_key(a in any::<[String; 3]>(), b in any::<[String; 3]>()) {
             let id = |[user, method, key]: &[String; 3]| RequestId::keyed(user, method, key);
             prop_assert_eq!(a == b, id(&a) == id(&b));
+            prop_assert_ne!(id(&a), RequestId::keyed_by_service(&b[1], &b[2]));
+            prop_assert_ne!(id(&a), RequestId::follow_up(&id(&a), &a[1]));
         }
     }
 }

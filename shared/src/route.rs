@@ -5,6 +5,8 @@
 
 use std::{fmt, str::FromStr};
 
+use serde::{Deserialize, Serialize};
+
 use crate::header;
 
 /// The longest method without its key, in bytes.
@@ -67,6 +69,17 @@ impl<'a> Method<'a> {
     }
 }
 
+/// Which of the two lanes of its route a request goes in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Priority {
+    /// In the order of arrival.
+    #[default]
+    Normal,
+    /// Before the normal requests, as far as those are not held up for ever.
+    High,
+}
+
 /// One word of a pattern.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Word {
@@ -89,9 +102,28 @@ impl Pattern {
         &self.words
     }
 
+    /// The names of its words that stand for any word.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.words.iter().filter_map(|word| match word {
+            Word::Any(name) => Some(name.as_str()),
+            Word::Literal(_) => None,
+        })
+    }
+
     /// Whether the pattern ends in `>`.
     pub fn is_open(&self) -> bool {
         self.open
+    }
+
+    /// Whether the first word of the methods is this one and no other.
+    pub fn begins_with(&self, word: &str) -> bool {
+        matches!(self.words.first(), Some(Word::Literal(first)) if first == word)
+    }
+
+    /// The only method that matches the pattern. `None` if there are more.
+    pub fn only_method(&self) -> Option<String> {
+        let literal = |word: &Word| matches!(word, Word::Literal(_));
+        (!self.open && self.words.iter().all(literal)).then(|| self.to_string())
     }
 
     /// Whether a method matches the pattern.

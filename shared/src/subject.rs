@@ -2,18 +2,27 @@
 //!
 //! Every name from outside is encoded as a [`Token`], so a name can never widen a subject or a subscription.
 
+mod address;
+mod advisories;
+mod running;
+mod schedules;
+
 use std::sync::Arc;
 
+pub use self::{
+    address::{Address, Kind, PARTS, part},
+    advisories::{advisories, all_advisories},
+};
 use crate::{
     channel::Channel,
     hook::Event,
     id::{ClientId, GatewayId, RequestId},
-    route::{Pattern, Word},
+    route::{Pattern, Priority, Word},
     token::Token,
 };
 
-/// The number of parts that ordering keys are distributed over.
-const PARTS: u32 = 64;
+/// What is asked of NATS services: every one, or one of a name, says what it is (ADR-32).
+pub const SERVICES: &str = "$SRV.>";
 
 /// The subjects of one deployment.
 #[derive(Debug, Clone)]
@@ -21,45 +30,9 @@ pub struct Subjects {
     prefix: Arc<str>,
 }
 
-/// The kind of a request, as part of its subject.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind<'a> {
-    /// An rpc with this method.
-    Rpc(&'a str),
-    /// A message without a reply.
-    Send,
-    /// A publication in this channel that a worker decides about.
-    Publish(&'a Channel),
-}
-
-/// The address of a request in the stages `in` and `due`: the words after `tide.in` or `tide.due`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Address(String);
-
-impl Address {
-    /// Returns the address of a request: kind, part of the ordering key, and id.
-    pub fn new(kind: Kind<'_>, key: &str, id: &RequestId) -> Self {
-        let address = match kind {
-            Kind::Rpc(method) => {
-                let mut address = "rpc".to_owned();
-                for word in method.split('.') {
-                    address.push('.');
-                    address.push_str(Token::encode(word).as_str());
-                }
-                address
-            }
-            Kind::Send => "send".to_owned(),
-            Kind::Publish(channel) => format!("pub.{}.{}", channel.namespace(), channel.token()),
-        };
-        Self(format!("{address}.{}.{id}", part(key)))
-    }
-}
-
-/// Returns the part that an ordering key belongs to, 0 to 63.
-pub fn part(key: &str) -> u32 {
-    // FNV-1a is stable across versions and languages. A worker's strict order will depend on that.
-    key.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)) % PARTS
-}
+/// The stages of a request that no worker has parked yet: `in` is the normal lane of its route, `first` that of requests with
+/// priority. Behind the stage comes the address.
+const LANES: [&str; 2] = ["in", "first"];
 
 impl Subjects {
     /// Creates the subjects under `prefix`. The configuration has checked that it is one token.
@@ -72,9 +45,11 @@ impl Subjects {
         format!("{}.{pattern}", self.prefix)
     }
 
-    /// A request on its way to a worker.
+    /// A request on its way to a worker, in the lane of its priority.
     pub fn request(&self, address: &Address) -> String {
-        format!("{}.in.{}", self.prefix, address.0)
+        let [normal, first] = LANES;
+        let stage = if address.priority == Priority::High { first } else { normal };
+        format!("{}.{stage}.{}", self.prefix, address.words)
     }
 
     /// All requests, of every route.
@@ -82,7 +57,7 @@ impl Subjects {
         format!("{}.in.>", self.prefix)
     }
 
-    /// The requests of a route whose rpc methods match `pattern`; `stage` is `in` or `due`.
+    /// The requests of a route whose rpc methods match `pattern`; `stage` is `in`, `first` or `due`.
     pub fn rpc_filter(&self, stage: &str, pattern: &Pattern) -> String {
         let mut filter = format!("{}.{stage}.rpc", self.prefix);
         for word in pattern.words() {
@@ -107,6 +82,11 @@ impl Subjects {
         format!("{}.{stage}.pub.{namespace}.*.*.*.*", self.prefix)
     }
 
+    /// The requests of one part alone, of a filter that does not end in `>`. Part and id are the last three words.
+    pub fn of_part(filter: &str, part: u32) -> Option<String> {
+        filter.strip_suffix(".*.*.*").map(|head| format!("{head}.{part}.*.*"))
+    }
+
     /// A request that waits for its next attempt.
     pub fn park(&self, id: &RequestId) -> String {
         format!("{}.park.{id}", self.prefix)
@@ -126,7 +106,40 @@ impl Subjects {
     pub fn due(&self, delivered: &str) -> Option<String> {
         let rest = delivered.strip_prefix(&*self.prefix)?.strip_prefix('.')?;
         let (stage, address) = rest.split_once('.')?;
-        matches!(stage, "in" | "due").then(|| format!("{}.due.{address}", self.prefix))
+        let known = stage == "due" || LANES.contains(&stage);
+        known.then(|| format!("{}.due.{address}", self.prefix))
+    }
+
+    /// Where a request that was due goes to take its place among the waiting ones again, given the subject it was delivered on.
+    pub fn again(&self, due: &str) -> Option<String> {
+        let address = due.strip_prefix(&*self.prefix)?.strip_prefix(".due.")?;
+        Some(format!("{}.in.{address}", self.prefix))
+    }
+
+    /// What is remembered of a request that keeps its place in a strict order while it waits.
+    pub fn attempt(&self, id: &RequestId) -> String {
+        format!("{}.attempt.{id}", self.prefix)
+    }
+
+    /// The subjects of the stream `TIDE_ATTEMPT`.
+    pub fn all_attempts(&self) -> String {
+        format!("{}.attempt.*.*", self.prefix)
+    }
+
+    /// The count of a route's attempts that begin in one window of time.
+    pub fn start(&self, route: &str, window: u64) -> String {
+        format!("{}.start.{}.{window}", self.prefix, Token::encode(route))
+    }
+
+    /// The count of the calls that a `[[rate_limit]]` lets begin in one window of time.
+    pub fn limited(&self, limit: &str, window: u64) -> String {
+        // No route has a name with a dot.
+        self.start(&format!("limit.{limit}"), window)
+    }
+
+    /// The subjects of the stream `TIDE_START`.
+    pub fn all_starts(&self) -> String {
+        format!("{}.start.*.*", self.prefix)
     }
 
     /// The answer to a request.
@@ -150,6 +163,31 @@ impl Subjects {
         format!("{}.answer.{}.*", self.prefix, gateway.as_str())
     }
 
+    /// The live copies of the answers to all requests with a key.
+    pub fn answers_of_keys(&self) -> String {
+        format!("{}.answer.k.*", self.prefix)
+    }
+
+    /// Where the message is stored that removes a request from the parked ones. No route has this subject.
+    pub fn unpark(&self, id: &RequestId) -> String {
+        format!("{}.due.removed.{id}", self.prefix)
+    }
+
+    /// Where a request with this id may be, among the requests of a route's methods, in the stage `in` or `due`. A pattern that is
+    /// open has a subject for each number of further words, up to eight.
+    pub fn rpc_places(&self, stage: &str, pattern: &Pattern, id: &RequestId) -> Vec<String> {
+        let filter = self.rpc_filter(stage, pattern);
+        let head = filter.strip_suffix(".>").unwrap_or(&filter);
+        let head = head.strip_suffix(".*.*.*").unwrap_or(head);
+        let further = if pattern.is_open() { 1..=8 } else { 0..=0 };
+        further.map(|words| format!("{head}{}.*.{id}", ".*".repeat(words))).collect()
+    }
+
+    /// Where a `send` with this id may be, in the stage `in` or `due`.
+    pub fn send_place(&self, stage: &str, id: &RequestId) -> String {
+        format!("{}.{stage}.send.*.{id}", self.prefix)
+    }
+
     /// A publication in a channel.
     pub fn channel(&self, channel: &Channel) -> String {
         format!("{}.ch.{}.{}", self.prefix, channel.namespace(), channel.token())
@@ -171,6 +209,11 @@ impl Subjects {
     /// The republished publications of one channel.
     pub fn live(&self, channel: &Channel) -> String {
         format!("{}.live.{}.{}", self.prefix, channel.namespace(), channel.token())
+    }
+
+    /// The same, from the two words that name a channel in subjects.
+    pub fn live_of(&self, namespace: &str, channel: &str) -> String {
+        format!("{}.live.{namespace}.{channel}", self.prefix)
     }
 
     /// The republished publications of all channels of a namespace.
@@ -238,6 +281,16 @@ impl Subjects {
         format!("{}.push.client.{}.*", self.prefix, gateway.as_str())
     }
 
+    /// A message for the connections of one user.
+    pub fn push_user(&self, user: &str) -> String {
+        format!("{}.push.user.{}", self.prefix, Token::encode(user))
+    }
+
+    /// The messages for the connections of all users.
+    pub fn pushes_to_users(&self) -> String {
+        format!("{}.push.user.*", self.prefix)
+    }
+
     /// A message for all connections.
     pub fn push_all(&self) -> String {
         format!("{}.push.all", self.prefix)
@@ -246,6 +299,11 @@ impl Subjects {
     /// The dead letters of one route.
     pub fn dead(&self, service: &str, route: &str) -> String {
         format!("{}.dead.{}.{}", self.prefix, Token::encode(service), Token::encode(route))
+    }
+
+    /// The dead letters of one route, of every service.
+    pub fn dead_of(&self, route: &str) -> String {
+        format!("{}.dead.*.{}", self.prefix, Token::encode(route))
     }
 
     /// All dead letters: the subjects of TIDE_DEAD.
@@ -354,6 +412,15 @@ mod tests {
     }
 
     #[test]
+    fn a_push_to_a_user_names_its_personal_channel() {
+        for user in ["42", "jörg.7", ""] {
+            let (push, channel) = (subjects().push_user(user), subjects().live(&Channel::personal(user)));
+            assert_eq!(Subjects::id_in(&push), subjects().live_key(&channel));
+            assert!(takes(&subjects().pushes_to_users(), &push) && !takes(&subjects().push_all(), &push));
+        }
+    }
+
+    #[test]
     fn a_milestones_subject_is_in_the_namespaces_stream_and_belongs_to_no_channel() {
         let milestone = subjects().milestone("chat", 7);
         assert!(takes(&subjects().all_channels("chat").0, &milestone));
@@ -387,6 +454,26 @@ mod tests {
     }
 
     #[test]
+    fn a_request_is_in_one_of_the_places_of_its_id() {
+        let id = RequestId::parse("gw.1").unwrap();
+        for (pattern, method) in [
+            ("echo", "echo"),
+            ("{a}.{b}.{c}", "x.y.z"),
+            ("orders.{order}.place", "orders.7.place"),
+            ("open.>", "open.a"),
+            ("open.>", "open.a.b.c"),
+        ] {
+            let places = subjects().rpc_places("in", &pattern.parse().unwrap(), &id);
+            let subject = |id| subjects().request(&Address::new(Kind::Rpc(method), "42", id));
+            assert_eq!(places.iter().filter(|place| takes(place, &subject(&id))).count(), 1, "{pattern}");
+            let other = subject(&RequestId::parse("gw.2").unwrap());
+            assert!(!places.iter().any(|place| takes(place, &other)), "{pattern}");
+        }
+        let sent = subjects().request(&Address::new(Kind::Send, "42", &id));
+        assert!(takes(&subjects().send_place("in", &id), &sent));
+    }
+
+    #[test]
     fn a_requests_subject_carries_method_part_and_id() {
         let id = RequestId::parse("gw.1").unwrap();
         let subject = subjects().request(&Address::new(Kind::Rpc("orders.place"), "42", &id));
@@ -394,6 +481,16 @@ mod tests {
         assert_eq!(Subjects::id_in(&subject), Some("gw.1"));
         assert_eq!(subjects().due(&subject), Some(subject.replace(".in.", ".due.")));
         assert_eq!(subjects().due("tide.ch.a.b"), None);
+        assert_eq!(subjects().again(&subject.replace(".in.", ".due.")), Some(subject));
+    }
+
+    #[test]
+    fn a_request_with_priority_has_a_lane_of_its_own_and_returns_like_any_other() {
+        let id = RequestId::parse("gw.1").unwrap();
+        let address = Address::new(Kind::Rpc("orders.place"), "42", &id);
+        let first = subjects().request(&address.clone().with(Priority::High));
+        assert_eq!(first, format!("tide.first.rpc.orders.place.{}.gw.1", part("42")));
+        assert_eq!(subjects().due(&first), subjects().due(&subjects().request(&address)));
     }
 
     proptest! {
@@ -407,7 +504,11 @@ mod tests {
             prop_assume!(crate::route::Method::parse(&method).is_ok());
             let id = RequestId::parse("gw.1").unwrap();
             let subject = subjects().request(&Address::new(Kind::Rpc(&method), "", &id));
-            prop_assert_eq!(takes(&subjects().rpc_filter("in", &pattern), &subject), pattern.matches(&method));
+            let filter = subjects().rpc_filter("in", &pattern);
+            prop_assert_eq!(takes(&filter, &subject), pattern.matches(&method));
+            let parts = (0..PARTS).filter_map(|part| Subjects::of_part(&filter, part));
+            let taking = parts.filter(|filter| takes(filter, &subject)).count();
+            prop_assert_eq!(taking, usize::from(pattern.matches(&method) && !open));
         }
 
         #[test]

@@ -1,7 +1,8 @@
 //! The streams and consumers that a configuration needs, and the plan that creates or updates them.
 //!
 //! There are a few wide streams and one for each route and namespace, never one for each channel or client. Messages are never
-//! moved. The streams of requests and answers are never deleted; a namespace's stream is deleted only to recreate it. The stream
+//! moved. The streams of requests and answers are never deleted; a namespace's stream is deleted to recreate it, or when the
+//! namespace gives up its history. The stream
 //! of its last messages is made of copies, so it is deleted and made anew whenever that is simpler.
 
 use std::collections::HashMap;
@@ -16,11 +17,15 @@ use serde_json::Value;
 
 use self::{
     apply::failed,
+    consumers::{consumers, firings, sweeper},
     migration::Way,
-    streams::{answers, consumers, dead_letters, last_messages, parked, presence, publications, requests},
+    streams::{
+        advisories, answers, attempts, dead_letters, last_messages, parked, presence, publications, requests,
+        starts,
+    },
 };
 use crate::{
-    config::{Config, Namespace, Route},
+    config::{Config, Namespace},
     subject::Subjects,
 };
 
@@ -31,13 +36,20 @@ pub const REPLY: &str = "TIDE_REPLY";
 /// The stream of dead letters.
 pub const DEAD: &str = "TIDE_DEAD";
 
+/// The stream of what the broker says about requests that were terminated, or delivered as often as allowed.
+pub const ADVISORIES: &str = "TIDE_ADV";
 /// The stream of presence: channel members and the leases of gateways.
 pub const PRESENCE: &str = "TIDE_PRESENCE";
+/// The stream of what is remembered of requests that wait in a strict order.
+pub const ATTEMPT: &str = "TIDE_ATTEMPT";
+/// The stream that counts the attempts of routes with a limit of starts.
+pub const START: &str = "TIDE_START";
 
 /// The metadata key that counts how often the stream's epoch was changed by `new_epoch`.
 const EPOCH: &str = "tidegate-epoch";
 
 mod apply;
+mod consumers;
 mod last;
 mod leftover;
 mod migration;
@@ -45,6 +57,7 @@ mod raised;
 mod streams;
 
 pub use self::{
+    consumers::{FIRINGS, RouteConsumer, SWEEPER, Takes, route_consumers},
     last::{last_stream, origin_epoch},
     leftover::Leftover,
     raised::KeptMessages,
@@ -57,7 +70,7 @@ pub struct Topology {
     consumers: Vec<(String, pull::Config)>,
     /// The streams that may be recreated although their messages are lost.
     expendable: Vec<String>,
-    /// The streams of last messages that no namespace needs.
+    /// The streams of namespaces that need none: those without history, and the last messages of those that prove nothing.
     unneeded: Vec<String>,
 }
 
@@ -78,6 +91,7 @@ enum Step {
     /// A change that no update can make, with the reason and the way out.
     Refuse(String),
     Consumer(String, String),
+    RemoveConsumer(String, String),
 }
 
 impl Change {
@@ -86,9 +100,11 @@ impl Change {
         match &self.step {
             Step::CreateStream(_) => true,
             Step::Consumer(..) => self.what.starts_with("create"),
-            Step::UpdateStream(..) | Step::RecreateStream(_) | Step::RemoveStream(_) | Step::Refuse(_) => {
-                false
-            }
+            Step::UpdateStream(..)
+            | Step::RecreateStream(_)
+            | Step::RemoveStream(_)
+            | Step::RemoveConsumer(..)
+            | Step::Refuse(_) => false,
         }
     }
 }
@@ -116,7 +132,9 @@ pub fn channel_stream(namespace: &str) -> String {
 pub fn stream_of(subjects: &Subjects, subject: &str, route: Option<&str>) -> Option<String> {
     let mut words = subjects.words(subject)?;
     Some(match words.next()? {
-        "in" => request_stream(route?),
+        "in" | "first" => request_stream(route?),
+        "attempt" => ATTEMPT.to_owned(),
+        "start" => START.to_owned(),
         "park" | "due" => PARK.to_owned(),
         "reply" => REPLY.to_owned(),
         "dead" => DEAD.to_owned(),
@@ -131,11 +149,6 @@ pub fn request_stream(route: &str) -> String {
     format!("{REQUESTS}{route}")
 }
 
-/// Returns the name of the consumer that a route has on each of its two streams.
-pub fn consumer_name(route: &Route) -> &str {
-    &route.name
-}
-
 impl Topology {
     /// Derives streams and consumers from the configuration.
     pub fn of(config: &Config) -> Self {
@@ -145,14 +158,20 @@ impl Topology {
             answers(config, &subjects),
             dead_letters(config, &subjects),
             presence(config, &subjects),
+            attempts(config, &subjects),
+            starts(config, &subjects),
+            advisories(config),
         ];
         let namespaces = config.all_namespaces();
-        streams.extend(namespaces.iter().map(|n| publications(config, &subjects, n)));
+        let (kept, live): (Vec<_>, Vec<_>) = namespaces.iter().partition(|n| n.has_history());
+        streams.extend(kept.into_iter().map(|n| publications(config, &subjects, n)));
         let (proving, others): (Vec<_>, Vec<_>) = namespaces.iter().partition(|n| n.proves_quiet());
         streams.extend(proving.iter().map(|n| last_messages(config, n)));
-        let unneeded = others.iter().map(|n: &&Namespace| last_stream(&n.name)).collect();
+        let unneeded = live.iter().map(|n: &&Namespace| channel_stream(&n.name));
+        let unneeded = unneeded.chain(others.iter().map(|n: &&Namespace| last_stream(&n.name))).collect();
         streams.extend(config.routes.iter().filter_map(|route| requests(config, &subjects, route)));
         let consumers = config.routes.iter().flat_map(|route| consumers(config, &subjects, route));
+        let consumers = [firings(config, &subjects), sweeper(config)].into_iter().chain(consumers);
         Self { streams, consumers: consumers.collect(), expendable: Vec::new(), unneeded }
     }
 
@@ -182,10 +201,16 @@ impl Topology {
                 leftover.refuse(self, change);
             }
         }
-        changes.extend(self.plan_consumers(jetstream).await);
+        changes.extend(self.plan_consumers(jetstream).await?);
         for name in &self.unneeded {
-            if read(jetstream, name).await?.is_some() {
-                let what = format!("remove stream {name}: its namespace does not need it");
+            if let Some(found) = read(jetstream, name).await? {
+                let what = match (name.starts_with(CHANNELS), found.state.messages) {
+                    (false, _) => format!("remove stream {name}: its namespace does not need it"),
+                    (true, kept) => format!(
+                        "remove stream {name}: its namespace has no history, and the {kept} publications it keeps are lost; \
+                         publishers need the accounts in nats.conf that `tidegate nats-config` prints"
+                    ),
+                };
                 changes.push(Change { what, step: Step::RemoveStream(name.clone()) });
             }
         }
@@ -263,24 +288,6 @@ impl Topology {
             }
         };
         Some(Change { what, step })
-    }
-
-    async fn plan_consumers(&self, jetstream: &jetstream::Context) -> Vec<Change> {
-        let mut changes = Vec::new();
-        for (stream, wanted) in &self.consumers {
-            let name = wanted.durable_name.clone().unwrap_or_default();
-            let found =
-                jetstream.get_consumer_from_stream::<pull::Config, _, _>(&name, stream.as_str()).await;
-            let what = match found {
-                Ok(consumer) => match differences(wanted, &consumer.cached_info().config) {
-                    differences if differences.is_empty() => continue,
-                    differences => format!("update consumer {name} on {stream}: {}", differences.join(", ")),
-                },
-                Err(_) => format!("create consumer {name} on {stream}"),
-            };
-            changes.push(Change { what, step: Step::Consumer(stream.clone(), name) });
-        }
-        changes
     }
 
     fn stream(&self, name: &str) -> Stream {
@@ -367,7 +374,8 @@ mod tests {
     fn the_stream_of_a_subject_is_the_one_that_takes_it() {
         let subjects = Subjects::new("tide");
         let streams = Topology::of(&Config::load(None, &[]).unwrap()).streams;
-        for stream in streams {
+        // The broker alone publishes advisories.
+        for stream in streams.iter().filter(|stream| stream.name != ADVISORIES) {
             for filter in &stream.subjects {
                 let subject = filter.replace('*', "a").replace('>', "a.b");
                 assert_eq!(

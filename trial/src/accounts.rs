@@ -1,12 +1,21 @@
 //! What the broker's accounts cost: round trips and throughput with an account for each kind of program, and with permissions in
 //! one account alone. Both take turns, each time with a new stack, so that a machine that becomes slower affects both.
 
+use std::{sync::Arc, time::Duration};
+
 use anyhow::{Context, ensure};
 use serde::Serialize;
 use tidegate_cli::{output, stack::Separation};
 
-use crate::{defaults, roundtrip, stats::median, target::Target, throughput};
+use crate::{
+    open_loop, report::Verdict, request_path::RequestPath, stats::median, target::Target, throughput,
+};
 
+/// The load of the round trips.
+const CLIENTS: usize = 10;
+const RATE: u32 = 100;
+const WARM_UP: Duration = Duration::from_secs(2);
+const SLICE: Duration = Duration::from_secs(5);
 /// How much slower the accounts may make either figure.
 const TARGET: f64 = 1.1;
 
@@ -58,26 +67,31 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<AccountsCost> {
 impl Side {
     async fn measure(&mut self, separation: Separation, args: &Args) -> anyhow::Result<()> {
         let target = Target::separated(separation).await?;
-        let mut load: roundtrip::Args = defaults()?;
-        load.repetitions = 1;
-        self.round_trip_p50.push(roundtrip::run(&target, &load).await?.p50());
-        let mut load: throughput::Args = defaults()?;
-        load.requests = args.requests;
-        self.requests_per_second.push(throughput::run(&target, &load).await?.rate());
+        let mut clients = Vec::new();
+        for number in 0..CLIENTS {
+            clients.push(target.connect(number).await?);
+        }
+        let path = Arc::new(RequestPath::Server { clients, method: "echo".to_owned() });
+        open_loop::slice(&path, RATE, WARM_UP).await?;
+        self.round_trip_p50.push(open_loop::slice(&path, RATE, SLICE).await?.series.times().p50);
+        let load = throughput::Args::of(args.requests);
+        self.requests_per_second.push(throughput::measure(&target, &load).await?.rate());
         target.end().await;
         Ok(())
     }
 }
 
-impl AccountsCost {
+impl Verdict for AccountsCost {
     /// Prints the table.
-    pub(crate) fn print(&self) {
+    fn print(&self) {
         match self.table() {
             Ok(table) => output::line(table),
             Err(error) => output::note(format!("error: {error:#}")),
         }
     }
+}
 
+impl AccountsCost {
     fn table(&self) -> anyhow::Result<String> {
         let middle = |values: &[f64]| median(values.iter().copied()).context("nothing was measured");
         let (with, without) = (middle(&self.with.round_trip_p50)?, middle(&self.without.round_trip_p50)?);

@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     process::{self, ForeignCpu, Memory},
     publisher::Publisher,
+    report::Verdict,
     subscriber::{ReconnectBackoff, Segment, SubscriberStats},
 };
 
@@ -107,10 +108,10 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<BrokerCostResult> {
     ensure!(args.connections > 0 && args.channels > 0, "--connections and --channels must be positive");
     ensure!(args.users <= args.subjects, "--subjects must be at least --users");
     process::raise_descriptors()?;
+    let connections = args.users.max(args.connections) + 100;
     let config = format!(
-        "[gateway.limits]\nconnections = {}\nchannels = {}\n\
+        "[gateway.limits]\nconnections = {connections}\nconnections_per_address = {connections}\nchannels = {}\n\
          [[namespace]]\nname = 'cost'\nallow_subscribe = 'authenticated'\nhistory_size = 10\n",
-        args.users.max(args.connections) + 100,
         args.channels,
     );
     let stack = start(&config).await?;
@@ -291,13 +292,13 @@ impl ProcessCost {
     }
 }
 
-impl BrokerCostResult {
+impl Verdict for BrokerCostResult {
     /// Whether no publication was lost.
-    pub(crate) fn adds_up(&self) -> bool {
+    fn adds_up(&self) -> bool {
         self.channels.publications > 0 && self.channels.lost + self.users.lost == 0
     }
 
-    pub(crate) fn print(&self) {
+    fn print(&self) {
         let part = |part: &SubscriptionCost| {
             [
                 format!("    publications   {}, lost {}", part.publications, part.lost),

@@ -30,7 +30,7 @@ use self::{
     user::User,
     verdict::FaultsResult,
 };
-use crate::{job::RUNS_FILE, proxy::Proxy};
+use crate::{job::RUNS_FILE, proxy::Proxy, report::Verdict};
 
 mod answers;
 mod check;

@@ -1,18 +1,26 @@
-//! `tidegate-trial`: a load generator for any server of the Centrifuge protocol, Tidegate or another.
+//! `tidegate-trial`: a load generator for servers of the Centrifuge protocol and some others, and long fault runs.
 //!
 //! It measures as a client, over loopback only; every run is bounded in count and in time. A missed target is
 //! printed; only losses, duplicates and disorder fail a run.
 
 mod accounts;
+mod bare_nats;
+mod bench;
 mod broker_cost;
+mod deploys;
+mod effects;
+mod failing;
 mod faults;
-mod idle;
+mod generator;
 mod job;
+mod open_loop;
+mod order;
 mod process;
 mod proxy;
 mod publisher;
 mod report;
-mod roundtrip;
+mod request_path;
+mod requests;
 mod scrape;
 mod stats;
 mod storm;
@@ -20,33 +28,28 @@ mod subscriber;
 mod target;
 mod throughput;
 mod torn;
+mod worker_cost;
 
-use std::{
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::bail;
-use clap::{Args, FromArgMatches, Parser, Subcommand};
-use serde::Serialize;
+use anyhow::{Context, bail};
+use clap::{Parser, Subcommand};
 use tidegate_cli::output;
 
 use crate::{
-    report::{BenchReport, Conditions},
-    target::{ExternalServer, Target},
+    bench::{results::Results, runner},
+    report::{Verdict, markdown},
 };
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Measures a server of the Centrifuge protocol.
+/// Measures servers, and checks Tidegate under faults.
 #[derive(Debug, Parser)]
 #[command(name = "tidegate-trial", version)]
 struct Cli {
     #[command(subcommand)]
     scenario: Scenario,
-    #[command(flatten)]
-    outside: ExternalServer,
     /// Write the figures to this file too
     #[arg(long, global = true, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -57,29 +60,65 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Scenario {
-    /// Run roundtrip, throughput and idle with their defaults: two to three minutes
-    Bench,
-    /// Measure round trips at a fixed rate, compared with bare NATS
-    Roundtrip(roundtrip::Args),
-    /// Measure many concurrent callers; check that each request is answered and stored once, in order
+    /// Measure memory, connects, fan-out, requests, recovery and faults, beside other servers
+    Bench(runner::Args),
+    /// Write the tables of results that were measured before
+    Report(ReportArgs),
+    /// Play clients, as told on the standard input
+    #[command(hide = true)]
+    Generate,
+    /// Be the floor that servers are compared with
+    #[command(hide = true)]
+    Raw,
+    /// Check with many callers that each request is answered and stored once, in order
     Throughput(throughput::Args),
-    /// Measure the cost of idle connections
-    Idle(idle::Args),
     /// Measure round trips and throughput with the broker's accounts and without
     Accounts(accounts::Args),
     /// Measure the broker's cost of 50,000 channels and 100,000 users; check for losses: half a minute
     BrokerCost(broker_cost::Args),
+    /// Measure a worker with an empty handler, compared with a bare loop of the NATS client
+    Worker(worker_cost::Args),
+    /// Measure healthy requests beside a thousand that fail for ever, and without them
+    Failing(failing::Args),
     /// Cut connections, kill gateways and the broker; check what recovered subscribers received
     Torn(torn::Args),
     /// Kill and stop every process, delete consumers, reset connections; check keyed requests and channels
     Faults(faults::Args),
+    /// Kill workers in the middle of statements in SQLite and PostgreSQL; check that each request takes effect once
+    Effects(effects::Args),
+    /// Kill workers of a strict order, and change their number; check the order of effects
+    Order(order::Args),
+    /// Replace all workers in the middle of long requests, again and again; check that none is lost
+    Deploys(deploys::Args),
     /// Kill a gateway with thousands of subscribers; check that all recover in time
     Storm(storm::Args),
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    match run(Cli::parse()).await {
+/// What to make of results.
+#[derive(Debug, clap::Args)]
+struct ReportArgs {
+    /// The file that `bench --json` has written
+    results: PathBuf,
+    /// Write the tables to this file, instead of printing them
+    #[arg(long, num_args = 0..=1, default_missing_value = "-", value_name = "FILE")]
+    markdown: Option<PathBuf>,
+    /// Replace the tables of this document, which stand between two comments
+    #[arg(long, value_name = "FILE")]
+    into: Option<PathBuf>,
+    /// Draw a chart into this file
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = match &cli.scenario {
+        // One thread over epoll: no runtime.
+        Scenario::Generate => generator::run().map(|()| true),
+        Scenario::Raw => generator::raw::run().map(|()| true),
+        _ => in_runtime(&cli),
+    };
+    match outcome {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -89,122 +128,61 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(cli: Cli) -> anyhow::Result<bool> {
+#[tokio::main]
+async fn in_runtime(cli: &Cli) -> anyhow::Result<bool> {
     if cfg!(debug_assertions) && !cli.debug_ok {
         bail!("this is a debug build: run `cargo build --release --workspace --bins`, or pass --debug-ok");
     }
-    match &cli.scenario {
-        Scenario::Torn(args) => {
-            let outcome = Box::pin(torn::run(args)).await?;
-            outcome.print();
-            write(cli.json.as_deref(), &outcome)?;
-            return Ok(outcome.adds_up());
+    Ok(match &cli.scenario {
+        Scenario::Bench(args) => {
+            Box::pin(runner::run(args, cli.json.as_deref())).await?;
+            true
         }
-        Scenario::Storm(args) => {
-            let outcome = Box::pin(storm::run(args)).await?;
-            outcome.print();
-            write(cli.json.as_deref(), &outcome)?;
-            return Ok(outcome.adds_up());
+        Scenario::Report(args) => args.run()?,
+        Scenario::Generate | Scenario::Raw => false,
+        Scenario::Throughput(args) => cli.tell(&throughput::run(args).await?)?,
+        Scenario::Torn(args) => cli.tell(&Box::pin(torn::run(args)).await?)?,
+        Scenario::Storm(args) => cli.tell(&Box::pin(storm::run(args)).await?)?,
+        Scenario::Faults(args) => cli.tell(&Box::pin(faults::run(args)).await?)?,
+        Scenario::Effects(args) => cli.tell(&Box::pin(effects::run(args)).await?)?,
+        Scenario::Order(args) => cli.tell(&Box::pin(order::run(args)).await?)?,
+        Scenario::Deploys(args) => cli.tell(&Box::pin(deploys::run(args)).await?)?,
+        Scenario::Failing(args) => cli.tell(&Box::pin(failing::run(args)).await?)?,
+        Scenario::Accounts(args) => cli.tell(&Box::pin(accounts::run(args)).await?)?,
+        Scenario::Worker(args) => cli.tell(&Box::pin(worker_cost::run(args)).await?)?,
+        Scenario::BrokerCost(args) => cli.tell(&Box::pin(broker_cost::run(args)).await?)?,
+    })
+}
+
+impl ReportArgs {
+    fn run(&self) -> anyhow::Result<bool> {
+        let text = std::fs::read_to_string(&self.results)
+            .with_context(|| format!("reading {}", self.results.display()))?;
+        let results: Results = serde_json::from_str(&text)
+            .with_context(|| format!("{} has no results of `bench --json`", self.results.display()))?;
+        let file = self.markdown.as_deref().filter(|file| file.as_os_str() != "-");
+        if let Some(into) = &self.into {
+            let document =
+                std::fs::read_to_string(into).with_context(|| format!("reading {}", into.display()))?;
+            let document = markdown::put_into(&document, &markdown::render(&results));
+            let document =
+                document.with_context(|| format!("{} has no comment <!-- tables -->", into.display()))?;
+            std::fs::write(into, document)?;
+        } else if file.is_none() {
+            output::line(markdown::render(&results));
         }
-        Scenario::Faults(args) => {
-            let outcome = Box::pin(faults::run(args)).await?;
-            outcome.print();
-            write(cli.json.as_deref(), &outcome)?;
-            return Ok(outcome.adds_up());
+        runner::show(&results, file, self.svg.as_deref())?;
+        Ok(true)
+    }
+}
+
+impl Cli {
+    /// Prints a result, and returns whether the run passed.
+    fn tell(&self, outcome: &impl Verdict) -> anyhow::Result<bool> {
+        outcome.print();
+        if let Some(file) = &self.json {
+            std::fs::write(file, serde_json::to_vec_pretty(outcome)?)?;
         }
-        Scenario::Accounts(args) => {
-            let outcome = Box::pin(accounts::run(args)).await?;
-            outcome.print();
-            write(cli.json.as_deref(), &outcome)?;
-            return Ok(true);
-        }
-        Scenario::BrokerCost(args) => {
-            let outcome = Box::pin(broker_cost::run(args)).await?;
-            outcome.print();
-            write(cli.json.as_deref(), &outcome)?;
-            return Ok(outcome.adds_up());
-        }
-        _ => {}
+        Ok(outcome.adds_up())
     }
-    let mut report = BenchReport::new(Conditions::here()?);
-    let outside = &cli.outside;
-    match &cli.scenario {
-        Scenario::Bench => bench(outside, &mut report).await?,
-        Scenario::Roundtrip(args) => roundtrip(outside, args, &mut report).await?,
-        Scenario::Throughput(args) => throughput(outside, args, &mut report).await?,
-        Scenario::Idle(args) => idle(outside, args, &mut report).await?,
-        Scenario::Torn(_)
-        | Scenario::Storm(_)
-        | Scenario::Faults(_)
-        | Scenario::BrokerCost(_)
-        | Scenario::Accounts(_) => {}
-    }
-    report.print();
-    if let Some(file) = &cli.json {
-        report.write(file)?;
-    }
-    Ok(report.passes())
-}
-
-fn write(file: Option<&Path>, outcome: &impl Serialize) -> anyhow::Result<()> {
-    if let Some(file) = file {
-        std::fs::write(file, serde_json::to_vec_pretty(outcome)?)?;
-    }
-    Ok(())
-}
-
-async fn bench(outside: &ExternalServer, report: &mut BenchReport) -> anyhow::Result<()> {
-    idle(outside, &defaults()?, report).await?;
-    roundtrip(outside, &defaults()?, report).await?;
-    throughput(outside, &defaults()?, report).await
-}
-
-async fn roundtrip(
-    outside: &ExternalServer,
-    args: &roundtrip::Args,
-    report: &mut BenchReport,
-) -> anyhow::Result<()> {
-    let target = begin("roundtrip", outside, (1, 1), report).await?;
-    report.roundtrip = Some(roundtrip::run(&target, args).await?);
-    target.end().await;
-    Ok(())
-}
-
-async fn throughput(
-    outside: &ExternalServer,
-    args: &throughput::Args,
-    report: &mut BenchReport,
-) -> anyhow::Result<()> {
-    let target = begin("throughput", outside, (2, 2), report).await?;
-    report.throughput = Some(throughput::run(&target, args).await?);
-    target.end().await;
-    Ok(())
-}
-
-async fn idle(outside: &ExternalServer, args: &idle::Args, report: &mut BenchReport) -> anyhow::Result<()> {
-    let target = begin("idle", outside, (1, 0), report).await?;
-    report.idle = Some(idle::run(&target, args).await?);
-    target.end().await;
-    Ok(())
-}
-
-/// Starts a new stack, so that scenarios do not affect each other.
-async fn begin(
-    name: &str,
-    outside: &ExternalServer,
-    (gateways, workers): (usize, usize),
-    report: &mut BenchReport,
-) -> anyhow::Result<Target> {
-    let target = Target::start(outside, gateways, workers).await?;
-    if let Some(stack) = target.stack() {
-        report.conditions.look_at(stack).await?;
-    }
-    output::note(format!("{name} ..."));
-    Ok(target)
-}
-
-/// Returns the default arguments of a scenario.
-fn defaults<A: Args + FromArgMatches>() -> anyhow::Result<A> {
-    let command = A::augment_args(clap::Command::new("bench"));
-    Ok(A::from_arg_matches(&command.try_get_matches_from(["bench"])?)?)
 }

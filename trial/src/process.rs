@@ -44,7 +44,7 @@ pub(crate) fn cpu(pid: u32) -> anyhow::Result<Duration> {
 }
 
 /// With this much foreign work, in percent of all processors, a run has to be repeated.
-const NOISY: f64 = 12.0;
+pub(crate) const NOISY: f64 = 12.0;
 
 /// Measures the processor time of other processes, which distorts the results.
 #[derive(Debug)]
@@ -66,8 +66,9 @@ impl ForeignCpu {
     pub(crate) fn percent(&self) -> anyhow::Result<f64> {
         let busy = machine()?.saturating_sub(self.machine);
         let foreign = busy.saturating_sub(total(&self.ours).saturating_sub(self.own));
-        let cores = std::thread::available_parallelism()?.get();
-        let capacity = self.started.elapsed() * u32::try_from(cores)?;
+        // Of the machine: this process may be bound to one of them.
+        let cores = u32::try_from(machine_cores(&read("/proc/stat")?))?;
+        let capacity = self.started.elapsed() * cores.max(1);
         Ok(100.0 * foreign.as_secs_f64() / capacity.as_secs_f64())
     }
 }
@@ -86,6 +87,40 @@ pub(crate) fn raise_descriptors() -> anyhow::Result<()> {
     setrlimit(Resource::Nofile, limit).context("raising the limit of open files")
 }
 
+/// The cores of the measurement: one for the server, another one for everything else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Cores {
+    pub(crate) server: usize,
+    pub(crate) others: usize,
+}
+
+impl Cores {
+    /// The first and the last core that this process may use. On a single core they are the same.
+    pub(crate) fn of_this_machine() -> anyhow::Result<Self> {
+        let allowed = rustix::thread::sched_getaffinity(None)?;
+        let mut all = (0..rustix::thread::CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core));
+        let server = all.next().context("no core")?;
+        Ok(Self { server, others: all.next_back().unwrap_or(server) })
+    }
+}
+
+/// Binds all threads of a process to a core. Threads that begin later inherit it.
+pub(crate) fn pin(pid: u32, core: usize) -> anyhow::Result<()> {
+    let mut set = rustix::thread::CpuSet::new();
+    set.set(core);
+    let tasks = format!("/proc/{pid}/task");
+    // Twice: a thread may begin another one between the list and its own turn.
+    for _ in 0..2 {
+        for task in fs::read_dir(&tasks).with_context(|| format!("reading {tasks}"))? {
+            let id = task?.file_name().to_string_lossy().parse::<i32>()?;
+            let id = rustix::process::Pid::from_raw(id);
+            // It may have ended.
+            let _ = rustix::thread::sched_setaffinity(id, &set);
+        }
+    }
+    Ok(())
+}
+
 fn total(pids: &[u32]) -> Duration {
     // One that has ended has no time that could be asked for.
     pids.iter().filter_map(|pid| cpu(*pid).ok()).sum()
@@ -95,6 +130,11 @@ fn machine() -> anyhow::Result<Duration> {
     let stat = read("/proc/stat")?;
     let ticks = work(&stat).context("/proc/stat has no cpu line")?;
     Ok(TICK * u32::try_from(ticks)?)
+}
+
+fn machine_cores(stat: &str) -> usize {
+    let words = stat.lines().filter_map(|line| line.strip_prefix("cpu"));
+    words.filter(|rest| rest.starts_with(|digit: char| digit.is_ascii_digit())).count()
 }
 
 fn work(stat: &str) -> Option<u64> {
@@ -127,6 +167,11 @@ mod tests {
     #[test]
     fn idle_and_iowait_do_not_count_as_work() {
         assert_eq!(work("cpu  1 2 4 8000 9000 16 32 64 0 0\ncpu0 1 1 1"), Some(1 + 2 + 4 + 16 + 32));
+    }
+
+    #[test]
+    fn the_cores_of_the_machine_are_counted_without_their_sum() {
+        assert_eq!(machine_cores("cpu  1 2\ncpu0 1 1\ncpu1 1 1\nintr 5\n"), 2);
     }
 
     #[test]

@@ -1,128 +1,80 @@
-//! The report: results, and the conditions of the measurement.
+//! What the results look like: Markdown and a chart, and the conditions of the measurement.
 
-use std::{fs, path::Path};
+use std::{fs, time::SystemTime};
 
-use anyhow::Context;
-use serde::Serialize;
-use tidegate_cli::{
-    output,
-    stack::{Stack, setup},
-};
+use serde::{Deserialize, Serialize};
 
-use crate::{idle::Idle, roundtrip::RoundTrip, throughput::Throughput};
+pub(crate) mod chart;
+pub(crate) mod markdown;
+
+/// The result of a scenario that prints it by itself.
+pub(crate) trait Verdict: Serialize {
+    /// Prints the result as a table.
+    fn print(&self);
+
+    /// Whether the run passed. A missed target fails no run: the machine may be busy.
+    fn adds_up(&self) -> bool {
+        true
+    }
+}
 
 /// The conditions of the measurement.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Conditions {
-    profile: &'static str,
-    version: &'static str,
+    /// The day, as 2026-11-27.
+    pub(crate) date: String,
+    profile: String,
+    version: String,
     cores: usize,
     processor: String,
     kernel: String,
-    network: &'static str,
-    broker: Option<BrokerInfo>,
-}
-
-#[derive(Debug, Serialize)]
-struct BrokerInfo {
-    version: String,
-    sync_interval: String,
-}
-
-/// The results of one invocation.
-#[derive(Debug, Serialize)]
-pub(crate) struct BenchReport {
-    pub(crate) conditions: Conditions,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) roundtrip: Option<RoundTrip>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) throughput: Option<Throughput>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) idle: Option<Idle>,
+    network: String,
+    pub(crate) turns: usize,
+    /// Small runs only show that everything works.
+    pub(crate) small: bool,
 }
 
 impl Conditions {
     /// Reads the conditions of this machine.
-    pub(crate) fn here() -> anyhow::Result<Self> {
+    pub(crate) fn here(turns: usize, small: bool) -> anyhow::Result<Self> {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo")?;
         let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+        let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
         Ok(Self {
-            profile: if cfg!(debug_assertions) { "debug" } else { "release" },
-            version: tidegate_shared::VERSION,
+            date: now.split('T').next().unwrap_or_default().to_owned(),
+            profile: if cfg!(debug_assertions) { "debug" } else { "release" }.to_owned(),
+            version: tidegate_shared::VERSION.to_owned(),
             cores: std::thread::available_parallelism()?.get(),
             processor: model.map_or("unknown", |(_, model)| model.trim()).to_owned(),
             kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
-            network: "loopback, no TLS",
-            broker: None,
+            network: "loopback, no TLS, no compression".to_owned(),
+            turns,
+            small,
         })
     }
 
-    /// Reads the broker's version and sync interval.
-    pub(crate) async fn look_at(&mut self, stack: &Stack) -> anyhow::Result<()> {
-        let file = stack.dir().join("nats.conf");
-        let text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
-        let version = setup::connect(stack.config()).await?.client().server_info().version;
-        let sync_interval = sync_interval(&text).unwrap_or("the server's default").to_owned();
-        self.broker = Some(BrokerInfo { version, sync_interval });
-        Ok(())
-    }
-
-    fn table(&self) -> String {
-        let Self { profile, version, cores, processor, kernel, network, broker } = self;
-        let broker = broker.as_ref().map_or_else(String::new, |broker| {
-            format!("; nats-server {}, sync_interval {}", broker.version, broker.sync_interval)
-        });
+    /// Says it in a sentence.
+    pub(crate) fn sentence(&self) -> String {
+        let Self { date, profile, version, cores, processor, kernel, network, turns, small } = self;
+        let small = if *small { " **These runs are too small for figures.**" } else { "" };
         format!(
-            "tidegate {version}, {profile} build; {cores} cores {processor}, Linux {kernel}; {network}{broker}"
+            "{date}: Tidegate {version}, {profile} build; {cores} cores of {processor}, Linux {kernel}; {network}; medians of \
+             {turns} turns, sides in alternation; the server pinned to one core, generators and broker to another.{small}"
         )
     }
-}
 
-fn sync_interval(conf: &str) -> Option<&str> {
-    conf.lines().find_map(|line| line.trim().strip_prefix("sync_interval:")).map(str::trim)
-}
-
-impl BenchReport {
-    pub(crate) fn new(conditions: Conditions) -> Self {
-        Self { conditions, roundtrip: None, throughput: None, idle: None }
-    }
-
-    /// Prints the tables.
-    pub(crate) fn print(&self) {
-        output::line(self.conditions.table());
-        let tables = [
-            self.roundtrip.as_ref().map(RoundTrip::table),
-            self.throughput.as_ref().map(Throughput::table),
-            self.idle.as_ref().map(Idle::table),
-        ];
-        for table in tables.into_iter().flatten() {
-            output::line(format!("\n{table}"));
+    #[cfg(test)]
+    pub(crate) fn of_tests() -> Self {
+        Self {
+            date: "2026-11-27".to_owned(),
+            profile: "release".to_owned(),
+            version: "0.1.0".to_owned(),
+            cores: 2,
+            processor: "a processor".to_owned(),
+            kernel: "6".to_owned(),
+            network: "loopback".to_owned(),
+            turns: 3,
+            small: false,
         }
-    }
-
-    /// Writes the results as JSON.
-    pub(crate) fn write(&self, file: &Path) -> anyhow::Result<()> {
-        let mut text = serde_json::to_string_pretty(self)?;
-        text.push('\n');
-        fs::write(file, text).with_context(|| format!("writing {}", file.display()))
-    }
-
-    /// Whether the throughput run has no problems. A missed target is not a failure.
-    pub(crate) fn passes(&self) -> bool {
-        self.throughput.as_ref().is_none_or(|throughput| throughput.problems().is_empty())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_sync_setting_is_the_one_the_broker_was_started_with() {
-        assert_eq!(
-            sync_interval("jetstream {\n  # sync_interval: 2m\n  sync_interval: always\n}"),
-            Some("always")
-        );
-        assert_eq!(sync_interval("jetstream { }"), None);
     }
 }

@@ -3,12 +3,12 @@
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Significant digits of a recorded time: an error of a thousandth.
 const DIGITS: u8 = 3;
 
-/// A series of times, in microseconds.
+/// A series of times, in microseconds. It travels between processes as its values with their counts.
 #[derive(Debug, Clone)]
 pub(crate) struct Series(Histogram<u64>);
 
@@ -22,7 +22,7 @@ pub(crate) struct Percentiles {
 }
 
 /// Failures with their counts.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(crate) struct Failures(BTreeMap<String, u64>);
 
@@ -33,6 +33,23 @@ impl Series {
 
     pub(crate) fn record(&mut self, time: Duration) -> anyhow::Result<()> {
         Ok(self.0.record(time.as_micros().try_into()?)?)
+    }
+
+    /// Records a time in nanoseconds.
+    pub(crate) fn record_nanos(&mut self, nanos: u64) {
+        // A histogram that grows by itself refuses no time of this machine.
+        let _ = self.0.record(nanos / 1000);
+    }
+
+    pub(crate) fn count(&self) -> u64 {
+        self.0.len()
+    }
+
+    /// How many are within so many milliseconds.
+    pub(crate) fn count_within(&self, milliseconds: f64) -> u64 {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "some seconds")]
+        let micros = (milliseconds * 1000.0) as u64;
+        self.0.count_between(0, micros)
     }
 
     pub(crate) fn add(&mut self, other: &Self) -> anyhow::Result<()> {
@@ -47,6 +64,32 @@ impl Series {
     }
 }
 
+impl Default for Series {
+    fn default() -> Self {
+        // Three digits are what every histogram can have; the coarsest one is there in any case.
+        let histogram = Histogram::new(DIGITS).or_else(|_| Histogram::new(1));
+        Self(histogram.unwrap_or_else(|_| unreachable!("a histogram of one digit")))
+    }
+}
+
+impl Serialize for Series {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let values = self.0.iter_recorded();
+        serializer.collect_seq(values.map(|value| (value.value_iterated_to(), value.count_at_value())))
+    }
+}
+
+impl<'de> Deserialize<'de> for Series {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let values = Vec::<(u64, u64)>::deserialize(deserializer)?;
+        let mut series = Self::default();
+        for (value, count) in values {
+            series.0.record_n(value, count).map_err(serde::de::Error::custom)?;
+        }
+        Ok(series)
+    }
+}
+
 impl fmt::Display for Percentiles {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "p50 {:7.2} ms   p99 {:7.2} ms   slowest {:7.2} ms", self.p50, self.p99, self.max)
@@ -56,6 +99,10 @@ impl fmt::Display for Percentiles {
 impl Failures {
     pub(crate) fn note(&mut self, what: impl fmt::Display) {
         *self.0.entry(what.to_string()).or_default() += 1;
+    }
+
+    pub(crate) fn note_many(&mut self, what: impl fmt::Display, count: u64) {
+        *self.0.entry(what.to_string()).or_default() += count;
     }
 
     pub(crate) fn add(&mut self, other: Self) {

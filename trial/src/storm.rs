@@ -15,12 +15,16 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     process,
     publisher::Publisher,
+    report::Verdict,
     scrape::{self, BrokerRequestCounts},
     stats::Percentiles,
     subscriber::{ReconnectBackoff, Segment, Subscriber, SubscriberStats},
 };
 
 const CONFIG: &str = r#"
+[gateway.limits]
+connections_per_address = 18000
+
 [[namespace]]
 name = "storm"
 allow_subscribe = "authenticated"
@@ -167,16 +171,16 @@ async fn strike(stack: &Stack, args: &Args, stats: &SubscriberStats) -> anyhow::
     Ok(StormMeasurement { last_resumed, recovery_reads, broker_requests })
 }
 
-impl StormResult {
+impl Verdict for StormResult {
     /// Whether all recovered in time without losses, duplicates or disorder.
-    pub(crate) fn adds_up(&self) -> bool {
+    fn adds_up(&self) -> bool {
         self.publications > 0
             && self.last_resumed_ms.is_some()
             && self.resumed == self.subscribers
             && self.not_recovered + self.missing + self.twice_or_out_of_order == 0
     }
 
-    pub(crate) fn print(&self) {
+    fn print(&self) {
         let each = |count: u64| {
             #[expect(clippy::cast_precision_loss, reason = "some thousands")]
             let times = count as f64 / self.channels as f64;

@@ -10,12 +10,13 @@ use anyhow::{Context, ensure};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use serde::Serialize;
-use tidegate_cli::client::Client;
+use tidegate_cli::{client::Client, output};
 use tokio::task::JoinSet;
 
 use self::stream_watch::{StoredRequests, StreamWatch};
 use crate::{
     process::{self, ForeignCpu},
+    report::Verdict,
     stats::{Failures, Percentiles, Series},
     target::Target,
 };
@@ -31,17 +32,30 @@ const DUPLICATE_WAIT: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
     /// Callers, each a user with a connection
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, default_value_t = Args::default().callers)]
     callers: usize,
     /// Requests of all callers together
-    #[arg(long, default_value_t = 20_000)]
-    pub(crate) requests: usize,
+    #[arg(long, default_value_t = Args::default().requests)]
+    requests: usize,
     /// Requests of one caller that may be unanswered
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = Args::default().window)]
     window: usize,
     /// The method, which has to answer with what it is asked
-    #[arg(long, default_value = "echo")]
+    #[arg(long, default_value_t = Args::default().method)]
     method: String,
+}
+
+impl Args {
+    /// So many requests.
+    pub(crate) fn of(requests: usize) -> Self {
+        Self { requests, ..Self::default() }
+    }
+}
+
+impl Default for Args {
+    fn default() -> Self {
+        Self { callers: 200, requests: 20_000, window: 4, method: "echo".to_owned() }
+    }
 }
 
 /// The results.
@@ -56,8 +70,8 @@ pub(crate) struct Throughput {
     stray_replies: u64,
     requests_per_second: f64,
     times: Percentiles,
-    /// What the request stream stored. `None` for an external server.
-    stored: Option<StoredRequests>,
+    /// What the request stream stored.
+    stored: StoredRequests,
     foreign_cpu_percent: f64,
 }
 
@@ -77,13 +91,18 @@ struct CallerTotals {
 }
 
 /// Runs the scenario.
-pub(crate) async fn run(target: &Target, args: &Args) -> anyhow::Result<Throughput> {
+pub(crate) async fn run(args: &Args) -> anyhow::Result<Throughput> {
+    let target = Target::start(2, 2).await?;
+    let measured = measure(&target, args).await?;
+    target.end().await;
+    Ok(measured)
+}
+
+/// Measures a running stack.
+pub(crate) async fn measure(target: &Target, args: &Args) -> anyhow::Result<Throughput> {
     ensure!(args.callers > 0 && args.window > 0 && args.requests >= args.callers, "nothing to measure");
     let each = args.requests / args.callers;
-    let watch = match target.stack() {
-        Some(stack) => Some(StreamWatch::start(stack.config()).await?),
-        None => None,
-    };
+    let watch = StreamWatch::start(target.stack().config()).await?;
     let mut callers = Vec::new();
     for number in 0..args.callers {
         callers.push(target.connect(number).await?);
@@ -93,10 +112,7 @@ pub(crate) async fn run(target: &Target, args: &Args) -> anyhow::Result<Throughp
     let asking = ask_all(callers, each, args.window, args.method.as_str().into());
     let tally = tokio::time::timeout(LIMIT, asking).await.context("not finished within the limit")??;
     let foreign_cpu_percent = neighbours.percent()?;
-    let stored = match watch {
-        Some(watch) => Some(watch.finish(args.callers, each).await?),
-        None => None,
-    };
+    let stored = watch.finish(args.callers, each).await?;
     let times = tally.series.times();
     #[expect(clippy::cast_precision_loss, reason = "some thousands of requests")]
     let requests_per_second = times.count as f64 / (tally.finished - started).as_secs_f64();
@@ -178,7 +194,7 @@ impl CallerTotals {
 
 impl Throughput {
     /// Returns the failed checks, one sentence each.
-    pub(crate) fn problems(&self) -> Vec<String> {
+    fn problems(&self) -> Vec<String> {
         let answered = usize::try_from(self.answered).unwrap_or(usize::MAX);
         let mut problems = Vec::new();
         if answered != self.requests {
@@ -187,12 +203,12 @@ impl Throughput {
         if self.stray_replies > 0 {
             problems.push(format!("{} requests were answered twice", self.stray_replies));
         }
-        problems.extend(self.stored.iter().flat_map(StoredRequests::problems));
+        problems.extend(self.stored.problems());
         problems
     }
 
     /// Returns the table for the terminal.
-    pub(crate) fn table(&self) -> String {
+    fn table(&self) -> String {
         let mut lines = vec![
             format!(
                 "throughput: {} callers, {} requests, closed loop, window {}",
@@ -205,17 +221,23 @@ impl Throughput {
         ];
         lines.extend(self.failures.lines().map(|line| format!("    {line}")));
         lines.push(format!("  second answers  {}", self.stray_replies));
-        match &self.stored {
-            Some(stored) => lines.extend(stored.lines()),
-            None => lines
-                .push("  order           not checked: the stream belongs to an external server".to_owned()),
-        }
+        lines.extend(self.stored.lines());
         lines.push(process::foreign_line(self.foreign_cpu_percent));
         let problems = self.problems();
         let verdict =
             if problems.is_empty() { "PASS".to_owned() } else { format!("FAIL: {}", problems.join("; ")) };
         lines.push(format!("  verdict         {verdict}"));
         lines.join("\n")
+    }
+}
+
+impl Verdict for Throughput {
+    fn print(&self) {
+        output::line(self.table());
+    }
+
+    fn adds_up(&self) -> bool {
+        self.problems().is_empty()
     }
 }
 
@@ -233,7 +255,7 @@ mod tests {
             stray_replies: 0,
             requests_per_second: 100.0,
             times: Percentiles::default(),
-            stored: None,
+            stored: StoredRequests::default(),
             foreign_cpu_percent: 0.0,
         }
     }

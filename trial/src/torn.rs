@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     proxy::Proxy,
     publisher::Publisher,
+    report::Verdict,
     stats::Percentiles,
     subscriber::{ReconnectBackoff, Subscriber, SubscriberStats},
 };
@@ -70,13 +71,13 @@ pub(crate) struct TornResult {
     back: Percentiles,
 }
 
-impl TornResult {
+impl Verdict for TornResult {
     /// Whether there are no losses, duplicates or disorder.
-    pub(crate) fn adds_up(&self) -> bool {
+    fn adds_up(&self) -> bool {
         self.publications > 0 && self.resumed > 0 && self.missing == 0 && self.twice_or_out_of_order == 0
     }
 
-    pub(crate) fn print(&self) {
+    fn print(&self) {
         let lines = [
             format!("torn: {} subscribers on {} channels", self.subscribers, self.channels),
             format!("  publications       {}", self.publications),

@@ -9,7 +9,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use serde::Deserialize;
 use tidegate_shared::broker::{Broker, Refusal};
 use tokio::time::Instant;
 
@@ -42,18 +41,13 @@ impl Reading {
     }
 }
 
-/// The part of the broker's answer about a consumer that is read here.
-#[derive(Deserialize)]
-struct Info {
-    ts: String,
-}
-
 impl Clock {
     pub(crate) fn new() -> Self {
         Self { reading: Mutex::new(None), local: Mutex::new(SystemTime::now) }
     }
 
     /// Sets what this machine's clock says.
+    #[cfg(feature = "testing")]
     pub(crate) fn set_local(&self, local: fn() -> SystemTime) {
         *self.local.lock().unwrap_or_else(PoisonError::into_inner) = local;
     }
@@ -101,12 +95,8 @@ impl fmt::Debug for Clock {
 
 /// Asks the broker about a consumer: the answer says when it was given.
 async fn read(broker: &Broker, stream: &str, consumer: &str) -> Result<Reading, Refusal> {
-    let away = |error: &dyn fmt::Display| Refusal::Unavailable(error.to_string());
     let asked = Instant::now();
-    let subject = format!("CONSUMER.INFO.{stream}.{consumer}");
-    let info: Info =
-        broker.jetstream().request(subject, &serde_json::json!({})).await.map_err(|error| away(&error))?;
-    let time = humantime::parse_rfc3339(&info.ts).map_err(|error| away(&error))?;
+    let time = broker.time(&format!("CONSUMER.INFO.{stream}.{consumer}")).await?;
     // The broker read its clock between question and answer.
     Ok(Reading { time, at: asked + asked.elapsed() / 2 })
 }

@@ -34,6 +34,9 @@ pub(crate) struct Delivery {
     place: String,
     parked: bool,
     counted: AtomicBool,
+    /// Whether it gives no more signs of life, as a planned fault wants it.
+    #[cfg(feature = "testing")]
+    silent: AtomicBool,
 }
 
 impl Delivery {
@@ -47,7 +50,15 @@ impl Delivery {
             }
             Err(_) => (1, "unknown".to_owned(), true),
         };
-        Self { message, delivered, place, parked, counted: AtomicBool::new(false) }
+        Self {
+            message,
+            delivered,
+            place,
+            parked,
+            counted: AtomicBool::new(false),
+            #[cfg(feature = "testing")]
+            silent: AtomicBool::new(false),
+        }
     }
 
     /// Reads the request in the message.
@@ -63,12 +74,27 @@ impl Delivery {
 
     /// Whether it was parked before.
     pub(crate) fn was_parked(&self) -> bool {
-        self.parked
+        self.parked || self.header(header::QUEUED_AGAIN).is_some()
     }
 
     /// A header of the message.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.message.headers.as_ref()?.get(name).map(async_nats::HeaderValue::as_str)
+    }
+
+    /// The dead letter that the request was redriven from.
+    pub(crate) fn redriven(&self) -> Option<u64> {
+        self.header(header::REDRIVEN)?.parse().ok()
+    }
+
+    /// The message's sequence in its stream.
+    pub(crate) fn stream_seq(&self) -> Option<u64> {
+        self.message.info().ok().map(|info| info.stream_sequence)
+    }
+
+    /// All headers of the message.
+    pub(crate) fn all_headers(&self) -> Option<&HeaderMap> {
+        self.message.headers.as_ref()
     }
 
     /// When the broker first stored the request, by its clock.
@@ -106,10 +132,20 @@ impl Delivery {
     pub(crate) async fn keep_alive(&self, interval: Duration) -> Infallible {
         loop {
             tokio::time::sleep(interval).await;
+            #[cfg(feature = "testing")]
+            if self.silent.load(Ordering::Relaxed) {
+                continue;
+            }
             if let Err(error) = self.message.ack_with(AckKind::Progress).await {
                 tracing::debug!(%error, "an in-progress acknowledgement could not be sent");
             }
         }
+    }
+
+    /// Gives no more signs of life.
+    #[cfg(feature = "testing")]
+    pub(crate) fn fall_silent(&self) {
+        self.silent.store(true, Ordering::Relaxed);
     }
 
     /// Counts how the delivery ended, once.
@@ -140,18 +176,9 @@ impl Delivery {
             tracing::debug!(%error, "a request could not be given back: it is delivered again after ack_wait");
         }
     }
-
-    /// Removes the message from its stream as failed, with the reason in the broker's advisory. Written by hand because
-    /// async-nats sends no reason.
-    pub(crate) async fn term(&self, reason: &str) {
-        let Some(reply) = self.message.reply.clone() else { return };
-        let term = format!("+TERM {}", header::text(reason));
-        if let Err(error) = self.message.context.client().request(reply, term.into()).await {
-            tracing::debug!(%error, "a termination is not confirmed: the message is delivered again after ack_wait");
-        }
-    }
 }
 
-fn is_for_broker(name: &str) -> bool {
+/// Whether the broker interprets a header of this name.
+pub(crate) fn is_for_broker(name: &str) -> bool {
     name.get(..5).is_some_and(|head| head.eq_ignore_ascii_case("nats-"))
 }

@@ -4,13 +4,17 @@ use std::sync::Arc;
 
 use tidegate_shared::{
     broker::Broker,
-    config::{Config, Match, Route},
+    config::{Config, Match, Order, Route},
     subject::Subjects,
 };
 use tokio::{runtime::Handle, sync::Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{clock::Clock, handler::BoxedHandler, metrics::Metrics, permit::Room, stall::Stall};
+use crate::{
+    attempt::Ends, clock::Clock, committer::Committers, fault::Faults, gate::Gate, lines::Lines,
+    look_up::LookUps, metrics::Metrics, permit::Room, running::Running, service::HandlerService,
+    stall::Stall, starts::Starts,
+};
 
 /// What all routes of a worker share.
 #[derive(Debug)]
@@ -18,6 +22,9 @@ pub(crate) struct Engine {
     pub(crate) broker: Broker,
     pub(crate) config: Config,
     pub(crate) subjects: Subjects,
+    pub(crate) look_ups: LookUps,
+    /// Stores answers.
+    pub(crate) committers: Committers,
     /// The names of all configured namespaces.
     pub(crate) namespaces: Vec<String>,
     /// The worker's name in its answers.
@@ -30,10 +37,16 @@ pub(crate) struct Engine {
     pub(crate) room: Room,
     /// The runtime that handlers run on. Everything else runs on the engine's own.
     pub(crate) handlers: Handle,
+    /// Brings ended attempts back from there.
+    pub(crate) ends: Ends,
     /// For the one suspect at a time that is tried alone.
     pub(crate) alone: Semaphore,
     /// One task per delivery that is not settled.
     pub(crate) deliveries: TaskTracker,
+    /// The requests that it runs now.
+    pub(crate) running: Arc<Running>,
+    /// What a test has planned.
+    pub(crate) faults: Faults,
     /// Cancelled when the drain limit is over: every unsettled delivery then goes back to the broker.
     pub(crate) cut_off: CancellationToken,
 }
@@ -44,13 +57,26 @@ pub(crate) struct BoundRoute {
     pub(crate) config: Route,
     /// The route's `match`, shared with the route's jobs.
     pub(crate) matches: Arc<Match>,
-    pub(crate) handler: BoxedHandler,
+    pub(crate) handler: HandlerService,
+    /// The lines of its ordering keys, with `order = "best"`.
+    pub(crate) lines: Option<Arc<Lines>>,
+    /// The limits of attempts begun in a second, if it has some: its own, and one that other routes may share.
+    pub(crate) starts: Vec<Arc<Starts>>,
+    /// Closed while none of its requests are pulled.
+    pub(crate) gate: Gate,
 }
 
 impl BoundRoute {
-    pub(crate) fn new(config: Route, handler: BoxedHandler) -> Self {
+    pub(crate) fn new(
+        config: Route,
+        handler: HandlerService,
+        gate: Gate,
+        shared: Option<Arc<Starts>>,
+    ) -> Self {
         let matches = Arc::new(config.matches.clone());
-        Self { config, matches, handler }
+        let lines = (config.order == Order::Best).then(Lines::new);
+        let starts = Starts::of_route(&config).map(Arc::new).into_iter().chain(shared).collect();
+        Self { config, matches, handler, lines, starts, gate }
     }
 
     pub(crate) fn name(&self) -> &str {

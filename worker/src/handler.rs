@@ -1,41 +1,46 @@
-//! Handlers: async functions of up to six extractors, and the tower layers around them.
+//! Handlers: async functions of up to twelve extractors, and the tower layers around them.
 //!
 //! Layers are for what an application adds. Acknowledgements, permits, timeouts, panics and deduplication belong to the engine
 //! and stay outside of the layers: a wrong order of these would lose requests.
 
 use std::fmt;
 
-use tower::{Layer, Service, ServiceExt, util::BoxCloneSyncService};
+use tower::{BoxError, Layer, Service, util::BoxCloneSyncService};
 
 use crate::{
     answer::{Answer, IntoAnswer},
     extract::{FromJob, FromJobParts},
     failure::Failure,
     job::Job,
+    service::{HandlerService, layered},
 };
 
-pub(crate) type BoxedHandler = BoxCloneSyncService<Job, Answer, Failure>;
-
-/// An async function that answers jobs. Implemented for functions of up to six extractors whose result is
-/// [`IntoAnswer`]; `M` is the list of their arguments.
+/// An async function of up to twelve extractors; `M` is the list of their types. Its result is [`IntoAnswer`] for a route, and
+/// [`IntoDecision`](crate::IntoDecision) for a question.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a handler",
-    note = "a handler is an async function of at most six extractors, the body last, that returns an answer"
+    label = "not a handler",
+    note = "a handler is an async function of at most twelve extractors, of which only the last may take the body",
+    note = "look whether it is `async`, whether each argument is an extractor such as `User`, `Params` or `State<T>`, and whether `Json<T>` or `Bytes` comes last"
 )]
 pub trait Handler<M, S>: Clone + Send + Sync + 'static {
-    /// Answers one job.
-    fn call(self, job: Job, state: S) -> impl Future<Output = Result<Answer, Failure>> + Send;
+    /// What the function returns.
+    type Output;
+
+    /// Runs the function for one job. Fails when an argument has no value.
+    fn call(self, job: Job, state: S) -> impl Future<Output = Result<Self::Output, Failure>> + Send;
 }
 
 impl<F, Fut, R, S> Handler<((),), S> for F
 where
     F: FnOnce() -> Fut + Clone + Send + Sync + 'static,
     Fut: Future<Output = R> + Send,
-    R: IntoAnswer,
     S: Send + Sync + 'static,
 {
-    async fn call(self, _: Job, _: S) -> Result<Answer, Failure> {
-        self().await.into_answer()
+    type Output = R;
+
+    async fn call(self, _: Job, _: S) -> Result<R, Failure> {
+        Ok(self().await)
     }
 }
 
@@ -46,15 +51,16 @@ macro_rules! handlers {
         where
             F: FnOnce($($part,)* $last) -> Fut + Clone + Send + Sync + 'static,
             Fut: Future<Output = R> + Send,
-            R: IntoAnswer,
             S: Send + Sync + 'static,
             $($part: FromJobParts<S> + Send,)*
             $last: FromJob<S, M> + Send,
         {
-            async fn call(self, job: Job, state: S) -> Result<Answer, Failure> {
-                $(let $part = $part::from_job_parts(&job, &state).await?;)*
-                let $last = $last::from_job(job, &state).await?;
-                self($($part,)* $last).await.into_answer()
+            type Output = R;
+
+            async fn call(self, job: Job, state: S) -> Result<R, Failure> {
+                $(let $part = $part::from_job_parts(&job, &state).await.map_err(Into::into)?;)*
+                let $last = $last::from_job(job, &state).await.map_err(Into::into)?;
+                Ok(self($($part,)* $last).await)
             }
         }
     )*};
@@ -67,10 +73,16 @@ handlers! {
     [A, B, C] D;
     [A, B, C, D] E;
     [A, B, C, D, E] G;
+    [A, B, C, D, E, G] H;
+    [A, B, C, D, E, G, H] I;
+    [A, B, C, D, E, G, H, I] J;
+    [A, B, C, D, E, G, H, I, J] K;
+    [A, B, C, D, E, G, H, I, J, K] L;
+    [A, B, C, D, E, G, H, I, J, K, L] N;
 }
 
 /// A handler with the layers around it, before the router gives it its state.
-pub struct RouteHandler<S>(Box<dyn FnOnce(S) -> BoxedHandler + Send>);
+pub struct RouteHandler<S>(Box<dyn FnOnce(S) -> HandlerService + Send>);
 
 /// Prepares a handler for [`Router::route`](crate::Router::route).
 ///
@@ -86,33 +98,60 @@ pub struct RouteHandler<S>(Box<dyn FnOnce(S) -> BoxedHandler + Send>);
 pub fn on<H, M, S>(handler: H) -> RouteHandler<S>
 where
     H: Handler<M, S>,
+    H::Output: IntoAnswer,
     M: 'static,
     S: Clone + Send + Sync + 'static,
 {
-    RouteHandler(Box::new(move |state| {
-        BoxCloneSyncService::new(tower::service_fn(move |job| {
-            let (handler, state) = (handler.clone(), state.clone());
-            async move { handler.call(job, state).await }
-        }))
-    }))
+    RouteHandler::answering(handler, IntoAnswer::into_answer)
 }
 
 impl<S: 'static> RouteHandler<S> {
-    /// Wraps the handler in a tower layer. The layer added last is the outermost.
-    #[must_use]
-    pub fn layer<L>(self, layer: L) -> Self
+    /// A handler whose result becomes an answer in this way.
+    pub(crate) fn answering<H, M>(handler: H, answer: fn(H::Output) -> Result<Answer, Failure>) -> Self
     where
-        L: Layer<BoxedHandler> + Send + 'static,
-        L::Service: Service<Job, Response = Answer> + Clone + Send + Sync + 'static,
-        <L::Service as Service<Job>>::Error: Into<Failure>,
-        <L::Service as Service<Job>>::Future: Send,
+        H: Handler<M, S>,
+        M: 'static,
+        S: Clone + Send + Sync,
     {
         Self(Box::new(move |state| {
-            BoxCloneSyncService::new(layer.layer((self.0)(state)).map_err(Into::into))
+            BoxCloneSyncService::new(tower::service_fn(move |job| {
+                let (handler, state) = (handler.clone(), state.clone());
+                async move {
+                    Job::begin(&job);
+                    Ok(handler.call(job, state).await.and_then(answer))
+                }
+            }))
         }))
     }
 
-    pub(crate) fn with_state(self, state: S) -> BoxedHandler {
+    /// Wraps the handler in a tower layer. The layer added last is the outermost.
+    ///
+    /// An error of a layer, such as the `Elapsed` of tower's `TimeoutLayer` or the `Overloaded` of its `LoadShedLayer`, makes a
+    /// [`Failure::retry`]. A handler's own failure is no error to a layer: it is the `Err` in the response. A request that a layer did not
+    /// let through to its handler has used no attempt: it is snoozed for as long as the route's `backoff` says, `max_snoozes`
+    /// times at most.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tidegate_worker::{Router, on, tower::limit::ConcurrencyLimitLayer, tower::timeout::TimeoutLayer};
+    ///
+    /// async fn ping() {}
+    ///
+    /// let ping = on(ping).layer(ConcurrencyLimitLayer::new(8)).layer(TimeoutLayer::new(Duration::from_secs(3)));
+    /// let router = Router::new().route("ping", ping);
+    /// ```
+    #[must_use]
+    pub fn layer<L>(self, layer: L) -> Self
+    where
+        L: Layer<HandlerService> + Send + 'static,
+        L::Service: Service<Job, Response = Result<Answer, Failure>> + Clone + Send + Sync + 'static,
+        <L::Service as Service<Job>>::Error: Into<BoxError>,
+        <L::Service as Service<Job>>::Future: Send,
+    {
+        Self(Box::new(move |state| layered(&layer, (self.0)(state))))
+    }
+
+    pub(crate) fn with_state(self, state: S) -> HandlerService {
         (self.0)(state)
     }
 }

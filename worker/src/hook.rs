@@ -15,12 +15,12 @@ use tidegate_shared::{
     hook::{self, Event},
     id::{GatewayId, RequestId},
     lifecycle::Lifecycle,
+    route::Priority,
     subject::Subjects,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
-    answer::Answer,
     attempt::{self, AttemptResult},
     engine::{BoundRoute, Engine},
     failure::Failure,
@@ -40,7 +40,7 @@ pub(crate) struct HookRunner {
 }
 
 /// What a question gets: the payload for the gateway, or the reason why there is no decision.
-type Decision = Result<(Bytes, Ending), (String, Ending)>;
+type Reply = Result<(Bytes, Ending), (String, Ending)>;
 
 impl HookRunner {
     pub(crate) fn new(engine: Arc<Engine>, route: BoundRoute, event: Event) -> Self {
@@ -50,6 +50,10 @@ impl HookRunner {
 
     pub(crate) fn route(&self) -> &BoundRoute {
         &self.route
+    }
+
+    pub(crate) fn event(&self) -> Event {
+        self.event
     }
 
     /// Answers questions until the worker drains.
@@ -133,24 +137,29 @@ impl HookRunner {
         }
     }
 
-    async fn decide(&self, job: Job) -> Decision {
+    async fn decide(&self, job: Job) -> Reply {
         let result = {
             let _handling = self.engine.metrics.handling(self.route.name());
-            attempt::run(&self.engine.handlers, self.route.handler.clone(), job, self.route.config.timeout)
-                .await
+            attempt::run(
+                (&self.engine.handlers, &self.engine.ends),
+                self.route.handler.clone(),
+                job,
+                self.route.config.timeout,
+            )
+            .await
         };
         match result {
-            AttemptResult::Answered(answer) => allowed(&answer),
-            AttemptResult::Failed(Failure::Reject { code, message }) => {
+            AttemptResult::Answered(answer) => Ok((answer.body, Ending::Ok)),
+            AttemptResult::Failed(Failure::Reject { code, message, .. }) => {
                 Ok((hook::refused(code, &header::text(&message)), Ending::Reject))
             }
-            AttemptResult::Failed(Failure::Retry { why, .. }) => {
-                Err((header::text(&format!("{why:#}")), Ending::Retry))
+            AttemptResult::Failed(Failure::Retry { error, .. }) => {
+                Err((header::text(&format!("{error:#}")), Ending::Retry))
             }
-            AttemptResult::Failed(Failure::Snooze(_)) => {
+            AttemptResult::Failed(Failure::Snooze { .. }) => {
                 Err(("the handler snoozed the question".to_owned(), Ending::Snooze))
             }
-            AttemptResult::Failed(Failure::Dead(reason)) => Err((header::text(&reason), Ending::Retry)),
+            AttemptResult::Failed(Failure::Dead { reason }) => Err((header::text(&reason), Ending::Retry)),
             AttemptResult::TimedOut => {
                 Err(("the handler took longer than the route's `timeout`".to_owned(), Ending::Timeout))
             }
@@ -173,28 +182,21 @@ impl HookRunner {
         let request = Request {
             id: RequestId::plain(&self.id_prefix),
             user: about.user.filter(|user| !user.is_empty()),
-            client: about.client,
+            client: Some(about.client),
             route: self.route.name().to_owned(),
             method: None,
             channel: None,
             info: None,
             channel_info: None,
+            key: None,
+            priority: Priority::Normal,
             later: false,
             attempt: 0,
             accepted_at: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
+            trace: None,
             content_type: JSON.to_owned(),
             body: question,
         };
         Ok(Job::new(Arc::new(request), 0, Arc::clone(&self.route.matches)))
     }
-}
-
-fn allowed(answer: &Answer) -> Decision {
-    if !answer.publications.is_empty() {
-        return Err(("a decision cannot have publications".to_owned(), Ending::Retry));
-    }
-    let decision = hook::allowed(&answer.body);
-    decision
-        .map(|decision| (decision, Ending::Ok))
-        .map_err(|error| (format!("the handler's result is not JSON: {error}"), Ending::Retry))
 }

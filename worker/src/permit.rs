@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::places::Place;
+
 /// The most bytes of requests and answers that a worker holds without a place in their routes.
 const MOST_BYTES: usize = 64 << 20;
 /// What one of them costs beside its payloads.
@@ -21,7 +23,15 @@ pub(crate) struct Room(Arc<Semaphore>);
 
 /// The place of one request, until it is dropped. Empty for a request that is not worked on.
 #[derive(Debug, Default)]
-pub(crate) struct Permit(Mutex<Option<OwnedSemaphorePermit>>);
+pub(crate) struct Permit(Mutex<Option<Held>>);
+
+/// What a request occupies. Never read: it ends with the request.
+#[derive(Debug)]
+#[expect(dead_code, reason = "held for what happens when it is dropped")]
+enum Held {
+    Place(Place),
+    Room(OwnedSemaphorePermit),
+}
 
 impl Room {
     pub(crate) fn new() -> Self {
@@ -31,8 +41,13 @@ impl Room {
 
 impl Permit {
     /// Keeps the request's place.
-    pub(crate) fn hold(&self, place: OwnedSemaphorePermit) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(place);
+    pub(crate) fn hold(&self, place: Place) {
+        self.set(Some(Held::Place(place)));
+    }
+
+    /// Gives up whatever the request occupies.
+    pub(crate) fn release(&self) {
+        self.set(None);
     }
 
     /// Gives the place back if there is room for so many bytes more.
@@ -40,31 +55,37 @@ impl Permit {
         let units = u32::try_from((bytes + OVERHEAD).div_ceil(UNIT)).unwrap_or(u32::MAX);
         if let Ok(held) = Arc::clone(&room.0).try_acquire_many_owned(units) {
             // Either permit ends with the request.
-            self.hold(held);
+            self.set(Some(Held::Room(held)));
         }
+    }
+
+    fn set(&self, held: Option<Held>) {
+        let before = std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), held);
+        drop(before);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::places::Places;
 
     #[test]
     fn a_place_is_given_back_only_while_there_is_room() {
-        let (route, room) = (Arc::new(Semaphore::new(2)), Room::new());
+        let (route, room) = (Places::new(2), Room::new());
         let permit = || {
             let permit = Permit::default();
-            permit.hold(Arc::clone(&route).try_acquire_owned().unwrap());
+            permit.hold(route.try_take().unwrap());
             permit
         };
         let (large, small) = (permit(), permit());
-        assert_eq!(route.available_permits(), 0);
+        assert_eq!(route.free(), 0);
         large.give_back(&room, MOST_BYTES - OVERHEAD);
         small.give_back(&room, 1);
-        assert_eq!(route.available_permits(), 1, "there is no room for the second");
+        assert_eq!(route.free(), 1, "there is no room for the second");
         drop(large);
         small.give_back(&room, 1);
-        assert_eq!(route.available_permits(), 2);
+        assert_eq!(route.free(), 2);
         drop(small);
         assert_eq!(room.0.available_permits(), MOST_BYTES / UNIT);
     }

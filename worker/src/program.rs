@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use clap::{CommandFactory, FromArgMatches, Parser};
 use tidegate_shared::{
     config::{self, Config, ConfigError, FILE_VARIABLE, Role},
@@ -11,13 +11,12 @@ use tidegate_shared::{
     lifecycle::Lifecycle,
     telemetry,
 };
-use tokio::net::TcpListener;
 
 use crate::{
-    health::{self, Health},
+    embed::{RunFailure, Worker},
     router::Router,
     runtimes::EngineRuntime,
-    worker::{Misconfigured, StartFailure, Worker},
+    worker::{Misconfigured, StartFailure},
 };
 
 /// The exit code for a configuration that cannot be used.
@@ -100,39 +99,14 @@ where
     let signals = lifecycle.clone();
     engine.run(async move { signals.listen_for_signals() }).await.context("listening for signals")?;
     let router = make(config).await?;
-    let address = config.worker.internal;
-    let listener = engine.run(TcpListener::bind(address)).await.with_context(|| {
-        format!("cannot listen on worker.internal = {address}: choose another with --internal")
-    })?;
-    let health = Arc::new(Health::new(lifecycle.clone()));
-    tracing::info!(worker.name = name, internal = %listener.local_addr()?, "worker starting");
-    tokio::select! {
-        served = engine.run(health::serve(listener, Arc::clone(&health))) => served.context("the internal listener ended"),
-        worked = work(config, name, router, (engine, &lifecycle, &health)) => worked,
-    }
-}
-
-async fn work<S>(
-    config: &Config,
-    name: &str,
-    router: Router<S>,
-    (engine, lifecycle, health): (&Arc<EngineRuntime>, &Lifecycle, &Health),
-) -> anyhow::Result<()>
-where
-    S: Clone + Send + Sync + 'static,
-{
-    let started = async {
-        let worker = Worker::connect_on(Arc::clone(engine), config, name, router).await?;
-        worker.find_consumers().await?;
-        Ok::<_, StartFailure>(worker)
-    };
-    // A worker that is asked to stop while it starts has no requests to finish.
-    let worker = tokio::select! {
-        () = lifecycle.draining() => return Ok(()),
-        worker = started => worker?,
-    };
-    health.started(worker.broker().clone(), worker.metrics());
-    Ok(worker.run(lifecycle).await?)
+    let worker = Worker::builder(config).name(name).router(router).internal(config.worker.internal);
+    worker.inside(Arc::clone(engine), lifecycle).run().await.map_err(|failure| match failure {
+        RunFailure::Start(StartFailure::Internal { address, reason }) => {
+            anyhow!("cannot listen on worker.internal = {address}: choose another with --internal: {reason}")
+        }
+        RunFailure::Start(failure) => failure.into(),
+        RunFailure::Ended(ended) => ended.into(),
+    })
 }
 
 fn exit_code(error: &anyhow::Error) -> u8 {

@@ -3,17 +3,15 @@
 //!
 //! Also notices when the handlers' runtime is blocked.
 
-use std::{cell::RefCell, convert::Infallible, io, panic::resume_unwind, time::Duration};
+use std::{convert::Infallible, io, panic::resume_unwind, thread, time::Duration};
 
 use tokio::{
-    runtime::{Builder, Handle, Runtime},
+    runtime::{Builder, Handle},
+    sync::oneshot,
     task::JoinSet,
     time::{Instant, timeout},
 };
-use tracing::{
-    Dispatch, dispatcher,
-    subscriber::{DefaultGuard, NoSubscriber},
-};
+use tracing::{Dispatch, dispatcher, subscriber::NoSubscriber};
 
 use crate::metrics::Metrics;
 
@@ -22,54 +20,63 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// A runtime that does not begin a task for this long is blocked.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-thread_local! {
-    /// Keeps the thread's log subscriber.
-    static LOG: RefCell<Option<DefaultGuard>> = const { RefCell::new(None) };
-}
-
 /// The engine's runtime. Its tasks end when it is dropped.
+///
+/// A task that sends to the broker wakes the task that writes to the socket. On a runtime of one thread that one comes after all
+/// others that are ready, and writes what they have sent with one call; on a thread pool it would come next.
 #[derive(Debug)]
-pub(crate) struct EngineRuntime(Option<Runtime>);
+pub(crate) struct EngineRuntime {
+    handle: Handle,
+    /// Dropping it ends the thread.
+    _running: oneshot::Sender<Infallible>,
+}
 
 impl EngineRuntime {
     /// Starts the engine's thread. It logs where the calling thread logs.
     pub(crate) fn start() -> io::Result<Self> {
         let dispatch = dispatcher::get_default(Dispatch::clone);
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name("tidegate-engine")
-            .enable_all()
-            .on_thread_start(move || {
-                if !dispatch.is::<NoSubscriber>() {
-                    LOG.set(Some(dispatcher::set_default(&dispatch)));
-                }
-            })
-            .build()?;
-        Ok(Self(Some(runtime)))
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
+        let (running, ended) = oneshot::channel();
+        thread::Builder::new().name("tidegate-engine".to_owned()).spawn(move || {
+            let _log = (!dispatch.is::<NoSubscriber>()).then(|| dispatcher::set_default(&dispatch));
+            let _ = runtime.block_on(ended);
+            runtime.shutdown_background();
+        })?;
+        Ok(Self { handle, _running: running })
     }
 
     /// Runs a future on the engine's thread. The future ends when the call is dropped.
     pub(crate) async fn run<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> T {
-        let Some(runtime) = &self.0 else { return std::future::pending().await };
+        self.begin(work).end().await
+    }
+
+    /// Begins a future on the engine's thread.
+    pub(crate) fn begin<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Begun<T> {
         let mut task = JoinSet::new();
-        task.spawn_on(work, runtime.handle());
-        match task.join_next().await {
-            Some(Ok(result)) => result,
-            Some(Err(error)) => match error.try_into_panic() {
-                Ok(panic) => resume_unwind(panic),
-                // Only a runtime that ends cancels a task, and this one ends with `self`.
-                Err(_) => std::future::pending().await,
-            },
-            None => std::future::pending().await,
-        }
+        task.spawn_on(work, &self.handle);
+        Begun(task)
     }
 }
 
-impl Drop for EngineRuntime {
-    fn drop(&mut self) {
-        // Dropping a runtime waits for its tasks, which a task of another runtime may not do.
-        if let Some(runtime) = self.0.take() {
-            runtime.shutdown_background();
+/// A future that runs on the engine's thread. It ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Begun<T>(JoinSet<T>);
+
+impl<T: 'static> Begun<T> {
+    /// Waits for its end, which comes once.
+    pub(crate) async fn end(&mut self) -> T {
+        match self.0.join_next().await {
+            Some(Ok(result)) => result,
+            Some(Err(error)) => match error.try_into_panic() {
+                Ok(panic) => resume_unwind(panic),
+                // Only a runtime that ends cancels a task, and whoever waits here holds it.
+                Err(_) => std::future::pending().await,
+            },
+            None => std::future::pending().await,
         }
     }
 }
@@ -112,7 +119,7 @@ mod tests {
     #[tokio::test]
     async fn the_engines_thread_is_not_the_callers() {
         let engine = EngineRuntime::start().unwrap();
-        let name = engine.run(async { std::thread::current().name().map(str::to_owned) }).await;
+        let name = engine.run(async { thread::current().name().map(str::to_owned) }).await;
         assert_eq!(name.as_deref(), Some("tidegate-engine"));
     }
 

@@ -4,56 +4,70 @@
 //! and everything stored has an id derived from the request's, so a step that is repeated after a crash stores nothing twice.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, UNIX_EPOCH},
 };
 
 use tidegate_shared::{
     config::Backoff,
-    envelope::{Outcome, Request, Unreadable},
+    dead::Reason,
+    envelope::{AnswerWay, Outcome, Request, Unreadable},
     header,
-    protocol::codes,
+    lifecycle::Lifecycle,
+    trace::{Trace, TraceId},
 };
-use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
-    answer::Answer,
-    attempt::{self, AttemptResult},
     backoff,
     delivery::Delivery,
     engine::{BoundRoute, Engine},
-    failure::{Failure, MAX_WAIT},
-    job::Job,
+    failure::MAX_WAIT,
+    fault::Point,
+    inquiry,
     metrics::Ending,
     permit::Permit,
+    places::Place,
+    progress::Newest,
     store::{self, Rejected},
 };
 
 mod answering;
+mod attempting;
+mod bury;
+mod caller;
+mod earlier;
+mod hand_on;
 mod hand_over;
-mod letter;
+mod made;
 mod messages;
+mod place;
+mod reporting;
+mod snooze;
 mod suspicion;
 
-use self::{
-    letter::Failed,
-    suspicion::{Suspicion, Turn},
-};
+use self::suspicion::{Suspicion, Turn};
+pub(crate) use self::{bury::bury_unreadable, place::queue_again};
 
 /// How long a request waits before its redelivery when even its dead letter is refused: doubled with every delivery, at most
 /// an hour. The request is kept until an operator has mended the stream.
 const REFUSED: Backoff = Backoff { base: Duration::from_mins(1), cap: Duration::from_hours(1) };
 
+/// A failed request in the line of its ordering key waits there for its next attempt for at most so long. For a longer wait it is
+/// parked, and those behind it overtake it.
+const LONGEST_HOLD: Duration = Duration::from_secs(30);
+
 /// How a request is parked.
-#[derive(Debug)]
-struct Parked {
+#[derive(Debug, Clone)]
+pub(crate) struct Parked {
     /// How long it waits.
-    delay: Duration,
+    pub(crate) delay: Duration,
     /// Attempts that count until then.
     attempt: u32,
     /// Tells the request's parked copies apart.
     mark: String,
     suspicion: Suspicion,
+    /// How often it was snoozed until then.
+    snoozes: u32,
 }
 
 /// One delivered request that is being settled.
@@ -63,11 +77,20 @@ pub(crate) struct Settlement {
     route: Arc<BoundRoute>,
     delivery: Arc<Delivery>,
     request: Arc<Request>,
+    trace: TraceId,
     permit: Permit,
     /// What the request's lost deliveries say about it.
     suspicion: Suspicion,
     /// Attempts that count and were begun before this delivery.
     attempts: u32,
+    /// In a strict order: deliveries in a row that were lost.
+    losses: u32,
+    /// Set when the request waits for its next attempt in the line of its ordering key.
+    held: Mutex<Option<Parked>>,
+    /// How often it was snoozed before this delivery.
+    snoozes: u32,
+    /// What its handler reports.
+    progress: Newest,
 }
 
 impl Settlement {
@@ -77,7 +100,9 @@ impl Settlement {
         route: &Arc<BoundRoute>,
         delivery: &Arc<Delivery>,
     ) -> Result<Self, Unreadable> {
-        let request = Arc::new(delivery.read()?);
+        let mut request = delivery.read()?;
+        let trace = request.trace.get_or_insert_with(Trace::random).id();
+        let request = Arc::new(request);
         let mut settlement = Self {
             engine: Arc::clone(engine),
             route: Arc::clone(route),
@@ -85,7 +110,12 @@ impl Settlement {
             permit: Permit::default(),
             attempts: request.attempt,
             suspicion: Suspicion::of(delivery),
+            losses: 0,
+            held: Mutex::default(),
+            snoozes: delivery.header(header::SNOOZES).and_then(|text| text.parse().ok()).unwrap_or(0),
+            progress: Newest::after(delivery.header(header::PROGRESS)),
             request,
+            trace,
         };
         settlement.attempts = settlement.attempts.saturating_add(settlement.lost_attempts());
         Ok(settlement)
@@ -93,21 +123,31 @@ impl Settlement {
 
     /// Does everything that the request needs: the answer of an earlier delivery, an attempt, or a dead letter. `permit` is its
     /// place among those that the route works on.
-    pub(crate) async fn settle(&self, permit: OwnedSemaphorePermit) -> Ending {
+    pub(crate) async fn settle(&self, permit: Place, lifecycle: &Lifecycle) -> Ending {
         self.permit.hold(permit);
+        let running = self.engine.running.begin(
+            &self.request.id,
+            self.attempts,
+            inquiry::now(&self.engine),
+            self.caller(),
+            self.progress.clone(),
+        );
         // This check comes before the attempts are counted: a worker that ended between its answer and the acknowledgement has not
         // failed.
         if let Some(ending) = self.settled_before().await {
             return ending;
         }
+        if self.is_caller_gone().await {
+            return self.acknowledge(Ending::Cancelled).await;
+        }
         // Attempts are counted before the handler runs, which also stops a request that crashes its workers.
         if self.attempts >= self.route.config.max_attempts {
-            return self.bury("the worker ended during every attempt").await;
+            return self.bury(Reason::Crashed, "the worker ended during every attempt").await;
         }
         if self.is_too_old().await {
             let max_age = humantime::format_duration(self.route.config.max_age);
             let reason = format!("waited longer than max_age ({max_age})");
-            return self.bury_after(self.attempts, &reason, &reason).await;
+            return self.bury_after(self.attempts, Reason::TooOld, &reason, &reason).await;
         }
         let _alone = match self.turn().await {
             Turn::Begin(alone) => alone,
@@ -116,17 +156,17 @@ impl Settlement {
         if self.attempts == 0 {
             self.engine.metrics.waited(self.route.name(), self.waited());
         }
-        self.attempt().await
+        self.attempt(&running, lifecycle).await
     }
 
     /// Settles the request if it is answered, or if another copy of it is.
     async fn settled_before(&self) -> Option<Ending> {
-        let (broker, subjects) = (&self.engine.broker, &self.engine.subjects);
+        let (look_ups, subjects) = (&self.engine.look_ups, &self.engine.subjects);
         if self.request.id.is_keyed() && !self.delivery.was_parked() {
             // While a keyed request is parked, its subject among the waiting requests is free for another copy.
             let (answer, parked) = tokio::join!(
-                store::answer(broker, subjects, &self.request.id),
-                store::is_parked(broker, subjects, &self.request.id, self.delivery.subject()),
+                look_ups.answer(subjects, &self.request.id),
+                look_ups.is_parked(subjects, &self.request.id, self.delivery.subject()),
             );
             return match answer {
                 Some(answer) => Some(self.answered_before(answer).await),
@@ -135,80 +175,20 @@ impl Settlement {
             };
         }
         // A plain request cannot have an answer before its first delivery, unless it was parked by a worker that was cut off while
-        // it handed the answer over.
-        let may_be_answered =
-            self.attempts > 0 || self.delivery.was_parked() || self.delivery.earlier_deliveries() > 0;
+        // it handed the answer over. Any other may have been cancelled.
+        let may_be_answered = self.request.answer_way() == AnswerWay::Stored || self.may_have_begun();
         if may_be_answered { self.answered_already().await } else { None }
     }
 
-    /// Parks a request that was not begun, so that another worker takes it. Uses no attempt.
-    pub(crate) async fn hand_on(&self) -> Ending {
-        self.hand_on_after(Duration::ZERO).await
-    }
-
-    /// As [`Self::hand_on`], for a request that another worker should not take before `delay` has passed.
-    pub(crate) async fn hand_on_after(&self, delay: Duration) -> Ending {
-        self.park_as(self.suspicion, delay).await
-    }
-
-    /// As [`Self::hand_on_after`], for a request that its worker gives up at once: this counts as an attempt.
-    pub(crate) async fn give_up(&self, delay: Duration) -> Ending {
-        let (attempt, mark) = (self.attempts.saturating_add(1), format!("s{}", self.delivery.place()));
-        self.park(Parked { delay, attempt, mark, suspicion: self.suspicion }, Ending::Returned).await
-    }
-
-    async fn park_as(&self, suspicion: Suspicion, delay: Duration) -> Ending {
-        let (attempt, mark) = (self.attempts, format!("s{}", self.delivery.place()));
-        self.park(Parked { delay, attempt, mark, suspicion }, Ending::Returned).await
-    }
-
-    async fn attempt(&self) -> Ending {
-        let job = Job::new(Arc::clone(&self.request), self.attempts, Arc::clone(&self.route.matches));
-        let limit = self.route.config.timeout;
-        let result = {
-            let _handling = self.engine.metrics.handling(self.route.name());
-            attempt::run(&self.engine.handlers, self.route.handler.clone(), job, limit).await
-        };
-        match result {
-            AttemptResult::Answered(answer) => self.commit(answer).await,
-            AttemptResult::TimedOut => {
-                let reason = format!("no answer within {}", humantime::format_duration(limit));
-                self.retry(&reason, None, Ending::Timeout).await
-            }
-            AttemptResult::NotBegun => {
-                tracing::warn!(request.id = %self.request.id, "the handlers' runtime did not begin a request: handing it on");
-                self.hand_on().await
-            }
-            AttemptResult::Panicked(message) => {
-                self.retry(&format!("panic: {message}"), None, Ending::Panic).await
-            }
-            AttemptResult::Failed(Failure::Retry { why, after }) => {
-                self.retry(&format!("{why:#}"), after, Ending::Retry).await
-            }
-            AttemptResult::Failed(Failure::Snooze(delay)) => self.snooze(delay).await,
-            AttemptResult::Failed(Failure::Dead(reason)) => self.bury(&reason).await,
-            AttemptResult::Failed(Failure::Reject { code, message }) => {
-                let message = header::text(&message);
-                self.conclude(Outcome::Error { code, message }, Ending::Reject).await
-            }
-        }
-    }
-
-    /// Stores the publications, then the answer. Publications come first because they are not stored with the answer: after a
-    /// crash in between only another attempt can repeat them, and a stored answer would prevent that attempt.
-    async fn commit(&self, answer: Answer) -> Ending {
-        for (index, publication) in answer.publications.into_iter().enumerate() {
-            // A channel that does not exist, or a message that the broker never takes: so it would be on every attempt.
-            if let Err(reason) = self.publish(index, publication).await {
-                return self.bury(&reason).await;
-            }
-        }
-        self.conclude(Outcome::Ok(answer.body), Ending::Ok).await
+    /// Whether the handler may have run for this request before.
+    fn may_have_begun(&self) -> bool {
+        self.attempts > 0 || self.delivery.was_parked() || self.delivery.earlier_deliveries() > 0
     }
 
     /// Brings the answer to the client, and acknowledges the request.
     async fn conclude(&self, outcome: Outcome, ending: Ending) -> Ending {
-        let said = if let Outcome::Ok(body) = &outcome { body.len() } else { 0 };
+        let (Outcome::Ok(said) | Outcome::Error { data: said, .. }) = &outcome;
+        let said = said.len();
         match self.answer(outcome).await {
             Ok(()) => self.acknowledge(ending).await,
             // Another attempt would give the same answer: the client is told why it cannot have it.
@@ -216,48 +196,52 @@ impl Settlement {
                 let reason = format!(
                     "the answer is too large: it has {said} bytes, {bytes} with its headers, and the broker takes at most {limit}"
                 );
-                self.bury_because(&reason, &reason).await
+                self.bury_because(Reason::Unstorable, &reason, &reason).await
             }
             Err(rejected @ Rejected::TooLong { .. }) => {
                 let reason = rejected.to_string();
-                self.bury_because(&reason, &reason).await
+                self.bury_because(Reason::Unstorable, &reason, &reason).await
             }
             Err(Rejected::Other(reason)) => {
-                self.bury(&format!("the answer cannot be stored: {reason}")).await
+                self.bury(Reason::Unstorable, &format!("the answer cannot be stored: {reason}")).await
             }
         }
     }
 
-    async fn retry(&self, reason: &str, after: Option<Duration>, ending: Ending) -> Ending {
+    async fn retry(&self, class: Reason, reason: &str, after: Option<Duration>, ending: Ending) -> Ending {
         let reason = &*header::text(reason);
         let failed = self.attempts.saturating_add(1);
         let route = &self.route.config;
         tracing::warn!(
-            request.id = %self.request.id, route = route.name, attempt = self.attempts, reason, "an attempt failed"
+            request.id = %self.request.id, trace.id = %self.trace, route = route.name, attempt = self.attempts, reason, "an attempt failed"
         );
         if failed >= route.max_attempts {
-            return self.bury(reason).await;
+            return self.bury(class, reason).await;
         }
         let delay = after.unwrap_or_else(|| backoff::delay(route.backoff, self.attempts, rand::random()));
         // An attempt that fails has not ended its worker. The same attempt of another life of the key has another place.
         let mark = format!("a{failed}.{}", self.delivery.place());
-        let parked = Parked { delay, attempt: failed, mark, suspicion: Suspicion::None };
+        let parked =
+            Parked { delay, attempt: failed, mark, suspicion: Suspicion::None, snoozes: self.snoozes };
         self.park(parked, ending).await
-    }
-
-    /// Every copy of a request has another place in its stream, and thus another id when it is parked: a request may be
-    /// snoozed any number of times.
-    async fn snooze(&self, delay: Duration) -> Ending {
-        let (attempt, mark) = (self.attempts, format!("s{}", self.delivery.place()));
-        self.park(Parked { delay, attempt, mark, suspicion: Suspicion::None }, Ending::Snooze).await
     }
 
     /// Stores the request where it waits for its next delivery.
     async fn park(&self, mut parked: Parked, ending: Ending) -> Ending {
         parked.delay = parked.delay.min(MAX_WAIT);
+        if self.keeps_its_place() {
+            return self.keep_place(&parked, ending).await;
+        }
+        if self.holds_its_line(&parked, ending) {
+            self.permit.release();
+            *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some(parked);
+            return ending;
+        }
         let delay = parked.delay;
         let Some(headers) = self.park_headers(&parked).await else {
-            return self.bury("the request came on a subject that is not a request's").await;
+            return self
+                .bury(Reason::Unstorable, "the request came on a subject that is not a request's")
+                .await;
         };
         let subject = self.engine.subjects.park(&self.request.id);
         match store::store(&self.engine.broker, subject, headers, self.request.body.clone()).await {
@@ -267,51 +251,29 @@ impl Settlement {
                 self.delivery.nak(delay).await;
                 ending
             }
-            Err(rejected) => self.bury(&format!("the next attempt cannot be scheduled: {rejected}")).await,
-        }
-    }
-
-    /// Stores the request as a dead letter, then answers the client with an error. The client does not get the reason: it may
-    /// contain internal details.
-    async fn bury(&self, reason: &str) -> Ending {
-        self.bury_because(reason, &format!("{} attempts", self.begun())).await
-    }
-
-    /// As [`Self::bury`]; the client is told `detail`.
-    async fn bury_because(&self, reason: &str, detail: &str) -> Ending {
-        self.bury_after(self.begun(), reason, detail).await
-    }
-
-    /// As [`Self::bury_because`], after this many attempts.
-    async fn bury_after(&self, attempts: u32, reason: &str, detail: &str) -> Ending {
-        let route = self.route.name();
-        let reason = header::text(reason);
-        // Another worker may have answered meanwhile: such a request has not failed.
-        if let Some(ending) = self.answered_already().await {
-            return ending;
-        }
-        tracing::error!(request.id = %self.request.id, route, attempts, reason, "dead letter");
-        let error = codes::DEAD_LETTER.because(detail);
-        let outcome = Outcome::Error { code: error.code, message: error.message };
-        let failed = Failed {
-            headers: self.delivery.headers(),
-            body: self.request.body.clone(),
-            id: format!("{}.dead", self.request.id),
-            attempts: Some(attempts),
-            reason,
-        };
-        let answered = match store_letter(&self.engine, route, &failed).await {
-            Ok(()) => self.answer(outcome).await,
-            Err(rejected) => Err(rejected),
-        };
-        match answered {
-            Ok(()) => self.acknowledge(Ending::Dead).await,
-            Err(error) => {
-                tracing::error!(request.id = %self.request.id, route, %error, "the dead letter or its answer cannot be stored");
-                give_back_refused(&self.delivery).await;
-                Ending::Dead
+            Err(rejected) => {
+                self.bury(Reason::Unstorable, &format!("the next attempt cannot be scheduled: {rejected}"))
+                    .await
             }
         }
+    }
+
+    /// Whether the request waits for its next attempt in the line of its ordering key.
+    fn holds_its_line(&self, parked: &Parked, ending: Ending) -> bool {
+        let short = parked.delay <= LONGEST_HOLD && ending != Ending::Returned;
+        short && self.route.lines.as_ref().is_some_and(|lines| !lines.are_long())
+    }
+
+    /// How the request waits in its line, if its attempt ended so.
+    pub(crate) fn held(&self) -> Option<Parked> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Takes the request to its next attempt after such a wait.
+    pub(crate) fn resume(&mut self, held: &Parked) {
+        self.attempts = held.attempt;
+        self.suspicion = held.suspicion;
+        self.snoozes = held.snoozes;
     }
 
     /// How long ago the gateway accepted the request, by the gateway's clock and the broker's.
@@ -322,53 +284,14 @@ impl Settlement {
 
     /// Counts the ending, then acknowledges the request: its end is in the metrics when it is gone from the stream.
     async fn acknowledge(&self, ending: Ending) -> Ending {
+        // Nothing is stored for a request that nobody waits for: it is not at this step.
+        if ending != Ending::Cancelled {
+            self.engine.faults.reach(Point::BeforeAck, self.route.name(), &self.delivery).await;
+        }
         self.delivery.count(&self.engine.metrics, self.route.name(), ending);
         self.delivery.ack().await;
         ending
     }
-
-    /// How many attempts were begun, this one included.
-    fn begun(&self) -> u32 {
-        self.attempts.saturating_add(1).min(self.route.config.max_attempts)
-    }
-}
-
-/// Stores a message that is not a request as a dead letter. There is no answer: the header that would name the request cannot
-/// be read.
-pub(crate) async fn bury_unreadable(
-    engine: &Engine,
-    route: &str,
-    delivery: &Delivery,
-    unreadable: &Unreadable,
-) -> Ending {
-    let reason = unreadable.to_string();
-    tracing::error!(route, nats.subject = delivery.subject(), reason, "dead letter");
-    let failed = Failed {
-        headers: delivery.headers(),
-        body: delivery.body(),
-        id: format!("{route}.{}.dead", delivery.place()),
-        attempts: None,
-        reason,
-    };
-    match store_letter(engine, route, &failed).await {
-        Ok(()) => {
-            delivery.count(&engine.metrics, route, Ending::Dead);
-            delivery.term(&failed.reason).await;
-        }
-        Err(error) => {
-            tracing::error!(route, %error, "the dead letter cannot be stored");
-            give_back_refused(delivery).await;
-        }
-    }
-    Ending::Dead
-}
-
-async fn store_letter(engine: &Engine, route: &str, failed: &Failed) -> Result<(), Rejected> {
-    let subject = engine.subjects.dead(&engine.config.worker.service, route);
-    for (headers, body) in letter::messages(failed, engine.broker.client().max_payload()) {
-        store::store(&engine.broker, subject.clone(), headers, body).await?;
-    }
-    Ok(())
 }
 
 /// Gives a request back whose dead letter the broker refuses.

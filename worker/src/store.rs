@@ -13,13 +13,13 @@ use tidegate_shared::{
     envelope::Answer,
     id::RequestId,
     subject::Subjects,
-    topology::{PARK, REPLY},
+    topology::REPLY,
 };
 
 use crate::backoff::Pauses;
 
 /// The pause after the first failed call.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
+pub(crate) const FIRST_PAUSE: Duration = Duration::from_millis(50);
 
 /// Which call stored the message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +54,8 @@ impl Rejected {
     }
 }
 
-/// Stores a message. Repeating the call is safe: the message has an id, or its subject takes one message only.
+/// Stores a message. Repeating the call is safe: the message has an id, or its subject takes one message only. Only what no stream
+/// takes has neither: it may be published twice.
 pub(crate) async fn store(
     broker: &Broker,
     subject: String,
@@ -63,27 +64,24 @@ pub(crate) async fn store(
 ) -> Result<Stored, Rejected> {
     let mut pauses = Pauses::new(FIRST_PAUSE);
     loop {
-        match store_unless_full(broker, subject.clone(), headers.clone(), body.clone()).await? {
+        match store_unless_full(broker, &subject, &headers, &body).await? {
             Some(stored) => return Ok(stored),
             None => pause(&mut pauses, "store", &Refusal::Full, &subject).await,
         }
     }
 }
 
-/// As [`store`]. `None` if the stream is full.
-pub(crate) async fn store_unless_full(
+/// Stores a message that has an id, and returns its sequence; if it was stored before, the sequence it has since then.
+pub(crate) async fn store_numbered(
     broker: &Broker,
     subject: String,
     headers: HeaderMap,
     body: Bytes,
-) -> Result<Option<Stored>, Rejected> {
+) -> Result<u64, Rejected> {
     let mut pauses = Pauses::new(FIRST_PAUSE);
     loop {
         match broker.store(subject.clone(), headers.clone(), body.clone()).await {
-            Ok(stored) if stored.duplicate => return Ok(Some(Stored::Already)),
-            Ok(_) => return Ok(Some(Stored::New)),
-            Err(Refusal::Taken) => return Ok(Some(Stored::Already)),
-            Err(Refusal::Full) => return Ok(None),
+            Ok(stored) => return Ok(stored.seq),
             Err(refusal @ (Refusal::TooLarge { .. } | Refusal::Rejected(_))) => {
                 return Err(Rejected::of(refusal));
             }
@@ -92,16 +90,44 @@ pub(crate) async fn store_unless_full(
     }
 }
 
-/// Whether a copy of a request is parked, or was and is due. `delivered` is the subject that the request was delivered on.
-pub(crate) async fn is_parked(broker: &Broker, subjects: &Subjects, id: &RequestId, delivered: &str) -> bool {
-    let (parked, due) = (subjects.park(id), subjects.due(delivered).unwrap_or_default());
-    let (parked, due) = tokio::join!(look_up(broker, PARK, &parked), look_up(broker, PARK, &due));
-    parked.is_some() || due.is_some()
+/// As [`store`]. `None` if the stream is full.
+pub(crate) async fn store_unless_full(
+    broker: &Broker,
+    subject: &str,
+    headers: &HeaderMap,
+    body: &Bytes,
+) -> Result<Option<Stored>, Rejected> {
+    let mut pauses = Pauses::new(FIRST_PAUSE);
+    loop {
+        match broker.store(subject.to_owned(), headers.clone(), body.clone()).await {
+            Err(refusal) if refusal.may_pass() => {
+                pause(&mut pauses, "store", &refusal, subject).await;
+            }
+            stored => return told(stored),
+        }
+    }
+}
+
+/// What the broker's word on a message means. `None` if the stream is full.
+pub(crate) fn told(
+    stored: Result<tidegate_shared::broker::Stored, Refusal>,
+) -> Result<Option<Stored>, Rejected> {
+    match stored {
+        Ok(stored) if stored.duplicate => Ok(Some(Stored::Already)),
+        Ok(_) => Ok(Some(Stored::New)),
+        Err(Refusal::Taken) => Ok(Some(Stored::Already)),
+        Err(Refusal::Full) => Ok(None),
+        Err(refusal) => Err(Rejected::of(refusal)),
+    }
 }
 
 /// Returns the stored answer to a request. `None` when there is none or it cannot be read.
 pub(crate) async fn answer(broker: &Broker, subjects: &Subjects, id: &RequestId) -> Option<Answer> {
-    let message = look_up(broker, REPLY, &subjects.reply(id)).await?;
+    read_answer(look_up(broker, REPLY, &subjects.reply(id)).await?, id)
+}
+
+/// Reads a stored answer. `None` when it cannot be read.
+pub(crate) fn read_answer(message: Message, id: &RequestId) -> Option<Answer> {
     let headers = message.headers.unwrap_or_default();
     Answer::read(&headers, message.payload)
         .inspect_err(|error| tracing::error!(request.id = %id, %error, "a stored answer cannot be read"))
@@ -109,7 +135,7 @@ pub(crate) async fn answer(broker: &Broker, subjects: &Subjects, id: &RequestId)
 }
 
 /// The last message of a subject.
-async fn look_up(broker: &Broker, stream: &str, subject: &str) -> Option<Message> {
+pub(crate) async fn look_up(broker: &Broker, stream: &str, subject: &str) -> Option<Message> {
     let mut pauses = Pauses::new(FIRST_PAUSE);
     loop {
         match broker.last(stream, subject).await {
@@ -119,7 +145,8 @@ async fn look_up(broker: &Broker, stream: &str, subject: &str) -> Option<Message
     }
 }
 
-async fn pause(pauses: &mut Pauses, operation: &'static str, refusal: &Refusal, subject: &str) {
+/// Waits before the next call, after one that failed.
+pub(crate) async fn pause(pauses: &mut Pauses, operation: &'static str, refusal: &Refusal, subject: &str) {
     // What other messages would meet too is a fault of the broker, which is logged as such.
     tracing::debug!(operation, %refusal, nats.subject = subject, "the broker refused a call: trying again until it succeeds");
     tokio::time::sleep(pauses.failed()).await;

@@ -1,9 +1,6 @@
-//! A worker: it connects, waits for its consumers, and consumes until the process drains.
+//! What a worker does: it connects, waits for its consumers, and consumes until the process drains.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use async_nats::jetstream::consumer::PullConsumer;
 use tidegate_shared::{
@@ -11,22 +8,29 @@ use tidegate_shared::{
     broker::{Broker, ConnectFailure, MissingRights},
     config::{Config, Match, Route},
     lifecycle::{Lifecycle, TaskEnded},
-    topology::consumer_name,
+    topology::RouteConsumer,
 };
-use tokio::{runtime::Handle, sync::Semaphore, time::Instant};
+use tokio::{runtime::Handle, sync::Semaphore, task::JoinSet, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    attempt::Ends,
+    bind::bind,
     clock::Clock,
+    committer::Committers,
     consume::ConsumeTasks,
-    engine::{BoundRoute, Engine},
-    handler::BoxedHandler,
+    engine::Engine,
+    fault::Faults,
     hook::HookRunner,
+    inquiry,
+    look_up::LookUps,
     metrics::Metrics,
     permit::Room,
+    queues::{self, RouteQueues},
+    registration::{Endpoint, Registration},
     router::Router,
     runner::Runner,
-    runtimes::{self, EngineRuntime},
+    runtimes::{self, Begun, EngineRuntime},
     stall::Stall,
 };
 
@@ -53,6 +57,7 @@ impl Misconfigured {
 
 /// Why a worker cannot start.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum StartFailure {
     /// The router does not fit the route table.
     #[error(transparent)]
@@ -66,6 +71,17 @@ pub enum StartFailure {
     /// The NATS user lacks rights.
     #[error(transparent)]
     Rights(#[from] MissingRights),
+    /// The listener for health and metrics cannot be opened.
+    #[error("cannot listen on {address} for health and metrics: {reason}")]
+    Internal {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        reason: String,
+    },
+    /// It was asked to stop before it had started.
+    #[error("the worker was asked to stop before it had started")]
+    Stopped,
     /// A route has no consumer. `tidegate apply` creates it.
     #[error("route {route} has no consumer on {stream}: run `tidegate apply` ({reason})")]
     NoConsumer {
@@ -78,27 +94,9 @@ pub enum StartFailure {
     },
 }
 
-/// Handlers connected to their routes. [`program`](crate::program) does all of this; use a worker directly to run it inside a
-/// process of your own. Handlers run on the runtime that calls [`Worker::connect`]; everything else runs on a thread of the
-/// worker's own, so that handlers that block their threads lose no request:
-///
-/// ```no_run
-/// use tidegate_shared::{config::Config, lifecycle::Lifecycle};
-/// use tidegate_worker::{Router, Worker, on};
-///
-/// async fn ping() {}
-///
-/// # async fn run(config: &Config) -> anyhow::Result<()> {
-/// let lifecycle = Lifecycle::new();
-/// lifecycle.listen_for_signals()?;
-/// let worker = Worker::connect(config, "worker-1", Router::new().route("ping", on(ping))).await?;
-/// worker.find_consumers().await?;
-/// worker.run(&lifecycle).await?;
-/// # Ok(())
-/// # }
-/// ```
+/// Handlers connected to their routes, before they consume.
 #[derive(Debug)]
-pub struct Worker {
+pub(crate) struct Connected {
     routes: Routes,
     runtime: Arc<EngineRuntime>,
 }
@@ -111,34 +109,31 @@ struct Routes {
     hook_runners: Vec<Arc<HookRunner>>,
 }
 
-impl Worker {
+impl Connected {
     /// Binds the router to the route table and connects, waiting until NATS is available. `name` is the worker's name in its
-    /// answers. Fails when the router has a name that is not in the route table, or NATS refuses the connection.
-    pub async fn connect<S>(config: &Config, name: &str, router: Router<S>) -> Result<Self, StartFailure>
-    where
-        S: Clone + Send + Sync + 'static,
-    {
-        Self::connect_on(Arc::new(EngineRuntime::start()?), config, name, router).await
-    }
-
-    /// As [`Self::connect`], on an engine that has started.
-    pub(crate) async fn connect_on<S>(
+    /// answers. Fails when the router does not fit the route table, or NATS refuses the connection. Handlers run on the calling
+    /// runtime.
+    pub(crate) async fn new(
         runtime: Arc<EngineRuntime>,
         config: &Config,
         name: &str,
-        router: Router<S>,
-    ) -> Result<Self, StartFailure>
-    where
-        S: Clone + Send + Sync + 'static,
-    {
-        let bound = bind(config, router)?;
+        router: Router,
+        faults: Faults,
+    ) -> Result<Self, StartFailure> {
+        let bound = bind(config, router).map_err(Misconfigured::new)?;
         let connection_name = format!("tidegate-worker {name}");
         let nats = config.nats.clone();
         let connect =
             async move { Broker::connect(&nats, &nats.worker, &connection_name, IN_FLIGHT, true).await };
-        let broker = runtime.run(connect).await?;
+        let broker = runtime.run(connect).await?.past_streams(config, false);
+        let (reading, of) = (broker.clone(), config.clone());
+        let starts =
+            async move { (LookUps::start(&reading), Committers::start(&reading, &of), Ends::start()) };
+        let (look_ups, committers, ends) = runtime.run(starts).await;
         let metrics = Arc::new(Metrics::new());
         let engine = Arc::new(Engine {
+            look_ups,
+            committers,
             broker,
             config: config.clone(),
             subjects: config.subjects(),
@@ -149,8 +144,11 @@ impl Worker {
             clock: Clock::new(),
             room: Room::new(),
             handlers: Handle::current(),
+            ends,
             alone: Semaphore::new(1),
+            running: Arc::default(),
             deliveries: TaskTracker::new(),
+            faults,
             cut_off: CancellationToken::new(),
         });
         let (mut runners, mut hook_runners) = (Vec::new(), Vec::new());
@@ -167,13 +165,13 @@ impl Worker {
     }
 
     /// Waits up to 30 seconds until every route that consumes from streams has its consumers, which `tidegate apply` creates.
-    pub async fn find_consumers(&self) -> Result<(), StartFailure> {
+    pub(crate) async fn find_consumers(&self) -> Result<(), StartFailure> {
         let deadline = Instant::now() + CONSUMERS_LIMIT;
         let Engine { broker, config, .. } = &*self.routes.engine;
         broker.try_rights(config, Account::Worker, false).await?;
         for runner in &self.routes.runners {
-            for stream in runner.streams() {
-                self.routes.find_consumer(&runner.route().config, &stream, deadline).await?;
+            for consumer in runner.consumers() {
+                self.routes.find_consumer(&runner.route().config, &consumer, deadline).await?;
             }
         }
         broker.try_rights(config, Account::Worker, true).await?;
@@ -181,55 +179,91 @@ impl Worker {
     }
 
     /// The worker's metrics.
-    pub fn metrics(&self) -> Arc<Metrics> {
+    pub(crate) fn metrics(&self) -> Arc<Metrics> {
         Arc::clone(&self.routes.engine.metrics)
     }
 
     /// Sets what this machine's clock says to the worker. For tests of a wrong clock: nothing that the worker does depends on
     /// it.
-    #[doc(hidden)]
-    pub fn set_local_time(&self, local: fn() -> SystemTime) {
+    #[cfg(feature = "testing")]
+    pub(crate) fn set_local_time(&self, local: fn() -> std::time::SystemTime) {
         self.routes.engine.clock.set_local(local);
     }
 
+    /// Lets answers gather from now on, however fast the broker is. For tests of the batches in which they are stored.
+    #[cfg(feature = "testing")]
+    pub(crate) fn gather_answers(&self) {
+        self.routes.engine.committers.gather_always();
+    }
+
     /// The worker's connection to NATS.
-    pub fn broker(&self) -> &Broker {
+    pub(crate) fn broker(&self) -> &Broker {
         &self.routes.engine.broker
     }
 
-    /// Consumes until the process drains, then finishes the requests under way within `worker.drain` and returns. Requests that
-    /// are not settled by then go back to the broker, which delivers them to other workers.
-    ///
-    /// # Errors
-    ///
-    /// A route that can no longer consume drains the whole worker, and the error names it. The program should then exit with a
-    /// code other than 0, so that its supervisor starts it again. The same holds for another essential task that failed
-    /// `lifecycle`.
-    pub async fn run(self, lifecycle: &Lifecycle) -> Result<(), TaskEnded> {
+    /// Begins to consume on the engine's thread, until the process drains. Then the requests under way are finished within
+    /// `worker.drain`. Requests that are not settled by then go back to the broker, which delivers them to other workers. A route
+    /// that can no longer consume drains the whole worker, and the error names it.
+    pub(crate) fn consume(self, lifecycle: Lifecycle) -> Begun<Result<(), TaskEnded>> {
         let Self { routes, runtime } = self;
-        let lifecycle = lifecycle.clone();
-        let watched = async move {
+        let (queues, registration) = (routes.queues(), routes.registration());
+        runtime.begin(async move {
             tokio::select! {
                 ended = routes.run(&lifecycle) => ended,
+                ended = routes.engine.faults.crash() => Err(ended),
+                never = queues::watch(&routes.engine, &queues) => match never {},
+                never = registration.serve() => match never {},
                 never = runtimes::watch(&routes.engine.handlers, &routes.engine.metrics) => match never {},
             }
-        };
-        runtime.run(watched).await
+        })
     }
 }
 
 impl Routes {
+    /// The consumers of every route, whose figures are shown.
+    fn queues(&self) -> Vec<RouteQueues> {
+        let of = |runner: &Arc<Runner>| {
+            let config = &runner.route().config;
+            let consumers = runner.consumers().into_iter().map(|consumer| (consumer.stream, consumer.name));
+            RouteQueues { route: config.name.clone(), consumers: consumers.collect() }
+        };
+        self.runners.iter().map(of).collect()
+    }
+
+    fn registration(&self) -> Registration {
+        let subjects = &self.engine.subjects;
+        let of_runner = |runner: &Arc<Runner>| {
+            let config = &runner.route().config;
+            let subject = config.matches.filter(subjects, "in").unwrap_or_default();
+            Endpoint { route: config.name.clone(), subject }
+        };
+        let of_hook = |runner: &Arc<HookRunner>| {
+            let route = runner.route().name().to_owned();
+            Endpoint { route, subject: subjects.hook(runner.event()) }
+        };
+        let endpoints = self.runners.iter().map(of_runner).chain(self.hook_runners.iter().map(of_hook));
+        Registration::new(&self.engine, endpoints.collect())
+    }
+
     async fn run(&self, lifecycle: &Lifecycle) -> Result<(), TaskEnded> {
         let mut consuming = ConsumeTasks::default();
         for runner in &self.runners {
-            for stream in runner.streams() {
-                let consume = Arc::clone(runner).consume(stream, lifecycle.clone());
+            for consumer in runner.consumers() {
+                let consume = Arc::clone(runner).consume(consumer, lifecycle.clone());
                 consuming.spawn(runner.route().name(), consume);
             }
         }
         for runner in &self.hook_runners {
             consuming.spawn(runner.route().name(), Arc::clone(runner).consume(lifecycle.clone()));
         }
+        // Ends with this function: a draining worker still runs requests.
+        let mut serving = JoinSet::new();
+        let (engine, serves) = (Arc::clone(&self.engine), lifecycle.clone());
+        serving.spawn(async move {
+            if let Err(refusal) = inquiry::serve(&engine, &serves).await {
+                tracing::error!(%refusal, "gateways cannot ask about running requests");
+            }
+        });
         let routes = self.runners.len() + self.hook_runners.len();
         tracing::info!(worker.name = self.engine.name, routes, "consuming");
         consuming.watch(lifecycle).await;
@@ -260,17 +294,17 @@ impl Routes {
     async fn find_consumer(
         &self,
         route: &Route,
-        stream: &str,
+        consumer: &RouteConsumer,
         deadline: Instant,
     ) -> Result<(), StartFailure> {
+        let RouteConsumer { stream, name, .. } = consumer;
         let jetstream = self.engine.broker.jetstream();
         let mut warned = false;
         loop {
-            let found: Result<PullConsumer, _> =
-                jetstream.get_consumer_from_stream(consumer_name(route), stream).await;
+            let found: Result<PullConsumer, _> = jetstream.get_consumer_from_stream(name, stream).await;
             let Err(error) = found else { return Ok(()) };
             if Instant::now() >= deadline {
-                let (route, stream, reason) = (route.name.clone(), stream.to_owned(), error.to_string());
+                let (route, stream, reason) = (route.name.clone(), stream.clone(), error.to_string());
                 return Err(StartFailure::NoConsumer { route, stream, reason });
             }
             if !warned {
@@ -280,21 +314,4 @@ impl Routes {
             tokio::time::sleep(CONSUMERS_PAUSE).await;
         }
     }
-}
-
-fn bind<S>(config: &Config, router: Router<S>) -> Result<Vec<BoundRoute>, Misconfigured>
-where
-    S: Clone + Send + Sync + 'static,
-{
-    let find = |(name, handler): (String, BoxedHandler)| {
-        let route = config.routes.iter().find(|route| route.name == name).cloned();
-        let names = || config.routes.iter().map(|route| route.name.as_str()).collect::<Vec<_>>().join(", ");
-        route.map(|route| BoundRoute::new(route, handler)).ok_or_else(|| {
-            Misconfigured::new(format!(
-                "there is a handler for the route {name:?}, but no such [[route]]; there are: {}",
-                names()
-            ))
-        })
-    };
-    router.into_routes().into_iter().map(find).collect()
 }

@@ -1,11 +1,17 @@
 //! Opens a WebSocket to a gateway.
 
+use std::{path::Path, sync::Arc};
+
 use tidegate_shared::{
     failure,
     protocol::{Encoding, PROTOBUF_SUBPROTOCOL},
 };
+use tokio_rustls::rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject},
+};
 use tokio_tungstenite::{
-    connect_async_with_config,
+    Connector, connect_async_tls_with_config,
     tungstenite::{
         Error,
         client::IntoClientRequest,
@@ -22,7 +28,14 @@ const BUFFER: usize = 4 * 1024;
 
 pub(super) async fn open(options: &Options) -> Result<ClientSocket, ConnectError> {
     let config = WebSocketConfig::default().read_buffer_size(BUFFER).write_buffer_size(BUFFER);
-    let opening = connect_async_with_config(request(options)?, Some(config), true);
+    let connector = options
+        .ca
+        .as_deref()
+        .map(trusting)
+        .transpose()
+        .map_err(|reason| ConnectError::Address { url: options.url.clone(), reason })?;
+    // TLS makes the future large, and who opens connections has many.
+    let opening = Box::pin(connect_async_tls_with_config(request(options)?, Some(config), true, connector));
     let opened = tokio::time::timeout(options.timeout, opening).await;
     let url = options.url.clone();
     match opened {
@@ -37,6 +50,22 @@ pub(super) async fn open(options: &Options) -> Result<ClientSocket, ConnectError
     }
 }
 
+/// Trusts the certificates of this file, and no other.
+fn trusting(file: &Path) -> Result<Connector, String> {
+    let why = |error: &dyn std::fmt::Display| format!("{}: {error}", file.display());
+    let mut roots = RootCertStore::empty();
+    let found = CertificateDer::pem_file_iter(file).map_err(|error| why(&format!("{error:?}")))?;
+    for certificate in found {
+        let certificate = certificate.map_err(|error| why(&format!("{error:?}")))?;
+        roots.add(certificate).map_err(|error| why(&error))?;
+    }
+    if roots.is_empty() {
+        return Err(why(&"no certificate in it (PEM)"));
+    }
+    let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    Ok(Connector::Rustls(Arc::new(config)))
+}
+
 fn request(options: &Options) -> Result<Request, ConnectError> {
     let wrong = |reason: String| ConnectError::Address { url: options.url.clone(), reason };
     let mut request = options.url.as_str().into_client_request().map_err(|error| wrong(error.to_string()))?;
@@ -48,13 +77,10 @@ fn request(options: &Options) -> Result<Request, ConnectError> {
         return Err(wrong("its port is no number from 1 to 65535".to_owned()));
     }
     match uri.scheme_str() {
-        Some("ws") => {}
-        Some("wss") => {
-            return Err(wrong("this program speaks no TLS: use ws://, on the gateway's machine".to_owned()));
-        }
+        Some("ws" | "wss") => {}
         scheme => {
             return Err(wrong(format!(
-                "its scheme is {:?}, and has to be \"ws\"",
+                "its scheme is {:?}, and has to be \"ws\" or \"wss\"",
                 scheme.unwrap_or_default()
             )));
         }

@@ -1,13 +1,13 @@
 //! How a client connects.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use tidegate_shared::protocol::{Encoding, SubscribeRequest};
 
 /// The settings of one connection.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The gateway's address, `ws://host:port/connection/websocket`.
+    /// The gateway's address, `ws://host:port/connection/websocket`, or `wss://` with TLS.
     pub url: String,
     /// The connection token. `None` connects anonymously.
     pub token: Option<String>,
@@ -21,6 +21,8 @@ pub struct Options {
     pub subs: BTreeMap<String, SubscribeRequest>,
     /// The `Origin` a browser would send.
     pub origin: Option<String>,
+    /// A file with the certificates to trust with `wss://` (PEM). `None` trusts those of this machine.
+    pub ca: Option<PathBuf>,
 }
 
 impl Options {
@@ -34,6 +36,7 @@ impl Options {
             events: 256,
             subs: BTreeMap::new(),
             origin: None,
+            ca: None,
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
     str::FromStr,
     time::{Duration, SystemTime},
 };
@@ -13,7 +14,7 @@ use tidegate_cli::{
     client::{CallError, Client, ConnectError, Events, Options},
     token::connection_token,
 };
-use tidegate_shared::config::{Config, Environment, Role};
+use tidegate_shared::config::{Config, Environment, GatewayConfig, Role};
 
 use crate::command::ConfigArgs;
 
@@ -30,6 +31,9 @@ pub(crate) struct AccessArgs {
     /// The gateway's URL [default: from `gateway.listen` of the configuration].
     #[arg(long, value_name = "URL")]
     pub(crate) url: Option<String>,
+    /// The certificates to trust at a wss:// URL, in a PEM file [default: those of this machine].
+    #[arg(long, value_name = "PATH")]
+    pub(crate) ca: Option<PathBuf>,
     /// The user; signs a token with `auth.hmac_secret` [default in development: 42].
     #[arg(long, conflicts_with = "token")]
     pub(crate) user: Option<String>,
@@ -42,8 +46,8 @@ impl AccessArgs {
     /// Reads the configuration and returns the connection settings.
     pub(crate) fn options(&self) -> anyhow::Result<Options> {
         let config = self.config.load(if self.token.is_some() { Role::Client } else { Role::Signer })?;
-        let url = self.url.clone().unwrap_or_else(|| websocket(config.gateway.listen));
-        let options = Options::new(url);
+        let url = self.url.clone().unwrap_or_else(|| websocket(&config.gateway));
+        let options = Options { ca: self.ca.clone(), ..Options::new(url) };
         if let Some(token) = &self.token {
             return Ok(options.token(token.clone()));
         }
@@ -64,9 +68,10 @@ impl AccessArgs {
 }
 
 /// Returns a gateway's address for clients on the same machine.
-fn websocket(listen: SocketAddr) -> String {
+fn websocket(gateway: &GatewayConfig) -> String {
+    let listen = gateway.listen;
     let ip = if listen.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { listen.ip() };
-    format!("ws://{}/connection/websocket", SocketAddr::new(ip, listen.port()))
+    gateway.websocket(SocketAddr::new(ip, listen.port()))
 }
 
 /// The error context when no gateway answers.
@@ -86,11 +91,11 @@ pub(crate) async fn connect(options: Options) -> anyhow::Result<(Client, Events)
 fn context(error: &ConnectError) -> &'static str {
     match error {
         ConnectError::Address { .. } => {
-            "the address cannot be used (a gateway's is ws://HOST:PORT/connection/websocket)"
+            "the address cannot be used (a gateway's is ws://HOST:PORT/connection/websocket, with TLS wss://...)"
         }
         ConnectError::Unreachable { .. } | ConnectError::Refused(CallError::Timeout) => NO_CONNECTION,
         ConnectError::NoWebSocket { .. } => {
-            "another program answers at this address (--url names the gateway's, ws://HOST:PORT/connection/websocket)"
+            "another program answers at this address (--url names the gateway's, ws://HOST:PORT/connection/websocket, with TLS wss://...)"
         }
         ConnectError::Http { status: 404 | 405, .. } => {
             "the server has no WebSocket at this path (a gateway's is /connection/websocket, on gateway.listen)"
@@ -123,8 +128,12 @@ mod tests {
 
     #[test]
     fn a_gateway_that_listens_on_all_addresses_is_reached_on_loopback() {
-        assert_eq!(websocket("0.0.0.0:8000".parse().unwrap()), "ws://127.0.0.1:8000/connection/websocket");
-        assert_eq!(websocket("[::1]:8000".parse().unwrap()), "ws://[::1]:8000/connection/websocket");
+        let of = |listen: &str| {
+            let listen = ("gateway.listen", listen.to_owned());
+            websocket(&Config::load_as(Role::Client, None, &[listen]).unwrap().gateway)
+        };
+        assert_eq!(of("0.0.0.0:8000"), "ws://127.0.0.1:8000/connection/websocket");
+        assert_eq!(of("[::1]:8000"), "ws://[::1]:8000/connection/websocket");
     }
 
     #[test]

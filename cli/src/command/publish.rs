@@ -1,19 +1,16 @@
 //! `tidegate pub`: one publication, as a client or as a service.
 
-use std::{process::ExitCode, time::Duration};
+use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use async_nats::HeaderMap;
 use tidegate_cli::output;
-use tidegate_shared::{broker::Broker, channel::Channel, config::Role};
+use tidegate_shared::{channel::Channel, config::Role};
 
 use crate::command::{
     access::{self, AccessArgs, JsonArg},
-    namespace_of,
+    namespace_of, service,
 };
-
-/// How long the connection to NATS may take.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Arguments of `tidegate pub`.
 #[derive(Debug, clap::Args)]
@@ -57,12 +54,11 @@ async fn as_service(args: &Args) -> anyhow::Result<ExitCode> {
     // Nothing else says so: no stream takes the message.
     namespace_of(&config, channel.namespace())?;
     let subject = config.subjects().channel(&channel);
-    let connecting = Broker::connect(&config.nats, &config.nats.service, "tidegate pub", 1, true);
-    let Ok(broker) = tokio::time::timeout(PATIENCE, connecting).await else {
-        bail!("no NATS at {} (`make up` starts one): start it, or check nats.url", config.nats.url);
-    };
-    let broker = broker?;
+    let broker = service::connect(&config).await?;
     let stored = broker.store(subject.clone(), HeaderMap::new(), args.data.0.clone()).await?;
-    output::note(format!("stored on {subject} at sequence {}", stored.seq));
+    match stored.seq {
+        0 => output::note(format!("sent on {subject}: the namespace has no history, so nothing is stored")),
+        seq => output::note(format!("stored on {subject} at sequence {seq}")),
+    }
     Ok(ExitCode::SUCCESS)
 }

@@ -10,12 +10,12 @@ use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 
 use super::{
     plan::Plan,
-    progress::Progress,
     reports::{self, ReportResult},
     verdict::RequestCounts,
 };
 use crate::{
     client::{KeyedError, ReconnectingClient},
+    progress::Progress,
     stack::Stack,
 };
 
@@ -56,7 +56,7 @@ impl Replay {
         }
         drop(settled);
         let total = plan.events();
-        let mut progress = Progress::new(total)?;
+        let mut progress = Progress::new(total, "answered")?;
         let mut replay = Self::default();
         let mut count = 0;
         while let Some(report) = reports.recv().await {

@@ -34,6 +34,8 @@ pub(crate) struct Blueprint {
     pub(crate) worker: String,
     pub(crate) free_ports: bool,
     pub(crate) separation: Separation,
+    /// Whether the broker acknowledges messages before they are on the disk.
+    pub(crate) relaxed: bool,
     /// The password of the broker's user who may do everything in the account of the streams. Only stacks of tests have one.
     pub(crate) admin: Option<String>,
     /// Extra environment variables: process name prefix, variable, value.
@@ -66,6 +68,7 @@ impl Blueprint {
         let ports = (public.port(), internal.port());
         let data = data.display().to_string();
         let text = broker::configuration(&self.config, ports, &data, self.admin.as_deref(), self.separation)?;
+        let text = if self.relaxed { broker::relaxed(&text)? } else { text };
         let file = self.dir.join("nats.conf");
         std::fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
         let spec = ProcessSpec {

@@ -9,6 +9,8 @@ use tidegate_shared::{
 
 /// The configuration every stack starts from.
 const NATS_CONF: &str = include_str!("../../../nats.conf");
+/// The line by which a message is on the disk when it is acknowledged.
+const SYNCED: &str = "  sync_interval: always\n";
 /// The first line of its last part, the accounts.
 const ACCOUNTS: &str = "# The streams are in the account ";
 
@@ -41,19 +43,23 @@ pub(crate) fn configuration(
         values.extend(password.map(|password| (account.password_variable(), password)));
     }
     let (own, _) = NATS_CONF.split_once(ACCOUNTS).context("nats.conf has no accounts")?;
-    let accounts = match separation {
-        Separation::Accounts => Access::of(config).nats_conf(),
-        Separation::Permissions => one_account(config),
+    let access = Access::of(config);
+    let accounts = match (separation, admin) {
+        (Separation::Accounts, Some(password)) => access.nats_conf_with_admin(password),
+        (Separation::Accounts, None) => access.nats_conf(),
+        (Separation::Permissions, _) => one_account(config),
     };
     let mut text = format!("{own}{accounts}");
     for (name, value) in values {
         text = with(&text, name, &value).with_context(|| format!("nats.conf does not define {name}"))?;
     }
-    if let Some(password) = admin.filter(|_| separation == Separation::Accounts) {
-        let user = format!("users: [ {{ user: {ADMIN}, password: {} }} ]", quoted(password));
-        text = text.replacen("jetstream: enabled\n", &format!("jetstream: enabled\n    {user}\n"), 1);
-    }
     Ok(text)
+}
+
+/// The configuration of a broker that writes to the disk when it likes.
+pub(crate) fn relaxed(text: &str) -> anyhow::Result<String> {
+    let (before, after) = text.split_once(SYNCED).context("nats.conf does not sync always")?;
+    Ok(format!("{before}{after}"))
 }
 
 fn one_account(config: &Config) -> String {
@@ -75,9 +81,6 @@ fn one_account(config: &Config) -> String {
         "accounts {{\n  ALL {{\n    jetstream: enabled\n    users: [\n{users}    ]\n  }}\n  SYS {{ }}\n}}\nsystem_account: SYS\n"
     )
 }
-
-/// The user of the streams' own account. Only stacks of tests have it.
-pub(crate) const ADMIN: &str = "admin";
 
 /// Replaces the value of a variable defined at the start of a line.
 fn with(text: &str, name: &str, value: &str) -> Option<String> {
@@ -109,7 +112,7 @@ mod tests {
     fn every_variable_is_replaced_and_nothing_else() {
         let text = configuration(&example(), (4223, 8223), "/tmp/x", None, Separation::Accounts).unwrap();
         assert!(text.contains("CLIENT_PORT = 4223\n") && text.contains("DATA_DIR = \"/tmp/x\"\n"));
-        assert!(!text.contains(ADMIN));
+        assert!(!text.contains("user: admin"));
     }
 
     #[test]

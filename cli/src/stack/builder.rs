@@ -37,6 +37,7 @@ pub struct Builder {
     worker: String,
     purger: bool,
     separation: Separation,
+    relaxed: bool,
     dir: Option<PathBuf>,
     free_ports: bool,
     variables: Vec<(String, String, String)>,
@@ -60,6 +61,7 @@ impl Default for Builder {
             worker: "tidegate-worker".to_owned(),
             purger: false,
             separation: Separation::Accounts,
+            relaxed: false,
             dir: None,
             free_ports: true,
             variables: Vec::new(),
@@ -124,6 +126,13 @@ impl Builder {
     #[must_use]
     pub fn separation(mut self, separation: Separation) -> Self {
         self.separation = separation;
+        self
+    }
+
+    /// Lets the broker acknowledge messages before they are on the disk: what is accepted then survives kill -9 only.
+    #[must_use]
+    pub fn relaxed(mut self, relaxed: bool) -> Self {
+        self.relaxed = relaxed;
         self
     }
 
@@ -206,6 +215,7 @@ impl Builder {
             worker: self.worker.clone(),
             free_ports: self.free_ports,
             separation: self.separation,
+            relaxed: self.relaxed,
             admin: self.dir.is_none().then(random_token::<20>),
             variables: self.variables.clone(),
             dir: dir.clone(),

@@ -13,13 +13,13 @@ use futures_util::future::{join_all, try_join_all};
 use parking_lot::{Mutex, MutexGuard};
 use tempfile::TempDir;
 use tidegate_shared::{
+    access::ADMIN,
     broker::Broker,
     config::{Config, NatsUser, Secret},
 };
 
 use super::{
     blueprint::{Blueprint, PlannedProcess},
-    broker::ADMIN,
     guard::CleanupGuard,
     log::Logs,
     pid_file::PidFiles,
@@ -118,7 +118,7 @@ impl Stack {
     pub fn gateways(&self) -> Vec<GatewayAddress> {
         let gateways = self.processes_of(Kind::Gateway).into_iter().map(|process| GatewayAddress {
             name: process.spec.name.clone(),
-            websocket: format!("ws://{}/connection/websocket", process.spec.public),
+            websocket: self.config().gateway.websocket(process.spec.public),
             public: process.spec.public,
             internal: process.spec.internal,
         });
@@ -202,7 +202,7 @@ impl Stack {
     /// Returns the state of every process.
     pub fn status(&self) -> Vec<ProcessStatus> {
         let processes = self.processes();
-        processes.iter().map(|process| status_of(process)).collect()
+        processes.iter().map(|process| status_of(process, self.config())).collect()
     }
 
     /// Returns the recent output of all processes, each line with the process name.
@@ -253,11 +253,11 @@ impl Drop for Stack {
     }
 }
 
-fn status_of(process: &Process) -> ProcessStatus {
+fn status_of(process: &Process, config: &Config) -> ProcessStatus {
     let (spec, state) = (&process.spec, process.state());
     let address = match spec.kind {
         Kind::Nats => format!("nats://{}", spec.public),
-        Kind::Gateway => format!("ws://{}/connection/websocket", spec.public),
+        Kind::Gateway => config.gateway.websocket(spec.public),
         Kind::Worker | Kind::Purger => format!("http://{}/readyz", spec.internal),
     };
     let uptime = state.pid.map_or(Duration::ZERO, |_| state.since.elapsed());

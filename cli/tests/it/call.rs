@@ -184,7 +184,12 @@ async fn a_connection_that_was_refused_is_not_called_no_connection() {
     let gateway = &stack.gateways()[0];
     let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let elsewhere = format!("ws://{}/connection/websocket", other.local_addr().unwrap());
-    std::thread::spawn(move || while other.accept().is_ok() {});
+    // What is not read would make the end of the connection a reset.
+    std::thread::spawn(move || {
+        while let Ok((mut socket, _)) = other.accept() {
+            let _ = std::io::Read::read(&mut socket, &mut [0; 4096]);
+        }
+    });
     let nats = stack.nats_url().replace("nats://", "ws://");
     for (url, words) in [
         (gateway.websocket.clone(), "refused the connection"),
@@ -207,4 +212,46 @@ async fn a_connection_that_was_refused_is_not_called_no_connection() {
     let (_, _, error) = run(&stack, &["sub", "secret:lobby"]).await;
     assert!(error.contains("a channel") && !error.contains("no connection"), "{error}");
     stack.down().await;
+}
+
+#[tokio::test]
+async fn enqueue_prints_the_id_of_the_stored_request() {
+    let stack = start().await;
+    let enqueue = async |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        command.arg("enqueue").args(args).current_dir(stack.dir());
+        let output = command.env("TIDEGATE_NATS__URL", stack.nats_url()).output().await.unwrap();
+        (
+            output.status.code(),
+            String::from_utf8(output.stdout).unwrap(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
+    };
+    let args = ["later.echo", "{\"a\":1}", "--key", "7f3c", "--user", "42", "--delay", "1h"];
+    let (code, first, error) = enqueue(&args).await;
+    assert_eq!((code, error.as_str()), (Some(0), ""));
+    let first: Value = serde_json::from_str(&first).unwrap();
+    let (_, again, _) = enqueue(&args).await;
+    let again: Value = serde_json::from_str(&again).unwrap();
+    assert_eq!((&first["id"], &again["duplicate"]), (&again["id"], &json!(true)));
+    let show = async |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        command.arg("job").args(args).current_dir(stack.dir());
+        let output = command.env("TIDEGATE_NATS__URL", stack.nats_url()).output().await.unwrap();
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    let (code, out, error) = enqueue(&["echo", "1", "--priority", "high"]).await;
+    assert!(code == Some(0) && out.contains("\"id\""), "{out} {error}");
+    let (code, _, error) = enqueue(&["echo", "1", "--priority", "urgent"]).await;
+    assert!(code == Some(2) && error.contains("normal, high"), "{error}");
+    let id = first["id"].as_str().unwrap();
+    assert_eq!(show(&["show", id]).await["state"], "waiting");
+    let by_key = ["cancel", "--method", "later.echo", "--key", "7f3c", "--user", "42"];
+    assert_eq!(show(&by_key).await["state"], "cancelled");
+    assert_eq!(show(&["show", id]).await["state"], "cancelled");
+    let (code, _, error) = enqueue(&["nothing"]).await;
+    assert_eq!(
+        (code, error.as_str()),
+        (Some(1), "error 104: method not found: no route takes \"nothing\"\n")
+    );
 }

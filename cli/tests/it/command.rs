@@ -169,7 +169,7 @@ fn a_configuration_that_cannot_work_is_refused_by_check_config_with_its_line() {
     for (config, words) in [
         (
             "[[route]]\nname = 'a'\nmatch = 'rpc.a'\nhandler = 'ecko'\n",
-            ["route \"a\"", "line 4", "echo, quakes, room"],
+            ["route \"a\"", "line 4", "echo, forward, quakes, room, sql, webhook"],
         ),
         (
             "[gateway]\norigins = ['app.example.com']\n",

@@ -2,11 +2,17 @@
 
 // `cfg(test)` always holds here; it tells clippy that helpers may unwrap, too.
 #[cfg(test)]
+mod asyncapi;
+#[cfg(test)]
 mod broker;
 #[cfg(test)]
 mod call;
 #[cfg(test)]
 mod command;
+#[cfg(test)]
+mod conformance;
+#[cfg(test)]
+mod dead;
 #[cfg(test)]
 mod demo;
 #[cfg(test)]
@@ -19,6 +25,8 @@ mod mistyped;
 mod permission;
 #[cfg(test)]
 mod port;
+#[cfg(test)]
+mod schedule;
 #[cfg(test)]
 mod stack;
 #[cfg(test)]

@@ -70,7 +70,6 @@ fn a_number_an_address_or_a_name_that_cannot_be_is_refused_where_it_is_typed() {
     }
     for (url, word) in [
         ("http://127.0.0.1:1/connection/websocket", "\"http\""),
-        ("wss://127.0.0.1:1/connection/websocket", "TLS"),
         ("ws://127.0.0.1:99999/connection/websocket", "1 to 65535"),
         ("ws://127.0.0.1:0/connection/websocket", "1 to 65535"),
         ("127.0.0.1:8000", "ws://HOST:PORT"),

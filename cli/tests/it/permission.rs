@@ -11,7 +11,7 @@ use futures_util::StreamExt;
 use tidegate_cli::stack::Stack;
 use tidegate_shared::{
     access::{Access, Account},
-    broker::Broker,
+    broker::{Broker, Refusal},
     config::Config,
 };
 
@@ -23,7 +23,8 @@ use self::{
 
 const CONFIG: &str = "[worker]\nack_wait = \"10m\"\n\
     [[route]]\nname = \"echo\"\nmatch = \"rpc.echo\"\n[[route]]\nname = \"jobs\"\nmatch = \"rpc.jobs\"\n\
-    [[namespace]]\nname = \"chat\"\nhistory_size = 1000\n[[namespace]]\nname = \"kept\"\nhistory_size = 5\n";
+    [[namespace]]\nname = \"chat\"\nhistory_size = 1000\n[[namespace]]\nname = \"kept\"\nhistory_size = 5\n\
+    [[namespace]]\nname = \"brief\"\n";
 /// A body that must not reach anybody but its readers.
 const SECRET: &str = "the secret";
 
@@ -350,10 +351,62 @@ async fn a_namespace_or_route_that_the_broker_grants_nothing_for_is_named() {
         (Account::Purger, "$JS.API.STREAM.PURGE.TIDE_IN_late"),
         (Account::Setup, "$JS.API.CONSUMER.CREATE.TIDE_IN_late"),
     ] {
-        let said = connect(&stack, account).await.try_rights(&changed, account, true).await.unwrap_err();
+        let broker = connect(&stack, account).await.past_streams(&changed, account == Account::Gateway);
+        let said = broker.try_rights(&changed, account, true).await.unwrap_err();
         let (said, user) = (said.to_string(), &account.user(&changed).unwrap().user);
         assert!(said.contains(lacks) && said.contains(user) && said.contains("nats-config"), "{said}");
     }
+    stack.down().await;
+}
+
+#[tokio::test]
+async fn a_gateway_that_may_not_publish_past_the_streams_is_told_so_at_its_start() {
+    let stack = Stack::builder().config(CONFIG).start().await.unwrap();
+    let file = stack.dir().join("changed.toml");
+    std::fs::write(&file, format!("{CONFIG}[[namespace]]\nname = \"ticks\"\n")).unwrap();
+    let url = [("nats.url", stack.nats_url().to_owned())];
+    let changed = Config::from_sources(Some(&file), std::collections::BTreeMap::new(), &url).unwrap();
+    let gateway = connect(&stack, Account::Gateway).await.past_streams(&changed, true);
+    let said = gateway.try_rights(&changed, Account::Gateway, true).await.unwrap_err().to_string();
+    assert!(said.contains("tide.live.ticks") && said.contains("nats-config"), "{said}");
+    assert!(!said.contains("tide.live.brief"), "it may publish there: {said}");
+    stack.down().await;
+}
+
+#[tokio::test]
+async fn a_program_that_may_not_ask_whether_the_server_has_a_publication_is_told_so_at_its_start() {
+    let stack = Stack::builder().config(CONFIG).start().await.unwrap();
+    let file = stack.dir().join("nats.conf");
+    let granted = std::fs::read_to_string(&file).unwrap();
+    let earlier = granted.replace("\"tide.barrier\"", "\"tide.none\"");
+    assert_ne!(granted, earlier);
+    std::fs::write(&file, earlier).unwrap();
+    stack.kill("nats").await.unwrap();
+    stack.wait_ready("nats").await.unwrap();
+    for account in [Account::Gateway, Account::Worker] {
+        let broker = connect(&stack, account).await.past_streams(stack.config(), account == Account::Gateway);
+        let said = broker
+            .try_rights(stack.config(), account, true)
+            .await
+            .expect_err(&format!("{account:?}"))
+            .to_string();
+        assert!(said.contains("tide.barrier") && said.contains("nats-config"), "{said}");
+    }
+    stack.down().await;
+}
+
+#[tokio::test]
+async fn a_publication_that_the_server_refuses_is_not_called_taken() {
+    let stack = Stack::builder().config(CONFIG).start().await.unwrap();
+    let file = stack.dir().join("changed.toml");
+    std::fs::write(&file, format!("{CONFIG}[[namespace]]\nname = \"ticks\"\n")).unwrap();
+    let url = [("nats.url", stack.nats_url().to_owned())];
+    let changed = Config::from_sources(Some(&file), std::collections::BTreeMap::new(), &url).unwrap();
+    let worker = connect(&stack, Account::Worker).await.past_streams(&changed, false);
+    let publish = |channel: &str| worker.store(format!("tide.ch.{channel}"), HeaderMap::new(), "1".into());
+    publish("brief.a").await.unwrap();
+    assert_eq!(publish("ticks.a").await, Err(Refusal::Unconfirmed));
+    publish("brief.a").await.unwrap();
     stack.down().await;
 }
 

@@ -9,15 +9,12 @@ use tidegate_shared::{
     envelope::{JSON, Outcome, Request},
     id::RequestId,
     protocol::{Error, codes, json},
-    route::Method,
+    route::{Method, Priority},
 };
 use tokio::time::Instant;
 
-use super::{Api, ApiResult, raw};
+use super::{Api, ApiResult, raw, trace};
 use crate::requests::{CallEnd, calls::Settled, turn::Turns};
-
-/// The client id that workers see for a service.
-const CALLER: &str = "service";
 
 #[derive(Debug, Deserialize, Default)]
 #[serde(default, deny_unknown_fields)]
@@ -50,18 +47,22 @@ impl Api {
         let request = Request {
             id: RequestId::plain(&self.rules.gateway),
             user: None,
-            client: CALLER.to_owned(),
+            client: None,
             route: route.name.clone(),
             method: Some(method.name.to_owned()),
             channel: None,
             info: None,
             channel_info: None,
+            key: None,
+            priority: Priority::Normal,
             later: false,
             attempt: 0,
             accepted_at: milliseconds(),
+            trace: Some(trace::current()),
             content_type: JSON.to_owned(),
             body: if body.is_empty() { Bytes::from_static(b"null") } else { body },
         };
+        let request = request.on_route(route);
         let deadline = Instant::now() + self.answer_timeout;
         // A service has no earlier message that it would have to wait for.
         let settled = self.store.call(request, AnswerMode::Wait, Turns::default().next(), deadline).await;
@@ -72,15 +73,16 @@ impl Api {
         match end {
             CallEnd::Answered(answer) => match answer.outcome {
                 Outcome::Ok(data) => raw(&RpcAnswer { data: json::Payload::from_any(&data).into_bytes() }),
-                Outcome::Error { code, message } => Err(Error { code, message, temporary: false }),
+                Outcome::Error { code, message, .. } => Err(Error { code, message, temporary: false }),
             },
             CallEnd::Failed(error) => Err(error),
-            CallEnd::Accepted { .. } => Err(codes::INTERNAL.error()),
+            CallEnd::Accepted { .. } | CallEnd::Told(_) => Err(codes::INTERNAL.error()),
         }
     }
 }
 
-fn milliseconds() -> u64 {
+/// The time now, in milliseconds since 1970.
+pub(super) fn milliseconds() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

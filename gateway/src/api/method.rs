@@ -17,9 +17,23 @@ pub(crate) enum Method {
     Info,
     Batch,
     Rpc,
+    Routes,
+    RoutePause,
+    RouteResume,
+    DeadList,
+    DeadShow,
+    DeadRedrive,
+    DeadDrop,
+    Enqueue,
+    Job,
+    JobCancel,
+    ScheduleSet,
+    ScheduleList,
+    ScheduleShow,
+    ScheduleRemove,
 }
 
-pub(super) const METHODS: [Method; 14] = [
+pub(super) const METHODS: [Method; 28] = [
     Method::Publish,
     Method::Broadcast,
     Method::Subscribe,
@@ -34,6 +48,20 @@ pub(super) const METHODS: [Method; 14] = [
     Method::Info,
     Method::Batch,
     Method::Rpc,
+    Method::Routes,
+    Method::RoutePause,
+    Method::RouteResume,
+    Method::DeadList,
+    Method::DeadShow,
+    Method::DeadRedrive,
+    Method::DeadDrop,
+    Method::Enqueue,
+    Method::Job,
+    Method::JobCancel,
+    Method::ScheduleSet,
+    Method::ScheduleList,
+    Method::ScheduleShow,
+    Method::ScheduleRemove,
 ];
 
 impl Method {
@@ -54,7 +82,37 @@ impl Method {
             Self::Info => "info",
             Self::Batch => "batch",
             Self::Rpc => "rpc",
+            Self::Routes => "routes",
+            Self::RoutePause => "route_pause",
+            Self::RouteResume => "route_resume",
+            Self::DeadList => "dead_list",
+            Self::DeadShow => "dead_show",
+            Self::DeadRedrive => "dead_redrive",
+            Self::DeadDrop => "dead_drop",
+            Self::Enqueue => "enqueue",
+            Self::Job => "job",
+            Self::JobCancel => "job_cancel",
+            Self::ScheduleSet => "schedule_set",
+            Self::ScheduleList => "schedule_list",
+            Self::ScheduleShow => "schedule_show",
+            Self::ScheduleRemove => "schedule_remove",
         }
+    }
+
+    /// Whether users of the broker may call it only if its subject is permitted to them. A batch over NATS cannot hold it: the
+    /// broker sees only the batch.
+    pub(super) fn has_own_right(self) -> bool {
+        matches!(
+            self,
+            Self::HistoryRemove
+                | Self::Routes
+                | Self::RoutePause
+                | Self::RouteResume
+                | Self::DeadList
+                | Self::DeadShow
+                | Self::DeadRedrive
+                | Self::DeadDrop
+        )
     }
 
     pub(crate) fn parse(name: &str) -> Option<Self> {

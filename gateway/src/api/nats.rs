@@ -6,11 +6,11 @@ use std::sync::Arc;
 use async_nats::{Message, Subscriber};
 use futures_util::StreamExt;
 use tidegate_shared::{
-    broker::Broker, lifecycle::Lifecycle, protocol::codes, sparse::Sparse, subject::Subjects,
+    broker::Broker, lifecycle::Lifecycle, protocol::codes, sparse::Sparse, subject::Subjects, trace::Trace,
 };
 use tokio::sync::Semaphore;
 
-use super::{Api, Method, Via, refusal};
+use super::{Api, Method, Via, refusal, trace};
 
 /// The queue group that shares the requests among the gateways.
 const GROUP: &str = "gateways";
@@ -25,7 +25,7 @@ pub(crate) async fn start(
     lifecycle: &Lifecycle,
 ) -> anyhow::Result<()> {
     let requests = broker.client().queue_subscribe(subjects.all_controls(), GROUP.to_owned()).await?;
-    broker.barrier(subjects.barrier()).await?;
+    broker.settled().await?;
     let serving = lifecycle.clone();
     lifecycle
         .spawn_essential("server API over NATS", async move { serve(requests, api, broker, serving).await });
@@ -68,7 +68,10 @@ async fn answer(api: &Api, broker: &Broker, message: Message) {
         return;
     }
     let answer = match Method::parse(Subjects::last_token(&message.subject)) {
-        Some(method) => api.answer(Via::Nats, method, &message.payload).await,
+        Some(method) => {
+            let caller = message.headers.as_ref().and_then(Trace::read);
+            trace::within(caller, api.answer(Via::Nats, method, &message.payload)).await
+        }
         None => refusal(&codes::METHOD_NOT_FOUND.error()),
     };
     let limit = broker.client().server_info().max_payload;

@@ -7,14 +7,17 @@ use data_encoding::BASE64;
 use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use tidegate_shared::{
+    channel::Channel,
+    enqueue::Due,
     envelope::one_line,
     header,
     id::{publication_id, random_token},
     protocol::{Error, Publication, codes, json},
+    schedule::{self, Overlap, Schedule, What},
 };
 use tokio::time::Instant;
 
-use super::{Api, ApiResult, PARALLEL, raw};
+use super::{Api, ApiResult, PARALLEL, call::milliseconds, enqueue::due, raw};
 
 /// The parameters of both methods.
 #[derive(Debug, Deserialize, Default)]
@@ -27,6 +30,8 @@ pub(super) struct PublishParams {
     b64data: String,
     tags: BTreeMap<String, String>,
     idempotency_key: String,
+    delay: String,
+    at: String,
     skip_history: bool,
     version: u64,
     /// Ignored: it has no meaning without a version.
@@ -42,13 +47,17 @@ struct Content {
     data: Bytes,
     tags: Vec<(String, String)>,
     idempotency_key: String,
+    due: Due,
 }
 
-/// The position of a publication: 0 and empty in a channel without history.
+/// The position of a publication: 0 and empty in a channel without history, and while it waits for its time.
 #[derive(Serialize)]
 struct Published {
     offset: u64,
     epoch: String,
+    /// The schedule of a publication that waits for its time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    schedule: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -85,30 +94,72 @@ impl Api {
     }
 
     async fn publish_in(&self, channel: &str, content: &Content) -> Result<Published, Error> {
-        let channel = self.channel(channel)?;
+        let channel = self.publishable(channel, content)?;
         let id = if content.idempotency_key.is_empty() {
-            random_token::<16>()
+            format!("p.{}", random_token::<16>())
         } else {
             publication_id(channel.name(), &content.idempotency_key)
         };
-        let tags = content.tags.iter().filter_map(|(name, value)| {
-            Some((name.strip_prefix(header::TAG_PREFIX)?.to_owned(), value.clone()))
-        });
-        let publication =
-            Publication { data: content.data.clone(), tags: tags.collect(), ..Publication::default() };
-        self.rules.deliverable(&channel, &publication)?;
         let deadline = Instant::now() + self.answer_timeout;
+        if content.due != Due::Now {
+            return self.publish_later(channel, id, content, deadline).await;
+        }
         let stored = self
             .store
             .store_publication(&channel, &id, &content.tags, content.data.clone(), deadline)
             .await?;
         let epoch = self.channels.history.epoch(&channel);
         let offset = if epoch.is_some() { stored.seq } else { 0 };
-        Ok(Published { offset, epoch: epoch.as_deref().unwrap_or_default().to_owned() })
+        Ok(Published { offset, epoch: epoch.as_deref().unwrap_or_default().to_owned(), schedule: None })
+    }
+
+    /// Stores a publication that waits for its time: a schedule which fires once, with the publication's id as its name.
+    async fn publish_later(
+        &self,
+        channel: Channel,
+        id: String,
+        content: &Content,
+        deadline: Instant,
+    ) -> Result<Published, Error> {
+        let when = self.once(content.due).await?;
+        let (tags, data) = (content.tags.clone(), content.data.clone());
+        let what = What::Publication(schedule::Publication { channel, id: Some(id.clone()), tags, data });
+        let schedule = Schedule::new(id, when, Overlap::Allow, what);
+        self.schedules.set(&schedule, true, deadline).await?;
+        Ok(Published { offset: 0, epoch: String::new(), schedule: Some(schedule.name) })
+    }
+
+    /// The publication of a schedule, with all checks of one that is published now.
+    pub(super) fn scheduled(&self, params: PublishParams) -> Result<schedule::Publication, Error> {
+        let name = params.channel.clone();
+        let content = params.content()?;
+        let channel = self.publishable(&name, &content)?;
+        Ok(schedule::Publication { channel, id: None, tags: content.tags, data: content.data })
+    }
+
+    /// The channel, if it can have this publication.
+    fn publishable(&self, channel: &str, content: &Content) -> Result<Channel, Error> {
+        let channel = self.channel(channel)?;
+        let tags = content.tags.iter().filter_map(|(name, value)| {
+            Some((name.strip_prefix(header::TAG_PREFIX)?.to_owned(), value.clone()))
+        });
+        let publication =
+            Publication { data: content.data.clone(), tags: tags.collect(), ..Publication::default() };
+        self.rules.deliverable(&channel, &publication)?;
+        Ok(channel)
     }
 }
 
 impl PublishParams {
+    /// The parameters of a schedule's publication.
+    pub(super) fn of(
+        channel: String,
+        (data, b64data): (Bytes, String),
+        tags: BTreeMap<String, String>,
+    ) -> Self {
+        Self { channel, data, b64data, tags, ..Self::default() }
+    }
+
     fn content(self) -> Result<Content, Error> {
         let refuse = |problem: &str| Err(codes::BAD_REQUEST.because(problem));
         if self.skip_history {
@@ -129,12 +180,13 @@ impl PublishParams {
                 Err(error) => return refuse(&format!("b64data: {error}")),
             },
         };
+        let due = due(&self.delay, &self.at, milliseconds())?;
         let mut tags = Vec::with_capacity(self.tags.len());
         for (name, value) in self.tags {
             let header = header::tag(&name).map_err(|bad| codes::BAD_REQUEST.because(bad))?;
             tags.push((header, one_line(&value)));
         }
-        Ok(Content { data, tags, idempotency_key: self.idempotency_key })
+        Ok(Content { data, tags, idempotency_key: self.idempotency_key, due })
     }
 }
 
@@ -162,6 +214,9 @@ mod tests {
             serde_json::json!({"data": 1, "skip_history": true}),
             serde_json::json!({"data": 1, "version": 1}),
             serde_json::json!({"data": 1, "tags": {"a b": "c"}}),
+            serde_json::json!({"data": 1, "delay": "soon"}),
+            serde_json::json!({"data": 1, "at": "tomorrow"}),
+            serde_json::json!({"data": 1, "delay": "1s", "at": "2030-01-01T00:00:00Z"}),
         ] {
             assert_eq!(content(&request).err().map(|error| error.code), Some(107), "{request}");
         }

@@ -27,6 +27,16 @@ fn null_is_the_default_and_the_last_of_two_values_counts_in_every_parameter() {
                 assert!(read.is_ok_and(|batch| batch.commands.len() == 1 && !batch.parallel));
             }
             Method::Rpc => check::<call::RpcParams>(&[]),
+            Method::Routes => check::<routes::RoutesParams>(&[]),
+            Method::RoutePause => check::<routes::PauseParams>(&[]),
+            Method::RouteResume => check::<routes::ResumeParams>(&[]),
+            Method::DeadList => check::<dead::DeadListParams>(&[]),
+            Method::DeadShow | Method::DeadRedrive | Method::DeadDrop => check::<dead::LetterParams>(&[]),
+            Method::Job | Method::JobCancel => check::<job::JobParams>(&[]),
+            Method::Enqueue => check::<enqueue::EnqueueParams>(&[]),
+            Method::ScheduleSet => check::<schedule::SetParams>(&["data"]),
+            Method::ScheduleList => check::<schedule::ListParams>(&[]),
+            Method::ScheduleShow | Method::ScheduleRemove => check::<schedule::NameParams>(&[]),
         }
     }
 }

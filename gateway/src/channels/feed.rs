@@ -4,7 +4,11 @@
 //! publication a subscriber receives is the first one behind the position in its reply. The feed finds gaps by the
 //! chain of sequences; the caller fills them from the stream. No sockets, no broker, no clock.
 
-use std::{collections::HashMap, sync::Arc, time::SystemTime};
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::AtomicU64},
+    time::SystemTime,
+};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -15,6 +19,7 @@ use tidegate_shared::{
 };
 
 pub(crate) use self::{
+    doubt::{Standing, standing},
     gap::{Gap, Live},
     heal::Healed,
     subscribers::JoinOptions,
@@ -22,8 +27,9 @@ pub(crate) use self::{
     window::{Kept, Limit, Opened, Pin},
 };
 use self::{subscribers::Subscriber, track::Track};
-use crate::outbox::Outbox;
+use crate::outbox::{Outbox, frame::Frame};
 
+mod doubt;
 mod gap;
 mod heal;
 pub(crate) mod newest;
@@ -36,6 +42,8 @@ mod window;
 pub(crate) struct Feed {
     channel: Channel,
     state: Mutex<State>,
+    /// The number of the connection to the broker over which the channel is received.
+    connection: AtomicU64,
     /// Locked while a window is read from the stream, so that all requests for one share the read.
     pub(crate) reading: tokio::sync::Mutex<()>,
 }
@@ -92,6 +100,8 @@ pub(crate) struct Backlog {
     pub(crate) removed: Option<u64>,
     /// Whether more publications follow, which were too many or too large for one read.
     pub(crate) more: bool,
+    /// The stream's last sequence, if it was read. Nothing before it is known to be missing for who begins behind it.
+    pub(crate) end: u64,
     /// When the first publication was stored.
     pub(crate) oldest: Option<SystemTime>,
 }
@@ -113,22 +123,27 @@ pub(crate) enum Joined {
 #[derive(Debug)]
 pub(crate) enum FirstFrame {
     /// Queue this frame.
-    Frame(Bytes),
+    Frame(Frame),
     /// Queue no frame here: the connection queues its reply itself.
     Nothing,
     /// Do not join: the client unsubscribed meanwhile.
     Left,
 }
 
-impl From<Option<Bytes>> for FirstFrame {
-    fn from(frame: Option<Bytes>) -> Self {
+impl From<Option<Frame>> for FirstFrame {
+    fn from(frame: Option<Frame>) -> Self {
         frame.map_or(Self::Left, Self::Frame)
     }
 }
 
 impl Feed {
     pub(crate) fn new(channel: Channel) -> Self {
-        Self { channel, state: Mutex::default(), reading: tokio::sync::Mutex::default() }
+        Self {
+            channel,
+            state: Mutex::default(),
+            connection: AtomicU64::new(0),
+            reading: tokio::sync::Mutex::default(),
+        }
     }
 
     pub(crate) fn channel(&self) -> &Channel {

@@ -24,8 +24,9 @@ use tokio::sync::Semaphore;
 use self::last::LastMessages;
 use super::message::{is_removal, read_publication};
 use crate::channels::feed::{
-    Feed, Kept, Limit,
+    Feed, Kept, Limit, Standing,
     newest::{Newest, StoredPublication},
+    standing,
 };
 
 /// Reads of backlogs at the same time, and of pages: clients that read pages must not delay others that resume. Each read may
@@ -62,6 +63,8 @@ struct NamespaceStream {
     epoch: RwLock<Arc<str>>,
     /// The newest sequence this gateway has seen in the stream, where it receives all of it.
     seen: AtomicU64,
+    /// The number of the connection to the broker over which the stream's end was last read.
+    seen_on: AtomicU64,
     /// The stream's last sequence, and when it was read.
     end: tokio::sync::Mutex<Option<(u64, Instant)>>,
 }
@@ -99,6 +102,7 @@ impl History {
                 }),
                 epoch: RwLock::new("".into()),
                 seen: AtomicU64::new(0),
+                seen_on: AtomicU64::new(0),
                 end: tokio::sync::Mutex::default(),
             };
             (namespace.name.clone(), kept)
@@ -135,6 +139,11 @@ impl History {
         self.streams.contains_key(channel.namespace())
     }
 
+    /// The number of the connection to the broker.
+    pub(crate) fn connection_number(&self) -> u64 {
+        self.broker.connection_number()
+    }
+
     /// Whether the broker can be reached.
     pub(crate) fn is_connected(&self) -> bool {
         self.broker.is_connected()
@@ -146,6 +155,7 @@ impl History {
         let Some(kept) = self.streams.get(namespace) else { return Ok(None) };
         // Read before the request: messages that arrive meanwhile may be newer than the answer.
         let seen = kept.seen.load(Ordering::Acquire);
+        let connection = self.broker.connection_number();
         let facts = self.broker.stream_facts(&kept.stream).await?;
         let epoch: Arc<str> = facts.epoch.into();
         let mut known = kept.epoch.write();
@@ -160,6 +170,7 @@ impl History {
             // A channel that begins now starts behind what was missed while the broker was away.
             kept.seen.fetch_max(facts.last_seq, Ordering::AcqRel);
         }
+        kept.seen_on.fetch_max(connection, Ordering::AcqRel);
         Ok(((replaced || cut) && !first).then_some(facts.last_seq))
     }
 
@@ -176,11 +187,14 @@ impl History {
         Some(Arc::clone(&kept.epoch.read()))
     }
 
-    /// Notes the sequence of a live message of a namespace with `fanout = "wildcard"`.
-    pub(crate) fn see(&self, namespace: &str, seq: u64) {
-        if let Some(kept) = self.streams.get(namespace) {
+    /// Notes the sequence of a live message of a namespace with `fanout = "wildcard"`. Returns whether the namespace has history:
+    /// otherwise no stream numbers its messages.
+    pub(crate) fn see(&self, namespace: &str, seq: u64) -> bool {
+        let kept = self.streams.get(namespace);
+        if let Some(kept) = kept {
             kept.seen.fetch_max(seq, Ordering::AcqRel);
         }
+        kept.is_some()
     }
 
     /// The start of a channel in a namespace with `fanout = "wildcard"`: the newest sequence seen.
@@ -188,6 +202,11 @@ impl History {
         let kept = self.streams.get(channel.namespace())?;
         let position = kept.seen.load(Ordering::Acquire);
         Some(ChannelStart { position, is_message: false, newest: kept.cache.then_some(Newest::Unknown) })
+    }
+
+    /// The number of the connection to the broker over which [`Self::start_from_seen`] is known to hold.
+    pub(crate) fn seen_on(&self, channel: &Channel) -> u64 {
+        self.streams.get(channel.namespace()).map_or(0, |kept| kept.seen_on.load(Ordering::Acquire))
     }
 
     /// The start of a channel: its newest message, or the end of the stream if it has none.
@@ -245,21 +264,27 @@ impl History {
         }))
     }
 
-    /// The channels that have messages behind their positions, each with the sequence of its newest message.
-    pub(crate) async fn behind_schedule(
+    /// How the positions of channels compare with the stream. `whole` says that everything is still there that was stored since
+    /// they were last compared.
+    pub(crate) async fn compare<'c>(
         &self,
         namespace: &str,
-        channels: &[(u64, Arc<Feed>)],
-    ) -> Result<Vec<(u64, Arc<Feed>)>, Refusal> {
+        channels: &'c [(u64, Arc<Feed>)],
+        whole: bool,
+    ) -> Result<Vec<(Standing, &'c Arc<Feed>)>, Refusal> {
         let Some(kept) = self.streams.get(namespace) else { return Ok(Vec::new()) };
         let subjects: Vec<String> =
             channels.iter().map(|(_, feed)| self.subjects.channel(feed.channel())).collect();
         let newest: HashMap<_, _> = self.broker.newest(&kept.stream, &subjects).await?.into_iter().collect();
-        let behind = channels.iter().zip(&subjects).filter_map(|((position, feed), subject)| {
-            let newest = newest.get(subject).filter(|seq| *seq > position)?;
-            Some((*newest, Arc::clone(feed)))
+        let compared = channels.iter().zip(&subjects).map(|((position, feed), subject)| {
+            (standing(*position, newest.get(subject).copied(), whole), feed)
         });
-        Ok(behind.collect())
+        Ok(compared.collect())
+    }
+
+    /// How long a namespace's stream keeps messages.
+    pub(crate) fn ttl(&self, namespace: &str) -> Duration {
+        self.streams.get(namespace).map_or(Duration::MAX, |kept| kept.ttl)
     }
 
     /// Whether the stream's end is at or behind this position.

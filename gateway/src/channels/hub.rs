@@ -189,6 +189,14 @@ impl Hub {
         outbox.map_or(0, |outbox| push(data).deliver(&outbox, Form::Plain).count())
     }
 
+    /// Delivers a message to the connections of one user, which are in its personal channel. `key` is that channel's.
+    pub(crate) fn push_user(&self, key: &str, data: &Bytes) -> usize {
+        let Some(feed) = self.feed(key) else { return 0 };
+        let mut message = push(data);
+        let connections = feed.subscribers().into_iter();
+        connections.map(|(_, outbox)| message.deliver(&outbox, Form::Plain).count()).sum()
+    }
+
     /// Delivers a message to every connection.
     pub(crate) fn push_all(&self, data: &Bytes) -> usize {
         let mut message = push(data);
@@ -210,6 +218,11 @@ impl Hub {
                 outbox.drain(pace.draw());
             }
         }
+    }
+
+    /// Whether the gateway drains.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.get().is_some()
     }
 
     /// How many connections there are.
@@ -278,8 +291,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        channels::feed::{Applied, Kept, Limit, Live, Start},
-        outbox::{OutboxItem, dialect::Dialect},
+        channels::feed::{Applied, FirstFrame, Kept, Limit, Live, Start},
+        outbox::{OutboxItem, dialect::Dialect, frame::Frame},
     };
 
     fn member(hub: &Hub, gateway: &GatewayId, dialect: impl Into<Dialect>) -> (ClientId, Arc<Outbox>) {
@@ -292,9 +305,7 @@ mod tests {
 
     fn received(outbox: &Outbox) -> Vec<Bytes> {
         match poll_fn(|cx| outbox.poll_take(cx, usize::MAX)).now_or_never() {
-            Some(OutboxItem::Frames(frames)) => {
-                frames.into_iter().filter(|frame| !frame.is_empty()).collect()
-            }
+            Some(OutboxItem::Frames(frames)) => frames.iter().map(Frame::payload).collect(),
             _ => Vec::new(),
         }
     }
@@ -307,7 +318,7 @@ mod tests {
 
     fn join(hub: &Arc<Hub>, channel: &Channel, client: &ClientId, outbox: &Arc<Outbox>) -> ChannelRef {
         let held = hub.hold(channel, |_| {});
-        held.feed.join(client.clone(), outbox, None, &Start::Fresh, |_| Some(Bytes::new()));
+        held.feed.join(client.clone(), outbox, None, &Start::Fresh, |_| FirstFrame::Nothing);
         held
     }
 
@@ -334,7 +345,7 @@ mod tests {
         let channel = Channel::personal("42");
         let (client, outbox) = member(&hub, &gateway, Encoding::Json);
         let joined = hub.hold(&channel, |feed| feed.track(5, None));
-        joined.feed.join(client.clone(), &outbox, None, &Start::Fresh, |_| Some(Bytes::new()));
+        joined.feed.join(client.clone(), &outbox, None, &Start::Fresh, |_| FirstFrame::Nothing);
         // A second join is being prepared while the only subscriber leaves.
         let preparing = hub.hold(&channel, |feed| feed.track(0, None));
         let pin = preparing

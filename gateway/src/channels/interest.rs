@@ -8,21 +8,23 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{Message, Subscriber};
-use futures_util::StreamExt;
+use async_nats::{Message, SinkSubscription};
 use parking_lot::Mutex;
 use tidegate_shared::{
     channel::Channel,
     config::{Fanout, Namespace},
-    lifecycle::Lifecycle,
 };
 use tokio::{
     sync::{OnceCell, Semaphore},
     time::{Instant, MissedTickBehavior, interval, timeout},
 };
-use tokio_util::sync::CancellationToken;
 
-use super::{feed::Feed, hub::ChannelRef, receive::Receiver};
+use super::{
+    feed::Feed,
+    hub::ChannelRef,
+    readers::{Handle, Readers, early::Early},
+    receive::Receiver,
+};
 use crate::presence::Presence;
 
 /// How long a NATS subscription outlives its last subscriber.
@@ -40,9 +42,16 @@ pub(crate) struct Interests {
     presence: Arc<Presence>,
     /// The namespaces with `fanout = "wildcard"`.
     whole: HashSet<String>,
-    /// The channels with a NATS subscription of their own.
-    channels: Arc<Mutex<HashMap<Channel, Interest>>>,
+    received: Arc<Received>,
+    readers: Readers,
     turns: Semaphore,
+}
+
+/// The channels with a NATS subscription of their own.
+struct Received {
+    receiver: Arc<Receiver>,
+    channels: Mutex<HashMap<Channel, Interest>>,
+    early: Early,
 }
 
 /// A channel with a NATS subscription of its own.
@@ -56,16 +65,8 @@ struct Interest {
 #[derive(Default)]
 struct Subscription {
     ready: OnceCell<()>,
-    stop: CancellationToken,
-}
-
-/// The receiving task of one channel, as its undo value. If the task ends while the channel is received, by a panic or by
-/// the end of its NATS subscription, the subscribers are removed and their clients resume, which subscribes again.
-struct Receiving {
-    feed: Arc<Feed>,
-    stop: CancellationToken,
-    channels: Arc<Mutex<HashMap<Channel, Interest>>>,
-    lifecycle: Lifecycle,
+    /// Publications, and joins and leaves where the namespace has them.
+    running: Mutex<Option<(SinkSubscription, Option<SinkSubscription>)>>,
 }
 
 /// The channel is not received: the broker did not accept its subscription.
@@ -81,13 +82,12 @@ impl Interests {
     ) -> Arc<Self> {
         let whole = namespaces.iter().filter(|namespace| namespace.fanout() == Fanout::Wildcard);
         let whole = whole.map(|namespace| namespace.name.clone()).collect();
-        let this = Arc::new(Self {
-            receiver,
-            presence,
-            whole,
-            channels: Arc::default(),
-            turns: Semaphore::new(AT_A_TIME),
-        });
+        let received =
+            Received { receiver: Arc::clone(&receiver), channels: Mutex::default(), early: Early::default() };
+        let received = Arc::new(received);
+        let readers = Readers::start(&received, &receiver.lifecycle);
+        let turns = Semaphore::new(AT_A_TIME);
+        let this = Arc::new(Self { receiver, presence, whole, received, readers, turns });
         let sweeper = Arc::clone(&this);
         this.receiver
             .lifecycle
@@ -113,6 +113,7 @@ impl Interests {
         let Receiver { hub, history, .. } = &*self.receiver;
         self.whole.contains(channel.namespace()).then(|| {
             hub.hold(channel, |feed| {
+                feed.received_on(history.seen_on(channel));
                 if let Some(start) = history.start_from_seen(channel) {
                     feed.track(start.position, start.newest);
                 }
@@ -122,7 +123,7 @@ impl Interests {
 
     fn take(&self, channel: &Channel) -> (ChannelRef, Arc<Subscription>) {
         let hold = || self.receiver.hub.hold(channel, |_| {});
-        let mut channels = self.channels.lock();
+        let mut channels = self.received.channels.lock();
         let interest = channels.entry(channel.clone()).or_insert_with(|| Interest::new(hold()));
         interest.idle_since = None;
         (hold(), Arc::clone(&interest.subscription))
@@ -134,48 +135,46 @@ impl Interests {
         let _turn =
             turn.map_err(|_| NotReceived("too many subscriptions are waiting for the broker".to_owned()))?;
         let (broker, channel) = (&self.receiver.broker, feed.channel());
-        let subject = self.receiver.subjects.live(channel);
-        let mut messages = broker.client().subscribe(subject).await.map_err(|e| failed(&e))?;
+        let (subject, connection) = (self.receiver.subjects.live(channel), broker.connection_number());
+        let reader =
+            || self.readers.of(feed.name()).ok_or_else(|| NotReceived("nothing reads it".to_owned()));
+        let key = self.receiver.subjects.live_key(&subject).unwrap_or_default().to_owned();
+        let waiting = self.receiver.history.keeps(channel).then(|| self.received.early.open(&key));
+        let publications =
+            broker.client().subscribe_into(subject, reader()?).await.map_err(|e| failed(&e))?;
         let mut changes = None;
         if self.presence.has_join_leave(channel) {
             let subject = self.receiver.subjects.here(channel);
-            changes = Some(broker.client().subscribe(subject).await.map_err(|e| failed(&e))?);
+            changes = Some(broker.client().subscribe_into(subject, reader()?).await.map_err(|e| failed(&e))?);
         }
         // Flushing would only empty our own buffer: the barrier's answer shows that the server has read the SUB.
-        broker.barrier(self.receiver.subjects.barrier()).await.map_err(|e| failed(&e))?;
+        broker.settled().await.map_err(|e| failed(&e))?;
         if let Some(start) = self.receiver.history.start_of(channel).await.map_err(|e| failed(&e))? {
             let position = start.position;
+            feed.received_on(connection);
             feed.track(position, start.newest);
             let known = if start.is_message { position } else { 0 };
             feed.know(known);
-            // A feed from before an earlier receiving task failed.
+            // A feed from before an earlier subscription failed.
             if feed.position() < Some(position)
                 && let Some(gap) = feed.begin_heal(known)
             {
                 drop(self.receiver.recovery.heal(Arc::clone(feed), gap));
             }
         }
-        let (receiver, stop) = (Arc::clone(&self.receiver), subscription.stop.clone());
-        let receiving = Receiving {
-            feed: Arc::clone(feed),
-            stop: stop.clone(),
-            channels: Arc::clone(&self.channels),
-            lifecycle: self.receiver.lifecycle.clone(),
-        };
-        self.receiver.lifecycle.spawn(async move {
-            let _receiving = receiving;
-            loop {
-                tokio::select! {
-                    message = messages.next() => match message {
-                        Some(message) => receiver.on_publication(&message),
-                        None => return,
-                    },
-                    Some(change) = next_change(&mut changes) => receiver.on_change(&change),
-                    () = stop.cancelled() => return,
-                    () = receiver.lifecycle.finishing() => return,
-                }
-            }
-        });
+        if let Some(waiting) = waiting
+            && !waiting.apply(|message| {
+                self.receiver.on_publication(message);
+            })
+        {
+            let many = "more publications arrived than can wait until its position is known";
+            return Err(NotReceived(many.to_owned()));
+        }
+        let channels = self.received.channels.lock();
+        if !is_taken(&channels, channel, subscription) {
+            return Err(NotReceived("it was given up meanwhile: a message could not be handled".to_owned()));
+        }
+        *subscription.running.lock() = Some((publications, changes));
         Ok(())
     }
 
@@ -190,11 +189,18 @@ impl Interests {
                 () = self.receiver.lifecycle.finishing() => return,
             }
             idle.extend(self.receiver.hub.take_single());
-            let over = take_over(&mut self.channels.lock(), &mut idle, Instant::now());
+            let over = take_over(&mut self.received.channels.lock(), &mut idle, Instant::now());
             // After the lock is released: the last reference takes the hub's lock.
             drop(over);
         }
     }
+}
+
+/// Whether this is still the channel's subscription. One that was given up while it began would never end.
+fn is_taken(channels: &HashMap<Channel, Interest>, channel: &Channel, subscription: &Subscription) -> bool {
+    channels
+        .get(channel)
+        .is_some_and(|interest| std::ptr::eq(Arc::as_ptr(&interest.subscription), subscription))
 }
 
 /// Takes the channels out that had no subscriber for `LINGER`. `idle` has those that may have none, and keeps those that have none.
@@ -207,7 +213,7 @@ fn take_over(
     idle.retain(|channel| {
         let Some(interest) = channels.get_mut(channel) else { return false };
         if interest.is_over(now) {
-            interest.subscription.stop.cancel();
+            interest.subscription.end();
             over.extend(channels.remove(channel));
             return false;
         }
@@ -231,30 +237,51 @@ impl Interest {
     }
 }
 
-impl Drop for Receiving {
-    fn drop(&mut self) {
-        if self.stop.is_cancelled() || self.lifecycle.is_finishing() {
-            return;
+impl Subscription {
+    /// Ends it at the broker. Called while the channels are locked, so that no later subscription to the channel is sent before.
+    fn end(&self) {
+        drop(self.running.lock().take());
+    }
+}
+
+impl Handle for Received {
+    fn handle(&self, message: Message) -> usize {
+        let Some(key) = self.receiver.subjects.live_key(&message.subject) else {
+            return self.receiver.on_change(&message);
+        };
+        if self.early.is_empty() {
+            return self.receiver.on_publication(&message);
         }
-        tracing::error!(
-            channel = self.feed.name(),
-            "the receiving task of a channel ended: its clients resume"
-        );
-        let removed = self.channels.lock().remove(self.feed.channel());
-        // Dropped after the lock is released: the last reference takes the hub's lock.
-        drop(removed);
-        let position = self.feed.position().unwrap_or_default();
-        for outbox in self.feed.restart(position) {
-            outbox.lose(self.feed.name());
+        let key = key.to_owned();
+        self.early.keep(&key, message).map_or(0, |message| self.receiver.on_publication(&message))
+    }
+
+    fn failed(&self, subject: &str) {
+        let subjects = &self.receiver.subjects;
+        let key = subjects.live_key(subject).or_else(|| subjects.here_key(subject));
+        if let Some(feed) = key.and_then(|key| self.receiver.hub.feed(key)) {
+            give_up(&self.channels, &feed);
         }
     }
 }
 
-/// The next join or leave. Pending forever where the namespace has none.
-async fn next_change(changes: &mut Option<Subscriber>) -> Option<Message> {
-    match changes {
-        Some(changes) => changes.next().await,
-        None => std::future::pending().await,
+/// Gives a channel up whose messages cannot be handled: its subscribers are removed, and their clients resume, which subscribes
+/// again.
+fn give_up(channels: &Mutex<HashMap<Channel, Interest>>, feed: &Feed) {
+    tracing::error!(channel = feed.name(), "a message of a channel was not handled: its clients resume");
+    let removed = {
+        let mut channels = channels.lock();
+        let removed = channels.remove(feed.channel());
+        if let Some(interest) = &removed {
+            interest.subscription.end();
+        }
+        removed
+    };
+    // Dropped after the lock is released: the last reference takes the hub's lock.
+    drop(removed);
+    let position = feed.position().unwrap_or_default();
+    for outbox in feed.restart(position, true) {
+        outbox.lose(feed.name());
     }
 }
 
@@ -265,7 +292,6 @@ mod tests {
         id::{ClientId, GatewayId},
         protocol::Encoding,
     };
-    use tokio::task::JoinSet;
 
     use super::*;
     use crate::{
@@ -273,47 +299,29 @@ mod tests {
         outbox::{Outbox, OutboxItem},
     };
 
-    fn receiving(hub: &Arc<Hub>) -> (Receiving, Arc<Outbox>) {
+    fn lost(outbox: &Outbox) -> bool {
+        matches!(poll_fn(|cx| outbox.poll_take(cx, 100)).now_or_never(), Some(OutboxItem::Lost(_)))
+    }
+
+    #[test]
+    fn the_clients_of_a_channel_whose_messages_cannot_be_handled_resume() {
+        let hub = Arc::new(Hub::new());
         let channel = Channel::parse("chat:lobby").unwrap();
         let held = hub.hold(&channel, |feed| feed.track(5, None));
         let feed = Arc::clone(&held.feed);
         let outbox = Arc::new(Outbox::new(Encoding::Json, 1000));
         outbox.open();
         feed.join(ClientId::random(&GatewayId::random()), &outbox, None, &Start::Fresh, |_| {
-            Some(bytes::Bytes::new())
+            crate::channels::feed::FirstFrame::Nothing
         });
         let interest = Interest::new(held);
-        let stop = interest.subscription.stop.clone();
-        let channels = Arc::new(Mutex::new(HashMap::from([(channel, interest)])));
-        (Receiving { feed, stop, channels, lifecycle: Lifecycle::new() }, outbox)
-    }
-
-    fn lost(outbox: &Outbox) -> bool {
-        matches!(poll_fn(|cx| outbox.poll_take(cx, 100)).now_or_never(), Some(OutboxItem::Lost(_)))
-    }
-
-    #[tokio::test]
-    async fn a_panic_in_a_channels_receiving_task_makes_its_clients_resume() {
-        let hub = Arc::new(Hub::new());
-        let (receiving, outbox) = receiving(&hub);
-        let (feed, channels) = (Arc::clone(&receiving.feed), Arc::clone(&receiving.channels));
-        let mut tasks = JoinSet::new();
-        tasks.spawn(async move {
-            let _receiving = receiving;
-            panic!("planted");
-        });
-        assert!(tasks.join_next().await.unwrap().unwrap_err().is_panic());
+        let begun = Arc::clone(&interest.subscription);
+        let channels = Mutex::new(HashMap::from([(channel.clone(), interest)]));
+        assert!(!lost(&outbox) && is_taken(&channels.lock(), &channel, &begun));
+        give_up(&channels, &feed);
+        assert!(!is_taken(&channels.lock(), &channel, &begun), "one that was begun before joins nobody");
         assert!(lost(&outbox) && feed.len() == 0);
         assert!(channels.lock().is_empty(), "the next subscriber subscribes again");
-    }
-
-    #[test]
-    fn a_receiving_task_that_was_stopped_tells_its_clients_nothing() {
-        let hub = Arc::new(Hub::new());
-        let (receiving, outbox) = receiving(&hub);
-        receiving.stop.cancel();
-        drop(receiving);
-        assert!(!lost(&outbox));
     }
 
     #[test]

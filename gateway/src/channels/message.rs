@@ -11,12 +11,12 @@ use tidegate_shared::{
 
 /// Whether a message is a removal mark.
 pub(super) fn is_removal(message: &Message) -> bool {
-    message.headers.as_ref().is_some_and(|headers| headers.get(header::REMOVED).is_some())
+    message.headers.as_ref().is_some_and(|headers| get(headers, header::REMOVED).is_some())
 }
 
 /// Reads a publication, whatever a publisher wrote into its headers: everything in it can be embedded in a frame. An info
 /// that is not JSON becomes a JSON string.
-pub(super) fn read_publication(message: &Message) -> Publication {
+pub(crate) fn read_publication(message: &Message) -> Publication {
     let none = HeaderMap::new();
     let headers = message.headers.as_ref().unwrap_or(&none);
     let json = |name| get(headers, name).map(json_or_text).unwrap_or_default();
@@ -109,7 +109,8 @@ mod tests {
                 for reply in replies {
                     let frame = dialect.encode(&reply).unwrap();
                     if dialect == Dialect::Json {
-                        let text = std::str::from_utf8(&frame).unwrap();
+                        let message = frame.payload();
+                        let text = std::str::from_utf8(&message).unwrap();
                         prop_assert_eq!(json::decode::<Reply>(text).count(), 1, "{}", text);
                         prop_assert!(json::decode::<Reply>(text).all(|read| read.is_ok()), "{}", text);
                     }

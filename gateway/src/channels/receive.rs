@@ -8,6 +8,7 @@ use async_nats::Message;
 use tidegate_shared::{
     broker::{Broker, header_number, stored_at},
     config::{Fanout, Namespace},
+    header::SEQUENCE,
     id::{ClientId, GatewayId},
     lifecycle::Lifecycle,
     listener::listen,
@@ -16,6 +17,7 @@ use tidegate_shared::{
 };
 
 use super::{
+    confirm::Confirmations,
     feed::{Applied, Live},
     history::History,
     hub::Hub,
@@ -26,6 +28,7 @@ use crate::{metrics::Metrics, presence::Presence};
 
 /// Receives everything that is published or pushed to clients of this gateway.
 pub(crate) struct Receiver {
+    pub(super) confirmations: Confirmations,
     pub(super) broker: Broker,
     pub(super) subjects: Subjects,
     pub(super) hub: Arc<Hub>,
@@ -37,8 +40,8 @@ pub(crate) struct Receiver {
     pub(super) warned: Sparse,
 }
 
-/// Handles the messages of one subscription.
-type Handler = fn(&Receiver, &Message);
+/// Handles a message of one subscription. Returns to how many clients it was delivered.
+type Handler = fn(&Receiver, &Message) -> usize;
 
 impl Receiver {
     /// Subscribes to pushes and to the namespaces with `fanout = "wildcard"`. Returns once the broker has the
@@ -50,6 +53,7 @@ impl Receiver {
     ) -> anyhow::Result<()> {
         let mut subjects: Vec<(&'static str, String, Handler)> = vec![
             ("pushes to one connection", self.subjects.pushes_of(gateway), Self::on_push),
+            ("pushes to the connections of a user", self.subjects.pushes_to_users(), Self::on_push_user),
             ("pushes to all connections", self.subjects.push_all(), Self::on_push_all),
         ];
         for namespace in namespaces.iter().filter(|namespace| namespace.fanout() == Fanout::Wildcard) {
@@ -62,7 +66,7 @@ impl Receiver {
         for (name, subject, handler) in subjects {
             subscriptions.push((name, self.broker.client().subscribe(subject).await?, handler));
         }
-        self.broker.barrier(self.subjects.barrier()).await?;
+        self.broker.settled().await?;
         // Read before the first message is handled: this also sets the end of each stream.
         for namespace in self.history.namespaces() {
             self.history.refresh(namespace).await?;
@@ -71,22 +75,26 @@ impl Receiver {
         for (name, messages, handler) in subscriptions {
             let this = Arc::clone(self);
             self.lifecycle.spawn_essential(name, async move {
-                listen(messages, &this.lifecycle, |message| handler(&this, &message)).await;
+                let handle = |message| {
+                    handler(&this, &message);
+                };
+                listen(messages, &this.lifecycle, handle).await;
             });
         }
         Ok(())
     }
 
     /// Delivers a live publication, and fills the gap if it shows one.
-    pub(super) fn on_publication(&self, message: &Message) {
-        let Some(key) = self.subjects.live_key(&message.subject) else { return };
-        let seq = header_number(message, "Nats-Sequence").unwrap_or_default();
+    pub(super) fn on_publication(&self, message: &Message) -> usize {
+        let Some(key) = self.subjects.live_key(&message.subject) else { return 0 };
+        let number = |name| header_number(message, name).unwrap_or_default();
+        let seq = number(SEQUENCE);
         // Noted before the channel is looked up: a subscriber that joins in between starts at this position.
-        if let Some((namespace, _)) = key.split_once('.') {
-            self.history.see(namespace, seq);
+        let stored = key.split_once('.').is_some_and(|(namespace, _)| self.history.see(namespace, seq));
+        if !stored && let Some(reply) = &message.reply {
+            self.confirmations.confirm(reply);
         }
-        let Some(feed) = self.hub.feed(key) else { return };
-        let previous = header_number(message, "Nats-Last-Sequence").unwrap_or_default();
+        let Some(feed) = self.hub.feed(key) else { return 0 };
         let publication = (!is_removal(message)).then(|| read_publication(message));
         if has_odd_info(message) {
             self.metrics.unreadable("info");
@@ -95,29 +103,44 @@ impl Receiver {
                 "a publication's Tide-Info or Tide-Channel-Info is not JSON: clients get it as text",
             );
         }
-        let live = Live { seq, previous, publication, stored_at: stored_at(message) };
+        let live = if stored {
+            Live { seq, previous: number("Nats-Last-Sequence"), publication, stored_at: stored_at(message) }
+        } else {
+            // What its publisher wrote into such headers has no meaning.
+            Live { seq: 0, previous: 0, publication, stored_at: None }
+        };
+        feed.received_on(self.broker.connection_number());
         match feed.live(live) {
-            Applied::Delivered(subscribers) => self.metrics.delivered(subscribers),
-            Applied::Known => {}
-            Applied::Gap(gap) => drop(self.recovery.heal(feed, gap)),
+            Applied::Delivered(subscribers) => self.delivered(subscribers),
+            Applied::Known => 0,
+            Applied::Gap(gap) => {
+                drop(self.recovery.heal(feed, gap));
+                0
+            }
         }
     }
 
     /// Delivers a join or a leave to the channel's subscribers.
-    pub(super) fn on_change(&self, message: &Message) {
+    pub(super) fn on_change(&self, message: &Message) -> usize {
         let feed = self.subjects.here_key(&message.subject).and_then(|key| self.hub.feed(key));
-        let Some(feed) = feed else { return };
+        let Some(feed) = feed else { return 0 };
         match Presence::change(message) {
-            Ok(Some(change)) => self.metrics.delivered(feed.deliver_change(&change)),
-            Ok(None) => {}
+            Ok(Some(change)) => self.delivered(feed.deliver_change(&change)),
+            Ok(None) => 0,
             Err(error) => {
                 self.metrics.unreadable("member");
                 self.warn(
                     &message.subject,
                     &format!("dropped a join or a leave that cannot be read: {error}"),
                 );
+                0
             }
         }
+    }
+
+    fn delivered(&self, clients: usize) -> usize {
+        self.metrics.delivered(clients);
+        clients
     }
 
     /// Warns of what publishers write, rarely: they may write it often.
@@ -127,12 +150,18 @@ impl Receiver {
         }
     }
 
-    fn on_push(&self, message: &Message) {
-        let Some(client) = Subjects::id_in(&message.subject).and_then(ClientId::parse) else { return };
-        self.metrics.delivered(self.hub.push_client(&client, &message.payload));
+    fn on_push(&self, message: &Message) -> usize {
+        let Some(client) = Subjects::id_in(&message.subject).and_then(ClientId::parse) else { return 0 };
+        self.delivered(self.hub.push_client(&client, &message.payload))
     }
 
-    fn on_push_all(&self, message: &Message) {
-        self.metrics.delivered(self.hub.push_all(&message.payload));
+    fn on_push_user(&self, message: &Message) -> usize {
+        // The last two words are those of the user's personal channel.
+        let Some(key) = Subjects::id_in(&message.subject) else { return 0 };
+        self.delivered(self.hub.push_user(key, &message.payload))
+    }
+
+    fn on_push_all(&self, message: &Message) -> usize {
+        self.delivered(self.hub.push_all(&message.payload))
     }
 }

@@ -180,6 +180,7 @@ impl Recovery {
             return Ok(None);
         }
         let offset = resume.offset;
+        feed.received_on(self.history.connection_number());
         if !self.keeps_up_with(channel, feed, offset).await? {
             return Ok(None);
         }

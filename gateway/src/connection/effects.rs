@@ -9,6 +9,7 @@ use tidegate_shared::{
     envelope::Request,
     protocol::{Error, HistoryRequest, codes},
 };
+use tokio::time::Instant;
 
 use super::{Connection, End, in_flight::Done};
 use crate::{
@@ -31,8 +32,18 @@ impl Connection {
             Effect::History { command, channel, ask } => self.read_history(command, channel, ask),
             Effect::Presence { command, channel, query } => self.read_members(command, channel, query),
             Effect::Call { command, mode, request } => {
+                self.cancels |= self.shared.rules.cancels_when_gone(&request);
                 let calling = self.call_within_quota(command, mode, request);
                 self.in_flight().tasks.push(Box::pin(calling));
+            }
+            Effect::Own { command, request } => {
+                let shared = Arc::clone(&self.shared);
+                let deadline = Instant::now() + shared.answer_timeout;
+                self.in_flight().tasks.push(Box::pin(async move {
+                    let job = shared.store.own(&request, shared.rules.routes(), deadline).await;
+                    let end = job.map_or_else(CallEnd::Failed, |job| CallEnd::Told(job.for_user()));
+                    Done::Ended { command, end }
+                }));
             }
             Effect::Ask(ask) => self.ask_hook(*ask),
             Effect::Publish { command, channel, data, info, tags } => {

@@ -39,6 +39,8 @@ pub(super) struct InFlight {
     pub(super) unsettled: usize,
     /// The turn of a publication that a back end has just decided on.
     turn: Option<PublishTurn>,
+    /// The result that comes next. Here, since it is large: in the loop it would be a part of every connection.
+    next: Option<Done>,
 }
 
 /// The turn of a publish among those of its connection, and its deadline.
@@ -116,7 +118,13 @@ impl InFlight {
 }
 
 impl Connection {
-    pub(super) fn done(&mut self, done: Done) -> Result<(), End> {
+    /// Handles the result that `next_done` has announced.
+    pub(super) fn finished_one(&mut self) -> Result<(), End> {
+        let next = self.in_flight.as_mut().and_then(|in_flight| in_flight.next.take());
+        next.map_or(Ok(()), |done| self.done(done))
+    }
+
+    fn done(&mut self, done: Done) -> Result<(), End> {
         let effects = match done {
             Done::Settled { command, settled, hold } => {
                 self.settled_one();
@@ -194,6 +202,7 @@ impl Connection {
                 turns: Turns::default(),
                 unsettled: 0,
                 turn: None,
+                next: None,
             })
         })
     }
@@ -248,15 +257,21 @@ impl Connection {
     }
 }
 
-/// The next result. Pending forever while no operation is in flight, and while the outbox has no room for a reply.
-pub(super) async fn next_done(in_flight: &mut Option<Box<InFlight>>, has_room: impl Fn() -> bool) -> Done {
-    poll_fn(|cx| match in_flight {
+/// Completes when the next result is there. Pending forever while no operation is in flight, and while the outbox has no room
+/// for a reply.
+pub(super) fn next_done(
+    in_flight: &mut Option<Box<InFlight>>,
+    has_room: impl Fn() -> bool,
+) -> impl Future<Output = ()> {
+    poll_fn(move |cx| match in_flight {
         Some(in_flight) if has_room() => match in_flight.tasks.poll_next_unpin(cx) {
-            Poll::Ready(Some(done)) => Poll::Ready(done),
+            Poll::Ready(Some(done)) => {
+                in_flight.next = Some(done);
+                Poll::Ready(())
+            }
             Poll::Ready(None) | Poll::Pending => Poll::Pending,
         },
         // The connection writes what is queued, and asks again.
         _ => Poll::Pending,
     })
-    .await
 }

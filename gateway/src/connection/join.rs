@@ -57,8 +57,9 @@ impl Connection {
         reaction.map_or(Ok(()), |reaction| self.perform_reaction(reaction))
     }
 
-    /// Prepares the channels that the connection begins with. If none needs preparation, joins them at once.
+    /// Takes a seat for the client's user, and prepares the channels that the connection begins with. If none needs preparation, joins them at once.
     pub(super) fn begin(&mut self, chosen: Vec<ServerSubscription>) -> Result<(), End> {
+        self.take_seat()?;
         let members: Vec<_> = chosen.iter().map(|one| self.session.member(&one.channel)).collect();
         let at_once = chosen.iter().zip(&members).map(|(one, member)| match (&one.resume, member) {
             (None, None) => self.shared.channels.interests.hold_received(&one.channel).map(Ready::from),
@@ -87,7 +88,7 @@ impl Connection {
     /// Joins the channels that the connection begins with, replies to `connect` with their positions, then handles the
     /// commands that waited.
     pub(super) fn welcome(&mut self, chosen: &[ServerSubscription], ready: Vec<Ready>) -> Result<(), End> {
-        let Self { shared, session, outbox, one_way, transport, registration, .. } = self;
+        let Self { shared, session, outbox, one_way, transport, registration, permit, .. } = self;
         outbox.open();
         let mut positions = Vec::new();
         // Most connections never join another channel.
@@ -107,6 +108,7 @@ impl Connection {
             user = session.user_for_log(),
             client.id = %session.client(),
             transport = transport.name(),
+            client.address = permit.as_ref().map(|permit| tracing::field::display(permit.client())),
             "connected"
         );
         if let Some(connected) = &mut reply.connect {

@@ -11,7 +11,7 @@ use tidegate_shared::protocol::{
 use crate::session::Budget;
 
 pub(crate) mod event_cursor;
-mod event_id;
+pub(crate) mod event_id;
 
 /// The id of the connect command. The subscribe commands have the ids behind it.
 const CONNECT: u32 = 1;

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use tidegate_shared::protocol::{CodecError, Command, Encoding, codes, json, protobuf};
 
-use super::{Connection, End, now, transport::Input};
-use crate::session::Now;
+use super::{Connection, End, depth, now, transport::Input};
+use crate::{outbox::frame::Frame, session::Now};
 
 /// Messages read before the replies to them are written.
 const READ_BUDGET: usize = 64;
@@ -17,13 +17,20 @@ impl Connection {
     /// handled: the budget is checked before the next one is read.
     /// Returns whether nothing more was ready to read.
     pub(super) async fn received(&mut self, mut input: Input) -> Result<bool, End> {
-        let (mut pinged, mut empty) = (false, false);
+        let mut empty = false;
         for left in (0..READ_BUDGET).rev() {
             match input {
                 Input::Frame(frame) => self.frame(frame)?,
-                Input::Ping => pinged = true,
-                Input::Pong => self.session.ponged(),
-                Input::Left => return Err(End::Left),
+                Input::Ping(content) => {
+                    self.charge(1)?;
+                    self.outbox.push(Frame::pong(&content));
+                }
+                Input::Part => self.charge(1)?,
+                Input::Pong => {
+                    self.charge(1)?;
+                    self.session.ponged();
+                }
+                Input::Left(content) => return Err(End::Left(content)),
                 Input::Gone => return Err(End::Gone),
                 Input::Broken(disconnect) => return Err(End::Close(disconnect)),
             }
@@ -35,15 +42,11 @@ impl Connection {
                 tokio::task::yield_now().await;
                 break;
             }
-            let Some(next) = self.transport.next().now_or_never() else {
+            let Some(next) = self.transport.next(&self.outbox).now_or_never() else {
                 empty = true;
                 break;
             };
             input = next;
-        }
-        if pinged {
-            let Self { outbox, transport, .. } = self;
-            Box::pin(transport.flush(outbox)).await?;
         }
         Ok(empty)
     }
@@ -52,13 +55,16 @@ impl Connection {
         if frame.len() as u64 > self.shared.rules.limits.message {
             return Err(End::Close(codes::MESSAGE_TOO_BIG));
         }
-        if let Some(one_way) = &mut self.one_way {
-            let command = one_way.read(&frame);
-            return command.map_or(Ok(()), |command| {
-                self.commands(iter::once(command.map_err(|error| CodecError::Malformed(error.to_string()))))
-            });
+        let encoding = self.outbox.dialect().encoding();
+        if encoding == Encoding::Json && depth::exceeds(&frame, self.shared.rules.limits.json_depth) {
+            return self.malformed();
         }
-        match self.outbox.dialect().encoding() {
+        if let Some(one_way) = &mut self.one_way {
+            let Some(command) = one_way.read(&frame) else { return self.charge(1) };
+            let command = command.map_err(|error| CodecError::Malformed(error.to_string()));
+            return self.commands(iter::once(command));
+        }
+        match encoding {
             Encoding::Json => match std::str::from_utf8(&frame) {
                 Ok(text) => self.commands(json::decode(text)),
                 Err(_) => self.malformed(),
@@ -68,7 +74,7 @@ impl Connection {
     }
 
     fn commands(&mut self, commands: impl Iterator<Item = Result<Command, CodecError>>) -> Result<(), End> {
-        let now = now();
+        let (now, mut count) = (now(), 0);
         for (index, command) in commands.enumerate() {
             let Ok(command) = command else { return self.malformed() };
             if index >= self.shared.rules.limits.commands_per_message {
@@ -76,8 +82,9 @@ impl Connection {
             }
             self.shared.metrics.command();
             self.command(command, now)?;
+            count = index + 1;
         }
-        Ok(())
+        self.charge(count)
     }
 
     pub(super) fn command(&mut self, command: Command, now: Now) -> Result<(), End> {

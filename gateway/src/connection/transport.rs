@@ -3,7 +3,7 @@
 //! The connection loop is the same for every transport. A client that does not read cannot block the task: an overflow
 //! or a time limit ends the write.
 
-use std::{future::poll_fn, time::Duration};
+use std::{collections::VecDeque, future::poll_fn, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::Either;
@@ -11,8 +11,9 @@ use tidegate_shared::protocol::{ConnectResult, codes::Disconnect};
 use tokio::time::timeout;
 
 use self::{stream::Stream, websocket::Socket};
-use crate::outbox::Outbox;
+use crate::outbox::{Outbox, frame::Frame};
 
+mod reader;
 pub(crate) mod stream;
 pub(crate) mod websocket;
 
@@ -21,33 +22,38 @@ const WRITE_LIMIT: Duration = Duration::from_secs(10);
 /// How long the gateway waits for a client to read the close reason and close its side.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
-/// The transport of one connection. The futures of streams are boxed, so that an idle connection costs no more than a
-/// WebSocket's.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "the large one is the common one; boxing would cost every idle socket"
-)]
+/// The transport of one connection.
 pub(crate) enum Transport {
     /// One socket, both directions.
     WebSocket(Socket),
-    /// A streaming response. Commands, if any, arrive in POST requests.
-    Stream(Stream),
+    /// A streaming response. Commands, if any, arrive in POST requests. Boxed, so that an idle connection costs no more than a
+    /// WebSocket's.
+    Stream(Box<Stream>),
 }
 
 /// An input from the client.
 pub(super) enum Input {
     /// One message, to be split into commands.
     Frame(Bytes),
-    /// A WebSocket ping. The library has queued the pong, which `flush` writes.
-    Ping,
+    /// A frame of a message that goes on.
+    Part,
+    /// A WebSocket ping with this content, which has to be answered.
+    Ping(Bytes),
     /// A WebSocket pong.
     Pong,
-    /// The client closed the connection.
-    Left,
+    /// The client closed the connection, with this code and reason.
+    Left(Bytes),
     /// The socket broke or was closed without a close frame.
     Gone,
     /// The input is invalid and cannot be read further.
     Broken(Disconnect),
+}
+
+impl Input {
+    /// Whether there is nothing to read behind it.
+    fn is_last(&self) -> bool {
+        matches!(self, Self::Left(_) | Self::Gone | Self::Broken(_))
+    }
 }
 
 /// Why a write failed.
@@ -62,21 +68,31 @@ pub(super) enum Failure {
 struct Gone;
 
 impl Transport {
-    /// The next input. Dropping the future loses none.
-    pub(super) fn next(&mut self) -> impl Future<Output = Input> {
+    /// The next input. Dropping the future loses none. That of a stream is boxed, so that an idle connection costs no more than
+    /// a WebSocket's.
+    pub(super) fn next(&mut self, outbox: &Outbox) -> impl Future<Output = Input> {
         match self {
-            Self::WebSocket(socket) => Either::Left(socket.next()),
+            Self::WebSocket(socket) => Either::Left(poll_fn(|cx| socket.poll_next(cx, outbox))),
             Self::Stream(stream) => Either::Right(Box::pin(stream.next())),
         }
     }
 
-    /// Writes frames, together, and flushes.
-    pub(super) fn write(
-        &mut self,
-        frames: Vec<Bytes>,
-        outbox: &Outbox,
-    ) -> impl Future<Output = Result<(), Failure>> {
-        bounded(self.send(frames), outbox)
+    /// Writes frames, together, where the outbox does not.
+    pub(super) async fn write(&mut self, frames: VecDeque<Frame>, outbox: &Outbox) -> Result<(), Failure> {
+        let written = async {
+            match self {
+                Self::WebSocket(socket) => socket.send(frames).await,
+                Self::Stream(stream) => stream.send(frames).await,
+            }
+        };
+        bounded(written, outbox).await
+    }
+
+    /// Waits until a blocked socket has taken some more of its outbox.
+    pub(super) async fn unblock(outbox: &Outbox) -> Result<(), Failure> {
+        let unblocked =
+            async { if poll_fn(|cx| outbox.poll_unblock(cx)).await { Ok(()) } else { Err(Gone) } };
+        bounded(unblocked, outbox).await
     }
 
     /// Whether pings are WebSocket ping frames, which clients answer by themselves.
@@ -84,28 +100,9 @@ impl Transport {
         matches!(self, Self::WebSocket(socket) if socket.has_native_pings())
     }
 
-    /// Sends a WebSocket ping, if the transport has one.
-    pub(super) async fn ping(&mut self, outbox: &Outbox) -> Result<(), Failure> {
-        match self {
-            Self::WebSocket(socket) => bounded(socket.ping(), outbox).await,
-            Self::Stream(_) => Ok(()),
-        }
-    }
-
-    /// Writes what the library has queued: the pongs to a client's pings. A client that pings without reading blocks here,
-    /// as it does in `write`, so the pongs it makes the gateway hold are bounded by one read budget.
-    pub(super) async fn flush(&mut self, outbox: &Outbox) -> Result<(), Failure> {
-        match self {
-            Self::WebSocket(socket) => bounded(socket.flush(), outbox).await,
-            Self::Stream(_) => Ok(()),
-        }
-    }
-
-    fn send(&mut self, frames: Vec<Bytes>) -> impl Future<Output = Result<(), Gone>> {
-        match self {
-            Self::WebSocket(socket) => Either::Left(socket.send(frames)),
-            Self::Stream(stream) => Either::Right(Box::pin(stream.send(frames))),
-        }
+    /// Whether the client has begun a message in parts.
+    pub(super) fn is_amid_message(&self) -> bool {
+        matches!(self, Self::WebSocket(socket) if socket.is_amid_message())
     }
 
     /// The transport's name, as in its URL path.
@@ -145,19 +142,31 @@ impl Transport {
         }
     }
 
-    /// Writes the queued frames and the reason, then waits a moment until the client has read them.
-    pub(super) async fn close(&mut self, rest: Vec<Bytes>, disconnect: Disconnect) {
+    /// Writes the queued frames, if they are kept, and the reason. Then waits a moment until the client has read them.
+    pub(super) async fn close(
+        &mut self,
+        outbox: &Outbox,
+        keep: bool,
+        last: Vec<Frame>,
+        disconnect: Disconnect,
+    ) {
         // Best effort: the client may already be gone.
-        let _ = match self {
-            Self::WebSocket(socket) => timeout(CLOSE_LIMIT, socket.close(rest, disconnect)).await,
-            Self::Stream(stream) => timeout(CLOSE_LIMIT, stream.send(rest)).await,
-        };
+        let _ = timeout(CLOSE_LIMIT, async {
+            match self {
+                Self::WebSocket(socket) => socket.close(outbox, keep, last, &disconnect).await,
+                Self::Stream(stream) => {
+                    outbox.finish(keep, last);
+                    let _ = stream.send(outbox.take_rest()).await;
+                }
+            }
+        })
+        .await;
     }
 
-    /// Completes the closing handshake that a client began.
-    pub(super) async fn finish_close(&mut self) {
+    /// Completes the closing handshake that a client began with this code and reason.
+    pub(super) async fn finish_close(&mut self, outbox: &Outbox, content: &[u8]) {
         if let Self::WebSocket(socket) = self {
-            let _ = timeout(CLOSE_LIMIT, socket.read_to_the_end()).await;
+            let _ = timeout(CLOSE_LIMIT, socket.answer_close(outbox, content)).await;
         }
     }
 }

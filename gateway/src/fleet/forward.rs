@@ -42,7 +42,7 @@ impl Emulation {
         lifecycle: &Lifecycle,
     ) -> anyhow::Result<Arc<Self>> {
         let requests = broker.client().subscribe(subjects.emulate(&gateway)).await?;
-        broker.barrier(subjects.barrier()).await?;
+        broker.settled().await?;
         let sessions = Arc::new(Sessions::default());
         let serving = serve(requests, broker.client().clone(), Arc::clone(&sessions));
         let finishing = lifecycle.clone();

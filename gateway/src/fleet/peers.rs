@@ -64,7 +64,7 @@ impl Peers {
         lifecycle: &Lifecycle,
     ) -> anyhow::Result<Arc<Self>> {
         let questions = broker.client().subscribe(subjects.peer(fleet.gateway())).await?;
-        broker.barrier(subjects.barrier()).await?;
+        broker.settled().await?;
         let this = Arc::new(Self { broker, subjects, fleet });
         let (serving, finishing) = (Arc::clone(&this), lifecycle.clone());
         lifecycle.spawn_essential("questions of peers", async move {

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use tidegate_shared::lifecycle::Lifecycle;
 
 use super::body::{self, Unread};
-use crate::{connection::Shared, fleet::forward::Emulation, http::origin::Origins};
+use crate::{connection::Shared, fleet::forward::Emulation, http::origin::Origins, outbox::total::Counted};
 
 /// How long a browser may cache a preflight answer, in seconds.
 const PREFLIGHT_MAX_AGE: HeaderValue = HeaderValue::from_static("86400");
@@ -70,22 +70,19 @@ impl ClientDoor {
         usize::try_from(self.connections.rules.limits.message).unwrap_or(usize::MAX)
     }
 
-    /// The most bytes that may wait in the WebSocket library for a client that does not read: one write of the connection,
-    /// which is a full outbox at most, and the frames of pongs and of the close.
-    pub(super) fn write_limit(&self) -> usize {
-        let outbox = usize::try_from(self.connections.rules.limits.outbox).unwrap_or(usize::MAX);
-        outbox.saturating_add(64 * 1024)
-    }
-
     /// Reads a body of at most `limit` bytes.
     pub(super) async fn body(&self, body: Body, limit: usize) -> Result<Bytes, Rejection> {
-        body::read(body, limit, self.connections.rules.limits.first_frame).await.map_err(
-            |unread| match unread {
-                Unread::TooLong => TOO_LONG,
-                Unread::Broken => self.malformed("the body breaks off, or its chunks are malformed\n"),
-                Unread::Late => Rejection(StatusCode::REQUEST_TIMEOUT, "the body did not come in time\n"),
-            },
-        )
+        let held = Counted::of(Arc::clone(&self.connections.common.buffered));
+        let patience = self.connections.rules.limits.first_frame;
+        body::read(body, limit, patience, held).await.map_err(|unread| match unread {
+            Unread::TooLong => TOO_LONG,
+            Unread::Broken => self.malformed("the body breaks off, or its chunks are malformed\n"),
+            Unread::Late => Rejection(StatusCode::REQUEST_TIMEOUT, "the body did not come in time\n"),
+            Unread::Busy => Rejection(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "too much waits for all clients together (gateway.limits.buffered_total)\n",
+            ),
+        })
     }
 }
 
@@ -134,7 +131,7 @@ pub(super) async fn preflight(State(door): State<Arc<ClientDoor>>, request: Requ
 }
 
 /// The host that a Host header names, if it is one.
-fn host_of(header: &HeaderValue) -> Option<Authority> {
+pub(crate) fn host_of(header: &HeaderValue) -> Option<Authority> {
     let host = Authority::try_from(header.as_bytes()).ok()?;
     let whole = !host.host().is_empty() && !host.as_str().contains('@');
     // The port is a number if it is there.

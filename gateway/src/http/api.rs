@@ -12,14 +12,21 @@ use axum::{
     http::{HeaderMap, Request, StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
 };
-use tidegate_shared::config::Config;
+use tidegate_shared::{
+    config::Config,
+    header::{TRACE_PARENT, TRACE_STATE},
+    trace::Trace,
+};
 use tokio::time::Duration;
 
 use super::{
     Health,
     body::{self, Unread},
 };
-use crate::api::{Api, Method, OPENAPI, Via};
+use crate::{
+    api::{Api, Method, OPENAPI, Via, trace},
+    outbox::total::Counted,
+};
 
 /// The header with the key.
 const KEY: &str = "x-api-key";
@@ -85,21 +92,27 @@ pub(super) async fn method(
 async fn run(door: &ApiDoor, name: &str, request: Request<Body>) -> Result<Response, Rejection> {
     door.admit(request.headers())?;
     let method = Method::parse(name).ok_or((StatusCode::NOT_FOUND, "no such method\n"))?;
-    let body =
-        body::read(request.into_body(), door.longest, door.patience).await.map_err(
-            |unread| match unread {
-                Unread::TooLong => {
-                    (StatusCode::PAYLOAD_TOO_LARGE, "the request is longer than api.request\n")
-                }
-                Unread::Broken => {
-                    (StatusCode::BAD_REQUEST, "the body breaks off, or its chunks are malformed\n")
-                }
-                Unread::Late => (StatusCode::REQUEST_TIMEOUT, "the body did not come in time\n"),
-            },
-        )?;
+    let caller = callers_trace(request.headers());
+    let body = body::read(request.into_body(), door.longest, door.patience, Counted::default())
+        .await
+        .map_err(|unread| match unread {
+            Unread::TooLong => (StatusCode::PAYLOAD_TOO_LARGE, "the request is longer than api.request\n"),
+            Unread::Broken => (StatusCode::BAD_REQUEST, "the body breaks off, or its chunks are malformed\n"),
+            Unread::Late => (StatusCode::REQUEST_TIMEOUT, "the body did not come in time\n"),
+            Unread::Busy => (StatusCode::SERVICE_UNAVAILABLE, "too much waits for clients\n"),
+        })?;
     let api = door.api.get().ok_or((StatusCode::SERVICE_UNAVAILABLE, "not connected to NATS\n"))?;
-    let answer = api.answer(Via::Http, method, &body).await;
+    let answer = trace::within(caller, api.answer(Via::Http, method, &body)).await;
     Ok(([(CONTENT_TYPE, "application/json")], answer).into_response())
+}
+
+/// The trace that the caller sent, once each header.
+fn callers_trace(headers: &HeaderMap) -> Option<Trace> {
+    let value = |name: &str| {
+        let mut given = headers.get_all(name).iter();
+        given.next().filter(|_| given.next().is_none())?.to_str().ok()
+    };
+    Trace::parse(value(TRACE_PARENT)?, value(TRACE_STATE))
 }
 
 pub(super) async fn document() -> impl IntoResponse {

@@ -9,7 +9,7 @@ pub(super) const VERSION: HeaderValue = HeaderValue::from_static("13");
 pub(super) type Refused = (StatusCode, &'static str);
 
 /// Checks a request's headers.
-pub(super) fn check(headers: &HeaderMap) -> Result<(), Refused> {
+pub(crate) fn check(headers: &HeaderMap) -> Result<(), Refused> {
     let no_handshake = |why| Err((StatusCode::UPGRADE_REQUIRED, why));
     let malformed = |why| Err((StatusCode::BAD_REQUEST, why));
     if !has_token(headers, header::UPGRADE, "websocket") {
@@ -40,6 +40,13 @@ pub(super) fn check(headers: &HeaderMap) -> Result<(), Refused> {
 fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
     let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).any(|word| word.trim().eq_ignore_ascii_case(token))
+}
+
+/// Whether the client speaks this subprotocol.
+pub(super) fn offers(headers: &HeaderMap, protocol: &str) -> bool {
+    let lists = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).into_iter();
+    let mut offered = lists.flat_map(|list| list.as_bytes().split(|byte| *byte == b','));
+    offered.any(|one| one.trim_ascii() == protocol.as_bytes())
 }
 
 /// Whether there is one key of 16 bytes.

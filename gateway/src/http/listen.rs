@@ -1,42 +1,84 @@
-//! The accept loop, with a limit on connections and a time limit on handshakes, which the HTTP library does not have.
+//! The accept loop, with limits on connections and a time limit on handshakes, which the HTTP library does not have.
 
-use std::{io::Write, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io::Write,
+    sync::{Arc, Once},
+    time::Duration,
+};
 
-use axum::{Router, body::Body, http::Request};
+use axum::{
+    Router,
+    body::Body,
+    http::{HeaderValue, Request, StatusCode, header},
+    response::{IntoResponse, Response},
+};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tidegate_shared::{lifecycle::Lifecycle, sparse::Sparse};
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tower::ServiceExt;
 
-use crate::connection::permit::SocketPermit;
+use super::{head, tls::Tls};
+use crate::{
+    connection::permit::SocketPermit,
+    metrics::Metrics,
+    policy::{
+        address::{AddressGroup, ClientAddress, Proxies},
+        crowd::{Crowd, Seat},
+    },
+};
 
 /// The limits of one listener.
-#[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
     /// Sockets open at a time.
     pub(crate) connections: usize,
     /// How long a request's head may take.
     pub(crate) handshake: Duration,
+    /// The longest head of a request.
+    pub(crate) header_bytes: usize,
+    /// The networks whose word on a client's address counts.
+    pub(crate) proxies: Proxies,
+    /// The connections of each address. `None` if they are not limited.
+    pub(crate) addresses: Option<Arc<Crowd<AddressGroup>>>,
+    /// `None` if it speaks no TLS.
+    pub(crate) tls: Option<Tls>,
+    /// Counts what is refused.
+    pub(crate) metrics: Metrics,
 }
 
 /// How long the last writes on a socket may take when its stream has ended.
 const LAST_WRITES: Duration = Duration::from_secs(1);
+/// What the head of a request may take however long the TLS handshake before it took.
+const LEAST_HANDSHAKE: Duration = Duration::from_millis(100);
+/// Where proxies write from which address they were reached.
+const FORWARDED: &str = "x-forwarded-for";
+/// The least bytes that the HTTP library reads a head into.
+const LEAST_BUFFER: usize = 8192;
+/// What the library reads beyond the longest head, so that a longer one is measured here and answered.
+const MARGIN: usize = 4096;
 
-/// Serves `router` on `listener` until `until`. `busy` is called for each refused socket.
+/// Why a socket is refused.
+#[derive(Debug, Clone, Copy)]
+enum Refusal {
+    Full,
+    Address,
+}
+
+/// Serves `router` on `listener` until `until`.
 pub(crate) async fn serve(
     listener: TcpListener,
     router: Router,
     limits: Limits,
     lifecycle: Lifecycle,
     until: impl Future<Output = ()>,
-    busy: impl Fn(),
 ) {
-    let permits = Arc::new(Semaphore::new(limits.connections));
+    let (permits, limits) = (Arc::new(Semaphore::new(limits.connections)), Arc::new(limits));
     tokio::pin!(until);
     loop {
         let accepted = tokio::select! {
@@ -44,22 +86,18 @@ pub(crate) async fn serve(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
-                if let Ok(permit) = Arc::clone(&permits).try_acquire_owned() {
+            Ok((stream, peer)) => match limits.admit(&permits, ClientAddress::of(peer.ip())) {
+                Ok(permit) => {
                     let draining = lifecycle.clone();
-                    let draining = async move { draining.draining().await };
-                    lifecycle.spawn(handle(
-                        stream,
-                        router.clone(),
-                        limits.handshake,
-                        SocketPermit::new(permit),
-                        draining,
-                    ));
-                } else {
-                    busy();
-                    turn_away(stream);
+                    // The gateway batches and flushes frames itself; Nagle's algorithm would only delay them.
+                    let _ = stream.set_nodelay(true);
+                    lifecycle.spawn(begin(stream, router.clone(), Arc::clone(&limits), permit, draining));
                 }
-            }
+                Err(refusal) => {
+                    limits.metrics.refused(refusal.reason());
+                    turn_away(stream, refusal, limits.tls.is_some());
+                }
+            },
             Err(error) => {
                 // Most likely out of file descriptors: wait until other sockets close.
                 static REFUSED: Sparse = Sparse::new();
@@ -72,24 +110,118 @@ pub(crate) async fn serve(
     }
 }
 
-async fn handle(
+impl Limits {
+    /// Takes the seats of a socket.
+    fn admit(&self, permits: &Arc<Semaphore>, peer: ClientAddress) -> Result<SocketPermit, Refusal> {
+        let permit = Arc::clone(permits).try_acquire_owned().map_err(|_| Refusal::Full)?;
+        Ok(SocketPermit::new(permit, peer, self.enter(peer)?))
+    }
+
+    /// Takes a seat of an address. A trusted proxy needs none: its clients do.
+    fn enter(&self, client: ClientAddress) -> Result<Option<Seat<AddressGroup>>, Refusal> {
+        let Some(addresses) = self.addresses.as_ref().filter(|_| !self.proxies.trust(client)) else {
+            return Ok(None);
+        };
+        let seat = addresses.enter(client.group());
+        if seat.is_none() {
+            static CROWDED: Sparse = Sparse::new();
+            if let Some(skipped) = CROWDED.due() {
+                tracing::warn!(
+                    address = %client,
+                    skipped,
+                    "an address has gateway.limits.connections_per_address connections, further ones are refused; \
+                     if it is a proxy of yours, add it to gateway.trusted_proxies"
+                );
+            }
+        }
+        seat.map(Some).ok_or(Refusal::Address)
+    }
+
+    /// The permit of a request: that of its socket, or of the client behind a proxy.
+    fn permit_of(&self, request: &Request<Incoming>, socket: &SocketPermit) -> Result<SocketPermit, Refusal> {
+        let forwarded = request.headers().get_all(FORWARDED).iter();
+        self.warn_of_a_strange_proxy(request, socket.client());
+        let client = self.proxies.client(socket.client(), forwarded.map(HeaderValue::as_bytes));
+        if client == socket.client() {
+            return Ok(socket.clone());
+        }
+        Ok(socket.forwarded(client, self.enter(client)?))
+    }
+}
+
+impl Limits {
+    /// Once: a proxy that nobody named would share one limit among all clients behind it.
+    fn warn_of_a_strange_proxy(&self, request: &Request<Incoming>, peer: ClientAddress) {
+        static WARNED: Once = Once::new();
+        let ignored = self.addresses.is_some() && request.headers().contains_key(FORWARDED);
+        if ignored && !self.proxies.trust(peer) {
+            WARNED.call_once(|| {
+                tracing::warn!(
+                    address = %peer,
+                    "this address sends X-Forwarded-For, which is ignored: if it is a proxy of yours, add it to \
+                     gateway.trusted_proxies"
+                );
+            });
+        }
+    }
+}
+
+impl Refusal {
+    /// The reason in the metric.
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Address => "address",
+        }
+    }
+
+    fn status(self) -> StatusCode {
+        match self {
+            Self::Full => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Address => StatusCode::TOO_MANY_REQUESTS,
+        }
+    }
+}
+
+/// Makes the TLS handshake, if there is one, and serves the socket.
+async fn begin(
     stream: TcpStream,
     router: Router,
-    handshake: Duration,
+    limits: Arc<Limits>,
+    permit: SocketPermit,
+    lifecycle: Lifecycle,
+) {
+    let (begun, handshake) = (Instant::now(), limits.handshake);
+    let draining = async move { lifecycle.draining().await };
+    let Some(tls) = &limits.tls else {
+        return handle(stream, router, limits, permit, draining, handshake).await;
+    };
+    match Box::pin(tls.accept(stream, handshake)).await {
+        // One time limit for both handshakes.
+        Some(stream) => {
+            let left = handshake.saturating_sub(begun.elapsed()).max(LEAST_HANDSHAKE);
+            Box::pin(handle(stream, router, limits, permit, draining, left)).await;
+        }
+        None => limits.metrics.refused("tls"),
+    }
+}
+
+async fn handle<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
+    router: Router,
+    limits: Arc<Limits>,
     permit: SocketPermit,
     draining: impl Future<Output = ()>,
+    handshake: Duration,
 ) {
-    // The gateway batches and flushes frames itself; Nagle's algorithm would only delay them.
-    let _ = stream.set_nodelay(true);
+    let longest = limits.header_bytes;
     let held = permit.clone();
-    let service = service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(held.clone());
-        router.clone().oneshot(request.map(Body::new))
-    });
+    let service =
+        service_fn(move |request| answer(request, router.clone(), Arc::clone(&limits), held.clone()));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(handshake)
-        .max_buf_size(16 * 1024)
+        .max_buf_size(longest.saturating_add(MARGIN).max(LEAST_BUFFER))
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     tokio::pin!(connection);
@@ -111,6 +243,33 @@ async fn handle(
     }
 }
 
+/// Answers one request.
+async fn answer(
+    mut request: Request<Incoming>,
+    router: Router,
+    limits: Arc<Limits>,
+    socket: SocketPermit,
+) -> Result<Response, Infallible> {
+    if head::len(&request) > limits.header_bytes {
+        limits.metrics.refused("head");
+        let answer = (
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            [(header::CONNECTION, "close")],
+            "the request's first line and headers are longer than gateway.limits.header_bytes\n",
+        );
+        return Ok(answer.into_response());
+    }
+    match limits.permit_of(&request, &socket) {
+        Ok(permit) => request.extensions_mut().insert(permit),
+        Err(refusal) => {
+            limits.metrics.refused(refusal.reason());
+            let retry = [(header::RETRY_AFTER, "5")];
+            return Ok((refusal.status(), retry, "this address has too many connections\n").into_response());
+        }
+    };
+    router.oneshot(request.map(Body::new)).await
+}
+
 fn say(served: hyper::Result<()>) {
     if let Err(error) = served {
         tracing::debug!(%error, "a socket ended before its request did");
@@ -118,10 +277,16 @@ fn say(served: hyper::Result<()>) {
 }
 
 /// Answers without a task: however many sockets are refused, none of them is held.
-fn turn_away(stream: TcpStream) {
-    let answer = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\nretry-after: 5\r\n\r\n";
+fn turn_away(stream: TcpStream, refusal: Refusal, tls: bool) {
+    // An answer without TLS would be no answer.
+    if tls {
+        return;
+    }
+    let status = refusal.status();
+    let answer =
+        format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\nretry-after: 5\r\n\r\n");
     // Best effort: the answer fits into an empty send buffer, and a closed socket tells the client the same.
     if let Ok(mut stream) = stream.into_std() {
-        let _ = stream.write(answer);
+        let _ = stream.write(answer.as_bytes());
     }
 }

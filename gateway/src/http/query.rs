@@ -11,7 +11,7 @@ pub(super) fn has(query: Option<&str>, pairs: &[&str]) -> bool {
 }
 
 /// The client's first message, if the query has one.
-pub(super) fn first_message(query: Option<&str>) -> Option<Bytes> {
+pub(crate) fn first_message(query: Option<&str>) -> Option<Bytes> {
     let mut pairs = query?.split('&').filter_map(|pair| pair.split_once('='));
     pairs.find(|(name, _)| *name == FIRST_MESSAGE).map(|(_, value)| decoded(value))
 }

@@ -132,7 +132,8 @@ fn start(
     let (first, cursor) = if has_ids { EventCursor::open(first, last) } else { (first, None) };
     let (stream, body) = Stream::open(kind.framing, first, cursor, inbox, permit.clone());
     let shared = Arc::clone(&door.connections);
-    let mut connection = Connection::new(shared, Transport::Stream(stream), kind.dialect, permit);
+    let transport = Transport::Stream(Box::new(stream));
+    let mut connection = Connection::new(shared, transport, None, kind.dialect, permit);
     door.lifecycle.spawn(async move { connection.run().await });
     (headers(kind), body).into_response()
 }

@@ -15,6 +15,7 @@ use super::{Metrics, seconds};
 pub(super) struct ApiMetrics {
     commands: Family<ApiCommand, Counter>,
     duration: Family<ApiMethod, Histogram, fn() -> Histogram>,
+    redrives: Family<Redrive, Counter>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -28,9 +29,23 @@ struct ApiMethod {
     method: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Redrive {
+    outcome: &'static str,
+}
+
 impl ApiMetrics {
     pub(super) fn register(registry: &mut Registry) -> Self {
-        let this = Self { commands: Family::default(), duration: Family::new_with_constructor(seconds) };
+        let this = Self {
+            commands: Family::default(),
+            duration: Family::new_with_constructor(seconds),
+            redrives: Family::default(),
+        };
+        registry.register(
+            "redrives",
+            "Dead letters that were to be redriven, by outcome",
+            this.redrives.clone(),
+        );
         registry.register(
             "api_commands",
             "Methods of the server API, by error code; 0 for success",
@@ -47,6 +62,10 @@ impl ApiMetrics {
 }
 
 impl Metrics {
+    pub(crate) fn redriven(&self, outcome: &'static str) {
+        self.api.redrives.get_or_create(&Redrive { outcome }).inc();
+    }
+
     pub(crate) fn api_command(&self, method: &'static str, code: u32, took: Duration) {
         self.api.commands.get_or_create(&ApiCommand { method, code }).inc();
         self.api.duration.get_or_create(&ApiMethod { method }).observe(took.as_secs_f64());

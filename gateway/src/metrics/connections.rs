@@ -13,6 +13,9 @@ pub(super) struct ConnectionMetrics {
     open: Gauge,
     accepted: Counter,
     refused: Family<Reason, Counter>,
+    held: Family<Reason, Counter>,
+    buffered: Gauge,
+    shed: Counter,
     disconnects: Family<Code, Counter>,
 }
 
@@ -29,6 +32,17 @@ impl ConnectionMetrics {
             "connections_refused",
             "Connections refused before the handshake ended",
             this.refused.clone(),
+        );
+        registry.register(
+            "held",
+            "Times that a socket was not read for a while, because of the rate of its connection or its user",
+            this.held.clone(),
+        );
+        registry.register("buffered_bytes", "Bytes that wait for all clients", this.buffered.clone());
+        registry.register(
+            "shed",
+            "Outputs and bodies refused because gateway.limits.buffered_total is nearly used up",
+            this.shed.clone(),
         );
         registry.register(
             "disconnects",
@@ -57,6 +71,16 @@ impl Metrics {
 
     pub(crate) fn refused(&self, reason: &'static str) {
         self.connections.refused.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// A connection's commands exceed a rate: its own, or its user's.
+    pub(crate) fn held(&self, whose: &'static str) {
+        self.connections.held.get_or_create(&Reason { reason: whose }).inc();
+    }
+
+    /// The bytes that wait for all clients, and how often something was refused for them.
+    pub(crate) fn buffered(&self) -> (Gauge, Counter) {
+        (self.connections.buffered.clone(), self.connections.shed.clone())
     }
 
     pub(crate) fn disconnected(&self, code: u16) {

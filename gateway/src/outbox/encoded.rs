@@ -1,12 +1,14 @@
-//! One message for many connections: each form is encoded for the first connection that needs it, then shared.
+//! One message for many connections: each form is encoded for the first connection that needs it, as a whole frame, then
+//! shared.
 
-use bytes::Bytes;
+use std::{mem, sync::Arc};
+
 use tidegate_shared::{
     protocol::{Encoding, Reply},
     sparse::Sparse,
 };
 
-use super::{Outbox, dialect::Dialect};
+use super::{Outbox, Wanted, dialect::Dialect, frame::Frame};
 
 /// The forms a message can take in one dialect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +24,9 @@ pub(crate) enum Form {
 /// A message and its encoded forms.
 pub(crate) struct Encoded<F> {
     build: F,
-    forms: [Option<Bytes>; 9],
+    forms: [Option<Frame>; 9],
+    /// The outboxes that are handed to the flusher when all have the message.
+    filled: Vec<Arc<Outbox>>,
 }
 
 /// What became of a message for one connection.
@@ -35,24 +39,24 @@ pub(crate) enum Delivered {
 
 impl<F: Fn(Encoding, Form) -> Reply> Encoded<F> {
     pub(crate) fn new(build: F) -> Self {
-        Self { build, forms: Default::default() }
+        Self { build, forms: Default::default(), filled: Vec::new() }
     }
 
     /// Delivers the message to one connection.
-    pub(crate) fn deliver(&mut self, outbox: &Outbox, form: Form) -> Delivered {
+    pub(crate) fn deliver(&mut self, outbox: &Arc<Outbox>, form: Form) -> Delivered {
         let dialect = outbox.dialect();
         let Some(slot) = self.forms.get_mut(index(dialect, form)) else { return Delivered::Never };
         if slot.is_none() {
             match dialect.encode(&(self.build)(dialect.encoding(), form)) {
-                Ok(bytes) => *slot = Some(bytes),
+                Ok(frame) => *slot = Some(frame),
                 Err(error) => {
                     tracing::error!(%error, "a message could not be encoded");
                     return Delivered::Never;
                 }
             }
-            if let Some(bytes) = slot.as_ref().filter(|bytes| bytes.len() > outbox.limit()) {
+            if let Some(bytes) = slot.as_ref().map(Frame::len).filter(|bytes| *bytes > outbox.limit()) {
                 static TOO_LARGE: Sparse = Sparse::new();
-                let (bytes, limit) = (bytes.len(), outbox.limit());
+                let limit = outbox.limit();
                 if let Some(skipped) = TOO_LARGE.due() {
                     tracing::warn!(
                         bytes,
@@ -64,11 +68,23 @@ impl<F: Fn(Encoding, Form) -> Reply> Encoded<F> {
             }
         }
         match slot {
-            Some(bytes) if bytes.len() <= outbox.limit() => {
-                outbox.deliver(bytes.clone());
+            Some(frame) if frame.len() <= outbox.limit() => {
+                if outbox.deliver(frame.clone()) == Wanted::Flush {
+                    self.filled.push(Arc::clone(outbox));
+                }
                 Delivered::Yes
             }
             Some(_) | None => Delivered::Never,
+        }
+    }
+}
+
+impl<F> Drop for Encoded<F> {
+    fn drop(&mut self) {
+        // All of them belong to one gateway.
+        let wire = self.filled.first().map(Arc::clone);
+        if let Some(wire) = wire.as_ref().and_then(|outbox| outbox.wire()) {
+            wire.flusher().add(mem::take(&mut self.filled));
         }
     }
 }

@@ -7,6 +7,7 @@ use std::{collections::HashMap, iter, time::Duration};
 use tidegate_shared::{
     channel::Channel,
     config::{Config, LimitsConfig, Match, Namespace, PublishMode, Route},
+    envelope::{AnswerWay, Request},
     filter,
     id::GatewayId,
     protocol::{Error, Publication, SubscribeRequest, codes},
@@ -95,6 +96,17 @@ impl Rules {
         self.routes
             .iter()
             .find(|route| matches!(&route.matches, Match::Rpc(pattern) if pattern.matches(method)))
+    }
+
+    /// Whether a request is cancelled when its client's connection ends.
+    pub(crate) fn cancels_when_gone(&self, request: &Request) -> bool {
+        let cancels = |route: &Route| route.cancel_when_gone && route.name == request.route;
+        self.routes.iter().any(cancels) && request.answer_way() == AnswerWay::HandedOver
+    }
+
+    /// All routes.
+    pub(crate) fn routes(&self) -> &[Route] {
+        &self.routes
     }
 
     /// The route of `send`.

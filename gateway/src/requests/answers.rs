@@ -32,7 +32,7 @@ impl Answers {
         gateway: &GatewayId,
     ) -> anyhow::Result<()> {
         let answers = broker.client().subscribe(subjects.answers_of(gateway)).await?;
-        broker.barrier(subjects.barrier()).await?;
+        broker.settled().await?;
         let lifecycle = self.lifecycle.clone();
         let (receiving, client) = (self.clone(), broker.client().clone());
         lifecycle.spawn_essential("answers", async move {

@@ -3,19 +3,25 @@
 //! A call has two stages: until it is settled (stored or refused, which bounds what may be in flight) and until it has
 //! ended (answered, or timed out).
 
+use std::time::SystemTime;
+
 use tidegate_shared::{
     broker::{Refusal, Stored},
     config::AnswerMode,
+    enqueue::Due,
     envelope::{Answer, Request},
     id::random_token,
     protocol::{Error, codes},
+    topology::PARK,
+    trace::Trace,
 };
 use tokio::time::{Instant, sleep, sleep_until};
+use tracing::{Level, enabled};
 
 use super::{
     CallEnd,
+    earlier::{Earlier, differs},
     store::{RETRY_PAUSE, Store},
-    trace::{Trace, differs},
     turn::{Turn, Turns},
     waiting::AnswerSlot,
 };
@@ -49,7 +55,7 @@ enum Placed {
     /// It was stored before, and will be answered.
     Before,
     /// It is answered already.
-    Answered(Answer),
+    Answered(Box<Answer>),
 }
 
 impl Store {
@@ -63,12 +69,22 @@ impl Store {
     ) -> Settled {
         let started = Instant::now();
         let route = request.route.clone();
+        let (turn, _held) = match self.in_order(&request, turn, deadline).await {
+            Ok(turns) => turns,
+            Err(error) => return Settled::Ended(CallEnd::Failed(error)),
+        };
+        let shown =
+            enabled!(Level::DEBUG).then(|| (request.id.clone(), request.trace.as_ref().map(Trace::id)));
         let settled = match (mode, request.id.is_keyed()) {
-            (AnswerMode::Later, _) => Settled::Ended(self.accept(&request, turn, deadline).await),
+            (AnswerMode::Later, _) => Settled::Ended(self.accept(&request, None, turn, deadline).await),
             (AnswerMode::Wait, false) => self.call_plain(request, turn, deadline).await,
             (AnswerMode::Wait, true) => self.call_keyed(request, turn, deadline).await,
         };
-        self.metrics.accepted(&route, started.elapsed(), outcome_of(&settled));
+        let outcome = outcome_of(&settled);
+        if let Some((id, trace)) = shown {
+            tracing::debug!(request.id = %id, trace.id = trace.map(display), route, outcome, "request");
+        }
+        self.metrics.accepted(&route, started.elapsed(), outcome);
         settled
     }
 
@@ -78,7 +94,7 @@ impl Store {
             biased;
             // The acknowledgement may be slower than the round trip through a worker.
             answer = slot.answer() => return Settled::Ended(CallEnd::Answered(answer)),
-            stored = self.store_request(&request, request.id.as_str(), turn, deadline) => stored,
+            stored = self.store_request(&request, None, request.id.as_str(), turn, deadline) => stored,
         };
         match stored {
             Ok(_) => Settled::Stored(Wait { request, source: Source::Plain(slot), deadline, is_new: true }),
@@ -91,8 +107,8 @@ impl Store {
         let Ok(answers) = self.broker.client().subscribe(self.subjects.answer(&request.id)).await else {
             return Settled::Ended(CallEnd::Failed(codes::NOT_ACCEPTED.error()));
         };
-        match self.place(&request, turn, deadline).await {
-            Ok(Placed::Answered(answer)) => Settled::Ended(CallEnd::Answered(answer)),
+        match self.place(&request, None, turn, deadline).await {
+            Ok(Placed::Answered(answer)) => Settled::Ended(CallEnd::Answered(*answer)),
             Ok(placed @ (Placed::Stored(_) | Placed::Before)) => {
                 let is_new = matches!(placed, Placed::Stored(_));
                 Settled::Stored(Wait { request, source: Source::Keyed(answers), deadline, is_new })
@@ -101,52 +117,94 @@ impl Store {
         }
     }
 
-    async fn accept(&self, request: &Request, turn: Turn, deadline: Instant) -> CallEnd {
+    /// Stores a request of a service, unless the broker has it already.
+    pub(crate) async fn enqueue(&self, request: Request, due: Due, deadline: Instant) -> CallEnd {
+        let started = Instant::now();
+        // A service has no earlier message that it would have to wait for.
+        let turn = Turns::default().next();
+        let end = match self.time_of(due).await {
+            Ok(due) => self.accept(&request, due, turn, deadline).await,
+            Err(refusal) => CallEnd::Failed(codes::NOT_ACCEPTED.because(refusal)),
+        };
+        let settled = Settled::Ended(end);
+        self.metrics.accepted(&request.route, started.elapsed(), outcome_of(&settled));
+        let Settled::Ended(end) = settled else { unreachable!("nobody waits for it") };
+        end
+    }
+
+    /// The time of day by the broker's clock, which carries the schedule out. `None` for now.
+    pub(crate) async fn time_of(&self, due: Due) -> Result<Option<SystemTime>, Refusal> {
+        Ok(match due {
+            Due::Now => None,
+            Due::At(time) => Some(time),
+            Due::After(delay) => Some(self.broker.time(&format!("STREAM.INFO.{PARK}")).await? + delay),
+        })
+    }
+
+    async fn accept(
+        &self,
+        request: &Request,
+        due: Option<SystemTime>,
+        turn: Turn,
+        deadline: Instant,
+    ) -> CallEnd {
         let id = request.id.to_string();
-        match self.place(request, turn, deadline).await {
+        match self.place(request, due, turn, deadline).await {
             Ok(Placed::Stored(stored)) => {
                 let seq = (stored.seq > 0).then_some(stored.seq);
                 CallEnd::Accepted { id, seq, duplicate: false, answer: None }
             }
             Ok(Placed::Before) => CallEnd::Accepted { id, seq: None, duplicate: true, answer: None },
             Ok(Placed::Answered(answer)) => {
-                CallEnd::Accepted { id, seq: None, duplicate: true, answer: Some(answer) }
+                CallEnd::Accepted { id, seq: None, duplicate: true, answer: Some(*answer) }
             }
             Err(error) => CallEnd::Failed(error),
         }
     }
 
     /// Stores a request whose answer is stored, unless the broker has it already.
-    async fn place(&self, request: &Request, turn: Turn, deadline: Instant) -> Result<Placed, Error> {
+    async fn place(
+        &self,
+        request: &Request,
+        due: Option<SystemTime>,
+        turn: Turn,
+        deadline: Instant,
+    ) -> Result<Placed, Error> {
         let id = request.id.as_str();
         if !request.id.is_keyed() {
             self.cache.admit()?;
-            return self.store_request(request, id, turn, deadline).await.map(Placed::Stored);
+            return self.store_request(request, due, id, turn, deadline).await.map(Placed::Stored);
         }
-        let trace = self.trace(request).await.map_err(|refusal| not_looked_up(&refusal))?;
-        if let Some(placed) = before(trace)? {
+        // The stream of waiting requests takes no second copy. That of parked ones would.
+        let earlier = if due.is_none() {
+            self.look_for_earlier(request).await
+        } else {
+            self.look_everywhere(request).await
+        };
+        let earlier = earlier.map_err(|refusal| not_looked_up(&refusal))?;
+        if let Some(placed) = before(earlier)? {
             return Ok(placed);
         }
         self.cache.admit()?;
-        let stored = self.store_request(request, id, turn, deadline).await?;
+        let stored = self.store_request(request, due, id, turn, deadline).await?;
         if !stored.duplicate {
             return Ok(Placed::Stored(stored));
         }
         // The broker knows the id or has the subject taken, which does not mean that the request will be answered.
-        if let Some(placed) = before(self.trace_after(request, deadline).await?)? {
+        if let Some(placed) = before(self.look_after(request, deadline).await?)? {
             return Ok(placed);
         }
         let fresh = format!("{id}.{}", random_token::<8>());
-        let again = self.store_request(request, &fresh, Turns::default().next(), deadline).await?;
+        let again = self.store_request(request, due, &fresh, Turns::default().next(), deadline).await?;
         // Only a copy that was stored in this moment can have taken the subject.
         Ok(if again.duplicate { Placed::Before } else { Placed::Stored(again) })
     }
 
     /// Looks everywhere for a request that the broker called stored, until it says where it is.
-    async fn trace_after(&self, request: &Request, deadline: Instant) -> Result<Trace, Error> {
+    async fn look_after(&self, request: &Request, deadline: Instant) -> Result<Earlier, Error> {
         loop {
-            match self.trace_everywhere(request).await {
-                Ok(trace) => return Ok(trace),
+            match self.look_everywhere(request).await {
+                Ok(earlier) => return Ok(earlier),
                 Err(refusal @ Refusal::Rejected(_)) => return Err(not_looked_up(&refusal)),
                 Err(refusal) if Instant::now() + RETRY_PAUSE >= deadline => {
                     return Err(Error { temporary: true, ..codes::OUTCOME_UNKNOWN.because(refusal) });
@@ -211,13 +269,13 @@ async fn next_answer(answers: &mut async_nats::Subscriber) -> Answer {
     std::future::pending().await
 }
 
-/// What a trace says about a request. `None` if it has to be stored.
-fn before(trace: Trace) -> Result<Option<Placed>, Error> {
-    match trace {
-        Trace::Answered(answer) => Ok(Some(Placed::Answered(answer))),
-        Trace::Alive => Ok(Some(Placed::Before)),
-        Trace::AnotherBody => Err(codes::KEY_REUSED.error()),
-        Trace::Nothing => Ok(None),
+/// What an earlier copy says about a request. `None` if it has to be stored.
+fn before(earlier: Earlier) -> Result<Option<Placed>, Error> {
+    match earlier {
+        Earlier::Answered(answer) => Ok(Some(Placed::Answered(answer))),
+        Earlier::Alive => Ok(Some(Placed::Before)),
+        Earlier::AnotherBody => Err(codes::KEY_REUSED.error()),
+        Earlier::Nothing => Ok(None),
     }
 }
 
@@ -244,7 +302,9 @@ fn late(request: &Request) -> Error {
 fn outcome_of(settled: &Settled) -> &'static str {
     match settled {
         Settled::Stored(_) | Settled::Ended(CallEnd::Accepted { duplicate: false, .. }) => "stored",
-        Settled::Ended(CallEnd::Accepted { duplicate: true, .. } | CallEnd::Answered(_)) => "already_there",
+        Settled::Ended(
+            CallEnd::Accepted { duplicate: true, .. } | CallEnd::Answered(_) | CallEnd::Told(_),
+        ) => "already_there",
         Settled::Ended(CallEnd::Failed(error)) if error.code == codes::OUTCOME_UNKNOWN.code => "unknown",
         Settled::Ended(CallEnd::Failed(_)) => "refused",
     }

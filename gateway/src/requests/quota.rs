@@ -149,7 +149,9 @@ impl Hold {
     /// The call has ended for its caller.
     pub(crate) fn ended(&mut self, end: &CallEnd) {
         match end {
-            CallEnd::Answered(_) | CallEnd::Accepted { duplicate: true, .. } => self.over(),
+            CallEnd::Answered(_) | CallEnd::Told(_) | CallEnd::Accepted { duplicate: true, .. } => {
+                self.over();
+            }
             CallEnd::Accepted { duplicate: false, .. } => self.stored(),
             CallEnd::Failed(error) => self.failed(error),
         }
@@ -181,7 +183,7 @@ fn shares(limits: &LimitsConfig, max_bytes: u64) -> (Limit, Limit) {
 fn stored_size(request: &Request) -> u64 {
     let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
     let names =
-        text(&request.user) * 2 + text(&request.method) * 2 + request.client.len() * 2 + request.route.len();
+        (text(&request.user) + text(&request.method) + text(&request.client)) * 2 + request.route.len();
     let info = text(&request.info) + text(&request.channel_info);
     let channel = request.channel.as_ref().map_or(0, |channel| channel.name().len() * 2);
     (OVERHEAD + names + info + channel + request.body.len()) as u64

@@ -1,12 +1,18 @@
 //! Stores what clients send in JetStream. Never acknowledges a message before the broker has.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
-use async_nats::HeaderMap;
+use async_nats::{HeaderMap, HeaderName};
 use bytes::Bytes;
 use tidegate_shared::{
-    broker::{Broker, Refusal, Stored},
+    broker::{Broker, Committer, Handed, Refusal, Stored, ToCommit, ToStore},
     channel::Channel,
+    config::{Config, Match, Order},
+    enqueue::StoredRequest,
     envelope::{self, Request},
     header,
     id::random_token,
@@ -15,6 +21,7 @@ use tidegate_shared::{
         codes::{self, ErrorCode},
     },
     subject::Subjects,
+    topology::{channel_stream, request_stream},
 };
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
@@ -35,6 +42,23 @@ pub(crate) struct Store {
     pub(super) waiting: Waiting,
     pub(super) cache: Arc<Cache>,
     pub(super) metrics: Metrics,
+    /// The routes with a strict order.
+    strict: HashSet<String>,
+    /// One for the stream of each route, by its name.
+    requests: HashMap<String, Committer>,
+    /// One for the stream of each namespace with history, by its name.
+    publications: HashMap<String, Committer>,
+}
+
+/// How a message is stored.
+#[derive(Clone, Copy)]
+struct How<'a> {
+    /// Among those of its stream; `None` if it is sent by itself.
+    committer: Option<&'a Committer>,
+    /// Whether its stream keeps one message on its subject.
+    once: bool,
+    /// Whether its sender may send it again.
+    keyed: bool,
 }
 
 impl Store {
@@ -44,13 +68,41 @@ impl Store {
         waiting: Waiting,
         cache: Arc<Cache>,
         metrics: Metrics,
+        config: &Config,
     ) -> Self {
-        Self { broker, subjects, waiting, cache, metrics }
+        let strict = config.routes.iter().filter(|route| route.order == Order::Strict);
+        let strict = strict.map(|route| route.name.clone()).collect();
+        let stored = config.routes.iter().filter(|route| !matches!(route.matches, Match::Hook(_)));
+        let committer = |name: &String, stream| (name.clone(), Committer::start(&broker, stream));
+        let requests = stored.map(|route| committer(&route.name, request_stream(&route.name))).collect();
+        let namespaces = config.all_namespaces();
+        let kept = namespaces.iter().filter(|namespace| namespace.has_history());
+        let publications = kept.map(|kept| committer(&kept.name, channel_stream(&kept.name))).collect();
+        Self { broker, subjects, waiting, cache, metrics, strict, requests, publications }
     }
 
     /// Stores a message that has no reply.
     pub(crate) async fn send(&self, request: Request, turn: Turn, deadline: Instant) -> Result<(), Error> {
-        self.store_request(&request, request.id.as_str(), turn, deadline).await.map(|_| ())
+        let (turn, _held) = self.in_order(&request, turn, deadline).await?;
+        self.store_request(&request, None, request.id.as_str(), turn, deadline).await.map(|_| ())
+    }
+
+    /// Splits the turn of a request. On a route with a strict order nothing of the connection may overtake it: it waits until
+    /// everything before it is settled, and the second turn, which the caller keeps until the request is settled, holds up
+    /// everything behind it.
+    pub(super) async fn in_order(
+        &self,
+        request: &Request,
+        mut turn: Turn,
+        deadline: Instant,
+    ) -> Result<(Turn, Option<Turn>), Error> {
+        if !self.strict.contains(&request.route) {
+            return Ok((turn, None));
+        }
+        match timeout_at(deadline, turn.come()).await {
+            Ok(()) => Ok((Turns::default().next(), Some(turn))),
+            Err(_) => Err(refused(&Refusal::Busy, false, request.id.is_keyed())),
+        }
     }
 
     /// Stores a publication.
@@ -64,7 +116,8 @@ impl Store {
     ) -> Result<(), Error> {
         let id = random_token::<16>();
         let message = || (self.subjects.channel(channel), publication_headers(&id, info, tags), data.clone());
-        self.store(message, turn, deadline, false).await.map(|_| self.metrics.published())
+        let how = How { committer: self.publications.get(channel.namespace()), once: false, keyed: false };
+        self.store_as(how, message, turn, deadline).await.map(|_| self.metrics.published())
     }
 
     /// Stores a publication of a service. Retries with the same id are stored once.
@@ -82,34 +135,50 @@ impl Store {
             headers.insert(name.as_str(), value.as_str());
         }
         let message = || (self.subjects.channel(channel), headers.clone(), data.clone());
+        let how = How { committer: self.publications.get(channel.namespace()), once: false, keyed: true };
         // A service has no earlier message that it would have to wait for.
-        self.store(message, Turns::default().next(), deadline, true).await
+        self.store_as(how, message, Turns::default().next(), deadline).await
     }
 
-    /// Stores a request. `message_id` is what the broker deduplicates by.
+    /// Stores a request. `due` is when it may be worked on, `message_id` what the broker deduplicates by.
     pub(super) async fn store_request(
         &self,
         request: &Request,
+        due: Option<SystemTime>,
         message_id: &str,
         turn: Turn,
         deadline: Instant,
     ) -> Result<Stored, Error> {
-        let subject = self.subjects.request(&request.address());
-        let mut headers = request.headers();
-        headers.insert(header::MSG_ID, message_id);
-        let message = || (subject.clone(), headers.clone(), request.body.clone());
-        self.store(message, turn, deadline, request.id.is_keyed()).await
+        let message = || {
+            let StoredRequest { subject, headers, body } = request.stored(&self.subjects, due, message_id);
+            (subject, headers, body)
+        };
+        let (waits, keyed) = (due.is_none(), request.id.is_keyed());
+        let committer = waits.then(|| self.requests.get(&request.route)).flatten();
+        self.store_as(How { committer, once: true, keyed }, message, turn, deadline).await
     }
 
-    /// Publishes until the broker stores or refuses the message, or the deadline is near. Retries carry the same
-    /// message id.
-    async fn store(
+    /// Publishes a message that is in no order with others until the broker stores or refuses it, or the deadline is near. Retries
+    /// carry the same message id.
+    pub(super) async fn store(
         &self,
-        message: impl Fn() -> (String, HeaderMap, Bytes),
+        message: impl Fn() -> ToStore,
         turn: Turn,
         deadline: Instant,
         keyed: bool,
     ) -> Result<Stored, Error> {
+        self.store_as(How { committer: None, once: false, keyed }, message, turn, deadline).await
+    }
+
+    /// As [`Store::store`]. Behind the messages of its committer, if it has one; a retry is sent by itself.
+    async fn store_as(
+        &self,
+        how: How<'_>,
+        message: impl Fn() -> ToStore,
+        turn: Turn,
+        deadline: Instant,
+    ) -> Result<Stored, Error> {
+        let How { mut committer, keyed, .. } = how;
         let mut turn = Some(turn);
         if let Some(turn) = &mut turn
             && timeout_at(deadline, turn.come()).await.is_err()
@@ -118,17 +187,19 @@ impl Store {
         }
         let mut maybe_stored = false;
         loop {
-            let (subject, headers, body) = message();
-            let sent = timeout_at(deadline, self.broker.publish(subject, headers, body)).await;
-            let sent = sent.unwrap_or(Err(Refusal::Busy));
-            // Sent or refused: passes the turn to the connection's next message.
+            let sending = self.send_as(committer.take(), how.once, message(), deadline);
+            let sent = timeout_at(deadline, sending).await.unwrap_or(Err(Refusal::Busy));
+            // It has its place, or is refused: passes the turn to the connection's next message.
             turn.take();
             let stored = match sent {
-                Ok(sent) => tokio::select! {
-                    biased;
-                    stored = sent.stored() => stored,
-                    () = sleep_until(deadline) => Err(Refusal::Unknown),
-                },
+                Ok(sent) => {
+                    let late = sent.unacknowledged();
+                    tokio::select! {
+                        biased;
+                        stored = sent.stored() => stored,
+                        () = sleep_until(deadline) => Err(late),
+                    }
+                }
                 Err(refusal) => Err(refusal),
             };
             let refusal = match stored {
@@ -137,13 +208,18 @@ impl Store {
                 Err(Refusal::Taken) => return Ok(Stored { seq: 0, duplicate: true }),
                 Err(refusal) => refusal,
             };
-            maybe_stored |= refusal == Refusal::Unknown;
+            maybe_stored |= matches!(refusal, Refusal::Unknown | Refusal::Unconfirmed);
             let again = match refusal {
                 Refusal::Unknown => true,
                 Refusal::Unavailable(_) => maybe_stored || self.broker.is_connected(),
                 // Waiting for room would reorder this connection's messages.
                 Refusal::Busy => maybe_stored,
-                Refusal::Full | Refusal::Taken | Refusal::TooLarge { .. } | Refusal::Rejected(_) => false,
+                // What is unconfirmed is remembered nowhere: it would be published twice.
+                Refusal::Full
+                | Refusal::Taken
+                | Refusal::Unconfirmed
+                | Refusal::TooLarge { .. }
+                | Refusal::Rejected(_) => false,
             };
             if !again || Instant::now() + RETRY_PAUSE >= deadline {
                 return Err(refused(&refusal, maybe_stored, keyed));
@@ -151,18 +227,34 @@ impl Store {
             sleep(RETRY_PAUSE).await;
         }
     }
+
+    async fn send_as(
+        &self,
+        committer: Option<&Committer>,
+        once: bool,
+        message: ToStore,
+        deadline: Instant,
+    ) -> Result<Handed, Refusal> {
+        if let Some(committer) = committer {
+            return committer.hand_over(ToCommit { message, once, deadline: Some(deadline) }).await;
+        }
+        let (subject, headers, body) = message;
+        self.broker.publish(subject, headers, body).await.map(Handed::from)
+    }
 }
 
 fn publication_headers(id: &str, info: &ClientInfo, tags: &BTreeMap<String, String>) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    headers.insert(header::MSG_ID, id);
-    headers.insert(header::CLIENT, info.client.as_str());
+    // A name that is known at compile time is not copied.
+    let known = HeaderName::from_static;
+    headers.insert(known(header::MSG_ID), id);
+    headers.insert(known(header::CLIENT), info.client.as_str());
     if !info.user.is_empty() {
-        headers.insert(header::USER, info.user.as_str());
+        headers.insert(known(header::USER), info.user.as_str());
     }
     for (name, json) in [(header::INFO, &info.conn_info), (header::CHANNEL_INFO, &info.chan_info)] {
         if !json.is_empty() {
-            headers.insert(name, envelope::one_line(&String::from_utf8_lossy(json)));
+            headers.insert(known(name), envelope::one_line(&String::from_utf8_lossy(json)));
         }
     }
     for (name, value) in tags {
@@ -182,7 +274,7 @@ fn refused(refusal: &Refusal, maybe_stored: bool, keyed: bool) -> Error {
         _ => code.because(refusal),
     };
     let temporary = match refusal {
-        Refusal::Rejected(_) | Refusal::TooLarge { .. } => false,
+        Refusal::Rejected(_) | Refusal::TooLarge { .. } | Refusal::Unconfirmed => false,
         _ if maybe_stored => keyed,
         _ => true,
     };

@@ -162,7 +162,17 @@ mod tests {
 
     fn answer(id: &RequestId) -> Answer {
         let outcome = Outcome::Ok("1".into());
-        Answer { re: id.clone(), user: None, digest: None, attempt: 0, worker: String::new(), outcome }
+        Answer {
+            re: id.clone(),
+            user: None,
+            digest: None,
+            attempt: 0,
+            worker: String::new(),
+            letter: None,
+            redriven: None,
+            trace: None,
+            outcome,
+        }
     }
 
     fn plain() -> RequestId {

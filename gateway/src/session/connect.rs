@@ -4,8 +4,9 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use tidegate_shared::{
-    VERSION,
+    VERSION, header,
     protocol::{ConnectRequest, ConnectResult, RefreshRequest, RefreshResult, Reply, codes},
+    trace::Trace,
 };
 
 use super::{
@@ -76,6 +77,7 @@ impl Session {
             info: identity.info,
             liveness: Liveness::new(now.instant, self.rules.ping_interval, jitter),
             subscriptions,
+            trace: trace(&request),
         };
         let reply = Reply { id, connect: Some(result), ..Reply::default() };
         let until = now.instant + self.rules.limits.first_frame;
@@ -159,4 +161,13 @@ impl Session {
         self.phase = Phase::Refused { until: now.instant + self.rules.limits.first_frame };
         effects
     }
+}
+
+/// The trace that the client sent with `connect`.
+fn trace(request: &ConnectRequest) -> Option<Trace> {
+    let value = |wanted: &str| {
+        let mut headers = request.headers.iter();
+        headers.find(|(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| value.as_str())
+    };
+    Trace::parse(value(header::TRACE_PARENT)?, value(header::TRACE_STATE))
 }

@@ -10,7 +10,8 @@ use tidegate_shared::{
     header,
     id::RequestId,
     protocol::{ClientInfo, Encoding, Error, Publication, PublishRequest, RpcRequest, codes},
-    route::Method,
+    route::{Method, Priority},
+    trace::Trace,
 };
 
 use super::{Effect, Effects, Now, Phase, Session, refuse};
@@ -22,6 +23,9 @@ impl Session {
             Ok(method) => method,
             Err(error) => return refuse(id, codes::BAD_REQUEST.because(error)),
         };
+        if let Some(effects) = self.own(id, &method, &request.data) {
+            return effects;
+        }
         let rules = std::sync::Arc::clone(&self.rules);
         let Some(route) = rules.rpc(method.name) else {
             return refuse(id, codes::METHOD_NOT_FOUND);
@@ -48,7 +52,8 @@ impl Session {
             );
         }
         self.waiting += 1;
-        let mut stored = self.request(request_id, route, Some(method.name), request.data, now);
+        let mut stored =
+            self.request(request_id, route, Some(method.name), request.data, now).on_route(route);
         stored.later = route.answer == AnswerMode::Later;
         vec![Effect::Call { command: id, mode: route.answer, request: Box::new(stored) }]
     }
@@ -58,7 +63,7 @@ impl Session {
         let Some(route) = rules.send() else {
             return self.close(codes::SEND_NOT_AVAILABLE);
         };
-        let request = self.request(RequestId::unawaited(), route, None, data, now);
+        let request = self.request(RequestId::unawaited(), route, None, data, now).on_route(route);
         vec![Effect::Send { request: Box::new(request) }]
     }
 
@@ -98,6 +103,7 @@ impl Session {
                 channel_info: text(&info.chan_info),
                 ..self.request(submitted, route, None, request.data, now)
             };
+            let submitted = submitted.on_route(route);
             return vec![Effect::Decide { command: id, request: Box::new(submitted) }];
         }
         if access == Access::Ask {
@@ -123,15 +129,19 @@ impl Session {
         self.rules.deliverable(channel, &publication)
     }
 
-    pub(super) fn user(&self) -> Option<&str> {
+    /// The user, once it is authenticated and until the session is over.
+    pub(crate) fn user(&self) -> Option<&str> {
         match &self.phase {
             Phase::Connected(connected) => connected.user.as_deref(),
-            Phase::Fresh { .. }
-            | Phase::Refused { .. }
-            | Phase::Asking { .. }
-            | Phase::Connecting(_)
-            | Phase::Closed { .. } => None,
+            Phase::Connecting(connecting) => connecting.connected.user.as_deref(),
+            Phase::Fresh { .. } | Phase::Refused { .. } | Phase::Asking { .. } | Phase::Closed { .. } => None,
         }
+    }
+
+    /// The trace of the next request.
+    fn trace(&self) -> Trace {
+        let Phase::Connected(connected) = &self.phase else { return Trace::random() };
+        connected.trace.clone().unwrap_or_else(Trace::random)
     }
 
     fn request(&self, id: RequestId, route: &Route, method: Option<&str>, data: Bytes, now: Now) -> Request {
@@ -144,15 +154,18 @@ impl Session {
         Request {
             id,
             user: self.user().map(str::to_owned),
-            client: self.client.as_str().to_owned(),
+            client: Some(self.client.as_str().to_owned()),
             route: route.name.clone(),
             method: method.map(str::to_owned),
             channel: None,
             info: None,
             channel_info: None,
+            key: None,
+            priority: Priority::Normal,
             later: false,
             attempt: 0,
             accepted_at: u64::try_from(now.unix.as_millis()).unwrap_or(u64::MAX),
+            trace: Some(self.trace()),
             content_type: content_type.to_owned(),
             body,
         }

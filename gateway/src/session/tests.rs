@@ -489,6 +489,14 @@ fn a_feature_that_is_off_replies_not_available() {
 }
 
 #[test]
+fn a_session_ends_once() {
+    let mut script = Script::connected(&[]);
+    assert_eq!(closed(&script.session.malformed()), 3501);
+    let again = [script.session.malformed(), script.session.shut_down(), script.session.send_failed()];
+    assert!(again.iter().all(Vec::is_empty), "{again:?}");
+}
+
+#[test]
 fn an_unsolicited_pong_is_a_protocol_error() {
     let mut script = Script::connected(&[]);
     assert_eq!(closed(&script.session.handle(Command::default(), 0.0, script.now)), 3501);
@@ -598,7 +606,7 @@ proptest! {
                         prop_assert!(joined.iter().all(|channel| channel.name() != push.channel));
                     }
                     Effect::Reply(reply) => prop_assert_eq!(reply, Reply::ping()),
-                    Effect::Call { command, .. } => calls.push(command),
+                    Effect::Call { command, .. } | Effect::Own { command, .. } => calls.push(command),
                     Effect::Ask(ask) => asked.push(ask.about),
                     Effect::Publish { command, .. } | Effect::Decide { command, .. } => {
                         let place = open.iter().position(|id| *id == command);

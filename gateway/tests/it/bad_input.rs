@@ -364,31 +364,6 @@ async fn names_with_nats_wildcards_are_plain_names() {
 }
 
 #[tokio::test]
-async fn frames_that_break_the_websocket_protocol_are_closed_with_its_own_codes() {
-    let stack = start(quick("").gateways(1)).await;
-    let long = [&1000_u16.to_be_bytes()[..], &[b'x'; 124]].concat();
-    let bad_reason = [&1000_u16.to_be_bytes()[..], b"\xce\xba\xe1\xbd\xb9\xcf\x83\xed\xa0\x80"].concat();
-    for (what, bytes, code) in [
-        ("a close frame of one byte", frame(8, b"x"), 1002),
-        ("a close frame of 126 bytes", frame(8, &long), 1002),
-        ("a ping of 126 bytes", frame(9, &[b'x'; 126]), 1002),
-        ("a close reason that is no UTF-8", frame(8, &bad_reason), 1007),
-        ("a text that is no UTF-8", frame(1, b"\xff\xff"), 1007),
-        ("a reserved opcode", frame(3, b""), 1002),
-        ("a reserved bit", [&[0xc1, 0x80][..], &[0; 4]].concat(), 1002),
-        ("a frame without a mask", vec![0x81, 1, b'x'], 1002),
-        ("a continuation of nothing", frame(0, b"x"), 1002),
-    ] {
-        let mut socket = Socket::open(&stack).await;
-        socket.write(&bytes).await;
-        let (opcode, payload) = socket.frame(PATIENCE).await;
-        let found = payload.first_chunk().map(|code| u16::from_be_bytes(*code));
-        assert_eq!((opcode, found), (8, Some(code)), "{what}");
-    }
-    nothing_panicked(&stack);
-}
-
-#[tokio::test]
 async fn a_message_of_endless_empty_frames_ends_with_the_clients_time() {
     let limits =
         "[gateway]\nping_interval = '1s'\npong_timeout = '500ms'\n[gateway.limits]\nfirst_frame = '1s'";

@@ -9,10 +9,14 @@ use std::{
     time::Duration,
 };
 
-use tidegate_cli::client::{CallError, Client};
+use futures_util::{StreamExt, stream};
+use tidegate_cli::{
+    client::{CallError, Client},
+    stack::Stack,
+};
 use tokio::task::JoinSet;
 
-use crate::support::{connect, eventually, get, nothing_panicked, quick, start};
+use crate::support::{connect, eventually, get, kept_toml, nothing_panicked, quick, start};
 
 #[derive(Default)]
 struct Counts {
@@ -93,4 +97,76 @@ async fn publications_arrive_again_after_the_broker_was_killed() {
     eventually("publishing works again", || async { client.publish("chat:lobby", "\"back\"").await.is_ok() })
         .await;
     assert_eq!(crate::support::publication(&mut events, "chat:lobby").await, "\"back\"");
+}
+
+/// Publishes until told to stop, 16 at a time. Returns what was called stored.
+async fn publish_on(
+    client: Client,
+    name: usize,
+    stop: Arc<AtomicBool>,
+    stored: Arc<AtomicUsize>,
+) -> Vec<String> {
+    let numbers = stream::iter(0..).take_while(|_| std::future::ready(!stop.load(Ordering::Relaxed)));
+    let publishing = numbers.map(|n: usize| {
+        let (client, stored) = (client.clone(), Arc::clone(&stored));
+        async move {
+            let body = format!("\"{name}-{n}\"");
+            match client.publish(&format!("kept:{name}"), body.clone()).await {
+                Ok(()) => {
+                    stored.fetch_add(1, Ordering::Relaxed);
+                    Some(body)
+                }
+                Err(CallError::Server { code: 1000 | 1002, .. }) => {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                    None
+                }
+                Err(error) => panic!("{body}: {error:?}"),
+            }
+        }
+    });
+    publishing.buffer_unordered(16).filter_map(std::future::ready).collect().await
+}
+
+/// The bodies of all publications in the namespace `kept`.
+async fn all_kept(stack: &Stack) -> Vec<String> {
+    let (admin, mut from, mut bodies) = (stack.admin().await.unwrap(), 1, Vec::new());
+    loop {
+        let range = admin.range("TIDE_CH_kept", "tide.ch.kept.>", from, 1000).await.unwrap();
+        let Some(last) = range.messages.last() else { return bodies };
+        from = tidegate_shared::broker::header_number(last, "Nats-Sequence").unwrap() + 1;
+        bodies.extend(range.messages.iter().map(|m| String::from_utf8(m.payload.to_vec()).unwrap()));
+    }
+}
+
+#[tokio::test]
+async fn every_publication_that_was_called_stored_is_there_once_though_the_broker_is_killed_under_load() {
+    let toml = format!("[nats]\nack_timeout = '500ms'\n{}", kept_toml(100_000, ""));
+    let stack = start(quick(&toml).gateways(1)).await;
+    let (stop, stored) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let (mut publishers, mut clients) = (JoinSet::new(), Vec::new());
+    for name in 0..16 {
+        let (client, events) = connect(&stack, 0, &format!("publisher-{name}")).await;
+        publishers.spawn(publish_on(client.clone(), name, Arc::clone(&stop), Arc::clone(&stored)));
+        clients.push((client, events));
+    }
+    for _ in 0..2 {
+        let more = stored.load(Ordering::Relaxed) + 2000;
+        let reached = || async { stored.load(Ordering::Relaxed) >= more };
+        eventually("publications are stored", reached).await;
+        stack.hold("nats").await.unwrap();
+        stack.start_process("nats").await.unwrap();
+    }
+    let more = stored.load(Ordering::Relaxed) + 2000;
+    eventually("publications are stored again", || async { stored.load(Ordering::Relaxed) >= more }).await;
+    stop.store(true, Ordering::Relaxed);
+    let told: Vec<String> = publishers.join_all().await.into_iter().flatten().collect();
+    let mut times = std::collections::HashMap::new();
+    for body in all_kept(&stack).await {
+        *times.entry(body).or_insert(0) += 1;
+    }
+    for body in told {
+        assert_eq!(times.get(&body), Some(&1), "{body}");
+    }
+    assert!(times.values().all(|times| *times == 1), "nothing is stored twice");
+    nothing_panicked(&stack);
 }

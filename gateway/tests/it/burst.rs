@@ -130,6 +130,31 @@ async fn a_client_that_pings_without_reading_is_not_read_any_further() {
 }
 
 #[tokio::test]
+async fn a_client_that_reads_gets_every_publication_of_a_burst() {
+    const COUNT: usize = 1500;
+    let limits = "[gateway.limits]\noutbox = '256 KiB'\n";
+    let namespace = "[[namespace]]\nname = 'open'\nallow_subscribe = 'authenticated'\nhistory_size = 0\n";
+    let stack = Stack::builder().config(&format!("{limits}{namespace}{TOML}")).gateways(1);
+    let stack = start(stack.variable("gateway", "TOKIO_WORKER_THREADS", "1")).await;
+    let mut socket = Socket::connected(&stack).await;
+    socket.write(&frame(TEXT, br#"{"id":2,"subscribe":{"channel":"open:a"}}"#)).await;
+    socket.replies(1).await;
+    let nats = service(&stack).await;
+    let data = bytes::Bytes::from(format!("\"{}\"", "x".repeat(1024)));
+    for _ in 0..COUNT {
+        nats.publish("tide.ch.open.a", data.clone()).await.unwrap();
+    }
+    nats.flush().await.unwrap();
+    let mut received = 0;
+    while received < COUNT {
+        let (opcode, payload) = socket.frame(PATIENCE).await;
+        assert_ne!(opcode, 8, "closed after {received}: {}", String::from_utf8_lossy(&payload));
+        received += std::str::from_utf8(&payload).unwrap().matches("\"pub\"").count();
+    }
+    assert_eq!(received, COUNT);
+}
+
+#[tokio::test]
 async fn a_pong_that_waits_behind_a_blocked_write_keeps_the_connection() {
     let limits = "[gateway.limits]\noutbox = '64 MiB'\n";
     let namespace = "[[namespace]]\nname = 'open'\nallow_subscribe = 'authenticated'\n";
@@ -142,11 +167,12 @@ async fn a_pong_that_waits_behind_a_blocked_write_keeps_the_connection() {
     socket.replies(1).await;
     // The protocol's ping is an empty command.
     while socket.frame(PATIENCE).await != (TEXT, b"{}".to_vec()) {}
-    let nats = async_nats::jetstream::new(service(&stack).await);
+    let nats = service(&stack).await;
     let data = bytes::Bytes::from(format!("\"{}\"", "x".repeat(500_000)));
     for _ in 0..40 {
-        nats.publish("tide.ch.open.a", data.clone()).await.unwrap().await.unwrap();
+        nats.publish("tide.ch.open.a", data.clone()).await.unwrap();
     }
+    nats.flush().await.unwrap();
     socket.write(&frame(TEXT, b"{}")).await;
     // Longer than pong_timeout: what is tested is what the gateway makes of time that has passed.
     let blocked_until = tokio::time::Instant::now() + std::time::Duration::from_millis(700);

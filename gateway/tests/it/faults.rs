@@ -7,7 +7,7 @@ use tidegate_cli::{
     stack::{Stack, setup},
 };
 
-use crate::support::{connect, eventually, get, quick, start};
+use crate::support::{connect, eventually, get, kept, quick, start};
 
 /// Waits until `/readyz` has this status and text.
 async fn readiness(stack: &Stack, status: u16, text: &str) -> String {
@@ -61,13 +61,13 @@ async fn a_full_stream_of_requests_is_named_and_the_gateway_stays_ready_for_the_
 
 #[tokio::test]
 async fn a_deleted_stream_of_a_namespace_is_named_until_apply_creates_it() {
-    let stack = start(quick("").gateways(1)).await;
+    let stack = kept(1).await;
     let (client, _events) = connect(&stack, 0, "42").await;
-    delete(&stack, "TIDE_CH_chat").await;
-    assert!(client.publish("chat:lobby", "1").await.is_err());
-    readiness(&stack, 200, "the stream TIDE_CH_chat stores nothing, for ").await;
+    delete(&stack, "TIDE_CH_kept").await;
+    assert!(client.publish("kept:lobby", "1").await.is_err());
+    readiness(&stack, 200, "the stream TIDE_CH_kept stores nothing, for ").await;
     apply(&stack).await;
-    eventually("publishing works again", || async { client.publish("chat:lobby", "2").await.is_ok() }).await;
+    eventually("publishing works again", || async { client.publish("kept:lobby", "2").await.is_ok() }).await;
     readiness(&stack, 200, "ready\n").await;
 }
 

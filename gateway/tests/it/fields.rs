@@ -68,7 +68,7 @@ pub(crate) fn of<T: DeserializeOwned>() -> &'static [&'static str] {
 }
 
 /// Values of many types. Each field takes some of them.
-const VALUES: [&str; 12] = [
+const VALUES: [&str; 13] = [
     "\"a\"",
     "\"b\"",
     "7",
@@ -81,6 +81,7 @@ const VALUES: [&str; 12] = [
     "{}",
     "{\"a\":{}}",
     "{\"a\":\"b\"}",
+    "\"high\"",
 ];
 
 /// Checks every field of a type. `payloads` are fields to which `null` is a value like any other.

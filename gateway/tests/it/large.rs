@@ -3,15 +3,15 @@
 use async_nats::jetstream;
 use futures_util::StreamExt;
 use serde_json::json;
-use tidegate_cli::client::{CallError, Event, Events};
+use tidegate_cli::client::CallError;
 use tidegate_cli::stack::Stack;
 use tidegate_shared::protocol::{ConnectRequest, HistoryRequest, SubscribeRequest};
 
 use crate::{
     socket::{Socket, TEXT, frame},
     support::{
-        connect, event, fresh, history, http, kept_toml, next, quick, raw, resume, service, start, subscribe,
-        texts, token,
+        connect, fresh, history, http, kept_toml, next, quick, raw, resume, service, start, subscribe, texts,
+        token, unsubscribed,
     },
 };
 
@@ -36,14 +36,6 @@ async fn store_in(stack: &Stack, name: &str, count: usize, bytes: usize) {
         let data = json!({"n": n, "fill": "x".repeat(bytes)}).to_string();
         nats.publish(format!("tide.ch.kept.{name}"), data.into()).await.unwrap().await.unwrap();
     }
-}
-
-async fn unsubscribed(events: &mut Events) -> u32 {
-    event(events, |event| match event {
-        Event::Unsubscribed { code, .. } => Some(code),
-        _ => None,
-    })
-    .await
 }
 
 #[tokio::test]

@@ -78,12 +78,17 @@ async fn a_read_costs_what_it_returns_and_not_what_is_kept() {
         (5, Some(offsets[7])),
         (1, Some(offsets[0])),
     ] {
-        let before = sent(&stack).await;
-        let read = page(&client, limit, true, since).await;
-        let after = sent(&stack).await;
         let count = usize::try_from(limit).unwrap();
-        assert_eq!(read, expected(since.unwrap_or(u64::MAX), count), "{limit} {since:?}");
-        let (messages, bytes) = (after.0 - before.0, after.1 - before.1);
+        let (mut messages, mut bytes) = (u64::MAX, u64::MAX);
+        // What else the broker sends meanwhile only adds, so the cheapest of a few reads counts.
+        for _ in 0..3 {
+            let before = sent(&stack).await;
+            let read = page(&client, limit, true, since).await;
+            let after = sent(&stack).await;
+            assert_eq!(read, expected(since.unwrap_or(u64::MAX), count), "{limit} {since:?}");
+            messages = messages.min(after.0 - before.0);
+            bytes = bytes.min(after.1 - before.1);
+        }
         println!("limit {limit}, since {since:?}: {messages} messages, {bytes} bytes");
         assert!(messages < 60 && bytes < 200_000, "{limit} {since:?}: {messages} messages, {bytes} bytes");
     }

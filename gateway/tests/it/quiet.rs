@@ -8,7 +8,7 @@ use tidegate_shared::protocol::SubscribeResult;
 
 use crate::support::{
     admin, connect, eventually, fresh, in_both_fanouts, kept_toml, next, quick, raw, resume, service, start,
-    subscribe, texts, token,
+    subscribe, texts, token, unsubscribed,
 };
 
 in_both_fanouts!(
@@ -160,11 +160,28 @@ async fn a_publication_that_expired_before_the_broker_copied_it_is_not_forgotten
     stack.start_process("nats").await.unwrap();
     stack.wait_ready("nats").await.unwrap();
     let nats = publisher(&stack).await;
-    publish(&nats, "tide.ch.kept.other").await;
+    let seq = publish(&nats, "tide.ch.kept.other").await;
     expired(&stack, "kept").await;
     let (back, _events) = connect(&stack, 0, "42").await;
     let result = resume(&back, "kept:a", start.offset, &start.epoch).await;
-    assert!(!result.recovered, "{result:?}");
+    assert!(!result.recovered, "from {}, the broker's count is at {seq}: {result:?}", start.offset);
+}
+
+#[tokio::test]
+async fn a_subscriber_is_told_that_a_publication_has_expired_while_its_gateway_had_no_broker() {
+    let stack = short("channel").await;
+    let (client, mut events) = connect(&stack, 0, "42").await;
+    let begin = fresh(&client, "kept:a").await;
+    // A gateway that is paused does not connect again.
+    stack.pause("gateway-1").unwrap();
+    stack.kill("nats").await.unwrap();
+    stack.wait_ready("nats").await.unwrap();
+    publish(&publisher(&stack).await, "tide.ch.kept.a").await;
+    expired(&stack, "kept").await;
+    stack.resume("gateway-1").unwrap();
+    assert_eq!(unsubscribed(&mut events).await, 2500, "insufficient state: the SDK subscribes again");
+    let again = resume(&client, "kept:a", begin.offset, &begin.epoch).await;
+    assert!(!again.recovered && again.offset > begin.offset, "behind what it has missed: {again:?}");
 }
 
 #[tokio::test]

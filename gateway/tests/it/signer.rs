@@ -43,9 +43,14 @@ impl Signer {
     /// Returns a token with this header. The signature follows the key; the header's `alg` only chooses the digest where the key
     /// leaves a choice.
     pub(crate) fn token(&self, header: &Value, claims: &Value) -> String {
-        let part = |value: &Value| BASE64URL_NOPAD.encode(value.to_string().as_bytes());
-        let message = format!("{}.{}", part(header), part(claims));
-        let signature = self.sign(header["alg"].as_str().unwrap_or_default(), message.as_bytes());
+        let alg = header["alg"].as_str().unwrap_or_default();
+        self.token_of(alg, header.to_string().as_bytes(), claims.to_string().as_bytes())
+    }
+
+    /// Returns a token of a header and claims that need not be JSON.
+    pub(crate) fn token_of(&self, alg: &str, header: &[u8], claims: &[u8]) -> String {
+        let message = format!("{}.{}", BASE64URL_NOPAD.encode(header), BASE64URL_NOPAD.encode(claims));
+        let signature = self.sign(alg, message.as_bytes());
         format!("{message}.{}", BASE64URL_NOPAD.encode(&signature))
     }
 

@@ -43,13 +43,18 @@ pub(crate) fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
 impl Socket {
     /// Opens a WebSocket. Sends no connect command.
     pub(crate) async fn open(stack: &Stack) -> Self {
+        Self::open_with(stack, "").await
+    }
+
+    /// As [`Self::open`], with further headers, each with its line end.
+    pub(crate) async fn open_with(stack: &Stack, headers: &str) -> Self {
         let url = &stack.gateways()[0].websocket;
         let host = url.trim_start_matches("ws://").split('/').next().unwrap();
         let mut tcp = TcpStream::connect(host).await.unwrap();
         tcp.set_nodelay(true).unwrap();
         let request = format!(
             "GET /connection/websocket HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{headers}\r\n"
         );
         tcp.write_all(request.as_bytes()).await.unwrap();
         let mut head = Vec::new();
@@ -62,8 +67,13 @@ impl Socket {
 
     /// Opens a WebSocket and connects as user 42.
     pub(crate) async fn connected(stack: &Stack) -> Self {
+        Self::connected_as(stack, "42").await
+    }
+
+    /// Opens a WebSocket and connects as this user.
+    pub(crate) async fn connected_as(stack: &Stack, user: &str) -> Self {
         let mut socket = Self::open(stack).await;
-        let connect = serde_json::json!({"id": 1, "connect": {"token": token(stack, "42")}}).to_string();
+        let connect = serde_json::json!({"id": 1, "connect": {"token": token(stack, user)}}).to_string();
         socket.write(&frame(TEXT, connect.as_bytes())).await;
         let reply = &socket.replies(1).await[0];
         assert!(reply.get("connect").is_some(), "{reply}");
@@ -94,20 +104,33 @@ impl Socket {
         replies
     }
 
+    /// A WebSocket whose handshake the test has made.
+    pub(crate) fn over(tcp: TcpStream) -> Self {
+        Self { tcp, unread: Vec::new() }
+    }
+
     /// The next frame of the gateway: its opcode and its payload.
     pub(crate) async fn frame(&mut self, patience: Duration) -> (u8, Vec<u8>) {
+        self.frame_or_end(patience).await.expect("the socket ended")
+    }
+
+    /// The next frame of the gateway. `None` at the end of the socket.
+    pub(crate) async fn frame_or_end(&mut self, patience: Duration) -> Option<(u8, Vec<u8>)> {
         loop {
             if let Some((frame, len)) = parse(&self.unread) {
                 self.unread.drain(..len);
-                return frame;
+                return Some(frame);
             }
             let read = timeout(patience, self.tcp.read_buf(&mut self.unread)).await.expect("a frame in time");
-            assert!(read.unwrap() > 0, "the socket ended");
+            if !matches!(read, Ok(1..)) {
+                return None;
+            }
         }
     }
 }
 
-fn parse(bytes: &[u8]) -> Option<((u8, Vec<u8>), usize)> {
+/// The first frame in these bytes, and how many of them it has. `None` if it is not whole.
+pub(crate) fn parse(bytes: &[u8]) -> Option<((u8, Vec<u8>), usize)> {
     let (opcode, short) = (bytes.first()? & 0x0f, bytes.get(1)? & 0x7f);
     let (head, len) = match short {
         126 => (4, u64::from(u16::from_be_bytes(bytes.get(2..4)?.try_into().ok()?))),

@@ -104,15 +104,16 @@ fn a_gateway_in_production_starts_without_the_secrets_of_others() {
 
 #[tokio::test]
 async fn a_gateway_without_streams_names_the_way_out() {
-    let stack = Stack::builder().start().await.unwrap();
+    let extra = "[[namespace]]\nname = 'extra'\nhistory_size = 5";
+    let stack = Stack::builder().config(extra).start().await.unwrap();
+    stack.admin().await.unwrap().jetstream().delete_stream("TIDE_CH_extra").await.unwrap();
     let url = stack.nats_url().to_owned();
     let variables = [
         ("TIDEGATE_NATS__URL", url.as_str()),
         ("TIDEGATE_GATEWAY__LISTEN", "127.0.0.1:0"),
         ("TIDEGATE_GATEWAY__INTERNAL", "127.0.0.1:0"),
     ];
-    // A namespace that the stack does not have.
-    let output = run("[[namespace]]\nname = 'extra'", &variables);
+    let output = run(extra, &variables);
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.contains("TIDE_CH_extra") && text.contains("tidegate apply"), "{text}");

@@ -120,6 +120,15 @@ pub(crate) async fn event<T>(events: &mut Events, mut pick: impl FnMut(Event) ->
     .expect("the event comes")
 }
 
+/// The code with which the next subscription ends.
+pub(crate) async fn unsubscribed(events: &mut Events) -> u32 {
+    event(events, |event| match event {
+        Event::Unsubscribed { code, .. } => Some(code),
+        _ => None,
+    })
+    .await
+}
+
 /// Returns the data of the next publication in this channel, as text.
 pub(crate) async fn publication(events: &mut Events, wanted: &str) -> String {
     event(events, |event| match event {

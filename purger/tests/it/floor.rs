@@ -2,9 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tidegate_shared::lifecycle::Lifecycle;
 use tidegate_worker::{Json, Router, State, Worker, on};
-use tokio::{sync::Semaphore, task::JoinSet};
+use tokio::sync::Semaphore;
 
 use crate::support::{Tide, eventually};
 
@@ -20,21 +19,17 @@ async fn work(State(Gate(gate)): State<Gate>, Json(long): Json<bool>) -> Json<bo
 }
 
 /// A worker in this process.
-async fn start(tide: &Tide) -> (Gate, Lifecycle, JoinSet<()>) {
+async fn start(tide: &Tide) -> (Gate, Worker) {
     let gate = Gate(Arc::new(Semaphore::new(0)));
     let router = Router::with_state(gate.clone()).route("job", on(work));
-    let worker = Worker::connect(tide.stack.config(), "w1", router).await.unwrap();
-    worker.find_consumers().await.unwrap();
-    let (lifecycle, mut task) = (Lifecycle::new(), JoinSet::new());
-    let inner = lifecycle.clone();
-    task.spawn(async move { worker.run(&inner).await.unwrap() });
-    (gate, lifecycle, task)
+    let worker = Worker::builder(tide.stack.config()).router(router).start().await.unwrap();
+    (gate, worker)
 }
 
 #[tokio::test]
 async fn what_a_long_request_holds_back_is_counted_and_purged_when_it_is_done() {
     let tide = Tide::start(0, "[[route]]\nname = 'job'\nmatch = 'rpc.job'\ntimeout = '1h'\n").await;
-    let (gate, lifecycle, mut task) = start(&tide).await;
+    let (gate, worker) = start(&tide).await;
     let (client, _events) = tide.client("42").await;
     assert_eq!(client.rpc("job", "true").await.unwrap_err().code(), Some(1001));
     for _ in 0..20 {
@@ -47,8 +42,8 @@ async fn what_a_long_request_holds_back_is_counted_and_purged_when_it_is_done() 
     gate.0.add_permits(1);
     eventually("all are purged", async || tide.messages("TIDE_IN_job").await == Some(0)).await;
     eventually("none is held", async || tide.metric("kept_requests", "job").await < 0.5).await;
-    lifecycle.drain();
-    while task.join_next().await.is_some() {}
+    worker.drain();
+    worker.ended().await.unwrap();
 }
 
 #[tokio::test]
@@ -56,7 +51,7 @@ async fn a_request_beyond_its_timeout_is_parked_and_holds_nothing_back() {
     let route = "[[route]]\nname = 'job'\nmatch = 'rpc.job'\ntimeout = '1s'\nmax_attempts = 1000\n\
                  backoff = { base = '1h', cap = '1h' }\n";
     let tide = Tide::start(0, route).await;
-    let (_gate, lifecycle, mut task) = start(&tide).await;
+    let (_gate, worker) = start(&tide).await;
     let (client, _events) = tide.client("42").await;
     let _ = client.rpc("job", "true").await;
     for _ in 0..20 {
@@ -64,8 +59,8 @@ async fn a_request_beyond_its_timeout_is_parked_and_holds_nothing_back() {
     }
     eventually("all are purged", async || tide.messages("TIDE_IN_job").await == Some(0)).await;
     assert_eq!(tide.messages("TIDE_PARK").await, Some(1), "the long one waits for its next attempt");
-    lifecycle.drain();
-    while task.join_next().await.is_some() {}
+    worker.drain();
+    worker.ended().await.unwrap();
 }
 
 #[tokio::test]

@@ -5,3 +5,4 @@
 mod floor;
 mod purge;
 mod support;
+mod sweep;

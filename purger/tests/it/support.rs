@@ -26,7 +26,12 @@ impl Tide {
     pub(crate) async fn start(workers: usize, toml: &str) -> Self {
         let quick = "[gateway]\nanswer_timeout = '1s'\n[gateway.drain]\nsettle = '1s'\nwindow = '100ms'\n\
                      [worker]\nack_wait = '1s'\n";
-        let stack = Stack::builder().config(&format!("{quick}{toml}")).gateways(1).workers(workers).start();
+        Self::start_with(workers, &format!("{quick}{toml}")).await
+    }
+
+    /// As [`Self::start`], with this configuration alone.
+    pub(crate) async fn start_with(workers: usize, toml: &str) -> Self {
+        let stack = Stack::builder().config(toml).gateways(1).workers(workers).start();
         let stack = stack.await.unwrap();
         let setup = setup::connect(stack.config()).await.unwrap();
         Self { stack, setup }

@@ -11,8 +11,11 @@ const HEAD: &str = "\
 # nothing that the program could not publish to by itself. Within its account the user's permissions say the same once more, and
 # which inbox is its own. JetStream's API has the name `tide.js` in these accounts: the server keeps `$JS.API` for itself.
 #
-# `tidegate nats-config` prints this part for a configuration: some lines name a namespace with history, or a route.
+# `tidegate nats-config` prints this part for a configuration: some lines name a namespace or a route.
 ";
+
+/// The user of the streams' own account. Only brokers of tests have it.
+pub const ADMIN: &str = "admin";
 
 /// About how long a line of subjects is.
 const LINE: usize = 110;
@@ -31,11 +34,14 @@ impl Access {
         text
     }
 
+    /// The same with a user of the streams' own account, who may do everything there. For brokers of tests alone.
+    pub fn nats_conf_with_admin(&self, password: &str) -> String {
+        let user = format!("users: [ {{ user: {ADMIN}, password: {} }} ]", quoted(password));
+        self.nats_conf().replacen("jetstream: enabled\n", &format!("jetstream: enabled\n    {user}\n"), 1)
+    }
+
     fn store(&self) -> String {
-        let mut exports = self.exports(Account::Store);
-        for (subject, listeners) in self.heard() {
-            exports.push(format!("{{ stream: {}, accounts: {} }}", quoted(&subject), names(&listeners)));
-        }
+        let exports = self.exports(Account::Store);
         format!(
             "  {} {{\n    jetstream: enabled\n{}  }}\n",
             Account::Store.name(),
@@ -61,13 +67,14 @@ impl Access {
     }
 
     fn exports(&self, account: Account) -> Vec<String> {
-        let served = self.served(account).into_iter();
-        served
-            .map(|(subject, callers, answers)| {
-                let (subject, callers) = (quoted(&subject), names(&callers));
-                format!("{{ service: {subject}, accounts: {callers}{answers} }}")
-            })
-            .collect()
+        let served = self.served(account).into_iter().map(|(subject, callers, answers)| {
+            let (subject, callers) = (quoted(&subject), names(&callers));
+            format!("{{ service: {subject}, accounts: {callers}{answers} }}")
+        });
+        let heard = self.heard(account).into_iter().map(|(subject, listeners)| {
+            format!("{{ stream: {}, accounts: {} }}", quoted(&subject), names(&listeners))
+        });
+        served.chain(heard).collect()
     }
 
     /// One line for each import, and a comment above those that have another purpose than the line before.
@@ -77,7 +84,7 @@ impl Access {
             let takers: &[Account] = match &right.kind {
                 Kind::Call(takers, _) => takers,
                 Kind::Hear => &[Account::Store],
-                Kind::Talk | Kind::Barrier => continue,
+                Kind::Talk | Kind::Barrier | Kind::Tell(..) | Kind::Confirm(_) => continue,
             };
             if right.why != said {
                 lines.push(format!("# {}", right.why));
@@ -90,6 +97,18 @@ impl Access {
                 let (name, subject) = (taker.name(), quoted(&right.subject));
                 lines.push(format!("{{ {kind}: {{ account: {name}, subject: {subject} }}{to} }}"));
             }
+        }
+        for (owner, right) in self.told(account) {
+            if right.why != said {
+                lines.push(format!("# {}: {}", owner.name(), right.why));
+                said = right.why;
+            }
+            let (name, subject) = (owner.name(), quoted(&right.subject));
+            let to = match &right.kind {
+                Kind::Tell(_, on) => format!(", to: {}", quoted(on)),
+                _ => String::new(),
+            };
+            lines.push(format!("{{ stream: {{ account: {name}, subject: {subject} }}{to} }}"));
         }
         lines
     }

@@ -33,7 +33,11 @@ impl Access {
     fn probe(&self, right: &Right) -> Option<Probe> {
         let (body, refused, needs_stream) = match right.subject.strip_prefix("$JS.API.") {
             // A deletion cannot be tried. A pull cannot either, but its consumer's INFO is.
-            Some(call) if call.starts_with("STREAM.DELETE.") || call.starts_with("CONSUMER.MSG.") => {
+            Some(call)
+                if ["STREAM.DELETE.", "STREAM.MSG.DELETE.", "CONSUMER.MSG."]
+                    .iter()
+                    .any(|start| call.starts_with(start)) =>
+            {
                 return None;
             }
             Some(call) if call.starts_with("STREAM.PURGE.") => (r#"{"seq":1}"#, false, false),
@@ -46,8 +50,7 @@ impl Access {
         };
         let subject = match right.subject.strip_prefix(&format!("{}.", self.prefix)) {
             // Only the requests of a route have a stream.
-            Some("in.>") => return None,
-            Some("ch.>") => format!("{}.ch.user.{NOBODY}", self.prefix),
+            Some("in.>" | "first.>") => return None,
             _ => right.subject.replace(['*', '>'], NOBODY),
         };
         let (right, why) = (right.subject.clone(), right.why);

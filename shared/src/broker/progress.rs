@@ -6,11 +6,14 @@ use async_nats::jetstream::{
     response::Response,
     stream::{self, PurgeResponse},
 };
-use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Map, Value, json};
 
 use super::{Broker, Refusal};
 use crate::fault::{Place, Problem};
+
+/// What the broker says about a message that is not there.
+const NO_MESSAGE: &str = "no message found";
 
 /// How far the consumer of a route has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +26,33 @@ pub struct Progress {
     pub unacknowledged: u64,
     /// Requests that were not delivered yet.
     pub waiting: u64,
+    /// When the consumer was created, in nanoseconds since 1970: its sequences belong to one life of its stream.
+    pub created: i128,
+    /// Until when it is paused, in milliseconds since 1970, if it is paused now.
+    pub paused_until: Option<u64>,
+}
+
+/// Whether a stream has messages on some subjects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// The sequence of the newest message that the stream has ever had, a moment before.
+    pub last_seq: u64,
+    /// Whether it has any on these subjects.
+    pub any: bool,
+}
+
+/// The part of the answer about a stream that names its subjects.
+#[derive(Deserialize)]
+struct Subjects {
+    state: SubjectsState,
+}
+
+#[derive(Deserialize)]
+struct SubjectsState {
+    last_seq: u64,
+    /// How many messages each subject has; only of those that were asked for.
+    #[serde(default)]
+    subjects: Option<Map<String, Value>>,
 }
 
 /// How full a stream is.
@@ -57,6 +87,11 @@ impl NotDone {
         };
         Self { reason, problem, answered: true }
     }
+
+    /// Whether the stream or the consumer does not exist.
+    pub fn is_missing(&self) -> bool {
+        self.problem == Problem::Missing
+    }
 }
 
 impl Broker {
@@ -77,7 +112,22 @@ impl Broker {
             delivered: info.delivered.stream_sequence,
             unacknowledged: info.num_ack_pending as u64,
             waiting: info.num_pending,
+            created: info.created.unix_timestamp_nanos(),
+            paused_until: info
+                .config
+                .pause_until
+                .filter(|_| info.paused)
+                .map(|until| u64::try_from(until.unix_timestamp_nanos() / 1_000_000).unwrap_or_default()),
         })
+    }
+
+    /// Looks whether a stream has messages that a filter takes. The broker counts subjects after it has read the newest sequence,
+    /// so none of them is at or below that sequence if there is none at all.
+    pub async fn held(&self, stream: &str, filter: &str) -> Result<Held, NotDone> {
+        let ask = json!({ "subjects_filter": filter });
+        let info: Subjects = self.ask(format!("STREAM.INFO.{stream}"), &ask).await?;
+        let any = info.state.subjects.is_some_and(|subjects| !subjects.is_empty());
+        Ok(Held { last_seq: info.state.last_seq, any })
     }
 
     /// Reads how full a stream is.
@@ -107,8 +157,18 @@ impl Broker {
         }
     }
 
+    /// Removes one message. `false` if there is none with this sequence.
+    pub async fn remove(&self, stream: &str, seq: u64) -> Result<bool, NotDone> {
+        let ask = json!({"seq": seq, "no_erase": true});
+        match self.ask::<Value>(format!("STREAM.MSG.DELETE.{stream}"), &ask).await {
+            Ok(_) => Ok(true),
+            Err(NotDone { reason, answered: true, .. }) if reason.contains(NO_MESSAGE) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// A request to JetStream's API.
-    async fn ask<T: DeserializeOwned>(&self, subject: String, ask: &Value) -> Result<T, NotDone> {
+    pub(super) async fn ask<T: DeserializeOwned>(&self, subject: String, ask: &Value) -> Result<T, NotDone> {
         match self.jetstream.request(subject, ask).await {
             Ok(Response::Ok(answer)) => Ok(answer),
             Ok(Response::Err { error }) => Err(NotDone::refused(&error)),

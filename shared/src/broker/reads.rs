@@ -1,6 +1,6 @@
 //! Reading the messages of a subject by direct get.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_nats::{Message, StatusCode};
 use bytes::Bytes;
@@ -111,6 +111,18 @@ impl Broker {
     /// Returns the first message of a stream at or behind a sequence.
     pub async fn first_from(&self, stream: &str, seq: u64) -> Result<Option<Message>, Refusal> {
         let ask = serde_json::json!({"seq": seq.max(1), "batch": 1, "max_bytes": RANGE_BYTES});
+        Ok(self.direct(stream, &ask).await?.messages.into_iter().next())
+    }
+
+    /// Returns the first message of `subject` that was stored at `since` or later.
+    pub async fn first_since(
+        &self,
+        stream: &str,
+        subject: &str,
+        since: SystemTime,
+    ) -> Result<Option<Message>, Refusal> {
+        let since = humantime::format_rfc3339_nanos(since).to_string();
+        let ask = serde_json::json!({"start_time": since, "next_by_subj": subject, "batch": 1, "max_bytes": RANGE_BYTES});
         Ok(self.direct(stream, &ask).await?.messages.into_iter().next())
     }
 

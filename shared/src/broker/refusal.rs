@@ -29,6 +29,11 @@ pub enum Refusal {
     /// It is not known whether the message is stored. Publishing it again with the same id stores it once.
     #[error("no acknowledgement in time")]
     Unknown,
+    /// It is not known whether the server has the message, which no stream takes. Publishing it again may publish it twice.
+    #[error(
+        "the connection was lost, the server was silent, or it reported an error before it confirmed the publication"
+    )]
+    Unconfirmed,
     /// The message is larger than the broker takes. It was not sent.
     #[error("{what} is too large: {bytes} bytes, and the broker takes at most {limit}")]
     TooLarge {
@@ -42,6 +47,17 @@ pub enum Refusal {
     /// The broker rejects this message permanently.
     #[error("the broker rejected the message: {0}")]
     Rejected(String),
+}
+
+impl Refusal {
+    /// Whether the broker may take the same message a moment later, for whoever goes on until it does. A full stream may too, but
+    /// only when something leaves it.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Busy | Self::Unavailable(_) | Self::Unknown | Self::Unconfirmed => true,
+            Self::Full | Self::Taken | Self::TooLarge { .. } | Self::Rejected(_) => false,
+        }
+    }
 }
 
 /// What an error code of JetStream means for the message.
@@ -170,7 +186,8 @@ pub(super) fn meaning(code: u64, text: &str) -> Meaning {
     }
 }
 
-fn refusal_of(code: u64, text: String) -> Refusal {
+/// What an error code of JetStream means.
+pub(super) fn refusal_of(code: u64, text: String) -> Refusal {
     match meaning(code, &text) {
         Meaning::Retry => Refusal::Unavailable(text),
         Meaning::Full => Refusal::Full,

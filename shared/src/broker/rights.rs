@@ -51,6 +51,7 @@ impl Broker {
                 _ => None,
             }));
         }
+        missing.extend(self.lacking_past_streams().await);
         if missing.is_empty() {
             return Ok(());
         }

@@ -1,6 +1,6 @@
 //! Environment variables and flags as layers of the configuration, and errors that name the key and the layer.
 
-use figment::{Figment, error::Kind};
+use figment::{Figment, error::Kind, value::Value};
 
 use super::{ConfigError, Role, place::Places, typed, words};
 use crate::failure;
@@ -26,6 +26,29 @@ impl figment::Provider for Named {
     fn data(&self) -> Result<figment::value::Map<figment::Profile, figment::value::Dict>, figment::Error> {
         let value = typed::value(&self.key, &self.value);
         Ok(figment::Profile::Default.collect(typed::dict(&self.key, value)))
+    }
+}
+
+/// A value that is typed already, together with its source.
+pub(super) struct Fixed {
+    source: String,
+    key: String,
+    value: Value,
+}
+
+impl Fixed {
+    pub(super) fn new(source: String, key: &str, value: Value) -> Self {
+        Self { source, key: key.to_owned(), value }
+    }
+}
+
+impl figment::Provider for Fixed {
+    fn metadata(&self) -> figment::Metadata {
+        figment::Metadata::named(self.source.clone())
+    }
+
+    fn data(&self) -> Result<figment::value::Map<figment::Profile, figment::value::Dict>, figment::Error> {
+        Ok(figment::Profile::Default.collect(typed::dict(&self.key, self.value.clone())))
     }
 }
 

@@ -15,7 +15,7 @@ use super::{
     Audience, Config, ConfigError, DEFAULT_TOML, ENV_PREFIX, FILE_VARIABLE, Namespace, Role,
     layers::{Named, explain, merge_variable},
     place::Places,
-    validate, variable,
+    stock, validate, variable,
 };
 use crate::{channel::USER_NAMESPACE, failure};
 
@@ -65,6 +65,12 @@ impl Config {
         Self::from_sources_as(role, file, variables, flags)
     }
 
+    /// Reads the configuration of a worker from this file, or from `tidegate.toml` of the working directory if it exists, and from
+    /// the environment.
+    pub fn for_worker(file: Option<PathBuf>) -> Result<Self, ConfigError> {
+        Self::load_as(Role::Worker, usual_file(file).as_deref(), &[])
+    }
+
     /// Like [`Config::load`], with the environment as an argument.
     pub fn from_sources(
         file: Option<&Path>,
@@ -85,7 +91,10 @@ impl Config {
         let places = Places::new(&figment, file);
         let mut config: Self = figment.extract().map_err(|error| explain(&error, &places))?;
         personal_defaults(&mut config.namespaces, &figment);
+        config.apps = std::mem::take(&mut config.apps).read_from(figment.clone(), file.map(Path::to_owned));
         let read = if role.serves() { validate::tokens::read_files(&mut config) } else { Ok(()) };
+        let read =
+            read.and_then(|()| if role.works() { stock::read_secrets(&mut config, role) } else { Ok(()) });
         read.and_then(|()| validate::validate(&config, role))
             .map_err(|(key, problem)| ConfigError(format!("`{key}`{}: {problem}", places.of(&key))))?;
         Ok(config)
@@ -110,6 +119,10 @@ fn layers(
     }
     variable::once(&keys)?;
     for (name, key) in keys {
+        if key.starts_with("app.") && !role.works() {
+            // Secrets of applications are the workers' alone.
+            continue;
+        }
         let value = variables.remove(&name).unwrap_or_default();
         figment = merge_variable(figment, role, &name, &key, &value)?;
     }

@@ -37,6 +37,9 @@ pub struct Namespace {
     /// How long publications are kept.
     #[serde(default = "history_ttl", with = "unit::duration")]
     pub history_ttl: Duration,
+    /// How long the ids of publications are remembered. `None` means `streams.duplicate_window`.
+    #[serde(default, with = "unit::optional_duration")]
+    pub duplicate_window: Option<Duration>,
     /// The number of servers that keep publications. `None` means `streams.replicas`.
     #[serde(default)]
     pub replicas: Option<usize>,
@@ -205,6 +208,7 @@ impl Namespace {
             allow_history: Audience::Nobody,
             history_size: 0,
             history_ttl: history_ttl(),
+            duplicate_window: None,
             replicas: None,
             storage: Storage::File,
             recovery: Recovery::Stream,

@@ -11,12 +11,16 @@ pub enum Role {
     Gateway,
     /// A worker.
     Worker,
+    /// `tidegate-worker test`: no secret is read, each has a value that means nothing.
+    Tester,
     /// The purger.
     Purger,
     /// `tidegate apply`.
     Setup,
     /// A service that publishes over NATS.
     Service,
+    /// An operator's command.
+    Operator,
     /// A command that signs tokens.
     Signer,
     /// A client that has a token, or needs none.
@@ -33,11 +37,15 @@ impl Role {
             "nats.purger.password" => Self::Purger,
             "nats.setup.password" => Self::Setup,
             "nats.service.password" => Self::Service,
-            // No program uses it; `tidegate up` gives it to the broker.
-            "nats.ops.password" => Self::All,
+            "nats.ops.password" => Self::Operator,
             _ => return true,
         };
         self == Self::All || self == user
+    }
+
+    /// Whether this reader runs stock handlers: it needs their secrets.
+    pub(super) fn works(self) -> bool {
+        matches!(self, Self::All | Self::Worker | Self::Tester)
     }
 
     /// Whether this reader serves clients: it needs the issuers' keys, the listeners and the origins.

@@ -4,11 +4,19 @@ use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Deserializer, de::Error as _};
 
-use super::unit;
-use crate::{hook::Event, route::Pattern, subject::Subjects};
+use super::{
+    Order, OrderedBy, Schema,
+    stock::{Forward, Sql, Webhook},
+    unit,
+};
+use crate::{
+    hook::Event,
+    route::{Pattern, Priority},
+    subject::Subjects,
+};
 
 /// The handlers of the stock worker.
-pub const STOCK_HANDLERS: [&str; 3] = ["echo", "quakes", "room"];
+pub const STOCK_HANDLERS: [&str; 6] = ["echo", "forward", "quakes", "room", "sql", "webhook"];
 
 /// One entry of the route table, which gateway, worker and `tidegate apply` all read.
 #[derive(Debug, Clone, Deserialize)]
@@ -34,6 +42,9 @@ pub struct Route {
     /// Attempts before a request becomes a dead letter.
     #[serde(default = "max_attempts")]
     pub max_attempts: u32,
+    /// How often a handler may snooze a request before it becomes a dead letter.
+    #[serde(default = "max_snoozes")]
+    pub max_snoozes: u32,
     /// How long a failed request waits for its next attempt.
     #[serde(default)]
     pub backoff: Backoff,
@@ -43,6 +54,49 @@ pub struct Route {
     /// A request that is older than this when a worker takes it becomes a dead letter. Zero is no limit.
     #[serde(default, with = "unit::duration")]
     pub max_age: Duration,
+    /// Whether clients get the reports of its handler live.
+    #[serde(default)]
+    pub progress: bool,
+    /// Whether a request without a key is cancelled when its client's connection ends.
+    #[serde(default)]
+    pub cancel_when_gone: bool,
+    /// How far requests with the same ordering key are kept in order.
+    #[serde(default)]
+    pub order: Order,
+    /// What is the ordering key.
+    #[serde(default)]
+    pub ordered_by: OrderedBy,
+    /// With a strict order: how many requests of different keys may run at a time, over all workers.
+    #[serde(default = "partitions")]
+    pub partitions: u32,
+    /// The lane of its requests unless the one who enqueues says otherwise.
+    #[serde(default)]
+    pub priority: Priority,
+    /// Requests that all workers together work on at a time. Zero is no limit.
+    #[serde(default)]
+    pub max_running: usize,
+    /// Attempts that all workers together begin in a second. Zero is no limit.
+    #[serde(default)]
+    pub starts_per_second: u32,
+    /// What its requests look like, for `tidegate asyncapi`.
+    #[serde(default)]
+    pub schema: Option<Schema>,
+    /// What its answers look like.
+    #[serde(default)]
+    pub answer_schema: Option<Schema>,
+    /// What the stock handler `webhook` needs.
+    #[serde(default)]
+    pub webhook: Option<Webhook>,
+    /// What the stock handler `sql` needs.
+    #[serde(default)]
+    pub sql: Option<Sql>,
+    /// What the stock handler `forward` needs.
+    #[serde(default)]
+    pub forward: Option<Forward>,
+}
+
+fn partitions() -> u32 {
+    8
 }
 
 fn concurrency() -> usize {
@@ -55,6 +109,10 @@ fn timeout() -> Duration {
 
 fn max_attempts() -> u32 {
     5
+}
+
+fn max_snoozes() -> u32 {
+    1000
 }
 
 fn max_bytes() -> u64 {
@@ -115,7 +173,7 @@ impl Match {
         }
     }
 
-    /// Returns the subjects of these requests in the route's stream (`stage` is `in`) or TIDE_PARK (`due`); `None` if no stream stores them.
+    /// Returns the subjects of these requests in the route's stream (`stage` is `in` or `first`) or TIDE_PARK (`due`); `None` if no stream stores them.
     pub fn filter(&self, subjects: &Subjects, stage: &str) -> Option<String> {
         match self {
             Self::Rpc(pattern) => Some(subjects.rpc_filter(stage, pattern)),

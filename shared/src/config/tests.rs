@@ -28,7 +28,8 @@ fn the_default_file_is_a_configuration() {
 
 #[test]
 fn the_commented_tables_of_the_default_file_are_valid_and_complete() {
-    let tables = DEFAULT_TOML.split("# [[issuer]]").nth(1).unwrap();
+    let (tables, stock) = DEFAULT_TOML.split_once("# What the stock handlers need").unwrap();
+    let tables = tables.split("# [[issuer]]").nth(1).unwrap();
     let tables: String = tables.lines().map(|line| line.trim_start_matches('#').to_owned() + "\n").collect();
     let tables: String = tables
         .lines()
@@ -47,6 +48,40 @@ fn the_commented_tables_of_the_default_file_are_valid_and_complete() {
         format!("{:?}", plain.routes.first().unwrap()),
         "documented defaults are the defaults"
     );
+    stock_tables(stock);
+}
+
+/// Every table of a stock handler: all its documented keys, and those that it needs alone.
+fn stock_tables(text: &str) {
+    let lines: Vec<_> = text.lines().map(|line| line.trim_start_matches(['#', ' '])).collect();
+    let limit = "[[rate_limit]]\nname = 'shop'\nper_second = 50\n";
+    let with = |handler: &str, keys: &[&str]| {
+        let mut toml = format!(
+            "{limit}[[route]]\nname = 'a'\nmatch = 'rpc.a.{{id}}'\nhandler = '{handler}'\n[route.{handler}]\n"
+        );
+        for key in keys {
+            toml.push_str(key);
+            toml.push('\n');
+        }
+        load(&toml, &[("SHOP_SECRET", "")]).map(|config| format!("{:?}", config.routes.first().unwrap()))
+    };
+    for (handler, needed) in
+        [("webhook", &["url"][..]), ("sql", &["url", "statements"]), ("forward", &["subject"])]
+    {
+        let begin = lines.iter().position(|line| line.starts_with(&format!("[route.{handler}]"))).unwrap();
+        let keys = lines.iter().skip(begin + 1).take_while(|line| !line.starts_with('[') && !line.is_empty());
+        // What has no default: secrets of the environment, and keys that are left out.
+        let optional = ["secrets", "headers", "body", "rate_limit", "migrations"];
+        let name = |line: &str| line.split_once(" = ").map(|(name, _)| name.to_owned()).unwrap();
+        let keys: Vec<&str> = keys.copied().filter(|line| !optional.contains(&name(line).as_str())).collect();
+        let bare: Vec<&str> =
+            keys.iter().copied().filter(|line| needed.contains(&name(line).as_str())).collect();
+        assert_eq!(
+            with(handler, &keys).unwrap(),
+            with(handler, &bare).unwrap(),
+            "documented defaults are the defaults"
+        );
+    }
 }
 
 #[test]
@@ -437,7 +472,10 @@ fn an_origin_that_can_never_match_and_an_unknown_stock_handler_are_refused() {
         "{error}"
     );
     let error = refusal("[[route]]\nname = 'a'\nmatch = 'rpc.a'\nhandler = 'ecko'\n", &[]);
-    assert!(error.contains("route.0.handler") && error.contains("echo, quakes, room"), "{error}");
+    assert!(
+        error.contains("route.0.handler") && error.contains("echo, forward, quakes, room, sql, webhook"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -690,5 +728,125 @@ fn streams_that_would_take_a_gone_request_for_a_living_one_are_refused_with_both
         "reply_max_bytes = '512 KiB'",
     ] {
         assert!(load(&format!("[streams]\n{streams}"), &[]).is_ok(), "{streams}");
+    }
+}
+
+#[test]
+fn a_namespaces_ids_are_remembered_for_as_long_as_a_gateway_repeats_a_publication() {
+    let namespace = |window: &str| format!("[[namespace]]\nname = \"chat\"\nduplicate_window = \"{window}\"");
+    let error = refusal(&namespace("3s"), &[]);
+    assert!(error.contains("duplicate_window`") && error.contains("gateway.answer_timeout"), "{error}");
+    assert!(refusal(&namespace("25h"), &[]).contains("duplicate_window"));
+    let window = load(&namespace("10s"), &[]).unwrap().namespaces[0].duplicate_window;
+    assert_eq!(window, Some(Duration::from_secs(10)));
+}
+
+#[test]
+fn a_burst_that_can_never_come_and_a_test_with_an_unknown_key_are_refused() {
+    let limit = |burst: u32| format!("[[rate_limit]]\nname = 'shop'\nper_second = 2\nburst = {burst}\n");
+    load(&limit(10), &[]).unwrap();
+    let error = refusal(&limit(11), &[]);
+    assert!(
+        error.contains("`rate_limit.0.burst`") && error.contains("must be at most 5 times per_second"),
+        "{error}"
+    );
+    let test = "[[test]]\nname = 'a'\n[[test.receiver]]\nstatus = 200\nreply = '1'\n[test.expect]\n";
+    let error = refusal(test, &[]);
+    assert!(error.contains("`test.0.receiver.0.reply`") && error.contains("is not a key"), "{error}");
+    let config = load(&test.replace("reply", "response"), &[]).unwrap();
+    assert_eq!(config.tests.first().unwrap().receiver.first().unwrap().response, "1");
+}
+
+#[test]
+fn a_response_of_a_test_that_cannot_be_sent_is_refused() {
+    for (receiver, key, says) in [
+        ("status = 20", "test.0.receiver.0.status", "20 is no status"),
+        ("status = 1000", "test.0.receiver.0.status", "200 to 599"),
+        (
+            "response_headers = {'retry after' = '7'}",
+            "test.0.receiver.0.response_headers",
+            "no name of a header",
+        ),
+        (
+            r#"response_headers = {retry-after = "7\n"}"#,
+            "test.0.receiver.0.response_headers",
+            "printable ASCII",
+        ),
+        ("headers = {'' = '7'}", "test.0.receiver.0.headers", "no name of a header"),
+    ] {
+        let error =
+            refusal(&format!("[[test]]\nname = 'a'\n[[test.receiver]]\n{receiver}\n[test.expect]\n"), &[]);
+        assert!(error.contains(key) && error.contains(says), "{error}");
+    }
+}
+
+#[test]
+fn a_schema_is_a_file_a_table_or_json_in_a_text() {
+    let schema = |text: &str| {
+        load(&format!("[[route]]\nname = 'a'\nmatch = 'rpc.a'\nschema = {text}\n"), &[])
+            .map(|config| config.routes.first().unwrap().schema.clone().unwrap())
+    };
+    assert_eq!(schema("'schemas/a.json'").unwrap(), Schema::File("schemas/a.json".into()));
+    let inline = Schema::Inline(serde_json::json!({"type": "object"}));
+    for text in ["{ type = 'object' }", "'{\"type\": \"object\"}'"] {
+        assert_eq!(schema(text).unwrap(), inline);
+    }
+    for text in ["1", "''", "'{'"] {
+        let error = schema(text).unwrap_err();
+        assert!(error.contains("`route.0.schema`") && error.contains("route \"a\""), "{error}");
+    }
+}
+
+#[test]
+fn trusted_proxies_are_networks_and_never_everybody() {
+    let config = load("[gateway]\ntrusted_proxies = ['10.0.0.0/8', ' 192.0.2.7', 'fd00::/8']", &[]).unwrap();
+    let all: Vec<_> = config.gateway.proxies().iter().map(ToString::to_string).collect();
+    assert_eq!(all, ["10.0.0.0/8", "192.0.2.7/32", "fd00::/8"]);
+    let config =
+        load("[gateway]\ntrusted_proxies = ['::ffff:10.0.0.0/104', '::ffff:192.0.2.7']", &[]).unwrap();
+    let all: Vec<_> = config.gateway.proxies().iter().map(ToString::to_string).collect();
+    assert_eq!(all, ["10.0.0.0/8", "192.0.2.7/32"], "as the addresses of clients are");
+    for wrong in ["10.0.0.0/33", "proxy.example.com", "", "0.0.0.0/0", "::/0", "::ffff:0:0/96"] {
+        let error = refusal(&format!("[gateway]\ntrusted_proxies = ['{wrong}']"), &[]);
+        assert!(error.contains("gateway.trusted_proxies"), "{error}");
+    }
+}
+
+#[test]
+fn a_certificate_and_its_key_come_together() {
+    for (toml, key) in
+        [("certificate = 'a.pem'", "gateway.tls.key"), ("key = 'a.pem'", "gateway.tls.certificate")]
+    {
+        let error = refusal(&format!("[gateway.tls]\n{toml}"), &[]);
+        assert!(error.contains(key) && error.contains("beside it"), "{error}");
+    }
+    let config = load("[gateway.tls]\ncertificate = 'a.pem'\nkey = 'b.pem'", &[]).unwrap();
+    assert_eq!(
+        config.gateway.websocket("127.0.0.1:1".parse().unwrap()),
+        "wss://127.0.0.1:1/connection/websocket"
+    );
+    assert!(!load("", &[]).unwrap().gateway.tls.is_on());
+}
+
+#[test]
+fn limits_have_bounds() {
+    for (key, least, most, below, above) in [
+        ("connections_per_address", "1", "1000000", "0", "1000001"),
+        ("connections_per_user", "1", "1000000", "0", "1000001"),
+        ("messages_per_second", "1", "1000000", "0", "1000001"),
+        ("user_messages_per_second", "1", "1000000", "0", "1000001"),
+        ("json_depth", "8", "128", "7", "129"),
+        ("channel_name", "1", "255", "0", "256"),
+        ("header_bytes", "'1 KiB'", "'1 MiB'", "'1023 B'", "'1025 KiB'"),
+        ("buffered_total", "'1 MiB'", "'1 TiB'", "'1023 KiB'", "'1025 GiB'"),
+    ] {
+        let of = |value: &str| format!("[gateway.limits]\n{key} = {value}");
+        for good in [least, most] {
+            assert!(load(&of(good), &[]).is_ok(), "{key} = {good}");
+        }
+        for bad in [below, above] {
+            let error = refusal(&of(bad), &[]);
+            assert!(error.contains(&format!("gateway.limits.{key}")), "{key} = {bad}: {error}");
+        }
     }
 }

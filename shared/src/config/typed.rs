@@ -31,15 +31,8 @@ pub(super) fn value(key: &str, text: &str) -> Value {
     match shape(key) {
         Shape::Secret => text.into(),
         Shape::Text => trimmed.into(),
-        Shape::Plain => match trimmed.to_ascii_lowercase().as_str() {
-            "true" => true.into(),
-            "false" => false.into(),
-            _ => number(trimmed).unwrap_or_else(|| trimmed.into()),
-        },
-        Shape::List => list(trimmed).unwrap_or_else(|| {
-            let parts = trimmed.split(',').map(str::trim).filter(|part| !part.is_empty());
-            parts.map(Value::from).collect::<Vec<_>>().into()
-        }),
+        Shape::Plain => truth(trimmed).or_else(|| number(trimmed)).unwrap_or_else(|| trimmed.into()),
+        Shape::List => texts(trimmed),
         Shape::Tables => list(trimmed).unwrap_or_else(|| trimmed.into()),
     }
 }
@@ -47,6 +40,10 @@ pub(super) fn value(key: &str, text: &str) -> Value {
 fn shape(key: &str) -> Shape {
     if ARRAYS.contains(&key) {
         return Shape::Tables;
+    }
+    // The application's type decides, when it reads its section.
+    if key.starts_with("app.") {
+        return Shape::Secret;
     }
     if key == "api.key" || key.ends_with(".password") || key.ends_with("_secret") {
         return Shape::Secret;
@@ -66,8 +63,24 @@ fn shape(key: &str) -> Shape {
     }
 }
 
-fn number(text: &str) -> Option<Value> {
-    let plain = text.replace('_', "");
+pub(super) fn truth(text: &str) -> Option<Value> {
+    match text.trim().to_ascii_lowercase().as_str() {
+        "true" => Some(true.into()),
+        "false" => Some(false.into()),
+        _ => None,
+    }
+}
+
+/// A list in any notation, or texts between commas.
+pub(super) fn texts(text: &str) -> Value {
+    list(text.trim()).unwrap_or_else(|| {
+        let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+        parts.map(Value::from).collect::<Vec<_>>().into()
+    })
+}
+
+pub(super) fn number(text: &str) -> Option<Value> {
+    let plain = text.trim().replace('_', "");
     plain.parse::<u64>().map(Value::from).or_else(|_| plain.parse::<i64>().map(Value::from)).ok()
 }
 

@@ -53,6 +53,19 @@ pub(crate) mod duration {
     }
 }
 
+/// A duration that may be left out.
+pub(crate) mod optional_duration {
+    use std::time::Duration;
+
+    use serde::Deserializer;
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        super::duration::deserialize(deserializer).map(Some)
+    }
+}
+
 /// Sizes: `"64 KiB"`, `"1 GiB"`, or a number of bytes.
 pub(crate) mod size {
     use serde::{Deserialize, Deserializer, de::Error as _};

@@ -2,15 +2,18 @@
 
 use std::time::Duration;
 
-use super::{AnswerMode, Config, Environment, Match, Role, STOCK_HANDLERS};
+use super::{AnswerMode, Config, Environment, Match, Role, STOCK_HANDLERS, order};
 use crate::token::Token;
 
 mod bounds;
 mod broker;
+mod door;
 mod durations;
+mod handler_tests;
 mod namespaces;
 mod origins;
 mod secrets;
+mod stock;
 pub(super) mod tokens;
 
 type Problem = (String, String);
@@ -26,6 +29,8 @@ pub(super) fn validate(config: &Config, role: Role) -> Result<(), Problem> {
     limits(config)?;
     durations::answers(config)?;
     hooks(config)?;
+    stock::stock(config, role.works())?;
+    handler_tests::receivers(config)?;
     if role == Role::All {
         handlers(config)?;
     }
@@ -33,6 +38,9 @@ pub(super) fn validate(config: &Config, role: Role) -> Result<(), Problem> {
         tokens::auth(config)?;
         tokens::issuers(config)?;
         origins::origins(config)?;
+        door::proxies(config)?;
+        door::tls(config)?;
+        door::sizes(config)?;
     }
     match config.env {
         Environment::Development if role.serves() => development(config),
@@ -86,6 +94,23 @@ fn routes(config: &Config) -> Result<(), Problem> {
         }
         if matches!(route.matches, Match::Hook(_)) && !route.max_age.is_zero() {
             return problem(key("max_age"), "must be \"0s\": no stream stores the questions of hooks");
+        }
+        if route.cancel_when_gone
+            && (!matches!(route.matches, Match::Rpc(_)) || route.answer == AnswerMode::Later)
+        {
+            return problem(
+                key("cancel_when_gone"),
+                "is for rpc routes with answer = \"wait\": nobody waits for other requests",
+            );
+        }
+        if route.progress && matches!(route.matches, Match::Hook(_)) {
+            return problem(key("progress"), "is not for hooks: a gateway waits for the decision");
+        }
+        if let Some((field, text)) = order::check(route) {
+            return problem(key(field), text);
+        }
+        if matches!(&route.matches, Match::Rpc(pattern) if pattern.begins_with("tide")) {
+            return problem(key("match"), "the methods that begin with `tide.` are the gateway's own");
         }
         if route.max_attempts == 0 {
             return problem(key("max_attempts"), "must be at least 1");

@@ -7,7 +7,7 @@ use super::{ConfigError, DEFAULT_TOML, ENV_PREFIX, FILE_VARIABLE, layers};
 /// Set in every container of Kubernetes.
 pub(super) const KUBERNETES: &str = "KUBERNETES_SERVICE_HOST";
 /// The arrays of tables, which one variable sets as a whole.
-pub(super) const ARRAYS: [&str; 3] = ["issuer", "namespace", "route"];
+pub(super) const ARRAYS: [&str; 4] = ["issuer", "namespace", "rate_limit", "route"];
 /// Behind a name: the value is the content of a file.
 const FILE: &str = "_file";
 
@@ -17,6 +17,9 @@ pub(super) fn key(name: &str, in_kubernetes: bool) -> Result<Option<String>, Con
         return lower_case(name);
     };
     let key = rest.to_lowercase().replace("__", ".");
+    if let Some(app) = of_app(name, &key) {
+        return app.map(Some);
+    }
     let known = keys();
     if known.contains(&key) || key.strip_suffix(FILE).is_some_and(|key| known.contains(key)) {
         return Ok(Some(key));
@@ -28,6 +31,21 @@ pub(super) fn key(name: &str, in_kubernetes: bool) -> Result<Option<String>, Con
         return Ok(None);
     }
     Err(ConfigError(format!("{name} sets no key: {}", suggestion(rest, &key, &known))))
+}
+
+/// The key of an application's section that a variable sets. Which keys a section has, the application alone knows.
+fn of_app(name: &str, key: &str) -> Option<Result<String, ConfigError>> {
+    let rest = key.strip_prefix("app.")?;
+    let parts: Vec<&str> = rest.split('.').collect();
+    let whole = parts.len() > 1 && parts.iter().all(|part| !part.is_empty());
+    Some(if whole {
+        Ok(key.to_owned())
+    } else {
+        Err(ConfigError(format!(
+            "{name} sets no key: a key of an application's section is set by {ENV_PREFIX}APP__<SECTION>__<KEY>, for example \
+             {ENV_PREFIX}APP__BILLING__CURRENCY"
+        )))
+    })
 }
 
 /// Fails for a name of ours in small letters, which nothing else would notice.

@@ -41,6 +41,7 @@ fn has_to_be(wanted: &str) -> &str {
         "a string" | "path string" => "a text in quotation marks",
         wanted if wanted.starts_with("enum ") => "one of this key's words, in quotation marks",
         "enum" => "one of this key's words, in quotation marks",
+        "a map" => "a section with keys of its own",
         wanted if wanted.starts_with("struct ") => "a section with keys of its own",
         wanted => wanted,
     }

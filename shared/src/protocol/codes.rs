@@ -74,6 +74,8 @@ pub const OUTCOME_UNKNOWN: ErrorCode = ErrorCode::new(1002, "outcome unknown");
 pub const KEY_REUSED: ErrorCode = ErrorCode::new(1003, "key used with another body");
 /// Every attempt failed; the request is kept as a dead letter.
 pub const DEAD_LETTER: ErrorCode = ErrorCode::new(1004, "failed for good, kept as a dead letter");
+/// The request was cancelled before it was answered.
+pub const CANCELLED: ErrorCode = ErrorCode::new(1005, "cancelled");
 
 /// All errors of this file, in numeric order.
 pub const ERRORS: &[ErrorCode] = &[
@@ -92,6 +94,7 @@ pub const ERRORS: &[ErrorCode] = &[
     OUTCOME_UNKNOWN,
     KEY_REUSED,
     DEAD_LETTER,
+    CANCELLED,
 ];
 
 /// A server-side end of one subscription, sent in an unsubscribe push.
@@ -172,8 +175,10 @@ pub const SLOW: Disconnect = Disconnect::new(3008, "slow");
 pub const INSUFFICIENT_STATE: Disconnect = Disconnect::new(3010, "insufficient state");
 /// A ping was not answered in time.
 pub const NO_PONG: Disconnect = Disconnect::new(3012, "no pong");
-/// The client sends faster than the broker stores.
+/// The client sends faster than the broker stores, or than its rate allows.
 pub const TOO_MANY_REQUESTS: Disconnect = Disconnect::new(3013, "too many requests");
+/// The user has as many connections as it may have. SDKs come back: some of them may be dead, and end soon.
+pub const CONNECTION_LIMIT: Disconnect = Disconnect::new(3013, "connection limit");
 /// A service asks the client to bring a fresh token, because the claims of the current one are outdated.
 pub const STATE_INVALIDATED: Disconnect = Disconnect::new(3014, "state invalidated");
 /// No configured issuer has signed the token.

@@ -31,6 +31,10 @@ pub struct ConnectRequest {
     #[prost(string, tag = "5")]
     #[serde(skip_serializing_if = "is_default")]
     pub version: String,
+    /// What a browser cannot send as HTTP headers. `traceparent` and `tracestate` are read, others are not.
+    #[prost(btree_map = "string, string", tag = "6")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
 }
 
 /// The connection is authenticated.

@@ -17,6 +17,11 @@ pub fn decode<T: DeserializeOwned>(frame: &str) -> impl Iterator<Item = Result<T
         .map(|document| lenient::from_str(document).map_err(|error| CodecError::Malformed(error.to_string())))
 }
 
+/// Appends one message as one document, free of raw newlines.
+pub fn append<T: Serialize>(frame: &mut Vec<u8>, message: &T) -> Result<(), CodecError> {
+    serde_json::to_writer(frame, message).map_err(|error| CodecError::Payload(error.to_string()))
+}
+
 /// Encodes one message as one document, free of raw newlines.
 pub fn encode<T: Serialize>(message: &T) -> Result<Bytes, CodecError> {
     serde_json::to_vec(message).map(Bytes::from).map_err(|error| CodecError::Payload(error.to_string()))

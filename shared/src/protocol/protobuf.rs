@@ -35,6 +35,12 @@ pub fn encode<T: Message>(message: &T) -> Bytes {
     message.encode_to_vec().into()
 }
 
+/// Appends a message to a frame: its length as a varint, then its bytes.
+pub fn append_message<T: Message>(frame: &mut Vec<u8>, message: &T) {
+    // A vector always has room.
+    let _ = message.encode_length_delimited(frame);
+}
+
 /// Appends an encoded message to a frame: its length as a varint, then its bytes.
 pub fn append(frame: &mut BytesMut, message: &[u8]) {
     encode_varint(message.len() as u64, frame);

@@ -174,7 +174,7 @@ pub struct Unsubscribe {
 #[derive(Clone, PartialEq, Eq, prost::Message, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Disconnected {
-    /// One of [`codes::DISCONNECTS`].
+    /// One of [`codes::DISCONNECTS`](super::codes::DISCONNECTS).
     #[prost(uint32, tag = "1")]
     pub code: u32,
     /// A readable sentence; never empty.

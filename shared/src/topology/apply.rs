@@ -39,17 +39,10 @@ impl Topology {
                     let updated = self.update(jetstream, name, *persist_mode).await;
                     updated.map_err(|error| failed(&change.what, &*error))?;
                 }
-                Step::Consumer(stream, name) => {
-                    let consumers = self
-                        .consumers
-                        .iter()
-                        .filter(|(s, c)| s == stream && c.durable_name.as_ref() == Some(name));
-                    for (_, config) in consumers {
-                        jetstream
-                            .create_consumer_on_stream(config.clone(), stream.as_str())
-                            .await
-                            .map_err(|e| failed(&change.what, &e))?;
-                    }
+                Step::Consumer(stream, name) => self.make_consumer(jetstream, change, stream, name).await?,
+                Step::RemoveConsumer(stream, name) => {
+                    let removed = jetstream.delete_consumer_from_stream(name, stream).await;
+                    removed.map_err(|e| failed(&change.what, &e))?;
                 }
             }
         }

@@ -33,17 +33,25 @@ impl Topology {
                 .await
                 .map_err(|error| failed(&format!("reading stream {name}"), &error))?;
             let info = stream.cached_info();
-            let route = name.trim_start_matches(REQUESTS);
-            let consumer = stream.get_consumer::<pull::Config>(route).await.ok();
-            // What is below the consumer's acknowledgements stays in the stream until it is purged, and waits for nobody.
-            let waiting = consumer.map_or(info.state.messages, |consumer| {
-                let info = consumer.cached_info();
-                info.num_pending.saturating_add(info.num_ack_pending as u64)
-            });
+            // What is below the consumers' acknowledgements stays in the stream until it is purged, and waits for nobody.
+            let waiting = waiting(&stream).await.unwrap_or(info.state.messages);
             leftovers.push(Leftover { name, subjects: info.config.subjects.clone(), waiting });
         }
         Ok(leftovers)
     }
+}
+
+/// How many requests wait for the consumers of a stream, or are being worked on. `None` if it has no consumer.
+async fn waiting(stream: &jetstream::stream::Stream) -> Option<u64> {
+    let names: Vec<String> = stream.consumer_names().try_collect().await.ok()?;
+    let mut waiting: Option<u64> = None;
+    for name in names {
+        let consumer = stream.get_consumer::<pull::Config>(&name).await.ok()?;
+        let info = consumer.cached_info();
+        let of_one = info.num_pending.saturating_add(info.num_ack_pending as u64);
+        waiting = Some(waiting.unwrap_or(0).saturating_add(of_one));
+    }
+    waiting
 }
 
 impl Leftover {

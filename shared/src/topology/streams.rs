@@ -1,26 +1,30 @@
-//! The streams and consumers that a configuration needs. Pure; [`super`] plans and applies them.
+//! The streams that a configuration needs. Pure; [`super`] plans and applies them.
 
 use std::time::Duration;
 
-use async_nats::jetstream::{
-    consumer::{AckPolicy, pull},
-    stream::{
-        Config as Stream, DiscardPolicy, PersistenceMode, Republish, RetentionPolicy, Source, StorageType,
-    },
+use async_nats::jetstream::stream::{
+    Config as Stream, DiscardPolicy, PersistenceMode, Republish, RetentionPolicy, Source, StorageType,
 };
 
-use super::{DEAD, PARK, PRESENCE, REPLY, channel_stream, consumer_name, last_stream, request_stream};
+use super::{
+    ADVISORIES, ATTEMPT, DEAD, PARK, PRESENCE, REPLY, START, channel_stream, last_stream, request_stream,
+};
 use crate::{
-    config::{Config, Namespace, Route, Storage},
-    subject::Subjects,
+    config::{Config, Match, Namespace, Route, Storage},
+    subject::{self, Subjects},
 };
 
-/// The maximum number of unacknowledged requests of one route over all workers.
-const MAX_ACK_PENDING: i64 = 8192;
-/// How long a publication without history stays. No client reads it; the broker needs it for acknowledgement and deduplication.
-const EPHEMERAL_TTL: Duration = Duration::from_mins(1);
+/// How many requests in a strict order are remembered that have failed or lost a worker; the oldest are forgotten.
+const MOST_RECORDS: i64 = 100_000;
+/// And how long: a retry or a snooze of more than that begins to count anew.
+const RECORD_AGE: Duration = Duration::from_hours(24 * 30);
+/// How long a count of starts is kept.
+const START_AGE: Duration = Duration::from_secs(10);
 /// The shortest window of the broker. The originals are deduplicated already.
 const NO_WINDOW: Duration = Duration::from_millis(100);
+/// How long an advisory waits for a purger, and how many bytes of them; the oldest are lost then.
+const ADVISORY_AGE: Duration = Duration::from_hours(24 * 7);
+const ADVISORY_BYTES: i64 = 64 << 20;
 /// How long the broker keeps the marker of a gateway's ended lease.
 const ENDED_LEASE_TTL: Duration = Duration::from_secs(5);
 
@@ -42,14 +46,17 @@ fn base(config: &Config, name: impl Into<String>, subject: String) -> Stream {
 /// An acknowledgement removes nothing, so it costs the server no synced write. The purger removes what every request before it
 /// is acknowledged of, many messages with one write.
 pub(super) fn requests(config: &Config, subjects: &Subjects, route: &Route) -> Option<Stream> {
+    let normal = route.matches.filter(subjects, "in")?;
+    let first = route.matches.filter(subjects, "first").filter(|_| route.has_lanes());
     Some(Stream {
+        subjects: std::iter::once(normal.clone()).chain(first).collect(),
         retention: RetentionPolicy::Limits,
         discard: DiscardPolicy::New,
         discard_new_per_subject: true,
         max_messages_per_subject: 1,
         max_bytes: signed(route.max_bytes),
         allow_atomic_publish: true,
-        ..base(config, request_stream(&route.name), route.matches.filter(subjects, "in")?)
+        ..base(config, request_stream(&route.name), normal)
     })
 }
 
@@ -68,7 +75,7 @@ pub(super) fn parked(config: &Config, subjects: &Subjects) -> Stream {
 }
 
 /// The server itself refuses a second answer, whichever worker sends it. Workers send the live copies themselves, when the answer
-/// is stored.
+/// is stored. Answers that gather in a worker are stored as one batch.
 pub(super) fn answers(config: &Config, subjects: &Subjects) -> Stream {
     Stream {
         discard: DiscardPolicy::New,
@@ -77,6 +84,7 @@ pub(super) fn answers(config: &Config, subjects: &Subjects) -> Stream {
         max_age: config.streams.result_ttl,
         max_bytes: signed(config.streams.reply_max_bytes),
         deny_delete: true,
+        allow_atomic_publish: true,
         ..base(config, REPLY, subjects.all_replies())
     }
 }
@@ -89,26 +97,24 @@ pub(super) fn dead_letters(config: &Config, subjects: &Subjects) -> Stream {
     }
 }
 
-/// The publications of a namespace: its history, or one message of each channel, which is enough for acknowledgement,
-/// deduplication and republishing.
+/// The publications of a namespace with history.
 ///
 /// Memory storage needs replicas, because a single server loses its memory streams and their configuration when it restarts.
-/// Without history the messages in the file are not worth a synced write: a single server may write them after the
-/// acknowledgement.
+/// Those that gather in a gateway are stored as one batch.
 pub(super) fn publications(config: &Config, subjects: &Subjects, namespace: &Namespace) -> Stream {
     let (kept, repeated) = subjects.all_channels(&namespace.name);
-    let history = namespace.has_history();
-    let max_age = if history { namespace.history_ttl } else { EPHEMERAL_TTL };
-    let num_replicas = namespace.replicas.unwrap_or(config.streams.replicas);
     let file = namespace.storage == Storage::File;
     Stream {
-        num_replicas,
+        num_replicas: namespace.replicas.unwrap_or(config.streams.replicas),
         storage: if file { StorageType::File } else { StorageType::Memory },
-        max_messages_per_subject: if history { i64::from(namespace.history_size) } else { 1 },
-        max_age,
-        duplicate_window: config.streams.duplicate_window.min(max_age),
+        max_messages_per_subject: i64::from(namespace.history_size),
+        max_age: namespace.history_ttl,
+        duplicate_window: namespace
+            .duplicate_window
+            .unwrap_or(config.streams.duplicate_window)
+            .min(namespace.history_ttl),
         deny_delete: true,
-        persist_mode: (!history && file && num_replicas == 1).then_some(PersistenceMode::Async),
+        allow_atomic_publish: true,
         republish: Some(Republish { source: kept.clone(), destination: repeated, headers_only: false }),
         ..base(config, channel_stream(&namespace.name), kept)
     }
@@ -155,26 +161,42 @@ pub(super) fn presence(config: &Config, subjects: &Subjects) -> Stream {
     }
 }
 
-/// The consumers of a route, each with its stream; none for a hook. The route's own stream needs no filter; in TIDE_PARK all
-/// routes' requests wait.
-pub(super) fn consumers(config: &Config, subjects: &Subjects, route: &Route) -> Vec<(String, pull::Config)> {
-    let Some(due) = route.matches.filter(subjects, "due") else { return Vec::new() };
-    vec![
-        (request_stream(&route.name), consumer(config, route, String::new())),
-        (PARK.to_owned(), consumer(config, route, due)),
-    ]
+/// What is remembered of requests that keep their place in a strict order while they wait: one message for each such request.
+/// It goes by its age, long after the request.
+pub(super) fn attempts(config: &Config, subjects: &Subjects) -> Stream {
+    Stream {
+        max_messages_per_subject: 1,
+        max_messages: MOST_RECORDS,
+        max_age: RECORD_AGE,
+        ..base(config, ATTEMPT, subjects.all_attempts())
+    }
 }
 
-/// No `backoff` and no `max_deliver`: the worker counts attempts and parks failed requests, and either setting would interfere.
-fn consumer(config: &Config, route: &Route, filter: String) -> pull::Config {
-    pull::Config {
-        durable_name: Some(consumer_name(route).to_owned()),
-        ack_policy: AckPolicy::Explicit,
-        ack_wait: config.worker.ack_wait,
-        max_deliver: -1,
-        max_ack_pending: MAX_ACK_PENDING,
-        filter_subject: filter,
-        ..pull::Config::default()
+/// How many attempts were begun in each moment, of routes that limit them: counters of the broker, which are worth nothing a
+/// moment later. In a file for the same reason as presence: a single server forgets a memory stream when it restarts.
+pub(super) fn starts(config: &Config, subjects: &Subjects) -> Stream {
+    Stream {
+        persist_mode: (config.streams.replicas == 1).then_some(PersistenceMode::Async),
+        max_messages_per_subject: 1,
+        max_age: START_AGE,
+        duplicate_window: NO_WINDOW,
+        allow_message_counter: true,
+        ..base(config, START, subjects.all_starts())
+    }
+}
+
+/// What the broker says about requests that a worker terminated, or that were delivered as often as allowed. The broker publishes it
+/// without an acknowledgement, so a full stream loses the oldest.
+pub(super) fn advisories(config: &Config) -> Stream {
+    let routes = config.routes.iter().filter(|route| !matches!(route.matches, Match::Hook(_)));
+    let watched = routes.map(|route| request_stream(&route.name)).chain(std::iter::once(PARK.to_owned()));
+    Stream {
+        subjects: watched.flat_map(|stream| subject::advisories(&stream)).collect(),
+        retention: RetentionPolicy::WorkQueue,
+        discard: DiscardPolicy::Old,
+        max_age: ADVISORY_AGE,
+        max_bytes: ADVISORY_BYTES,
+        ..base(config, ADVISORIES, String::new())
     }
 }
 

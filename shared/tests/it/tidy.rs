@@ -13,7 +13,7 @@ use std::{
 use self::imports::Source;
 
 /// Every crate of the workspace.
-const CRATES: [&str; 6] = ["shared", "gateway", "worker", "purger", "cli", "trial"];
+const CRATES: [&str; 7] = ["shared", "gateway", "worker", "worker/stock", "purger", "cli", "trial"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
@@ -69,6 +69,11 @@ fn the_gateway_keeps_the_import_rules() {
 #[test]
 fn the_worker_keeps_the_import_rules() {
     assert_keeps_the_rules("worker");
+}
+
+#[test]
+fn the_stock_worker_keeps_the_import_rules() {
+    assert_keeps_the_rules("worker/stock");
 }
 
 #[test]
@@ -170,9 +175,11 @@ fn every_code_a_client_can_see_is_documented() {
 #[test]
 fn every_metric_is_documented() {
     let page = fs::read_to_string(root().join("docs/metrics.md")).unwrap();
-    for program in ["gateway", "worker", "purger"] {
+    for (folder, program) in
+        [("gateway", "gateway"), ("worker", "worker"), ("worker/stock", "worker"), ("purger", "purger")]
+    {
         let mut sources = Vec::new();
-        files(&root().join(program).join("src"), "rs", &mut sources);
+        files(&root().join(folder).join("src"), "rs", &mut sources);
         let text: String = sources
             .iter()
             .filter(|f| f.to_string_lossy().contains("metrics"))
@@ -180,7 +187,7 @@ fn every_metric_is_documented() {
             .collect();
         let names: Vec<&str> =
             text.split(".register").skip(1).filter_map(|call| call.split('"').nth(1)).collect();
-        assert!(!names.is_empty(), "no metrics found in {program}");
+        assert!(!names.is_empty(), "no metrics found in {folder}");
         for name in names {
             assert!(
                 page.contains(&format!("tidegate_{program}_{name}")),

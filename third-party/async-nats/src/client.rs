@@ -20,7 +20,10 @@ use crate::message::OutboundMessage;
 use crate::subject::ToSubject;
 use crate::ServerInfo;
 
-use super::{header::HeaderMap, status::StatusCode, Command, Message, Subscriber};
+use super::{
+    header::HeaderMap, status::StatusCode, Command, Delivery, Message, MessageSink,
+    SinkSubscription, Subscriber,
+};
 use crate::error::Error;
 use bytes::Bytes;
 use futures_util::future::TryFutureExt;
@@ -810,11 +813,35 @@ impl Client {
                 sid,
                 subject,
                 queue_group: None,
-                sender,
+                sender: Delivery::Own(sender),
             })
             .await?;
 
         Ok(Subscriber::new(sid, self.sender.clone(), receiver))
+    }
+
+    /// Tidegate: subscribes to a subject, with messages going to a sink that other subscriptions may share.
+    pub async fn subscribe_into<S: ToSubject>(
+        &self,
+        subject: S,
+        sink: Arc<dyn MessageSink>,
+    ) -> Result<SinkSubscription, SubscribeError> {
+        let subject = self
+            .validate_subscribe_subject(subject)
+            .map_err(|e| SubscribeError::with_source(SubscribeErrorKind::InvalidSubject, e))?;
+
+        let sid = self.next_subscription_id.fetch_add(1, Ordering::Relaxed);
+
+        self.sender
+            .send(Command::Subscribe {
+                sid,
+                subject,
+                queue_group: None,
+                sender: Delivery::Shared(sink),
+            })
+            .await?;
+
+        Ok(SinkSubscription::new(sid, self.sender.clone()))
     }
 
     /// Subscribes to a subject with a queue group to receive [messages][Message].
@@ -859,7 +886,7 @@ impl Client {
                 sid,
                 subject,
                 queue_group: Some(queue_group),
-                sender,
+                sender: Delivery::Own(sender),
             })
             .await?;
 
@@ -1345,4 +1372,6 @@ pub struct Statistics {
     /// Number of times connection was established.
     /// Initial connect will be counted as well, then all successful reconnects.
     pub connects: AtomicU64,
+    /// Tidegate: number of errors that the server reported. Counted before what the server says next is handed on.
+    pub server_errors: AtomicU64,
 }

@@ -396,7 +396,7 @@ pub(crate) enum Command {
         sid: u64,
         subject: Subject,
         queue_group: Option<String>,
-        sender: mpsc::Sender<Message>,
+        sender: Delivery,
     },
     Unsubscribe {
         sid: u64,
@@ -441,10 +441,79 @@ pub(crate) enum ClientOp {
     Connect(ConnectInfo),
 }
 
+/// Tidegate: where the messages of several subscriptions go.
+pub trait MessageSink: Send + Sync {
+    /// Takes a message. The task that reads the connection calls it, so it must not block. `false` if there is no room: the
+    /// message is dropped, as one of a subscription that is not read fast enough.
+    fn take(&self, message: Message) -> bool;
+}
+
+/// Tidegate: where the messages of one subscription go.
+pub(crate) enum Delivery {
+    Own(mpsc::Sender<Message>),
+    Shared(Arc<dyn MessageSink>),
+}
+
+impl fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Own(_) => "Own",
+            Self::Shared(_) => "Shared",
+        })
+    }
+}
+
+impl Delivery {
+    fn try_send(&self, message: Message) -> Result<(), mpsc::error::TrySendError<()>> {
+        use mpsc::error::TrySendError;
+        match self {
+            Self::Own(sender) => sender.try_send(message).map_err(|error| match error {
+                TrySendError::Full(_) => TrySendError::Full(()),
+                TrySendError::Closed(_) => TrySendError::Closed(()),
+            }),
+            Self::Shared(sink) if sink.take(message) => Ok(()),
+            Self::Shared(_) => Err(TrySendError::Full(())),
+        }
+    }
+
+    fn is_closed(&self) -> bool {
+        match self {
+            Self::Own(sender) => sender.is_closed(),
+            Self::Shared(_) => false,
+        }
+    }
+}
+
+/// Tidegate: a subscription whose messages go to a [`MessageSink`]. Ends when it is dropped: the command is queued before `drop` returns,
+/// unless the queue of commands is full.
+#[derive(Debug)]
+pub struct SinkSubscription {
+    sid: u64,
+    sender: mpsc::Sender<Command>,
+}
+
+impl SinkSubscription {
+    pub(crate) fn new(sid: u64, sender: mpsc::Sender<Command>) -> Self {
+        Self { sid, sender }
+    }
+}
+
+impl Drop for SinkSubscription {
+    fn drop(&mut self) {
+        let command = drop_unsubscribe_command(self.sid);
+        if let Err(mpsc::error::TrySendError::Full(command)) = self.sender.try_send(command) {
+            if let Ok(handle) = tokio::runtime::Handle::try_current() {
+                let sender = self.sender.clone();
+                handle.spawn(async move { sender.send(command).await.ok() });
+            }
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Subscription {
     subject: Subject,
-    sender: mpsc::Sender<Message>,
+    sender: Delivery,
     queue_group: Option<String>,
     delivered: u64,
     max: Option<u64>,
@@ -470,6 +539,8 @@ pub(crate) struct ConnectionHandler {
     flush_observers: Vec<oneshot::Sender<()>>,
     is_draining: bool,
     drain_pings: VecDeque<u64>,
+    /// Tidegate: whether it has let other tasks run since it last wrote.
+    has_waited: bool,
 }
 
 impl ConnectionHandler {
@@ -494,6 +565,7 @@ impl ConnectionHandler {
             flush_observers: Vec::new(),
             is_draining: false,
             drain_pings: VecDeque::new(),
+            has_waited: false,
         }
     }
 
@@ -596,6 +668,8 @@ impl ConnectionHandler {
                 // trigger a call to `poll_write`
 
                 let mut made_progress = true;
+                // Tidegate: whether commands were taken in this call.
+                let mut took = false;
                 loop {
                     while !self.handler.connection.is_write_buf_full() {
                         debug_assert!(self.recv_buf.is_empty());
@@ -609,6 +683,7 @@ impl ConnectionHandler {
                             Poll::Pending => break,
                             Poll::Ready(1..) => {
                                 made_progress = true;
+                                took = true;
 
                                 for cmd in recv_buf.drain(..) {
                                     handler.handle_command(cmd);
@@ -617,6 +692,20 @@ impl ConnectionHandler {
                             // TODO: replace `_` with `0` after bumping MSRV to 1.75
                             Poll::Ready(_) => return Poll::Ready(ExitReason::Closed),
                         }
+                    }
+
+                    // Tidegate: before it writes, it lets every task run that is ready now, once. What those send goes
+                    // with the same write; else each message would have a call of the system of its own. It is polled
+                    // again at once if no task is ready.
+                    if took
+                        && !self.handler.connection.is_write_buf_full()
+                        && !self.handler.is_draining
+                        && self.handler.drain_pings.is_empty()
+                        && !self.handler.should_reconnect
+                        && !mem::replace(&mut self.handler.has_waited, true)
+                    {
+                        cx.waker().wake_by_ref();
+                        return Poll::Pending;
                     }
 
                     // The first round will poll both from
@@ -648,6 +737,7 @@ impl ConnectionHandler {
                     }
                 }
 
+                self.handler.has_waited = false;
                 if let (ShouldFlush::Yes, _) | (ShouldFlush::No, false) = (
                     self.handler.connection.should_flush(),
                     self.handler.flush_observers.is_empty(),
@@ -719,6 +809,8 @@ impl ConnectionHandler {
             }
             ServerOp::Error(error) => {
                 debug!("received ERROR: {:?}", error);
+                // Tidegate: counted in the order of what the server says; events come later, or never.
+                self.connector.connect_stats.server_errors.fetch_add(1, Ordering::AcqRel);
                 self.connector
                     .events_tx
                     .try_send(Event::ServerError(error))

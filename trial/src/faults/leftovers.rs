@@ -88,11 +88,12 @@ async fn dead_letters(stack: &Stack, admin: &Broker, findings: &mut Findings) ->
         let said = |name: &str| headers.get(name).map_or("?".to_owned(), ToString::to_string);
         findings.add(Wrong::Refused, || {
             format!(
-                "a dead letter of {} on route {}, request {}: {}",
+                "a dead letter of {} on route {}, request {}: {}: {}",
                 said(header::USER),
                 said(header::ROUTE),
                 said(header::ID),
-                said(header::DEAD_REASON)
+                said(header::DEAD_REASON),
+                said(header::DEAD_ERROR)
             )
         });
     }

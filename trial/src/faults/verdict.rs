@@ -5,6 +5,8 @@ use std::{collections::BTreeMap, path::PathBuf};
 use serde::Serialize;
 use tidegate_cli::output;
 
+use crate::report::Verdict;
+
 use super::findings::{Findings, Wrong};
 
 /// The result.
@@ -43,18 +45,20 @@ const ROWS: [(&str, &[Wrong]); 7] = [
     ("other faults", &[Wrong::Unrecovered, Wrong::Misinformed, Wrong::Broken]),
 ];
 
-impl FaultsResult {
+impl Verdict for FaultsResult {
     /// Whether nothing is lost, doubled, leaked, blocked or left.
-    pub(crate) fn adds_up(&self) -> bool {
+    fn adds_up(&self) -> bool {
         self.found.is_empty() && self.answered > 0 && self.stored > 0 && self.frames > 0
     }
 
-    pub(crate) fn print(&self) {
+    fn print(&self) {
         for line in self.lines() {
             output::note(line);
         }
     }
+}
 
+impl FaultsResult {
     fn lines(&self) -> Vec<String> {
         let ends: Vec<String> =
             self.ends.iter().map(|(code, times)| format!("{times} with {code}")).collect();

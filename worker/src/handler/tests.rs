@@ -1,27 +1,30 @@
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
 };
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use tower::layer::layer_fn;
+use tower::{ServiceExt, layer::layer_fn};
 
 use super::*;
 use crate::{
-    Attempt, Channel, Json, Method, Params, Publication, Publications, RequestId, Sender, State, User,
-    job::tests::job,
+    Attempt, Channel, IntoFailure, Json, Method, Params, Publication, Publications, RequestId, ResultExt,
+    Sender, State, User, job::tests::job,
 };
 
 type Calls = Arc<AtomicU32>;
 
 async fn call<S: 'static>(route: RouteHandler<S>, state: S, job: Job) -> Result<Answer, Failure> {
-    route.with_state(state).oneshot(job).await
+    route.with_state(state).oneshot(job).await.unwrap()
 }
 
 fn rejection(result: Result<Answer, Failure>) -> (u32, String) {
     match result {
-        Err(Failure::Reject { code, message }) => (code, message),
+        Err(Failure::Reject { code, message, .. }) => (code, message),
         other => panic!("{other:?}"),
     }
 }
@@ -63,7 +66,7 @@ async fn a_publication_has_a_channel_and_a_sender_but_an_rpc_has_no_channel() {
     let [publication] = &answer.publications[..] else { panic!("{answer:?}") };
     assert_eq!((publication.channel.as_str(), &*publication.data), ("room:a", b"1".as_slice()));
     let sender = publication.sender.as_ref().unwrap();
-    assert_eq!((sender.user.as_deref(), sender.client.as_str()), (Some("42"), "gw.c"));
+    assert_eq!((sender.user.as_deref(), sender.client.as_deref()), (Some("42"), Some("gw.c")));
     assert_eq!((sender.info.as_deref(), &sender.channel_info), (Some("{}"), &None));
 }
 
@@ -71,14 +74,14 @@ async fn a_publication_has_a_channel_and_a_sender_but_an_rpc_has_no_channel() {
 async fn a_handler_has_any_number_of_arguments_and_may_have_none() {
     async fn none() {}
     async fn one(RequestId(id): RequestId) -> Bytes {
-        id.as_str().to_owned().into()
+        id.into()
     }
     async fn whole(job: Job) -> Bytes {
         job.body()
     }
     assert_eq!(call(on(none), (), job(None, b"x")).await.unwrap(), Answer::default());
     let job = job(None, b"x");
-    let id = job.request().id.to_string();
+    let id = job.id().to_owned();
     assert_eq!(call(on(one), (), job.clone()).await.unwrap().body, id);
     assert_eq!(call(on(whole), (), job).await.unwrap().body, "x");
 }
@@ -103,6 +106,26 @@ async fn a_body_that_is_not_the_expected_json_is_rejected() {
 }
 
 #[tokio::test]
+async fn what_goes_with_an_answer_is_in_a_tuple_behind_it() {
+    async fn several(
+        Json(large): Json<bool>,
+    ) -> Result<(Json<u32>, Publications, Option<Publication>, Vec<Publication>), Failure> {
+        let to = |channel: &str| Publication::bytes(channel, "1");
+        Ok((Json(7), Publications(vec![to("a:1")]), large.then(|| to("a:2")), vec![to("a:3"), to("a:4")]))
+    }
+    async fn only() -> Publication {
+        Publication::bytes("a:1", "1")
+    }
+    let channels = |answer: Answer| answer.publications.into_iter().map(|p| p.channel).collect::<Vec<_>>();
+    let answer = call(on(several), (), job(None, b"true")).await.unwrap();
+    assert_eq!(answer.body, "7");
+    assert_eq!(channels(answer), ["a:1", "a:2", "a:3", "a:4"]);
+    assert_eq!(channels(call(on(several), (), job(None, b"false")).await.unwrap()), ["a:1", "a:3", "a:4"]);
+    let answer = call(on(only), (), job(None, b"")).await.unwrap();
+    assert_eq!((answer.body.is_empty(), channels(answer)), (true, vec!["a:1".to_owned()]));
+}
+
+#[tokio::test]
 async fn an_answer_can_have_publications() {
     async fn announce() -> Result<(Json<u32>, Publications), Failure> {
         let publication = Publication::json("chat:lobby", &1)?.tag("kind", "first");
@@ -115,12 +138,73 @@ async fn an_answer_can_have_publications() {
 }
 
 #[tokio::test]
-async fn any_error_is_a_retry() {
-    async fn fails() -> Result<(), Failure> {
-        Err(std::io::Error::other("the disk is gone"))?
+async fn an_error_of_anyhow_is_a_retry_and_any_other_error_means_what_the_handler_says() {
+    fn disk() -> std::io::Result<()> {
+        Err(std::io::Error::other("the disk is gone"))
     }
-    let failure = call(on(fails), (), job(None, b"")).await.unwrap_err();
-    assert!(matches!(failure, Failure::Retry { why, after: None } if why.to_string() == "the disk is gone"));
+    async fn context() -> Result<(), Failure> {
+        anyhow::Context::context(disk(), "saving")?;
+        Ok(())
+    }
+    async fn any() -> anyhow::Result<()> {
+        Ok(disk()?)
+    }
+    async fn retried() -> Result<(), Failure> {
+        disk().or_retry()
+    }
+    async fn later() -> Result<(), Failure> {
+        disk().or_retry_after(Duration::from_secs(7))
+    }
+    async fn rejected() -> Result<(), Failure> {
+        disk().or_reject(507)
+    }
+    async fn dead() -> Result<(), Failure> {
+        disk().or_dead()
+    }
+    async fn said(route: RouteHandler<()>) -> String {
+        match call(route, (), job(None, b"")).await.unwrap_err() {
+            Failure::Retry { error, after } => format!("retry after {after:?}: {error:#}"),
+            Failure::Reject { code, message, .. } => format!("reject {code}: {message}"),
+            Failure::Dead { reason } => format!("dead: {reason}"),
+            other @ Failure::Snooze { .. } => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(said(on(context)).await, "retry after None: saving: the disk is gone");
+    assert_eq!(said(on(any)).await, "retry after None: the disk is gone");
+    assert_eq!(said(on(retried)).await, "retry after None: the disk is gone");
+    assert_eq!(said(on(later)).await, "retry after Some(7s): the disk is gone");
+    assert_eq!(said(on(rejected)).await, "reject 507: the disk is gone");
+    assert_eq!(said(on(dead)).await, "dead: the disk is gone");
+}
+
+#[tokio::test]
+async fn a_handler_can_return_errors_of_its_own_that_say_what_they_mean() {
+    struct SoldOut(u32);
+    impl IntoFailure for SoldOut {
+        fn into_failure(self) -> Failure {
+            Failure::reject(409, "sold out").with_data(json!({"left": self.0}))
+        }
+    }
+    async fn own() -> Result<Json<u32>, SoldOut> {
+        Err(SoldOut(1))
+    }
+    async fn converted() -> Result<Json<u32>, Failure> {
+        Err(SoldOut(2))?
+    }
+    for (route, left) in [(on(own), 1), (on(converted), 2)] {
+        let failure = call(route, (), job(None, b"")).await.unwrap_err();
+        let Failure::Reject { code: 409, message, data } = failure else { panic!("{failure:?}") };
+        assert_eq!((message.as_str(), &*data), ("sold out", json!({"left": left}).to_string().as_bytes()));
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_cannot_be_written_as_json_would_never_be_and_needs_an_operator() {
+    async fn unwritable() -> Json<std::collections::HashMap<(u8, u8), u8>> {
+        Json([((1, 2), 3)].into())
+    }
+    let failure = call(on(unwritable), (), job(None, b"")).await.unwrap_err();
+    assert!(matches!(failure, Failure::Dead { reason } if reason.contains("cannot be written as JSON")));
 }
 
 #[tokio::test]
@@ -130,7 +214,7 @@ async fn a_layer_wraps_the_handler_of_its_route() {
     }
     let calls = Calls::default();
     let counted = Arc::clone(&calls);
-    let layer = layer_fn(move |inner: BoxedHandler| {
+    let layer = layer_fn(move |inner: HandlerService| {
         let counted = Arc::clone(&counted);
         inner.map_request(move |job| {
             counted.fetch_add(1, Ordering::Relaxed);

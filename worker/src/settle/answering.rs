@@ -3,8 +3,10 @@
 
 use std::time::Duration;
 
+use async_nats::HeaderMap;
 use tidegate_shared::{
     channel::Channel,
+    dead::is_death_before,
     envelope::{self, AnswerWay, Outcome},
 };
 
@@ -17,7 +19,17 @@ use crate::{
 impl Settlement {
     /// Brings an answer to its client. Returns when the request may be acknowledged.
     pub(super) async fn answer(&self, outcome: Outcome) -> Result<(), Rejected> {
+        self.bring(self.answer_of(outcome)).await
+    }
+
+    /// This worker's answer with this outcome.
+    pub(super) fn answer_of(&self, outcome: Outcome) -> envelope::Answer {
         let answer = envelope::Answer::to(&self.request, self.attempts, &self.engine.name, outcome);
+        envelope::Answer { redriven: self.delivery.redriven(), ..answer }
+    }
+
+    /// As [`Self::answer`], with the answer already made.
+    pub(super) async fn bring(&self, answer: envelope::Answer) -> Result<(), Rejected> {
         match self.request.answer_way() {
             AnswerWay::Stored => self.keep(answer).await,
             AnswerWay::HandedOver => self.hand_over(answer, false).await,
@@ -27,12 +39,17 @@ impl Settlement {
 
     /// Settles the request if its answer is stored.
     pub(super) async fn answered_already(&self) -> Option<Ending> {
-        let stored = store::answer(&self.engine.broker, &self.engine.subjects, &self.request.id).await?;
+        let stored = self.engine.look_ups.answer(&self.engine.subjects, &self.request.id).await?;
         Some(self.answered_before(stored).await)
     }
 
     /// Settles the request, whose answer an earlier delivery has stored. It may have ended before the answer was brought.
     pub(super) async fn answered_before(&self, stored: envelope::Answer) -> Ending {
+        if let Some(letter) = self.delivery.redriven().filter(|letter| is_death_before(&stored, *letter)) {
+            return self
+                .bury_again(&format!("letter {letter} was redriven before its error was stored"))
+                .await;
+        }
         if self.request.answer_way() == AnswerWay::HandedOver {
             // What is stored has fitted before.
             let _ = self.hand_over(stored, true).await;
@@ -49,9 +66,10 @@ impl Settlement {
         if bytes as u64 > limit {
             return Err(Rejected::TooLong { bytes, limit });
         }
-        let (stored, announced) = match self.try_to_keep(&answer).await? {
+        let headers = answer.headers();
+        let (stored, announced) = match self.try_to_keep(&answer, &headers).await? {
             Some(stored) => (stored, false),
-            None => (self.keep_when_there_is_room(&answer).await?, true),
+            None => (self.keep_when_there_is_room(&answer, &headers).await?, true),
         };
         if stored == Stored::Already
             && let Some(first) = store::answer(&self.engine.broker, &self.engine.subjects, &answer.re).await
@@ -60,30 +78,38 @@ impl Settlement {
             self.announce(&first).await;
         } else if announced {
             // The personal channel has it.
-            self.send_live_copy(&answer).await;
+            self.send_live_copy(&answer, headers).await;
         } else {
-            self.announce(&answer).await;
+            self.announce_with(&answer, headers).await;
         }
         Ok(())
     }
 
     /// Waits until the result cache has room. Those who wait for the answer now get it at once.
-    async fn keep_when_there_is_room(&self, answer: &envelope::Answer) -> Result<Stored, Rejected> {
+    async fn keep_when_there_is_room(
+        &self,
+        answer: &envelope::Answer,
+        headers: &HeaderMap,
+    ) -> Result<Stored, Rejected> {
         self.stop_working(answer);
         let stalled = self.engine.stall.begin();
-        self.announce(answer).await;
+        self.announce_with(answer, headers.clone()).await;
         loop {
-            let again = async { self.try_to_keep(answer).await.transpose() };
+            let again = async { self.try_to_keep(answer, headers).await.transpose() };
             if let Some(stored) = stalled.try_again(again).await {
                 return stored;
             }
         }
     }
 
-    /// Stores an answer. `None` if there is no room.
-    pub(super) async fn try_to_keep(&self, answer: &envelope::Answer) -> Result<Option<Stored>, Rejected> {
+    /// Stores an answer with these headers, its own. `None` if there is no room.
+    pub(super) async fn try_to_keep(
+        &self,
+        answer: &envelope::Answer,
+        headers: &HeaderMap,
+    ) -> Result<Option<Stored>, Rejected> {
         let subject = self.engine.subjects.reply(&answer.re);
-        store::store_unless_full(&self.engine.broker, subject, answer.headers(), answer.body()).await
+        self.engine.committers.answer(subject, headers, answer.body()).await
     }
 
     /// Gives the request's place in its route back: what follows is only waiting.
@@ -94,32 +120,38 @@ impl Settlement {
 
     /// Brings a stored answer to everybody who should have it.
     async fn announce(&self, answer: &envelope::Answer) {
-        self.send_live_copy(answer).await;
+        self.announce_with(answer, answer.headers()).await;
+    }
+
+    /// As [`Self::announce`]. Headers are made once for each answer: it is what costs most about a small one.
+    async fn announce_with(&self, answer: &envelope::Answer, headers: HeaderMap) {
+        self.send_live_copy(answer, headers).await;
         if self.request.later {
             self.publish_on_personal_channel(answer).await;
         }
     }
 
     /// Sends the answer to a keyed request to the gateways that wait for it. One that misses it finds it in the store.
-    async fn send_live_copy(&self, answer: &envelope::Answer) {
+    async fn send_live_copy(&self, answer: &envelope::Answer, headers: HeaderMap) {
         if !self.request.id.is_keyed() {
             return;
         }
         let subject = self.engine.subjects.answer(&answer.re);
-        let sent =
-            self.engine.broker.client().publish_with_headers(subject, answer.headers(), answer.body()).await;
+        let sent = self.engine.broker.client().publish_with_headers(subject, headers, answer.body()).await;
         if let Err(error) = sent {
-            tracing::debug!(request.id = %answer.re, %error, "the live copy of an answer was not sent");
+            tracing::debug!(request.id = %answer.re, trace.id = %self.trace, %error, "the live copy of an answer was not sent");
         }
     }
 
     /// Publishes an answer on the personal channel of the request's user, if it has one.
     pub(super) async fn publish_on_personal_channel(&self, answer: &envelope::Answer) {
         let Some(user) = self.request.user.as_deref() else { return };
-        let subject = self.engine.subjects.channel(&Channel::personal(user));
+        let channel = Channel::personal(user);
+        let subject = self.engine.subjects.channel(&channel);
         let (headers, body) = (answer.later_headers(), answer.later_body());
-        if let Err(error) = store::store(&self.engine.broker, subject, headers, body).await {
-            tracing::error!(request.id = %answer.re, %error, "the answer cannot be published on the user's personal channel");
+        let stored = self.engine.committers.publish(&channel, subject, &headers, body).await;
+        if let Err(error) = stored {
+            tracing::error!(request.id = %answer.re, trace.id = %self.trace, %error, "the answer cannot be published on the user's personal channel");
         }
     }
 

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use async_nats::{Request, RequestErrorKind};
+use async_nats::{HeaderMap, Request, RequestErrorKind};
 use tidegate_shared::{confirmation::Confirmation, envelope::Answer};
 use tokio::time::Instant;
 
@@ -57,11 +57,12 @@ impl Settlement {
     /// Hands an answer over, and returns when it is certain where it went. `stored` says that it was stored by an earlier
     /// delivery.
     pub(super) async fn hand_over(&self, answer: Answer, stored: bool) -> Result<(), Rejected> {
-        self.engine.broker.check_size(&answer.headers(), answer.body().len()).map_err(Rejected::of)?;
+        let headers = answer.headers();
+        self.engine.broker.check_size(&headers, answer.body().len()).map_err(Rejected::of)?;
         let over = Instant::now() + self.caller_waits() + MARGIN;
         let (mut pauses, mut stored, mut waiting) = (Pauses::new(FIRST_PAUSE), stored, None);
         for asked in 1.. {
-            let heard = self.ask(&answer).await;
+            let heard = self.ask(&answer, &headers).await;
             match next(heard, asked, Instant::now() >= over) {
                 Next::Done => return Ok(()),
                 Next::ToUser => {
@@ -75,26 +76,26 @@ impl Settlement {
             if !stored {
                 // Too long for the result cache, or no room in it: the gateway is asked again all the same.
                 let fits = answer.body().len() as u64 <= self.engine.config.streams.answer_max_bytes;
-                stored = fits && matches!(self.try_to_keep(&answer).await, Ok(Some(_)));
+                stored = fits && matches!(self.try_to_keep(&answer, &headers).await, Ok(Some(_)));
             }
             tokio::time::sleep(pauses.failed()).await;
         }
         Ok(())
     }
 
-    async fn ask(&self, answer: &Answer) -> Heard {
+    async fn ask(&self, answer: &Answer, headers: &HeaderMap) -> Heard {
         // While disconnected the library would keep the question, and the gateway would get it long after the answer.
         if !self.engine.broker.is_connected() {
             return Heard::Silence;
         }
         let subject = self.engine.subjects.answer(&answer.re);
         let question =
-            Request::new().headers(answer.headers()).payload(answer.body()).timeout(Some(ASK_LIMIT));
+            Request::new().headers(headers.clone()).payload(answer.body()).timeout(Some(ASK_LIMIT));
         match self.engine.broker.client().send_request(subject, question).await {
             Ok(reply) => Confirmation::read(&reply.payload).map_or(Heard::Silence, Heard::Word),
             Err(error) if error.kind() == RequestErrorKind::NoResponders => Heard::Nobody,
             Err(error) => {
-                tracing::debug!(request.id = %answer.re, %error, "no gateway has confirmed an answer");
+                tracing::debug!(request.id = %answer.re, trace.id = %self.trace, %error, "no gateway has confirmed an answer");
                 Heard::Silence
             }
         }

@@ -81,9 +81,10 @@ impl Settlement {
 
     /// Decides whether an attempt begins now.
     pub(super) async fn turn(&self) -> Turn<'_> {
-        let lost = self.delivery.earlier_deliveries() > 0;
+        // In a strict order a delivery before this one may have been given back; one that was lost makes a suspect.
+        let lost = self.delivery.earlier_deliveries() > 0 && !self.keeps_its_place();
         if lost && self.suspicion < Suspicion::Alone && self.can_be_parked() {
-            tracing::info!(request.id = %self.request.id, "a request's worker ended: trying it again without counting an attempt");
+            tracing::info!(request.id = %self.request.id, trace.id = %self.trace, "a request's worker ended: trying it again without counting an attempt");
             return Turn::Ended(self.park_as(self.suspicion.more(), Duration::ZERO).await);
         }
         if self.suspicion < Suspicion::Alone {

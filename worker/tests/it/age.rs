@@ -26,8 +26,8 @@ async fn a_request_older_than_max_age_becomes_a_dead_letter_and_is_not_worked_on
     let worker = tide.work("w1", Router::with_state(notes.clone()).route("job", on(works))).await;
     let letter = tide.dead_letter("job").await;
     assert_eq!(letter.payload, request.body);
-    assert_eq!(header(&letter, "Tide-Dead-Reason"), "waited longer than max_age (1ms)");
-    assert_eq!(header(&letter, "Tide-Attempt"), "0");
+    assert_eq!(header(&letter, "Tide-Dead-Error"), "waited longer than max_age (1ms)");
+    assert_eq!(header(&letter, "Tide-Dead-Attempts"), "0");
     tide.settled().await;
     assert_eq!(notes.all().len(), 0);
     assert_eq!(worker.outcomes("job", "dead"), 1);
@@ -55,7 +55,7 @@ async fn the_time_between_attempts_counts_towards_max_age() {
     let worker = tide.work("w1", Router::with_state(notes.clone()).route("job", on(fails))).await;
     tide.ask("job", "7").await;
     let letter = tide.dead_letter("job").await;
-    assert_eq!(header(&letter, "Tide-Dead-Reason"), "waited longer than max_age (2s)");
+    assert_eq!(header(&letter, "Tide-Dead-Error"), "waited longer than max_age (2s)");
     tide.settled().await;
     let runs = notes.all().len();
     assert!((1..100).contains(&runs), "{runs} attempts before it was too old");

@@ -8,7 +8,7 @@ use tidegate_shared::{
     id::RequestId,
     topology::{REPLY, channel_stream},
 };
-use tidegate_worker::{Failure, Json, Publication, Publications, Router, State, on};
+use tidegate_worker::{Failure, Headers, Json, Publication, Publications, Router, State, on};
 use tokio::sync::Semaphore;
 
 use crate::support::{Notes, Tide, eventually, header, next};
@@ -56,6 +56,9 @@ async fn a_request_that_has_an_answer_does_not_run_again() {
         digest: None,
         attempt: 0,
         worker: "other".to_owned(),
+        letter: None,
+        redriven: None,
+        trace: None,
         outcome: Outcome::Ok(Bytes::from_static(b"1")),
     };
     other.store(tide.subjects.reply(&request.id), first.headers(), first.body()).await.unwrap();
@@ -76,7 +79,7 @@ async fn a_request_that_another_worker_has_answered_meanwhile_becomes_no_dead_le
     async fn dies(State((notes, gate)): State<(Notes, Arc<Semaphore>)>) -> Result<(), Failure> {
         notes.note("begun");
         let _pass = gate.acquire().await;
-        Err(Failure::Dead("too late".to_owned()))
+        Err(Failure::dead("too late"))
     }
     let tide = Tide::start(ROUTE).await;
     let config = tide.config();
@@ -135,7 +138,7 @@ async fn the_publications_of_an_answer_reach_their_channels() {
 }
 
 #[tokio::test]
-async fn a_publication_to_an_impossible_channel_makes_a_dead_letter_at_once() {
+async fn a_publication_to_an_impossible_channel_makes_a_dead_letter_at_once_and_nothing_is_published() {
     async fn announce(Json(channel): Json<String>) -> (Json<u32>, Publications) {
         let lobby = Publication::bytes("chat:lobby", "1");
         (Json(1), Publications(vec![lobby, Publication::bytes(channel, "2")]))
@@ -149,8 +152,66 @@ async fn a_publication_to_an_impossible_channel_makes_a_dead_letter_at_once() {
         let request = tide.ask("echo", format!("{channel:?}")).await;
         assert_eq!(tide.error(&request).await.0, 1004);
         let letter = tide.dead_letter("echo").await;
-        assert!(header(&letter, "Tide-Dead-Reason").contains(reason), "{letter:?}");
-        assert_eq!(header(&letter, "Tide-Attempt"), "1");
+        assert!(header(&letter, "Tide-Dead-Error").contains(reason), "{letter:?}");
+        assert_eq!(header(&letter, "Tide-Dead-Attempts"), "1");
     }
-    assert_eq!(tide.count(&channel_stream("chat")).await, 1);
+    assert_eq!(tide.count(&channel_stream("chat")).await, 0);
+}
+
+#[tokio::test]
+async fn an_attempt_that_is_made_again_stores_its_publications_once_whatever_else_it_publishes() {
+    async fn announce(State(notes): State<Notes>) -> Publications {
+        let all = Publication::bytes("chat:all", "1");
+        let own = Publication::bytes("chat:all", "2").named("own");
+        notes.note(1);
+        if notes.all().len() == 1 {
+            return Publications(vec![all, own]);
+        }
+        Publications(vec![own, Publication::bytes("chat:other", "3"), all])
+    }
+    let tide = Tide::start(ROUTE).await;
+    let mut chat = tide.listen("tide.live.chat.>").await;
+    let _worker = tide.work("w1", Router::with_state(Notes::default()).route("echo", on(announce))).await;
+    let request = tide.ask("echo", "1").await;
+    tide.settled().await;
+    // As if the first worker had died before its answer: the request comes again, and no answer is stored.
+    tide.purge(&request).await;
+    tide.send_as(&request, "again").await;
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        ids.push(header(&next(&mut chat).await, "Nats-Msg-Id").to_owned());
+    }
+    let id = &request.id;
+    assert_eq!(ids, [format!("{id}.p.chat:all#0"), format!("{id}.p.own"), format!("{id}.p.chat:other#0")]);
+    tide.settled().await;
+    // The next message is of the next request: nothing came twice.
+    let other = tide.ask("echo", "1").await;
+    assert_eq!(header(&next(&mut chat).await, "Nats-Msg-Id"), format!("{}.p.own", other.id));
+}
+
+#[tokio::test]
+async fn two_publications_of_one_name_make_a_dead_letter_and_none_is_stored() {
+    async fn announce() -> Publications {
+        let named = |text: &'static str| Publication::bytes("chat:lobby", text).named("same");
+        Publications(vec![named("1"), named("2")])
+    }
+    let tide = Tide::start(ROUTE).await;
+    let _worker = tide.work("w1", Router::new().route("echo", on(announce))).await;
+    let request = tide.ask("echo", "1").await;
+    assert_eq!(tide.error(&request).await.0, 1004);
+    let letter = tide.dead_letter("echo").await;
+    let reason = header(&letter, "Tide-Dead-Error");
+    assert!(reason.contains("two publications of one attempt have the name \"same\""), "{reason}");
+    assert_eq!(tide.count(&channel_stream("chat")).await, 0);
+}
+
+#[tokio::test]
+async fn a_handler_sees_the_headers_of_its_request() {
+    async fn handler(headers: Headers) -> Json<[Option<String>; 2]> {
+        Json(["tide-user", "Nats-Msg-Id"].map(|name| headers.get(name).map(str::to_owned)))
+    }
+    let tide = Tide::start(ROUTE).await;
+    let _worker = tide.work("w1", Router::new().route("rpc.echo", on(handler))).await;
+    let request = tide.ask("echo", "1").await;
+    assert_eq!(tide.body(&request).await, "[\"42\",null]");
 }

@@ -1,54 +1,49 @@
 //! Handlers that block the threads of their runtime: the worker keeps its requests all the same.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use tidegate_shared::lifecycle::Lifecycle;
-use tidegate_worker::{Attempt, Json, Metrics, Router, State, Worker, on};
+use tidegate_worker::{Attempt, Json, Router, State, Worker, on};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::support::{Notes, Tide, eventually, number};
 
 const THREADS: usize = 2;
 const ROUTE: &str = "[[route]]\nname = \"job\"\nmatch = \"rpc.job\"\n";
-/// Several `ack_wait`s.
-const BLOCKED: Duration = Duration::from_millis(3500);
+/// Ten `ack_wait`s.
+const BLOCKED: Duration = Duration::from_secs(10);
+/// Longer than a route may take.
+const BLOCKED_LESS: Duration = Duration::from_millis(3500);
 
 /// A worker inside a program that has a runtime of its own, as library users run it.
 struct Inside {
     runtime: Option<Runtime>,
-    lifecycle: Lifecycle,
-    metrics: Arc<Metrics>,
+    worker: Worker,
 }
 
 impl Inside {
     async fn start(tide: &Tide, router: Router<Notes>) -> Self {
         let runtime = Builder::new_multi_thread().worker_threads(THREADS).enable_all().build().unwrap();
-        let (lifecycle, config) = (Lifecycle::new(), tide.config().clone());
-        let inner = lifecycle.clone();
-        let (send, metrics) = tokio::sync::oneshot::channel();
+        let (config, (send, started)) = (tide.config().clone(), tokio::sync::oneshot::channel());
         runtime.spawn(async move {
-            let worker = Worker::connect(&config, "blocked", router).await.unwrap();
-            worker.find_consumers().await.unwrap();
-            send.send(worker.metrics()).unwrap();
-            worker.run(&inner).await.unwrap();
+            let _ = send.send(Worker::builder(&config).name("blocked").router(router).start().await.unwrap());
         });
-        Self { lifecycle, metrics: metrics.await.unwrap(), runtime: Some(runtime) }
+        Self { worker: started.await.unwrap(), runtime: Some(runtime) }
     }
 
     fn delay(&self) -> f64 {
-        number(&self.metrics.render().unwrap(), "tidegate_worker_handler_delay_seconds")
+        number(&self.worker.metrics(), "tidegate_worker_handler_delay_seconds")
     }
 }
 
 impl Drop for Inside {
     fn drop(&mut self) {
-        self.lifecycle.stop();
+        self.worker.stop();
         self.runtime.take().unwrap().shutdown_background();
     }
 }
 
 #[tokio::test]
-async fn requests_whose_handlers_block_every_thread_beyond_ack_wait_run_once() {
+async fn requests_whose_handlers_block_every_thread_for_ten_ack_waits_run_once() {
     async fn blocks(State(notes): State<Notes>) -> Json<u32> {
         notes.note(1);
         std::thread::sleep(BLOCKED);
@@ -84,7 +79,7 @@ async fn a_request_that_blocked_threads_never_begin_goes_to_another_worker_witho
     async fn blocks(State(notes): State<Notes>) -> Json<u32> {
         notes.note(1);
         if notes.all().len() <= THREADS {
-            std::thread::sleep(BLOCKED);
+            std::thread::sleep(BLOCKED_LESS);
         }
         Json(1)
     }

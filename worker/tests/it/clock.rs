@@ -31,7 +31,7 @@ async fn a_worker_whose_clock_is_wrong_waits_as_long_as_any_other() {
         let request = tide.ask("job", "").await;
         assert_eq!(tide.body(&request).await, "1", "{name}");
         assert!(begun.elapsed() >= Duration::from_millis(200), "{name}: after {:?}", begun.elapsed());
-        worker.lifecycle.drain();
+        worker.drain();
         worker.ended().await;
     }
 }
@@ -40,7 +40,7 @@ async fn a_worker_whose_clock_is_wrong_waits_as_long_as_any_other() {
 async fn the_longest_wait_that_a_handler_can_ask_for_is_a_year() {
     async fn waits(Json(snooze): Json<bool>) -> Result<(), Failure> {
         let why = anyhow::anyhow!("much later");
-        Err(if snooze { Failure::Snooze(Duration::MAX) } else { Failure::retry_after(Duration::MAX, why) })
+        Err(if snooze { Failure::snooze(Duration::MAX) } else { Failure::retry_after(Duration::MAX, why) })
     }
     let tide = Tide::start(ROUTE).await;
     let worker = tide.work("w1", Router::new().route("job", on(waits))).await;

@@ -20,10 +20,7 @@ async fn a_second_copy_of_a_request_that_is_parked_does_not_run() {
     async fn job(State(notes): State<Notes>, Attempt(attempt): Attempt) -> Result<Json<u32>, Failure> {
         notes.note(attempt);
         if attempt == 0 {
-            return Err(Failure::Retry {
-                why: anyhow::anyhow!("no luck"),
-                after: Some(Duration::from_hours(1)),
-            });
+            return Err(Failure::retry_after(Duration::from_hours(1), anyhow::anyhow!("no luck")));
         }
         Ok(Json(attempt))
     }

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tidegate_shared::topology::request_stream;
-use tidegate_worker::{Router, State, on};
-use tokio::{sync::Semaphore, time::timeout};
+use tidegate_worker::{Grant, Router, State, on};
+use tokio::sync::Semaphore;
 
 use crate::{
     planted::PanicsAt,
-    support::{DEADLINE, Notes, Running, Tide, eventually},
+    support::{Notes, Running, Tide, eventually},
 };
 
 const ROUTES: &str = "[[route]]\nname = \"echo\"\nmatch = \"rpc.echo\"\n\
@@ -49,12 +49,12 @@ async fn a_panic_in_a_consume_task_drains_the_worker_and_names_the_route() {
 #[tokio::test]
 async fn the_early_end_of_a_hook_routes_consume_task_drains_the_worker_and_names_the_route() {
     let tide = Tide::start("[[route]]\nname = \"entry\"\nmatch = \"hook.subscribe\"\n").await;
-    let worker = tide.work("w1", Router::new().route("entry", on(echo))).await;
-    worker.broker.client().drain().await.unwrap();
+    let worker = tide.work("w1", Router::<()>::new().decide("entry", async || Grant::new())).await;
+    worker.0.broker().client().drain().await.unwrap();
     drains(&worker).await;
     assert_eq!(worker.result().await.unwrap_err().reason, "route \"entry\": it returned");
 }
 
 async fn drains(worker: &Running) {
-    timeout(DEADLINE, worker.lifecycle.draining()).await.expect("the worker drains");
+    eventually("the worker drains", async || worker.0.unready()?.starts_with("draining").then_some(())).await;
 }

@@ -2,7 +2,7 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use tidegate_shared::topology::REPLY;
-use tidegate_worker::{Failure, Json, Router, State, on};
+use tidegate_worker::{Failure, Grant, Json, Router, State};
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -12,17 +12,17 @@ use crate::{
 
 const ROUTE: &str = "[[route]]\nname = \"entry\"\nmatch = \"hook.subscribe\"\n";
 
-async fn entry(State(notes): State<Notes>, Json(question): Json<Value>) -> Result<Json<Value>, Failure> {
+async fn entry(State(notes): State<Notes>, Json(question): Json<Value>) -> Result<Grant, Failure> {
     notes.note(question["channel"].as_str().unwrap().to_owned());
     match question["channel"].as_str() {
-        Some("chat:open") => Ok(Json(json!({"data": {"topic": "x"}}))),
-        Some("chat:broken") => Err(Failure::Dead("no luck".to_owned())),
+        Some("chat:open") => Ok(Grant::new().data(&json!({"topic": "x"}))?),
+        Some("chat:broken") => Err(Failure::dead("no luck")),
         _ => Err(Failure::reject(1403, "not you")),
     }
 }
 
 fn entries(notes: &Notes) -> Router<Notes> {
-    Router::with_state(notes.clone()).route("entry", on(entry))
+    Router::with_state(notes.clone()).decide("subscribe", entry)
 }
 
 /// Asks as a gateway does. `None` when there is no decision in time.
@@ -79,34 +79,41 @@ async fn each_question_goes_to_one_worker() {
 
 #[tokio::test]
 async fn a_worker_that_drains_answers_the_questions_that_it_has_received() {
-    async fn slow(State((notes, gate)): State<(Notes, Arc<Semaphore>)>) -> Json<Value> {
+    async fn slow(State((notes, gate)): State<(Notes, Arc<Semaphore>)>) -> Grant {
         notes.note(1);
         gate.acquire().await.unwrap().forget();
-        Json(json!({}))
+        Grant::new()
     }
     let tide = Tide::start(&format!("{ROUTE}concurrency = 1\n")).await;
     let (notes, gate) = (Notes::default(), Arc::new(Semaphore::new(0)));
-    let router = Router::with_state((notes.clone(), Arc::clone(&gate))).route("entry", on(slow));
+    let router = Router::with_state((notes.clone(), Arc::clone(&gate))).decide("entry", slow);
     let worker = tide.work("w1", router).await;
     let asked = |number: u32| {
         let question =
             json!({"client": "g.1", "user": "42", "channel": format!("chat:{number}")}).to_string();
-        let request = async_nats::Request::new().payload(question.into()).timeout(Some(DEADLINE));
         let client = tide.gateway.client().clone();
-        async move { client.send_request("tide.hook.subscribe", request).await }
+        async move {
+            // The worker may not listen yet.
+            eventually("the question is answered", async || {
+                let request =
+                    async_nats::Request::new().payload(question.clone().into()).timeout(Some(DEADLINE));
+                client.send_request("tide.hook.subscribe", request).await.ok()
+            })
+            .await
+        }
     };
     let drained = async {
         eventually("the first question is being answered", async || (!notes.all().is_empty()).then_some(()))
             .await;
         // The broker has the other questions, and sends them before its answer to the worker.
-        tide.gateway.barrier("tide.barrier".to_owned()).await.unwrap();
-        worker.broker.last(REPLY, "tide.reply.gw.never").await.unwrap();
-        worker.lifecycle.drain();
+        tide.gateway.settled().await.unwrap();
+        worker.0.broker().last(REPLY, "tide.reply.gw.never").await.unwrap();
+        worker.drain();
         gate.add_permits(3);
     };
     let (first, second, third, ()) = tokio::join!(asked(1), asked(2), asked(3), drained);
     for answer in [first, second, third] {
-        assert_eq!(answer.unwrap().payload, r#"{"result":{}}"#);
+        assert_eq!(answer.payload, r#"{"result":{}}"#);
     }
     worker.ended().await;
 }

@@ -59,8 +59,8 @@ async fn does(State(runs): State<Notes>, Json(what): Json<String>) -> Result<(()
         "panic with a payload that panics" => panic_any(PanicsWhenDropped),
         "panic with NUL" => panic!("a\0b\r\nTide-Code: 5"),
         "panic without text" => panic!(""),
-        "an error that panics" => Err(Unprintable.into()),
-        "an error that fails" => Err(Halfway.into()),
+        "an error that panics" => Err(Failure::retry(Unprintable)),
+        "an error that fails" => Err(Failure::retry(Halfway)),
         "a chain of a thousand" => Err((0..1000)
             .fold(anyhow::anyhow!("root"), |error, n| error.context(format!("level {n}")))
             .into()),
@@ -70,8 +70,8 @@ async fn does(State(runs): State<Notes>, Json(what): Json<String>) -> Result<(()
             say("chat:a", "1".to_owned())
         }
         "a wait of no time" => Err(Failure::retry_after(Duration::ZERO, anyhow::anyhow!("now"))),
-        "dead without a reason" => Err(Failure::Dead(String::new())),
-        "dead with a header" => Err(Failure::Dead("x\r\nTide-Code: 5\r\n\r\nbody".to_owned())),
+        "dead without a reason" => Err(Failure::dead(String::new())),
+        "dead with a header" => Err(Failure::dead("x\r\nTide-Code: 5\r\n\r\nbody")),
         "reject with 0" => Err(Failure::reject(0, "")),
         "reject with a header" => Err(Failure::reject(400, "x\r\nTide-Code: 5\r\n\r\n\0")),
         "no such namespace" => say("nope:a", "1".to_owned()),
@@ -122,7 +122,7 @@ async fn whatever_a_handler_says_or_does_its_request_is_settled_after_its_attemp
         assert_eq!(code, 1004, "{what}: {message}");
         assert_eq!(runs.all().len() - before, attempts, "{what}: a run is an attempt");
         let said = tide.dead_letter("job").await;
-        let said = header(&said, "Tide-Dead-Reason");
+        let said = header(&said, "Tide-Dead-Error");
         assert!(said.contains(reason) && said.len() <= 4096, "{what}: {said:?}");
     }
     for (what, code, text) in [("reject with 0", 100, ""), ("reject with a header", 400, "x  Tide-Code: 5")] {

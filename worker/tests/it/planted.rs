@@ -1,10 +1,10 @@
 //! Planted panics.
 
-use std::fmt;
+use std::{fmt, sync::LazyLock};
 
 use tracing::{
-    Event, Metadata, Subscriber, field, span,
-    subscriber::{DefaultGuard, set_default},
+    Dispatch, Event, Metadata, Subscriber, field, span,
+    subscriber::{DefaultGuard, NoSubscriber, set_default},
 };
 
 /// A log subscriber that panics in the task whose log message starts like this: a way to plant a panic in the middle of
@@ -14,6 +14,9 @@ pub(crate) struct PanicsAt(&'static str);
 impl PanicsAt {
     /// Plants the panic in all tasks of this test's thread until the guard is dropped, and in the workers that start meanwhile.
     pub(crate) fn log_message(start: &'static str) -> DefaultGuard {
+        // With a single subscriber, tracing asks the thread that first meets a log line whether anybody wants it: another test's.
+        static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(NoSubscriber::new()));
+        LazyLock::force(&SECOND);
         set_default(Self(start))
     }
 }

@@ -9,22 +9,26 @@ use async_nats::{Message, Subscriber, jetstream::consumer::PullConsumer};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use serde_json::Value;
-use tidegate_cli::stack::Stack;
+use tidegate_cli::{
+    client::{Client, Events, Options},
+    stack::{Builder, Stack},
+    token::connection_token,
+};
 use tidegate_shared::{
     broker::Broker,
     channel::Channel,
     config::Config,
     envelope::{Answer, JSON, Outcome, Request},
     id::{GatewayId, RequestId},
-    lifecycle::{Lifecycle, TaskEnded},
+    lifecycle::TaskEnded,
+    route::Priority,
     subject::Subjects,
-    topology::{DEAD, PARK, REPLY, request_stream},
+    topology::{DEAD, PARK, REPLY, RouteConsumer, request_stream, route_consumers},
 };
-use tidegate_worker::{Metrics, Router, Worker};
+use tidegate_worker::{Router, Worker};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    task::JoinSet,
     time::{Instant, sleep, timeout},
 };
 
@@ -54,15 +58,51 @@ impl Tide {
 
     /// As [`Tide::start_with`], with this time for a draining worker to finish.
     pub(crate) async fn start_draining(routes: &str, workers: usize, drain: &str) -> Self {
+        Self::start_stack(routes, (0, workers), drain).await
+    }
+
+    /// As [`Tide::start`], with a gateway.
+    pub(crate) async fn start_with_gateway(routes: &str) -> Self {
+        Self::start_stack(routes, (1, 0), "10s").await
+    }
+
+    /// As [`Tide::start_draining`], with workers of this program.
+    pub(crate) async fn start_program(program: &str, routes: &str, workers: usize, drain: &str) -> Self {
+        Self::start_builder(Stack::builder().workers(workers).worker_program(program), routes, drain).await
+    }
+
+    async fn start_stack(routes: &str, (gateways, workers): (usize, usize), drain: &str) -> Self {
+        Self::start_builder(Stack::builder().gateways(gateways).workers(workers), routes, drain).await
+    }
+
+    async fn start_builder(builder: Builder, routes: &str, drain: &str) -> Self {
         let config = format!(
             "[worker]\nack_wait = \"1s\"\ndrain = \"{drain}\"\n\
-             [[namespace]]\nname = \"chat\"\n[[namespace]]\nname = \"quakes\"\n{routes}"
+             [[namespace]]\nname = \"chat\"\nhistory_size = 100\n[[namespace]]\nname = \"quakes\"\n{routes}"
         );
-        let stack = Stack::builder().config(&config).gateways(0).workers(workers).start().await.unwrap();
+        let stack = builder.config(&config).start().await.unwrap();
         let config = stack.config();
         let gateway = Broker::connect(&config.nats, &config.nats.gateway, "gateway", 64, true).await.unwrap();
         let admin = stack.admin().await.unwrap();
         Self { subjects: config.subjects(), gateway, admin, gateway_id: GatewayId::random(), stack }
+    }
+
+    /// A client of this user on the stack's gateway.
+    pub(crate) async fn client(&self, user: &str) -> (Client, Events) {
+        let hour = Duration::from_hours(1);
+        let token = connection_token(&self.config().auth, user, hour, SystemTime::now()).unwrap();
+        let url = self.stack.gateways()[0].websocket.clone();
+        Client::connect(Options::new(url).token(token)).await.unwrap()
+    }
+
+    /// Calls a method of the server API as an operator does, and returns its result or its error.
+    pub(crate) async fn operate(&self, method: &str, params: Value) -> Value {
+        let nats = &self.config().nats;
+        let operator = Broker::connect(nats, &nats.ops, "operator", 1, true).await.unwrap();
+        let subject = self.subjects.control(method);
+        let answer = operator.client().request(subject, params.to_string().into()).await.unwrap();
+        let mut answer: Value = serde_json::from_slice(&answer.payload).unwrap();
+        if answer["error"].is_null() { answer["result"].take() } else { answer }
     }
 
     pub(crate) fn config(&self) -> &Config {
@@ -74,15 +114,18 @@ impl Tide {
         Request {
             id: RequestId::plain(&self.gateway_id),
             user: Some("42".to_owned()),
-            client: format!("{}.client", self.gateway_id.as_str()),
+            client: Some(format!("{}.client", self.gateway_id.as_str())),
             route: method.replace('.', "-"),
             method: Some(method.to_owned()),
             channel: None,
             info: None,
             channel_info: None,
+            key: None,
+            priority: Priority::Normal,
             later: false,
             attempt: 0,
             accepted_at: 0,
+            trace: None,
             content_type: JSON.to_owned(),
             body: body.into(),
         }
@@ -112,8 +155,15 @@ impl Tide {
 
     /// As [`Tide::send`], with this id for deduplication.
     pub(crate) async fn send_as(&self, request: &Request, message_id: &str) {
+        self.send_with(request, &[("Nats-Msg-Id", message_id)]).await;
+    }
+
+    /// As [`Tide::send`], with these headers in place of its own.
+    pub(crate) async fn send_with(&self, request: &Request, other: &[(&str, &str)]) {
         let (subject, mut headers) = (self.subject_of(request), request.headers());
-        headers.insert("Nats-Msg-Id", message_id);
+        for (name, value) in other {
+            headers.insert(*name, *value);
+        }
         eventually("the request is stored", async || {
             self.gateway.store(subject.clone(), headers.clone(), request.body.clone()).await.ok()
         })
@@ -149,7 +199,7 @@ impl Tide {
     /// Waits for the answer, which must be an error, and returns its code and message.
     pub(crate) async fn error(&self, request: &Request) -> (u32, String) {
         match self.answer(request).await.outcome {
-            Outcome::Error { code, message } => (code, message),
+            Outcome::Error { code, message, .. } => (code, message),
             ok @ Outcome::Ok(_) => panic!("{ok:?}"),
         }
     }
@@ -160,12 +210,25 @@ impl Tide {
         eventually("a dead letter is stored", async || self.admin.last(DEAD, &subject).await.ok()?).await
     }
 
+    /// The whole body of a dead letter, which may have two parts.
+    pub(crate) async fn dead_body(&self, letter: &Message) -> Vec<u8> {
+        let mut body = letter.payload.to_vec();
+        if let Ok(rest) = header(letter, "Tide-Dead-Rest").parse() {
+            body.extend_from_slice(&self.admin.first_from(DEAD, rest).await.unwrap().unwrap().payload);
+        }
+        body
+    }
+
     /// Waits until a request is parked, and returns when its next delivery is due.
     pub(crate) async fn due(&self, request: &Request) -> SystemTime {
-        let subject = self.subjects.park(&request.id);
-        let parked =
-            eventually("the request is parked", async || self.admin.last(PARK, &subject).await.ok()?).await;
+        let parked = self.parked(request).await;
         humantime::parse_rfc3339(header(&parked, "Nats-Schedule").trim_start_matches("@at ")).unwrap()
+    }
+
+    /// Waits until a request is parked.
+    pub(crate) async fn parked(&self, request: &Request) -> Message {
+        let subject = self.subjects.park(&request.id);
+        eventually("the request is parked", async || self.admin.last(PARK, &subject).await.ok()?).await
     }
 
     /// The number of messages in a stream.
@@ -173,12 +236,20 @@ impl Tide {
         self.admin.jetstream().get_stream(stream).await.unwrap().cached_info().state.messages
     }
 
-    /// The number of requests of a route that are not acknowledged; 0 for a hook.
+    /// The number of requests in the stream of a route that are not acknowledged; 0 for a hook.
     pub(crate) async fn unsettled(&self, route: &str) -> u64 {
-        match self.admin.progress(&request_stream(route), route).await {
-            Ok(progress) => progress.unacknowledged + progress.waiting,
-            Err(_) => 0,
+        let mut unsettled = 0;
+        for consumer in self.consumers(route).iter().filter(|consumer| consumer.stream != PARK) {
+            let progress = self.admin.progress(&consumer.stream, &consumer.name).await;
+            unsettled += progress.map_or(0, |progress| progress.unacknowledged + progress.waiting);
         }
+        unsettled
+    }
+
+    /// The consumers of a route.
+    pub(crate) fn consumers(&self, route: &str) -> Vec<RouteConsumer> {
+        let mut routes = self.config().routes.iter();
+        routes.find(|found| found.name == route).map(route_consumers).unwrap_or_default()
     }
 
     /// Removes a request that is acknowledged, as the purger does.
@@ -187,6 +258,15 @@ impl Tide {
         let purger = Broker::connect(nats, &nats.purger, "purging", 1, true).await.unwrap();
         let stream = request_stream(&request.route);
         purger.purge(&stream, &self.subject_of(request), u64::from(u32::MAX)).await.unwrap();
+    }
+
+    /// Removes what is acknowledged from the stream of a route that has one consumer there, as the purger does.
+    pub(crate) async fn purge_acknowledged(&self, route: &str) {
+        let stream = request_stream(route);
+        let floor = self.admin.progress(&stream, route).await.unwrap().floor;
+        if floor > 0 {
+            self.admin.purge_below(&stream, floor + 1).await.unwrap();
+        }
     }
 
     /// Gives the result cache room, as an operator does.
@@ -223,9 +303,9 @@ impl Tide {
     pub(crate) async fn delivered(&self, route: &str, wanted: usize) {
         eventually("the requests are pulled", async || {
             let mut pulled = 0;
-            for stream in [request_stream(route), PARK.to_owned()] {
+            for RouteConsumer { stream, name, .. } in self.consumers(route) {
                 let consumer: PullConsumer =
-                    self.admin.jetstream().get_consumer_from_stream(route, stream).await.ok()?;
+                    self.admin.jetstream().get_consumer_from_stream(name, stream).await.ok()?;
                 pulled += consumer.cached_info().num_ack_pending;
             }
             (pulled == wanted).then_some(())
@@ -242,7 +322,7 @@ impl Tide {
     /// Subscribes as a gateway does.
     pub(crate) async fn listen(&self, subject: &str) -> Subscriber {
         let subscriber = self.gateway.client().subscribe(subject.to_owned()).await.unwrap();
-        self.gateway.barrier(self.subjects.barrier()).await.unwrap();
+        self.gateway.settled().await.unwrap();
         subscriber
     }
 
@@ -262,50 +342,58 @@ impl Tide {
         router: Router<S>,
         local: fn() -> SystemTime,
     ) -> Running {
-        let worker = Worker::connect(self.config(), name, router).await.unwrap();
-        worker.set_local_time(local);
-        worker.find_consumers().await.unwrap();
-        let (lifecycle, metrics) = (Lifecycle::new(), worker.metrics());
-        let broker = worker.broker().clone();
-        let mut task = JoinSet::new();
-        let inner = lifecycle.clone();
-        task.spawn(async move { worker.run(&inner).await });
-        Running { lifecycle, broker, metrics, task }
+        let builder = Worker::builder(self.config()).name(name).router(router).local_time(local);
+        Running(builder.start().await.unwrap())
+    }
+
+    /// As [`Tide::work`], with answers that gather.
+    pub(crate) async fn work_gathering<S: Clone + Send + Sync + 'static>(
+        &self,
+        name: &str,
+        router: Router<S>,
+    ) -> Running {
+        let builder = Worker::builder(self.config()).name(name).router(router).gather_answers();
+        Running(builder.start().await.unwrap())
     }
 }
 
 /// A worker in this process.
-pub(crate) struct Running {
-    pub(crate) lifecycle: Lifecycle,
-    pub(crate) broker: Broker,
-    metrics: Arc<Metrics>,
-    task: JoinSet<Result<(), TaskEnded>>,
-}
+pub(crate) struct Running(pub(crate) Worker);
 
 impl Running {
+    /// Asks the worker to end.
+    pub(crate) fn drain(&self) {
+        self.0.drain();
+    }
+
+    /// Asks the worker to end now.
+    pub(crate) fn stop(&self) {
+        self.0.stop();
+    }
+
     /// Waits until the worker has ended by itself, without an error.
     pub(crate) async fn ended(self) {
         assert_eq!(self.result().await, Ok(()));
     }
 
     /// Waits until the worker has ended by itself, and returns its result.
-    pub(crate) async fn result(mut self) -> Result<(), TaskEnded> {
-        timeout(DEADLINE, self.task.join_next()).await.unwrap().unwrap().unwrap()
+    pub(crate) async fn result(self) -> Result<(), TaskEnded> {
+        timeout(DEADLINE, self.0.ended()).await.unwrap()
     }
 
     /// How many deliveries ended in this way.
     pub(crate) fn outcomes(&self, route: &str, outcome: &str) -> u64 {
-        outcomes(&self.metrics.render().unwrap(), route, outcome)
+        outcomes(&self.page(), route, outcome)
     }
 
     /// The metrics page.
     pub(crate) fn page(&self) -> String {
-        self.metrics.render().unwrap()
+        self.0.metrics()
     }
 
     /// How many handlers of a route run now.
     pub(crate) fn in_flight(&self, route: &str) -> u64 {
-        number(&self.metrics.render().unwrap(), &format!("tidegate_worker_in_flight{{route=\"{route}\"}}"))
+        number(&self.page(), &format!("tidegate_worker_in_flight{{route=\"{route}\"}}"))
     }
 }
 

@@ -37,7 +37,7 @@ fn everybody(access: &Access) -> Vec<Target> {
     let mut subjects: Vec<String> = Account::USERS
         .iter()
         .flat_map(|account| access.rights(*account))
-        .filter(|right| !right.subject.starts_with("$JS."))
+        .filter(|right| !right.subject.starts_with('$'))
         .flat_map(|right| match right.only.as_slice() {
             [] if right.kind == Kind::Hear => vec![named(&right.subject)],
             [] => vec![named(&right.subject)],
@@ -60,9 +60,13 @@ fn named(pattern: &str) -> String {
         "in" => "rpc.echo.1.gw.forged",
         "ch" | "live" => "chat.forged",
         "presence" | "here" => "gateway.forged",
-        "reply" | "park" | "answer" => "gw.forged",
+        "reply" | "park" | "answer" | "connected" | "gone" => "gw.forged",
         "dead" => "default.forged",
-        "push" => "all",
+        "push" => match pattern.split('.').nth(2) {
+            Some("client") => "client.gw.forged",
+            Some("user") => "user.forged",
+            _ => "all",
+        },
         "hook" => "connect",
         "barrier" => return pattern.to_owned(),
         _ => "forged",

@@ -15,6 +15,8 @@ pub(super) struct Healing {
     pub(super) round: u64,
     /// The channel has, or had, a message with this sequence.
     pub(super) known: u64,
+    /// The connection to the broker over which the channel was received when the filling began.
+    pub(super) connection: u64,
     pub(super) queue: VecDeque<Live>,
     pub(super) bytes: usize,
 }

@@ -26,7 +26,7 @@ impl Feed {
     /// had, a message with the sequence `known`; 0 if no such message is known. Returns `None` if a gap is being filled
     /// already: that goes on until the message is there.
     pub(crate) fn begin_heal(&self, known: u64) -> Option<Gap> {
-        self.state.lock().begin_heal(known)
+        self.state.lock().begin_heal(known, self.connection())
     }
 
     /// Fills a gap with the backlog read from the stream. If the backlog is incomplete, removes all subscribers, so
@@ -39,8 +39,11 @@ impl Feed {
         };
         if !backlog.complete {
             let read = backlog.publications.iter().map(|p| p.offset).chain(backlog.removed).max();
-            return Healed::Lost(state.give_up(&healing, read.unwrap_or_default()));
+            let read = read.unwrap_or_default().max(backlog.end);
+            return Healed::Lost(state.give_up(&healing, read, healing.connection != self.connection()));
         }
+        // The read has shown all that the channel has had until then.
+        track.doubted &= healing.connection != self.connection();
         let more = backlog.more;
         state.apply(self.name(), backlog);
         if more {
@@ -57,18 +60,20 @@ impl Feed {
     pub(crate) fn give_up(&self, gap: &Gap) -> Vec<Arc<Outbox>> {
         let mut state = self.state.lock();
         let healing = state.track.as_mut().and_then(|track| track.healing.take_if(|h| h.round == gap.round));
-        healing.map_or_else(Vec::new, |healing| state.give_up(&healing, 0))
+        healing.map_or_else(Vec::new, |healing| state.give_up(&healing, 0, true))
     }
 
     /// Goes on from `position` in another stream, or in one that lost its end. Removes all subscribers and returns
     /// them: the caller tells them to resume.
-    pub(crate) fn restart(&self, position: u64) -> Vec<Arc<Outbox>> {
-        self.state.lock().restart(position)
+    ///
+    /// `doubted` says that the channel may have had messages behind the position, which this gateway has missed.
+    pub(crate) fn restart(&self, position: u64, doubted: bool) -> Vec<Arc<Outbox>> {
+        self.state.lock().restart(position, doubted)
     }
 }
 
 impl State {
-    pub(super) fn begin_heal(&mut self, known: u64) -> Option<Gap> {
+    pub(super) fn begin_heal(&mut self, known: u64, connection: u64) -> Option<Gap> {
         let track = self.track.as_mut()?;
         if let Some(healing) = &mut track.healing {
             healing.known = healing.known.max(known);
@@ -77,13 +82,13 @@ impl State {
         self.rounds += 1;
         let round = self.rounds;
         let queue = VecDeque::new();
-        track.healing = Some(Healing { round, known, queue, bytes: 0 });
+        track.healing = Some(Box::new(Healing { round, known, connection, queue, bytes: 0 }));
         Some(Gap { after: track.position, round })
     }
 
     /// Begins to fill the gap that a live message has shown.
-    pub(super) fn begin_heal_before(&mut self, live: Live) -> Option<Gap> {
-        let gap = self.begin_heal(live.previous);
+    pub(super) fn begin_heal_before(&mut self, live: Live, connection: u64) -> Option<Gap> {
+        let gap = self.begin_heal(live.previous, connection);
         if let Some(healing) = self.track.as_mut().and_then(|track| track.healing.as_mut()) {
             healing.push(live);
         }
@@ -111,7 +116,7 @@ impl State {
     }
 
     /// Applies the live messages that waited, as far as nothing is missing before them. Returns the gap that is left.
-    fn apply_queue(&mut self, name: &str, mut healing: Healing) -> Option<Gap> {
+    fn apply_queue(&mut self, name: &str, mut healing: Box<Healing>) -> Option<Gap> {
         while let Some(live) = healing.queue.pop_front() {
             let position = self.track.as_ref()?.position;
             if live.previous > position && live.seq > position {
@@ -127,7 +132,7 @@ impl State {
         None
     }
 
-    fn keep_healing(&mut self, healing: Healing) -> Option<Gap> {
+    fn keep_healing(&mut self, healing: Box<Healing>) -> Option<Gap> {
         let track = self.track.as_mut()?;
         let gap = Gap { after: track.position, round: healing.round };
         track.healing = Some(healing);
@@ -135,9 +140,9 @@ impl State {
     }
 
     /// Goes on behind everything that is known of the channel.
-    fn give_up(&mut self, healing: &Healing, read: u64) -> Vec<Arc<Outbox>> {
+    fn give_up(&mut self, healing: &Healing, read: u64, doubted: bool) -> Vec<Arc<Outbox>> {
         let position = self.track.as_ref().map_or(0, |track| track.position);
         let queued = healing.queue.iter().map(|live| live.seq);
-        self.restart(queued.chain([position, healing.known, read]).max().unwrap_or(position))
+        self.restart(queued.chain([position, healing.known, read]).max().unwrap_or(position), doubted)
     }
 }

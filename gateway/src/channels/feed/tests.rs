@@ -6,14 +6,17 @@ use futures_util::{FutureExt, future::poll_fn};
 use proptest::prelude::*;
 use tidegate_shared::{
     id::GatewayId,
-    protocol::{ClientInfo, Encoding, encode_reply, json},
+    protocol::{ClientInfo, Encoding, json},
 };
 
 use super::{
     newest::{Loaded, Newest, StoredPublication},
     *,
 };
-use crate::{outbox::OutboxItem, presence::change::MembershipChange};
+use crate::{
+    outbox::{OutboxItem, dialect::Dialect},
+    presence::change::MembershipChange,
+};
 
 fn publication(offset: u64) -> Publication {
     Publication { data: offset.to_string().into(), offset, ..Publication::default() }
@@ -25,7 +28,7 @@ fn live(seq: u64, previous: u64) -> Live {
 
 fn past(offsets: &[u64], complete: bool) -> Backlog {
     let publications = offsets.iter().map(|offset| publication(*offset)).collect();
-    Backlog { publications, complete, removed: None, more: false, oldest: None }
+    Backlog { publications, complete, removed: None, more: false, end: 0, oldest: None }
 }
 
 /// The stream keeps everything.
@@ -60,7 +63,7 @@ impl Client {
         let mut told = None;
         feed.join(self.id.clone(), &self.outbox, None, start, |joined| {
             told = Some(joined);
-            Some(encode_reply(Encoding::Json, &Reply::ping()).unwrap())
+            Some(Dialect::Json.encode(&Reply::ping()).unwrap())
         });
         told.unwrap()
     }
@@ -71,9 +74,8 @@ impl Client {
         else {
             return Vec::new();
         };
-        let replies = frames
-            .iter()
-            .flat_map(|frame| json::decode::<Reply>(std::str::from_utf8(frame).unwrap()).collect::<Vec<_>>());
+        let messages = frames.iter().map(|frame| String::from_utf8(frame.payload().into()).unwrap());
+        let replies = messages.flat_map(|text| json::decode::<Reply>(&text).collect::<Vec<_>>());
         replies.filter_map(|reply| Some(reply.unwrap().push?.publication?.offset)).collect()
     }
 }
@@ -213,6 +215,67 @@ fn a_publication_between_preparation_and_join_is_not_missed() {
 }
 
 #[test]
+fn a_position_from_before_the_connection_was_lost_proves_nothing() {
+    let (feed, member) = tracked(10);
+    feed.received_on(1);
+    feed.trust(1);
+    assert!(feed.pin(10, most(300), ALL).is_some(), "nothing was missed so far");
+    feed.received_on(2);
+    assert!(
+        feed.is_doubted() && feed.pin(10, most(300), ALL).is_none(),
+        "neither the window nor the position counts"
+    );
+    feed.record();
+    feed.open_window(10, past(&[], true), most(300));
+    assert!(feed.pin(10, most(300), ALL).is_some(), "read over this connection");
+    feed.received_on(3);
+    feed.received_on(1);
+    assert!(feed.pin(10, most(300), ALL).is_none(), "read over an earlier one");
+    // The message before it has expired, and was perhaps never received.
+    let gap = gap(feed.live(live(15, 0)));
+    assert_eq!(lost(feed.heal(&gap, Backlog { end: 20, ..past(&[15], false) })), 1);
+    assert_eq!(member.offsets(), [0_u64; 0], "nothing behind what may be missing");
+    assert_eq!(feed.position(), Some(20), "an old position is behind what may be missing");
+    assert!(!feed.is_doubted(), "who joins now misses nothing");
+}
+
+#[test]
+fn a_position_counts_again_when_it_was_compared_over_the_same_connection() {
+    let (feed, member) = tracked(10);
+    feed.received_on(1);
+    feed.received_on(2);
+    feed.trust(1);
+    assert!(feed.is_doubted(), "the connection was lost again meanwhile");
+    assert_eq!(feed.live(live(11, 10)), Applied::Delivered(1), "the chain holds");
+    assert!(feed.is_doubted(), "it says nothing of what expired");
+    feed.trust(2);
+    assert_eq!(feed.live(live(15, 0)), Applied::Delivered(1));
+    feed.received_on(3);
+    let healing = gap(feed.live(live(18, 0)));
+    feed.received_on(4);
+    assert!(matches!(feed.heal(&healing, past(&[18], true)), Healed::Filled));
+    assert!(feed.is_doubted(), "the read may be older than the newest connection");
+    assert_eq!(member.offsets(), [11, 15, 18]);
+    let healing = gap(feed.live(live(21, 0)));
+    feed.received_on(5);
+    assert_eq!(lost(feed.heal(&healing, Backlog { end: 21, ..past(&[], false) })), 1);
+    assert!(feed.is_doubted(), "so may the read be after which the channel goes on");
+}
+
+#[test]
+fn a_position_is_current_only_while_the_stream_could_show_the_opposite() {
+    for (position, newest, whole, expected) in [
+        (10, Some(10), false, Standing::Current),
+        (10, Some(9), false, Standing::Current),
+        (10, Some(11), true, Standing::Behind(11)),
+        (10, None, true, Standing::Current),
+        (10, None, false, Standing::Unknown),
+    ] {
+        assert_eq!(standing(position, newest, whole), expected, "{position} {newest:?} {whole}");
+    }
+}
+
+#[test]
 fn an_abandoned_record_stays_bounded() {
     let (feed, _first) = tracked(0);
     feed.record();
@@ -257,7 +320,7 @@ fn named(id: &ClientId) -> ClientInfo {
 fn a_subscriber_receives_its_own_join_behind_its_reply_and_then_those_of_others() {
     let feed = feed();
     let (asked, silent, stranger) = (Client::new(), Client::new(), ClientId::random(&GatewayId::random()));
-    let answer = |_| Some(encode_reply(Encoding::Json, &Reply::ping()).unwrap());
+    let answer = |_| Some(Dialect::Json.encode(&Reply::ping()).unwrap());
     let asks = JoinOptions { delivery: None, join_leave_as: Some(Box::new(named(&asked.id))) };
     feed.join(asked.id.clone(), &asked.outbox, asks, &Start::Fresh, answer);
     feed.join(silent.id.clone(), &silent.outbox, JoinOptions::default(), &Start::Fresh, answer);
@@ -268,7 +331,7 @@ fn a_subscriber_receives_its_own_join_behind_its_reply_and_then_those_of_others(
     let frames = |client: &Client| match poll_fn(|cx| client.outbox.poll_take(cx, usize::MAX)).now_or_never()
     {
         Some(OutboxItem::Frames(frames)) => {
-            frames.iter().map(|frame| String::from_utf8_lossy(frame).into_owned()).collect::<Vec<_>>()
+            frames.iter().map(|frame| String::from_utf8(frame.payload().into()).unwrap()).collect::<Vec<_>>()
         }
         _ => Vec::new(),
     };
@@ -522,7 +585,7 @@ fn a_client_from_a_faster_gateway_receives_only_what_it_does_not_have() {
     assert_eq!(offsets(Client::new().start(&feed, &Start::Behind(pin))), Some(vec![19]));
     // Or the stream turns out to be another one.
     let pin = feed.pin(25, most(300), ALL).unwrap();
-    assert_eq!(feed.restart(3).len(), 3);
+    assert_eq!(feed.restart(3, false).len(), 3);
     assert_eq!(Client::new().start(&feed, &Start::Behind(pin)), Joined::At { position: 3 });
 }
 

@@ -8,21 +8,24 @@ use super::{
     Feed, Joined, Start, State,
     gap::{Gap, Healing, Live, MAX_QUEUED},
     newest::{Newest, StoredPublication},
-    window::Window,
+    window::{Recording, Window},
 };
 use crate::outbox::Outbox;
 
-/// A channel's position in its stream, and the publications at hand behind it.
+/// A channel's position in its stream, and the publications at hand behind it. What few channels have at a time is boxed: every
+/// user has a channel.
 pub(super) struct Track {
     /// All messages up to this sequence are applied.
     pub(super) position: u64,
     /// The sequence of the newest message that the channel is known to have had. Until the first message, 0.
     pub(super) known: u64,
+    /// Whether messages behind the position may have been stored and have expired unseen.
+    pub(super) doubted: bool,
     /// Set while a gap is filled.
-    pub(super) healing: Option<Healing>,
-    pub(super) window: Option<Window>,
-    /// `known` when the read of a window began, and what is delivered since.
-    pub(super) recording: Option<(u64, Vec<Arc<Publication>>)>,
+    pub(super) healing: Option<Box<Healing>>,
+    pub(super) window: Option<Box<Window>>,
+    /// What is delivered while a window is read.
+    pub(super) recording: Option<Box<Recording>>,
     /// The newest publication, in a channel in cache mode.
     pub(super) newest: Option<Newest>,
     /// Counts the pins: joins being prepared that use the window. A pin of another `Track` has no meaning here.
@@ -76,17 +79,20 @@ impl Feed {
         if live.seq <= track.position {
             return Applied::Known;
         }
-        if live.previous > track.position {
-            return state.begin_heal_before(live).map_or(Applied::Known, Applied::Gap);
+        if live.previous > track.position || track.doubted && live.previous != track.position {
+            let connection = self.connection();
+            return state.begin_heal_before(live, connection).map_or(Applied::Known, Applied::Gap);
         }
         Applied::Delivered(state.advance(self.name(), live))
     }
 }
 
 impl State {
-    pub(super) fn restart(&mut self, position: u64) -> Vec<Arc<Outbox>> {
+    /// `doubted` says that the channel may have had messages behind the position.
+    pub(super) fn restart(&mut self, position: u64, doubted: bool) -> Vec<Arc<Outbox>> {
         if let Some(track) = &mut self.track {
             *track = Track::new(position, track.newest.take().map(|_| Newest::Unknown));
+            track.doubted = doubted;
         }
         let first = self.first.take().into_iter();
         first.chain(self.more.drain()).map(|(_, member)| member.outbox).collect()
@@ -115,9 +121,9 @@ impl State {
                     });
                 }
                 // The client that asked for the record may be gone. A longer one would exceed what a client may recover.
-                track.recording.take_if(|(_, recording)| recording.len() >= MAX_QUEUED);
-                if let Some((_, recording)) = &mut track.recording {
-                    recording.push(Arc::clone(&publication));
+                track.recording.take_if(|recording| recording.delivered.len() >= MAX_QUEUED);
+                if let Some(recording) = &mut track.recording {
+                    recording.delivered.push(Arc::clone(&publication));
                 }
                 if let Some(window) = &mut track.window {
                     window.push(publication, live.stored_at);
@@ -138,6 +144,7 @@ impl Track {
         Self {
             position,
             known: 0,
+            doubted: false,
             healing: None,
             window: None,
             recording: None,
@@ -170,7 +177,7 @@ impl Track {
                 return newest.map_or(Joined::At { position }, |newest| newest.joined(*seen, position));
             }
         };
-        let missed = match (resume, &self.window) {
+        let missed = match (resume, self.window.as_deref()) {
             // Another gateway was faster: the subscriber has what this one is still to receive.
             (Some(offset), _) if offset >= position => Some(Vec::new()),
             (Some(offset), Some(window)) if window.after <= offset => {

@@ -17,6 +17,18 @@ pub(super) struct Window {
     bytes: usize,
     /// No publication was stored before. `None` if all were stored since the window was opened.
     oldest: Option<SystemTime>,
+    /// Over which connection to the broker the channel was received when the window was opened. Messages that a later one did
+    /// not bring are missing here.
+    connection: u64,
+}
+
+/// What is delivered while a window is read.
+pub(super) struct Recording {
+    /// `known` when the read began.
+    pub(super) known: u64,
+    /// The connection to the broker at that time.
+    pub(super) connection: u64,
+    pub(super) delivered: Vec<Arc<Publication>>,
 }
 
 /// How many publications a read or a window may hold, and how many bytes.
@@ -59,18 +71,23 @@ impl Feed {
     pub(crate) fn pin(&self, offset: u64, limit: Limit, kept: Kept) -> Option<Pin> {
         let mut state = self.state.lock();
         let track = state.track.as_mut()?;
-        if track.window.is_none() && track.position <= offset {
+        let connection = self.connection();
+        if track.window.is_none() && track.position <= offset && !track.doubted {
             // Nothing is missed so far. A publication that comes before the join is kept in the window.
-            track.window = Some(Window::new(track.position, [].into_iter(), limit, None));
+            track.window =
+                Some(Box::new(Window::new(track.position, [].into_iter(), limit, None, connection)));
         }
-        track.window.as_ref().filter(|window| window.has_all_behind(offset, kept))?;
+        let valid = |window: &&Window| !track.doubted || window.connection == connection;
+        track.window.as_deref().filter(valid).filter(|window| window.has_all_behind(offset, kept))?;
         Some(Pin { offset, pins: Arc::clone(&track.pins) })
     }
 
     /// Records what is delivered while a window is read.
     pub(crate) fn record(&self) {
         if let Some(track) = &mut self.state.lock().track {
-            track.recording = Some((track.known, Vec::new()));
+            let connection = self.connection();
+            track.recording =
+                Some(Box::new(Recording { known: track.known, connection, delivered: Vec::new() }));
         }
     }
 
@@ -78,7 +95,8 @@ impl Feed {
     pub(crate) fn open_window(&self, after: u64, backlog: Backlog, limit: Limit) -> Opened {
         let mut state = self.state.lock();
         let Some(track) = &mut state.track else { return Opened::No };
-        let Some((known, recorded)) = track.recording.take() else { return Opened::No };
+        let Some(recording) = track.recording.take() else { return Opened::No };
+        let Recording { known, connection, delivered: recorded } = *recording;
         if !backlog.complete || backlog.more || backlog.publications.len() > limit.publications {
             return Opened::No;
         }
@@ -90,7 +108,7 @@ impl Feed {
         let read =
             backlog.publications.into_iter().filter(|p| p.offset > after && p.offset < begun).map(Arc::new);
         let oldest = backlog.oldest;
-        track.window = Some(Window::new(after, read.chain(recorded), limit, oldest));
+        track.window = Some(Box::new(Window::new(after, read.chain(recorded), limit, oldest, connection)));
         Opened::Yes
     }
 
@@ -123,8 +141,9 @@ impl Window {
         publications: impl Iterator<Item = Arc<Publication>>,
         limit: Limit,
         oldest: Option<SystemTime>,
+        connection: u64,
     ) -> Self {
-        let mut this = Self { after, publications: VecDeque::new(), limit, bytes: 0, oldest };
+        let mut this = Self { after, publications: VecDeque::new(), limit, bytes: 0, oldest, connection };
         publications.for_each(|publication| this.push(publication, oldest));
         this
     }

@@ -50,8 +50,14 @@ impl History {
         after: u64,
         most: Limit,
     ) -> Result<Backlog, Refusal> {
-        let nothing =
-            Backlog { publications: Vec::new(), complete: false, removed: None, more: false, oldest: None };
+        let nothing = Backlog {
+            publications: Vec::new(),
+            complete: false,
+            removed: None,
+            more: false,
+            end: 0,
+            oldest: None,
+        };
         let Some(kept) = self.streams.get(channel.namespace()) else { return Ok(nothing) };
         let turn = turn(&self.backlogs).await?;
         // Reads from the position itself: if its message is still there, nothing behind it was trimmed.
@@ -64,29 +70,37 @@ impl History {
         let newer = || messages.iter().filter(|message| sequence(message) > after);
         let removed = newer().filter(|message| is_removal(message)).map(sequence).max();
         // A removal mark hides whether anything else was missing before it.
-        let complete = anchored || removed.is_none() && self.is_whole(kept, channel, after, count).await?;
+        let (complete, end) = match removed {
+            _ if anchored => (true, 0),
+            Some(_) => (false, 0),
+            None => self.is_whole(kept, channel, after, count).await?,
+        };
         let publications = newer().filter(|message| !is_removal(message)).map(publication).collect();
         let oldest = newer().next().and_then(stored_at);
-        Ok(Backlog { publications, complete, removed, more: more > 0, oldest })
+        Ok(Backlog { publications, complete, removed, more: more > 0, end, oldest })
     }
 
-    /// Whether the `count` messages behind a position whose own message is gone are all that the channel has had there.
+    /// Whether the `count` messages behind a position whose own message is gone are all that the channel has had there. Returns the
+    /// stream's last sequence too.
     async fn is_whole(
         &self,
         kept: &NamespaceStream,
         channel: &Channel,
         after: u64,
         count: u64,
-    ) -> Result<bool, Refusal> {
+    ) -> Result<(bool, u64), Refusal> {
         let facts = self.broker.stream_facts(&kept.stream).await?;
         if facts.last_seq < after {
-            return Ok(false);
+            return Ok((false, facts.last_seq));
         }
         if facts.first_seq <= after.saturating_add(1) && count < facts.kept.since(after) {
-            return Ok(true);
+            return Ok((true, facts.last_seq));
         }
-        let Some(last) = kept.last.as_ref().filter(|_| count == 0) else { return Ok(false) };
-        Ok(last.is_quiet(&self.broker, &self.subjects.channel(channel), after, facts.last_seq).await)
+        let Some(last) = kept.last.as_ref().filter(|_| count == 0) else {
+            return Ok((false, facts.last_seq));
+        };
+        let subject = self.subjects.channel(channel);
+        Ok((last.is_quiet(&self.broker, &subject, after, facts.last_seq).await, facts.last_seq))
     }
 
     /// Reads past publications, as many as `most` allows. `None` if the position belongs to another stream.

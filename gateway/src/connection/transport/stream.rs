@@ -5,18 +5,19 @@
 //! body is dropped, which ends the connection; when the connection ends, the socket is closed. Only the event cursor
 //! looks into frames.
 
-use std::convert::Infallible;
+use std::{collections::VecDeque, convert::Infallible};
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use futures_util::stream;
-use tidegate_shared::protocol::{ConnectResult, protobuf};
+use tidegate_shared::protocol::ConnectResult;
 use tokio::sync::mpsc;
 
 use super::{Gone, Input};
 use crate::{
     connection::{one_way::event_cursor::EventCursor, permit::SocketPermit},
     fleet::sessions::Inbox,
+    outbox::frame::Frame,
 };
 
 /// Chunks queued for the socket.
@@ -44,6 +45,8 @@ pub(crate) struct Stream {
     cursor: Option<Box<EventCursor>>,
     inbox: Option<Inbox>,
     permit: Option<SocketPermit>,
+    /// The chunk of a write that was given up. The cursor counts it already, so it goes before everything else.
+    unsent: Option<Bytes>,
 }
 
 impl Stream {
@@ -71,7 +74,8 @@ impl Stream {
             Some((Ok::<_, Infallible>(chunk), chunks))
         });
         let cursor = cursor.map(Box::new);
-        (Self { framing, body, first: Some(first), cursor, inbox, permit }, Body::from_stream(chunks))
+        let this = Self { framing, body, first: Some(first), cursor, inbox, permit, unsent: None };
+        (this, Body::from_stream(chunks))
     }
 
     pub(super) fn name(&self) -> &'static str {
@@ -100,11 +104,23 @@ impl Stream {
         }
     }
 
-    pub(super) async fn send(&mut self, frames: Vec<Bytes>) -> Result<(), Gone> {
+    pub(super) async fn send(&mut self, frames: VecDeque<Frame>) -> Result<(), Gone> {
+        self.send_unsent().await?;
         if frames.is_empty() {
             return Ok(());
         }
-        self.body.send(join(self.framing, &frames, self.cursor.as_deref_mut())).await.map_err(|_| Gone)
+        self.unsent = Some(join(self.framing, &frames, self.cursor.as_deref_mut()));
+        self.send_unsent().await
+    }
+
+    async fn send_unsent(&mut self) -> Result<(), Gone> {
+        if self.unsent.is_some() {
+            let room = self.body.reserve().await.map_err(|_| Gone)?;
+            if let Some(chunk) = self.unsent.take() {
+                room.send(chunk);
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn session(&self) -> Option<&str> {
@@ -128,24 +144,26 @@ impl Drop for Stream {
 }
 
 /// Joins encoded frames into one chunk.
-fn join(framing: Framing, frames: &[Bytes], mut cursor: Option<&mut EventCursor>) -> Bytes {
+fn join(framing: Framing, frames: &VecDeque<Frame>, mut cursor: Option<&mut EventCursor>) -> Bytes {
     let mut chunk = BytesMut::with_capacity(frames.iter().map(|frame| frame.len() + 8).sum());
     for frame in frames {
+        let message = frame.payload();
         match framing {
             Framing::Lines => {
-                chunk.extend_from_slice(frame);
+                chunk.extend_from_slice(&message);
                 chunk.extend_from_slice(b"\n");
             }
-            Framing::Delimited => protobuf::append(&mut chunk, frame),
+            // It begins with its length.
+            Framing::Delimited => chunk.extend_from_slice(&message),
             Framing::Events => {
                 if let Some(cursor) = &mut cursor {
-                    cursor.follow(frame);
+                    cursor.follow(&message);
                     if let Some(id) = cursor.id() {
                         chunk.extend_from_slice(format!("id: {id}\n").as_bytes());
                     }
                 }
                 chunk.extend_from_slice(b"data: ");
-                chunk.extend_from_slice(frame);
+                chunk.extend_from_slice(&message);
                 chunk.extend_from_slice(b"\n\n");
             }
         }
@@ -155,26 +173,34 @@ fn join(framing: Framing, frames: &[Bytes], mut cursor: Option<&mut EventCursor>
 
 #[cfg(test)]
 mod tests {
+    use futures_util::{FutureExt, StreamExt};
+
     use super::*;
+    use crate::outbox::dialect::Dialect;
+
+    fn frames(dialect: Dialect, messages: &[&str]) -> VecDeque<Frame> {
+        messages.iter().map(|message| Frame::message(dialect, message.as_bytes())).collect()
+    }
 
     #[test]
     fn frames_are_separated_in_every_framing() {
-        let frames = [Bytes::from("{}"), Bytes::from("[]")];
-        assert_eq!(join(Framing::Lines, &frames, None), "{}\n[]\n");
-        assert_eq!(join(Framing::Delimited, &frames, None), "\x02{}\x02[]");
-        assert_eq!(join(Framing::Events, &frames, None), "data: {}\n\ndata: []\n\n");
+        let text = frames(Dialect::Json, &["{}", "[]"]);
+        assert_eq!(join(Framing::Lines, &text, None), "{}\n[]\n");
+        assert_eq!(join(Framing::Events, &text, None), "data: {}\n\ndata: []\n\n");
+        let binary = frames(Dialect::Protobuf, &["\x02ab", "\x01c"]);
+        assert_eq!(join(Framing::Delimited, &binary, None), "\x02ab\x01c");
     }
 
     #[test]
     fn every_event_id_holds_the_clients_positions() {
         let (_, cursor) = EventCursor::open(r#"{"subs":{"kept:a":{}}}"#.into(), None);
         let mut cursor = cursor.unwrap();
-        let frames = [
+        let messages = [
             r#"{"connect":{"subs":{"kept:a":{"recoverable":true,"epoch":"e","offset":1}}}}"#,
             r#"{"channel":"kept:a","pub":{"data":1,"offset":2}}"#,
             "{}",
         ];
-        let chunk = join(Framing::Events, &frames.map(Bytes::from), Some(&mut cursor));
+        let chunk = join(Framing::Events, &frames(Dialect::OneWay, &messages), Some(&mut cursor));
         let text = std::str::from_utf8(&chunk).unwrap();
         let ids: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("id: ")).collect();
         assert!(ids.len() == 3 && ids[0] != ids[1] && ids[1] == ids[2], "{text}");
@@ -187,6 +213,30 @@ mod tests {
         assert!(matches!(stream.next().await, Input::Frame(frame) if frame == "{}"));
         drop(body);
         assert!(matches!(stream.next().await, Input::Gone));
-        assert!(stream.send(vec!["{}".into()]).await.is_err());
+        assert!(stream.send(frames(Dialect::Json, &["{}"])).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_a_write_that_was_given_up_has_left_goes_first() {
+        let (mut stream, body) = Stream::open(Framing::Lines, "{}".into(), None, None, None);
+        assert!(stream.send(frames(Dialect::Json, &["1"])).await.is_ok());
+        assert!(
+            stream.send(frames(Dialect::Json, &["2"])).now_or_never().is_none(),
+            "there is room for one chunk"
+        );
+        let mut chunks = body.into_data_stream();
+        let mut read = Vec::new();
+        let last = async {
+            let sent = stream.send(frames(Dialect::Json, &["3"])).await;
+            drop(stream);
+            sent
+        };
+        let all = async {
+            while let Some(chunk) = chunks.next().await {
+                read.extend_from_slice(&chunk.unwrap());
+            }
+        };
+        assert!(tokio::join!(last, all).0.is_ok());
+        assert_eq!(read, b"1\n2\n3\n");
     }
 }

@@ -1,183 +1,190 @@
-//! One WebSocket: joins frames into one message, flushes once, and reads messages. Never looks into a message.
+//! One WebSocket: reads messages, and closes so that the reason arrives. Never looks into a message.
+//!
+//! Over plain TCP the outbox writes. Over any other carrier (TLS) the connection's task does, here.
 
-use std::{future::poll_fn, task::Poll};
+use std::{
+    collections::VecDeque,
+    future::poll_fn,
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
 
-use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
 use bytes::{Bytes, BytesMut};
-use futures_util::{
-    FutureExt, SinkExt, StreamExt,
-    future::{Either, OptionFuture},
-};
-use tidegate_shared::protocol::{
-    codes::{self, Disconnect},
-    protobuf,
-};
-use tokio_tungstenite::tungstenite::{
-    self,
-    error::{CapacityError, ProtocolError},
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use tidegate_shared::protocol::codes::Disconnect;
+use tokio::{
+    io::{AsyncRead, AsyncWriteExt, ReadBuf},
+    net::TcpStream,
 };
 
-use super::{Gone, Input};
-use crate::outbox::dialect::Dialect;
+use super::{Gone, Input, reader::Reader};
+use crate::outbox::{
+    Outbox,
+    dialect::Dialect,
+    frame::{Frame, join_all},
+};
+
+/// The most bytes that one read of a carrier other than TCP takes.
+const READ: usize = 4 * 1024;
 
 /// The socket of one connection.
 pub(crate) struct Socket {
-    inner: WebSocket,
+    reader: Reader,
+    /// `None` over plain TCP: the outbox has the socket.
+    carrier: Option<Box<TokioIo<Upgraded>>>,
     dialect: Dialect,
     /// Whether pings are WebSocket ping frames, for clients that do not know the protocol's pings.
     native_pings: bool,
     /// The client's first message, if the handshake carried it.
     first: Option<Box<Bytes>>,
+    /// What a carrier other than TCP has not taken yet of a write. A write that is given up may end inside a frame: what follows
+    /// it begins behind its rest.
+    rest: Option<Box<Bytes>>,
 }
 
 impl Socket {
-    pub(crate) fn new(socket: WebSocket, dialect: Dialect) -> Self {
-        Self { inner: socket, dialect, native_pings: false, first: None }
+    /// Takes over after the handshake. Returns the TCP socket, if there is nothing between it and the messages. `limit` is the
+    /// longest message that is read.
+    pub(crate) fn open(upgraded: Upgraded, dialect: Dialect, limit: usize) -> (Self, Option<TcpStream>) {
+        let (stream, carrier, bytes) = match upgraded.downcast::<TokioIo<TcpStream>>() {
+            Ok(parts) => (Some(parts.io.into_inner()), None, parts.read_buf),
+            // It begins with what was read already.
+            Err(upgraded) => (None, Some(Box::new(TokioIo::new(upgraded))), Bytes::new()),
+        };
+        let reader = Reader::new(&bytes, limit);
+        (Self { reader, carrier, dialect, native_pings: false, first: None, rest: None }, stream)
     }
 
     pub(crate) fn with_native_pings(self, native_pings: bool) -> Self {
         Self { native_pings, ..self }
     }
 
-    /// A one-way socket. Only the client's first message is read; the handshake may have carried it.
-    pub(crate) fn one_way(socket: WebSocket, first: Option<Bytes>) -> Self {
-        Self { inner: socket, dialect: Dialect::OneWay, native_pings: false, first: first.map(Box::new) }
+    /// The client's first message, if the handshake carried it.
+    pub(crate) fn with_first(self, first: Option<Bytes>) -> Self {
+        Self { first: first.map(Box::new), ..self }
     }
 
-    pub(super) fn next(&mut self) -> impl Future<Output = Input> {
-        poll_fn(|cx| match self.first.take() {
-            Some(first) => Poll::Ready(Input::Frame(*first)),
-            None => self.inner.poll_next_unpin(cx).map(read),
-        })
+    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>, outbox: &Outbox) -> Poll<Input> {
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(Input::Frame(*first));
+        }
+        loop {
+            if let Some(input) = self.reader.next() {
+                return Poll::Ready(input);
+            }
+            match ready!(self.poll_read(cx, outbox)) {
+                Ok(1..) => {}
+                Ok(0) | Err(_) => return Poll::Ready(Input::Gone),
+            }
+        }
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>, outbox: &Outbox) -> Poll<io::Result<usize>> {
+        let bytes = self.reader.bytes();
+        match (&mut self.carrier, outbox.wire()) {
+            (Some(carrier), _) => poll_read(Pin::new(carrier), cx, bytes),
+            (None, Some(wire)) => wire.poll_read(cx, bytes),
+            (None, None) => Poll::Ready(Ok(0)),
+        }
     }
 
     pub(super) fn is_one_way(&self) -> bool {
         self.dialect == Dialect::OneWay
     }
 
+    pub(super) fn is_amid_message(&self) -> bool {
+        self.reader.is_amid_message()
+    }
+
     pub(super) fn has_native_pings(&self) -> bool {
         self.native_pings
     }
 
-    pub(super) async fn ping(&mut self) -> Result<(), Gone> {
-        self.inner.send(Message::Ping(Bytes::new())).await.map_err(|_| Gone)
-    }
-
-    pub(super) async fn flush(&mut self) -> Result<(), Gone> {
-        self.inner.flush().await.map_err(|_| Gone)
-    }
-
-    /// Writes frames and flushes: as one message, or as one message each for one-way clients.
-    pub(super) fn send(&mut self, frames: Vec<Bytes>) -> impl Future<Output = Result<(), Gone>> {
-        if self.is_one_way() {
-            return Either::Left(Box::pin(self.send_each(frames)));
+    /// Writes frames over a carrier other than TCP, behind the rest of a write that was given up. If this one is given up in turn,
+    /// its rest is kept.
+    pub(super) async fn send(&mut self, frames: VecDeque<Frame>) -> Result<(), Gone> {
+        let Some(carrier) = &mut self.carrier else { return Ok(()) };
+        if let Some(rest) = &mut self.rest {
+            carrier.write_all_buf(&mut **rest).await.map_err(|_| Gone)?;
         }
-        let message = join(self.dialect, frames);
-        let sent = OptionFuture::from(message.map(|message| self.inner.send(message)));
-        Either::Right(sent.map(|sent| sent.unwrap_or(Ok(())).map_err(|_| Gone)))
+        let rest = self.rest.insert(Box::new(join_all(frames, self.dialect).into()));
+        carrier.write_all_buf(&mut **rest).await.map_err(|_| Gone)?;
+        self.rest = None;
+        carrier.flush().await.map_err(|_| Gone)
     }
 
-    async fn send_each(&mut self, frames: Vec<Bytes>) -> Result<(), Gone> {
-        for frame in frames {
-            let Some(message) = join(self.dialect, vec![frame]) else { continue };
-            self.inner.feed(message).await.map_err(|_| Gone)?;
-        }
-        self.inner.flush().await.map_err(|_| Gone)
-    }
-
-    /// Writes the queued frames and the close frame, then reads until the client has closed its side.
-    pub(super) async fn close(&mut self, rest: Vec<Bytes>, disconnect: Disconnect) -> Result<(), Gone> {
-        let reason = CloseFrame { code: disconnect.code, reason: disconnect.reason.into_owned().into() };
-        self.send(rest).await?;
-        self.inner.send(Message::Close(Some(reason))).await.map_err(|_| Gone)?;
+    /// Writes the queued frames, if they are kept, and the close frame. Then reads until the client has closed its side.
+    pub(super) async fn close(
+        &mut self,
+        outbox: &Outbox,
+        keep: bool,
+        last: Vec<Frame>,
+        disconnect: &Disconnect,
+    ) {
+        outbox.finish(keep, last.into_iter().chain([Frame::close(disconnect)]));
+        self.write_last(outbox).await;
         // Closing a socket with unread input would reset it and lose the close frame.
-        self.read_to_the_end().await;
-        Ok(())
+        while !poll_fn(|cx| self.poll_next(cx, outbox)).await.is_last() {}
+        self.shut_down(outbox).await;
     }
 
-    /// Reads until the socket ends. The library answers a client's close frame by itself.
-    pub(super) async fn read_to_the_end(&mut self) {
-        while let Some(Ok(_)) = self.inner.next().await {}
+    /// Answers a client's close frame.
+    pub(super) async fn answer_close(&mut self, outbox: &Outbox, content: &[u8]) {
+        outbox.finish(false, [Frame::closed(content)]);
+        self.write_last(outbox).await;
+        self.shut_down(outbox).await;
     }
-}
 
-fn read(message: Option<Result<Message, axum::Error>>) -> Input {
-    match message {
-        None => Input::Gone,
-        Some(Ok(Message::Text(text))) => Input::Frame(text.into()),
-        Some(Ok(Message::Binary(bytes))) => Input::Frame(bytes),
-        Some(Ok(Message::Ping(_))) => Input::Ping,
-        Some(Ok(Message::Pong(_))) => Input::Pong,
-        Some(Ok(Message::Close(_))) => Input::Left,
-        Some(Err(error)) => end_of(error).map_or(Input::Gone, Input::Broken),
-    }
-}
-
-/// Joins encoded messages into one WebSocket message.
-fn join(dialect: Dialect, frames: Vec<Bytes>) -> Option<Message> {
-    if frames.is_empty() {
-        return None;
-    }
-    let size = frames.iter().map(|frame| frame.len() + 5).sum();
-    Some(match dialect {
-        Dialect::Json | Dialect::OneWay => {
-            let mut frames = frames.into_iter();
-            let first = frames.next()?;
-            let mut text = first;
-            if frames.len() > 0 {
-                let mut joined = BytesMut::with_capacity(size);
-                joined.extend_from_slice(&text);
-                for frame in frames {
-                    joined.extend_from_slice(b"\n");
-                    joined.extend_from_slice(&frame);
+    /// Sends every message back, until the socket ends.
+    #[cfg(feature = "conformance")]
+    pub(crate) async fn echo(mut self, outbox: &Outbox) {
+        loop {
+            match poll_fn(|cx| self.poll_next(cx, outbox)).await {
+                Input::Frame(content) => {
+                    let dialect = if self.reader.was_text() { Dialect::Json } else { Dialect::Protobuf };
+                    outbox.push(Frame::message(dialect, &content));
                 }
-                text = joined.freeze();
+                Input::Ping(content) => outbox.push(Frame::pong(&content)),
+                Input::Pong | Input::Part => {}
+                Input::Left(content) => return self.answer_close(outbox, &content).await,
+                Input::Broken(disconnect) => {
+                    return self.close(outbox, true, Vec::new(), &disconnect).await;
+                }
+                Input::Gone => return,
             }
-            Message::Text(Utf8Bytes::try_from(text).ok()?)
+            // Before anything can be joined to it.
+            poll_fn(|cx| outbox.poll_written(cx)).await;
         }
-        Dialect::Protobuf => {
-            let mut joined = BytesMut::with_capacity(size);
-            for frame in frames {
-                protobuf::append(&mut joined, &frame);
-            }
-            Message::Binary(joined.freeze())
+    }
+
+    async fn write_last(&mut self, outbox: &Outbox) {
+        if self.carrier.is_some() {
+            let _ = self.send(outbox.take_rest()).await;
         }
-    })
+        poll_fn(|cx| outbox.poll_written(cx)).await;
+    }
+
+    async fn shut_down(&mut self, outbox: &Outbox) {
+        match (&mut self.carrier, outbox.wire()) {
+            // Best effort: the client may be gone.
+            (Some(carrier), _) => drop(carrier.shutdown().await),
+            (None, Some(wire)) => wire.shut_down(),
+            (None, None) => {}
+        }
+    }
 }
 
-/// The disconnect for invalid input. `None` if the client is gone.
-fn end_of(error: axum::Error) -> Option<Disconnect> {
-    match error.into_inner().downcast_ref::<tungstenite::Error>()? {
-        tungstenite::Error::Capacity(CapacityError::MessageTooLong { .. }) => Some(codes::MESSAGE_TOO_BIG),
-        tungstenite::Error::Utf8(_) => Some(codes::INVALID_UTF8),
-        // Most sockets end so: a network that is gone, a process that was killed.
-        tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => None,
-        tungstenite::Error::Protocol(_) => Some(codes::PROTOCOL_ERROR),
-        _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn frames(texts: &[&'static str]) -> Vec<Bytes> {
-        texts.iter().map(|text| Bytes::from_static(text.as_bytes())).collect()
-    }
-
-    #[test]
-    fn json_replies_are_joined_by_newlines() {
-        assert_eq!(join(Dialect::Json, frames(&["{}", "[]"])), Some(Message::text("{}\n[]")));
-        assert_eq!(join(Dialect::Json, frames(&["{}"])), Some(Message::text("{}")));
-        assert_eq!(join(Dialect::Json, Vec::new()), None);
-    }
-
-    #[test]
-    fn protobuf_replies_are_prefixed_by_their_length_and_a_ping_is_one_zero_byte() {
-        assert_eq!(join(Dialect::Protobuf, frames(&[""])), Some(Message::binary(vec![0])));
-        assert_eq!(
-            join(Dialect::Protobuf, frames(&["ab", "c"])),
-            Some(Message::binary(b"\x02ab\x01c".to_vec()))
-        );
-    }
+/// Reads what has arrived. The buffer exists only for this moment.
+fn poll_read(
+    carrier: Pin<&mut Box<TokioIo<Upgraded>>>,
+    cx: &mut Context<'_>,
+    into: &mut BytesMut,
+) -> Poll<io::Result<usize>> {
+    let mut buffer = [0; READ];
+    let mut read = ReadBuf::new(&mut buffer);
+    ready!(carrier.poll_read(cx, &mut read))?;
+    into.extend_from_slice(read.filled());
+    Poll::Ready(Ok(read.filled().len()))
 }

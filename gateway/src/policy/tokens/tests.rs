@@ -7,6 +7,7 @@ use serde_json::json;
 use super::*;
 use crate::signer::Signer;
 
+mod forged;
 mod issuers;
 
 const NOW: u64 = 1_800_000_000;

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import pytest
 from support.client import token_for, unique
 from support.reader import COMMANDS, Reader, blocks
-from support.stack import TIDEGATE
+from support.stack import CONFIG, TIDEGATE
 
 ROOT = Path(__file__).parents[4]
 DOCS = ROOT / "docs"
@@ -47,8 +47,8 @@ async def heard_from(clients, stack, command, program):
     """Runs a program in its own room and returns its output and the publications that a client of the room received."""
     room = unique("lobby")
     client = await clients.connect(stack.gateway(1))
-    _, events = await client.subscribe(f"chat:{room}")
-    program = program.replace("tide.ch.chat.lobby", f"tide.ch.chat.{room}")
+    _, events = await client.subscribe(f"kept:{room}")
+    program = program.replace("tide.ch.chat.lobby", f"tide.ch.kept.{room}")
     program = re.sub(r"order-\d-shipped", room, program)
     printed = await run(*command(program), nats=stack.service_url())
     publication = await events.get("publication")
@@ -57,7 +57,7 @@ async def heard_from(clients, stack, command, program):
 
 async def test_the_python_program_publishes_and_is_acknowledged(stack, clients):
     printed, data = await heard_from(clients, stack, lambda text: (sys.executable, "-c", text), programs("python")[0])
-    assert "TIDE_CH_chat" in printed
+    assert "TIDE_CH_kept" in printed
     assert data == {"text": "hi from Python"}
 
 
@@ -69,7 +69,7 @@ async def test_the_node_program_publishes_and_is_acknowledged(stack, clients, tm
         return "node", str(tmp_path / "publish.mjs")
 
     printed, data = await heard_from(clients, stack, command, programs("js")[0])
-    assert "TIDE_CH_chat" in printed
+    assert "TIDE_CH_kept" in printed
     assert data == {"text": "hi from Node"}
 
 
@@ -88,7 +88,7 @@ async def test_the_shell_lines_publish_and_are_acknowledged(stack, clients, tmp_
         return "env", f"PATH={path}", "sh", "-e", "-c", text.replace("greeting-1", unique("greeting"))
 
     printed, data = await heard_from(clients, stack, command, programs("sh")[0])
-    assert "TIDE_CH_chat" in printed
+    assert "TIDE_CH_kept" in printed
     assert data == {"text": "hi"}
 
 
@@ -128,21 +128,86 @@ async def test_the_accounts_are_printed_and_the_user_of_operators_lists_the_stre
     assert {"TIDE_IN_echo", "TIDE_REPLY", "TIDE_DEAD"} <= {line.split()[0] for line in listed.splitlines()}
 
 
+async def typed(stack, tmp_path, block):
+    """What the lines of a page print for an operator of this stack."""
+    path = f"{Path(TIDEGATE).parent}:{with_nats_command(tmp_path / 'bin')}"
+    block = block.replace("nats://service:dev-service@127.0.0.1:4222", stack.service_url())
+    block = block.replace("http://127.0.0.1:9000/api", stack.api(1))
+    broker = "nats://" + urlsplit(stack.service_url()).netloc.split("@")[1]
+    settings = [f"PATH={path}", f"TIDEGATE_CONFIG={CONFIG}", f"TIDEGATE_NATS__URL={broker}"]
+    return await run("env", *settings, "sh", "-e", "-c", block, nats=stack.service_url())
+
+
+def answers(printed):
+    """The JSON texts of an output, with or without lines between them."""
+    found = []
+    while printed := printed.strip():
+        answer, end = json.JSONDecoder().raw_decode(printed)
+        found.append(answer)
+        printed = printed[end:]
+    return found
+
+
+async def test_the_lines_about_jobs_store_requests_and_show_what_has_become_of_one(stack, tmp_path):
+    user = unique("user")
+    enqueue, show = (block.replace('"42"', f'"{user}"') for block in programs("sh", DOCS / "jobs.md"))
+    stored = answers(await typed(stack, tmp_path, enqueue))
+    assert len(stored) == 3 and all((answer.get("result") or answer)["id"] for answer in stored), stored
+    show = show.replace("--user 42", f"--user {user}")
+    shown = answers(await typed(stack, tmp_path, show))
+    assert {(job.get("result") or job)["id"] for job in shown} == {stored[0]["result"]["id"]}, shown
+
+
+async def test_the_lines_about_schedules_set_list_show_and_remove_them(stack, tmp_path):
+    schedules, publication = programs("sh", DOCS / "schedules.md")
+    curl, tick, cleanup, *listed, shown, removed = answers(await typed(stack, tmp_path, schedules))
+    outcomes = [answer["outcome"] for answer in (curl["result"], tick.get("result") or tick, cleanup)]
+    assert outcomes == ["created"] * 3
+    assert [schedule["name"] for schedule in listed] == ["nightly report", "tick", "cleanup"]
+    assert shown["time_zone"] == "Europe/Berlin" and removed == {"removed": True}
+    published, page = answers(await typed(stack, tmp_path, publication))
+    waiting = published["result"]["schedule"]
+    assert page["result"]["schedules"][-1]["name"] == waiting
+    remove = f"tidegate schedule rm {waiting}; tidegate schedule rm cleanup; tidegate schedule rm 'nightly report'"
+    await typed(stack, tmp_path, remove)
+
+
+async def test_the_lines_about_routes_list_pause_and_resume_one(stack, tmp_path):
+    (lines,) = programs("sh", DOCS / "order.md")
+    listed = await typed(stack, tmp_path, lines)
+    assert "greet" in listed and "echo" in listed
+    assert "paused" not in (await typed(stack, tmp_path, "tidegate route ls")).split("greet")[1].splitlines()[0]
+
+
 def test_every_configuration_in_the_documents_can_be_used(tmp_path):
     tried = 0
     for page in sorted(DOCS.glob("*.md")):
         for block in blocks(page.read_text()):
             if block.language == "toml":
                 (tmp_path / "tidegate.toml").write_text(block.text)
-                subprocess.run([TIDEGATE, "check-config"], cwd=tmp_path, check=True, capture_output=True)
+                # The secrets that these blocks take from the environment.
+                named = re.findall(r"env:([A-Z_]+)", block.text)
+                secrets = dict.fromkeys(named, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw") | {"NOTES_DATABASE": "sqlite:notes.db"}
+                environment = os.environ | secrets
+                subprocess.run(
+                    [TIDEGATE, "check-config"], cwd=tmp_path, env=environment, check=True, capture_output=True
+                )
                 tried += 1
     assert tried >= 3
 
 
 # The blocks that no test of this file runs, with the reason.
 NOT_RUN = {
+    ("metrics.md", "yaml"): "a part of a Kubernetes manifest",
+    ("worker-contract.md", "sh"): "cli/tests/it/conformance.rs runs the tool",
+    ("security-testing.md", "sh"): "fuzzing takes minutes, and the runner of conformance is for one platform",
     ("publish-from-your-service.md", "go"): "Go is not needed to build or test",
+    ("jobs.md", "rust"): "a part of a program; worker/tests/it/follow_up.rs is the whole",
+    ("schedules.md", "rust"): "a part of a program; worker/tests/it/schedule.rs is the whole",
+    ("outbox.md", "sh"): "test_outbox.py runs the relay",
+    ("outbox.md", "sql"): "it needs the reader's own table; test_outbox.py inserts rows too",
     ("channels.md", "rust"): "a part of a program; worker/tests and the stock handler `room` are the whole",
+    ("performance.md", "sh"): "benchmarks take minutes; trial/tests/it runs them small",
     ("transports.md", "js"): "parts of programs; gateway/tests/sdk/js/transports.test.js and event-source.test.js are the whole",
 }
 RUN = {
@@ -152,6 +217,9 @@ RUN = {
     ("server-api.md", "sh"): 2,
     ("nats-permissions.md", "sh"): 2,
     ("transports.md", "sh"): 1,
+    ("jobs.md", "sh"): 2,
+    ("order.md", "sh"): 1,
+    ("schedules.md", "sh"): 2,
 }
 
 

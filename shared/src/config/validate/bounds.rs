@@ -31,6 +31,11 @@ pub(super) fn bounds(config: &Config) -> Result<(), Problem> {
         within(key, value, 1, MANY, |value| value.to_string())?;
     }
     let limits = &config.gateway.limits;
+    // A subject has no room for a longer name, and JSON is decoded by recursion.
+    let lengths = [("channel_name", limits.channel_name, 1, 255), ("json_depth", limits.json_depth, 8, 128)];
+    for (key, value, least, most) in lengths {
+        within(&format!("gateway.limits.{key}"), value, least, most, |value| value.to_string())?;
+    }
     for (key, percent) in [("user_share", limits.user_share), ("anonymous_share", limits.anonymous_share)] {
         within(&format!("gateway.limits.{key}"), percent, 1, 100, |percent| format!("{percent} percent"))?;
     }
@@ -53,6 +58,7 @@ fn durations(config: &Config) -> Vec<(&'static str, Duration, Duration, Duration
         ("gateway.pong_timeout", gateway.pong_timeout, SHORTEST_AGE, HOUR),
         ("gateway.limits.handshake", limits.handshake, SHORTEST_AGE, HOUR),
         ("gateway.limits.first_frame", limits.first_frame, SHORTEST_AGE, HOUR),
+        ("gateway.tls.reload", gateway.tls.reload, SHORTEST_AGE, HOUR),
         ("gateway.drain.settle", drain.settle, Duration::ZERO, HOUR),
         ("gateway.drain.window", drain.window, Duration::ZERO, HOUR),
         ("auth.refresh_grace", auth.refresh_grace, Duration::ZERO, 24 * HOUR),
@@ -73,13 +79,19 @@ fn sizes(config: &Config) -> Vec<(&'static str, u64, u64, u64)> {
         // A request has to fit into a message of the broker.
         ("gateway.limits.message", limits.message, 128, 512 * KIB),
         ("gateway.limits.outbox", limits.outbox, KIB, 1024 * MIB),
+        ("gateway.limits.buffered_total", limits.buffered_total, KIB, TIB),
+        ("gateway.limits.header_bytes", limits.header_bytes, KIB, MIB),
     ]
 }
 
-fn counts(config: &Config) -> [(&'static str, usize); 9] {
+fn counts(config: &Config) -> [(&'static str, usize); 13] {
     let limits = &config.gateway.limits;
     [
         ("gateway.limits.connections", limits.connections),
+        ("gateway.limits.connections_per_address", limits.connections_per_address),
+        ("gateway.limits.connections_per_user", limits.connections_per_user),
+        ("gateway.limits.messages_per_second", limits.messages_per_second),
+        ("gateway.limits.user_messages_per_second", limits.user_messages_per_second),
         ("gateway.limits.commands_per_message", limits.commands_per_message),
         ("gateway.limits.max_in_flight", limits.max_in_flight),
         ("gateway.limits.max_waiting", limits.max_waiting),
@@ -96,6 +108,10 @@ fn tables(config: &Config) -> Result<(), Problem> {
     for (index, namespace) in config.namespaces.iter().enumerate() {
         let key = format!("namespace.{index}.history_ttl");
         within(&key, namespace.history_ttl, SHORTEST_AGE, 10 * YEAR, text)?;
+        if let Some(window) = namespace.duplicate_window {
+            let key = format!("namespace.{index}.duplicate_window");
+            within(&key, window, SHORTEST_AGE, 24 * HOUR, text)?;
+        }
     }
     for (index, route) in config.routes.iter().enumerate() {
         let key = |field: &str| format!("route.{index}.{field}");

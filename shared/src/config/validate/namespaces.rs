@@ -86,6 +86,16 @@ fn automatic(index: usize, namespace: &Namespace) -> Result<(), Problem> {
 }
 
 fn keeping(config: &Config, index: usize, namespace: &Namespace) -> Result<(), Problem> {
+    if namespace.duplicate_window.is_some_and(|window| window < config.gateway.answer_timeout) {
+        return problem(
+            format!("namespace.{index}.duplicate_window"),
+            format!(
+                "has to be at least gateway.answer_timeout, which is {}: for so long a gateway repeats a publication whose \
+                 acknowledgement was lost",
+                humantime::format_duration(config.gateway.answer_timeout)
+            ),
+        );
+    }
     let replicas = namespace.replicas.unwrap_or(config.streams.replicas);
     if !(1..=5).contains(&replicas) {
         return problem(format!("namespace.{index}.replicas"), "must be between 1 and 5");

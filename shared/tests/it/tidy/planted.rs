@@ -186,7 +186,7 @@ fn lists_of_layers_with_a_cycle_are_reported() {
 fn nats_outside_its_folders_is_reported() {
     let text = "fn f(m: async_nats::Message) {}";
     assert_says("gateway/src/http/a.rs", text, &["a.rs:1:", "async_nats::Message", "in gateway only"]);
-    assert_says("worker/src/handlers/a.rs", text, &["worker/src/handlers may not use `async_nats`"]);
+    assert_says("worker/stock/src/handlers/a.rs", text, &["in worker/stock only"]);
     for path in [
         "gateway/src/channels/a.rs",
         "gateway/src/policy/hooks.rs",
@@ -201,6 +201,8 @@ fn nats_outside_its_folders_is_reported() {
 fn imports_between_separate_crates_are_reported() {
     assert_says("gateway/src/http/a.rs", "use tidegate_worker::on;", &["may not use `tidegate_worker`"]);
     assert_says("worker/src/a.rs", "use tidegate_cli::stack;", &["may not use `tidegate_cli`"]);
+    assert_says("worker/src/a.rs", "use sqlx::SqlitePool;", &["may not use `sqlx`"]);
+    assert_says("worker/stock/src/a.rs", "use tidegate_cli::stack;", &["may not use `tidegate_cli`"]);
     assert_says("cli/src/a.rs", "use tidegate_gateway as g;", &["may not use `tidegate_gateway`"]);
 }
 

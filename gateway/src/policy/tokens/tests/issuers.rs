@@ -16,7 +16,7 @@ fn public(signer: &Signer) -> String {
     format!("public_key = '''{}'''", signer.pem())
 }
 
-fn trusting(toml: &str) -> Verifier {
+pub(super) fn trusting(toml: &str) -> Verifier {
     tried(toml).unwrap_or_else(|error| panic!("{error}"))
 }
 

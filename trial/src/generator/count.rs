@@ -1,0 +1,25 @@
+//! Where clients count what they see. Pure.
+
+use super::tally::Tally;
+
+/// What the clients share while something is counted.
+#[derive(Debug)]
+pub(super) struct Count<'a> {
+    pub(super) tally: &'a mut Tally,
+    pub(super) now: u64,
+    /// What was intended before does not count, and in a closed loop what comes later.
+    pub(super) from: u64,
+    pub(super) until: u64,
+    /// All deliveries and answers, counted or not.
+    pub(super) delivered: &'a mut u64,
+    pub(super) answered: &'a mut Vec<usize>,
+    /// Clients that are up since now.
+    pub(super) joined: &'a mut Vec<usize>,
+}
+
+impl Count<'_> {
+    /// Whether what was intended at this time counts now.
+    pub(super) fn counts(&self, intended: u64) -> bool {
+        intended >= self.from && self.now <= self.until
+    }
+}
