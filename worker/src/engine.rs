@@ -11,9 +11,9 @@ use tokio::{runtime::Handle, sync::Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    attempt::Ends, clock::Clock, committer::Committers, fault::Faults, gate::Gate, lines::Lines,
-    look_up::LookUps, metrics::Metrics, permit::Room, running::Running, service::HandlerService,
-    stall::Stall, starts::Starts,
+    attempt::Ends, clock::Clock, committer::Committers, exposed::Exposed, fault::Faults, gate::Gate,
+    lines::Lines, look_up::LookUps, metrics::Metrics, permit::Room, running::Running,
+    service::HandlerService, stall::Stall, starts::Starts,
 };
 
 /// What all routes of a worker share.
@@ -41,6 +41,8 @@ pub(crate) struct Engine {
     pub(crate) ends: Ends,
     /// For the one suspect at a time that is tried alone.
     pub(crate) alone: Semaphore,
+    /// Those that it waits for.
+    pub(crate) exposed: Exposed,
     /// One task per delivery that is not settled.
     pub(crate) deliveries: TaskTracker,
     /// The requests that it runs now.

@@ -99,6 +99,7 @@ mod committer;
 mod consume;
 mod delivery;
 mod engine;
+mod exposed;
 mod fault;
 mod hook;
 mod inquiry;

@@ -19,6 +19,7 @@ use crate::{
     backoff::Pauses,
     delivery::Delivery,
     engine::{BoundRoute, Engine},
+    exposed::ExposedRequest,
     lines::InLine,
     metrics::Ending,
     places::{Place, Places},
@@ -56,6 +57,7 @@ struct Arrived {
     /// Its place in the line of its ordering key.
     line: Option<InLine>,
     place: Option<Place>,
+    exposed: Option<ExposedRequest>,
 }
 
 impl Runner {
@@ -148,7 +150,9 @@ impl Runner {
         });
         let begins = line.as_mut().is_none_or(InLine::is_first);
         let place = if begins { self.places(takes).try_take() } else { None };
-        let arrived = Arrived { delivery: Arc::new(delivery), takes, line, place };
+        let is_exposed = !self.queues_again(takes) && settle::may_be_exposed(&self.route.config, &delivery);
+        let exposed = is_exposed.then(|| self.engine.exposed.enter());
+        let arrived = Arrived { delivery: Arc::new(delivery), takes, line, place, exposed };
         let (this, lifecycle) = (Arc::clone(self), lifecycle.clone());
         self.engine.deliveries.spawn(async move {
             let delivery = Arc::clone(&arrived.delivery);
@@ -219,13 +223,14 @@ impl Runner {
 
     /// Settles the delivery once it has a place. A draining worker begins no request: it hands the request on.
     async fn when_permitted(&self, arrived: Arrived, lifecycle: &Lifecycle) -> Ending {
-        let Arrived { delivery, takes, mut line, place } = arrived;
+        let Arrived { delivery, takes, mut line, place, exposed } = arrived;
         let place = tokio::select! {
             biased;
             () = lifecycle.draining() => None,
             place = self.permitted(line.as_mut(), place, takes) => Some(place),
         };
-        match (place, self.settlement(&delivery).await) {
+        let settlement = self.settlement(&delivery).await;
+        match (place, settlement.map(|settlement| settlement.exposed_as(exposed))) {
             (Some(place), Ok(settlement)) => self.settle(settlement, place, takes, lifecycle).await,
             (Some(_place), Err(unreadable)) => {
                 settle::bury_unreadable(&self.engine, self.route.name(), &delivery, &unreadable.to_string())

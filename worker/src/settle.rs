@@ -21,6 +21,7 @@ use crate::{
     backoff,
     delivery::Delivery,
     engine::{BoundRoute, Engine},
+    exposed::ExposedRequest,
     failure::MAX_WAIT,
     fault::Point,
     inquiry,
@@ -46,7 +47,7 @@ mod snooze;
 mod suspicion;
 
 use self::suspicion::{Suspicion, Turn};
-pub(crate) use self::{bury::bury_unreadable, place::queue_again};
+pub(crate) use self::{bury::bury_unreadable, place::queue_again, suspicion::may_be_exposed};
 
 /// How long a request waits before its redelivery when even its dead letter is refused: doubled with every delivery, at most
 /// an hour. The request is kept until an operator has mended the stream.
@@ -81,6 +82,8 @@ pub(crate) struct Settlement {
     permit: Permit,
     /// What the request's lost deliveries say about it.
     suspicion: Suspicion,
+    /// Whether one more loss counts an attempt.
+    exposed: Option<ExposedRequest>,
     /// Attempts that count and were begun before this delivery.
     attempts: u32,
     /// In a strict order: deliveries in a row that were lost.
@@ -110,6 +113,7 @@ impl Settlement {
             permit: Permit::default(),
             attempts: request.attempt,
             suspicion: Suspicion::of(delivery),
+            exposed: None,
             losses: 0,
             held: Mutex::default(),
             snoozes: delivery.header(header::SNOOZES).and_then(|text| text.parse().ok()).unwrap_or(0),
@@ -149,7 +153,7 @@ impl Settlement {
             let reason = format!("waited longer than max_age ({max_age})");
             return self.bury_after(self.attempts, Reason::TooOld, &reason, &reason).await;
         }
-        let _alone = match self.turn().await {
+        let _alone = match self.turn(lifecycle).await {
             Turn::Begin(alone) => alone,
             Turn::Ended(ending) => return ending,
         };
@@ -274,6 +278,8 @@ impl Settlement {
         self.attempts = held.attempt;
         self.suspicion = held.suspicion;
         self.snoozes = held.snoozes;
+        // Its handler has run, and did not end the worker.
+        self.exposed = None;
     }
 
     /// How long ago the gateway accepted the request, by the gateway's clock and the broker's.

@@ -80,6 +80,17 @@ async fn a_worker_of_the_library_keeps_the_contract() {
     passes_everything(language::rust, false).await;
 }
 
+/// Whoever is tried alone waits for the others to be parked, however long that takes: a cold machine, or a slow broker.
+#[tokio::test]
+async fn a_request_that_ends_its_workers_costs_no_attempt_of_others_although_they_are_parked_slowly() {
+    let slowly = "import asyncio\npark = tide.Worker.park\n\
+        async def slowly(*all):\n    await asyncio.sleep(0.6)\n    await park(*all)\n\
+        tide.Worker.park = slowly\nworker.main()";
+    let findings = findings(&stack().await, language::python(slowly), &[Case::Poison], PATIENCE, false).await;
+    let [found] = findings.as_slice() else { panic!("{findings:#?}") };
+    assert_eq!(found.outcome, Outcome::Pass, "{found:?}");
+}
+
 /// Breaks the worker in Python with a line of code. The tester must find it in the case.
 async fn breaks(stack: &Stack, line: &str, case: Case, seen: &str) {
     let program = language::python(&format!("{line}\nworker.main()"));

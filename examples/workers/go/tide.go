@@ -18,6 +18,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -66,7 +67,7 @@ type Request struct {
 	Body                          []byte
 	Attempt, lost, suspect        int
 	keyed, later, stored, awaited bool
-	parked, hasUser               bool
+	parked, hasUser, exposed      bool
 	own                           nats.Header
 	acceptedAt                    time.Time
 	msg                           jetstream.Msg
@@ -95,6 +96,7 @@ func read(msg jetstream.Msg) (*Request, error) {
 	// 1: its worker ended once, 2: twice, so it is tried alone. Only then a lost delivery counts, the first excepted.
 	if r.suspect = number(r.own.Get("Tide-Suspect"), 0); r.suspect == 2 {
 		r.Attempt += max(0, r.lost-1)
+		r.exposed = r.lost > 0 // one more loss counts as an attempt
 	}
 	r.parked = meta.Stream == "TIDE_PARK"
 	r.place = "i" + strconv.FormatUint(meta.Sequence.Stream, 10)
@@ -142,6 +144,8 @@ type Worker struct {
 	running  sync.WaitGroup
 	handling sync.Map // the requests whose handlers run, by id, each with what cancels it
 	alone    sync.Mutex
+	exposed  atomic.Int32 // requests that were pulled, are not settled, and would count an attempt if they were lost
+	stopping context.Context
 	cutOff   context.Context
 }
 
@@ -157,7 +161,7 @@ func (w *Worker) Run() error {
 	if w.js, err = jetstream.New(w.nc); err != nil {
 		return err
 	}
-	stopping, _ := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	w.stopping, _ = signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	var cut context.CancelFunc
 	w.cutOff, cut = context.WithCancel(context.Background())
 	defer cut()
@@ -172,7 +176,7 @@ func (w *Worker) Run() error {
 		consumers = append(consumers, [2]string{"TIDE_IN_" + route, route + "-first"})
 	}
 	for _, consumer := range consumers {
-		pulls.Go(func() { w.consume(stopping, consumer[0], consumer[1]) })
+		pulls.Go(func() { w.consume(consumer[0], consumer[1]) })
 	}
 	pulls.Wait()
 	time.AfterFunc(drainTimeout, cut)
@@ -198,11 +202,11 @@ func (w *Worker) cancel(msg *nats.Msg) {
 }
 
 // consume pulls as many messages as there are free permits, never more.
-func (w *Worker) consume(stopping context.Context, stream, name string) {
+func (w *Worker) consume(stream, name string) {
 	permits := make(chan struct{}, concurrency)
-	for stopping.Err() == nil {
+	for w.stopping.Err() == nil {
 		consumer, err := w.js.Consumer(context.Background(), stream, name)
-		for err == nil && stopping.Err() == nil {
+		for err == nil && w.stopping.Err() == nil {
 			permits <- struct{}{}
 			<-permits
 			err = w.pull(consumer, permits)
@@ -220,17 +224,28 @@ func (w *Worker) pull(consumer jetstream.Consumer, permits chan struct{}) error 
 		return err
 	}
 	for msg := range batch.Messages() {
+		request, err := read(msg)
+		if err != nil {
+			log.Printf("a message is no request: %v", err)
+			continue
+		}
 		permits <- struct{}{}
+		if request.exposed {
+			w.exposed.Add(1)
+		}
 		w.running.Go(func() {
 			defer func() { <-permits }()
-			w.attend(msg, consumer.CachedInfo().Config.AckWait)
+			w.attend(request, consumer.CachedInfo().Config.AckWait)
+			if request.exposed {
+				w.exposed.Add(-1)
+			}
 		})
 	}
 	return batch.Error()
 }
 
-// attend settles one message, with signs of life meanwhile.
-func (w *Worker) attend(msg jetstream.Msg, ackWait time.Duration) {
+// attend settles one request, with signs of life meanwhile.
+func (w *Worker) attend(r *Request, ackWait time.Duration) {
 	done := make(chan struct{})
 	defer close(done)
 	go func() {
@@ -239,21 +254,17 @@ func (w *Worker) attend(msg jetstream.Msg, ackWait time.Duration) {
 			case <-done:
 				return
 			case <-time.After(ackWait / 3):
-				_ = msg.InProgress()
+				_ = r.msg.InProgress()
 			}
 		}
 	}()
-	request, err := read(msg)
-	if err == nil {
-		err = w.settle(request)
-	}
-	if err != nil {
+	if err := w.settle(r, ackWait); err != nil {
 		// Not settled, so the broker delivers it again after ack_wait.
 		log.Printf("a request could not be settled: %v", err)
 	}
 }
 
-func (w *Worker) settle(r *Request) error {
+func (w *Worker) settle(r *Request, ackWait time.Duration) error {
 	if !validID.MatchString(r.ID) {
 		reason := "the header Tide-Id is missing or malformed"
 		if err := w.storeLetter(r, "unreadable", reason, 0); err != nil {
@@ -280,13 +291,30 @@ func (w *Worker) settle(r *Request) error {
 		return w.park(r, r.Attempt, 0, r.suspect+1)
 	case r.suspect < 2:
 		return w.try(r)
-	case !w.alone.TryLock():
-		// Not here, where it would be lost with the one that is being tried.
-		return w.park(r, r.Attempt, 100*time.Millisecond+rand.N(300*time.Millisecond), 2)
+	case w.alone.TryLock():
+		defer w.alone.Unlock()
+		if w.becomesAlone(r, ackWait) {
+			return w.try(r)
+		}
 	}
-	defer w.alone.Unlock()
-	time.Sleep(200 * time.Millisecond) // others that came with it are parked meanwhile
-	return w.try(r)
+	// It does not wait here, where it would be lost with the one that is being tried.
+	return w.park(r, r.Attempt, 100*time.Millisecond+rand.N(300*time.Millisecond), 2)
+}
+
+// becomesAlone waits until no other request here would count an attempt if this one ended the worker: those are parked meanwhile.
+func (w *Worker) becomesAlone(r *Request, limit time.Duration) bool {
+	over, own := time.Now().Add(limit), int32(0)
+	if r.exposed {
+		own = 1
+	}
+	time.Sleep(200 * time.Millisecond) // for those that came with it and are on their way
+	for w.exposed.Load() > own {
+		if w.stopping.Err() != nil || time.Now().After(over) {
+			return false
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	return true
 }
 
 // try runs the handler once, and settles the request as it says.

@@ -64,7 +64,7 @@ final class Tide {
         final Headers own;
         final String id, user, place;
         final int attempt, lost, suspect;
-        final boolean keyed, stored, parked;
+        final boolean keyed, stored, parked, exposed;
 
         Request(Message message) {
             this.message = message;
@@ -76,9 +76,10 @@ final class Tide {
             place = (parked ? "p" : "i") + meta.streamSequence();
             lost = (int) meta.deliveredCount() - 1;
             // 1: its worker ended once, 2: twice, so it is tried alone. Only then a lost delivery counts, the first excepted.
-            suspect = Integer.parseInt(header("Tide-Suspect", "0"));
-            int failed = Integer.parseInt(header("Tide-Attempt", "0"));
+            suspect = number(header("Tide-Suspect", ""));
+            int failed = number(header("Tide-Attempt", ""));
             attempt = failed + (suspect == 2 ? Math.max(0, lost - 1) : 0);
+            exposed = suspect == 2 && lost > 0; // one more loss counts as an attempt
             keyed = id.startsWith("k.");
             stored = keyed || has("Tide-Later");
         }
@@ -119,6 +120,7 @@ final class Tide {
     private final Handler handler;
     private final ExecutorService attempts = Executors.newCachedThreadPool();
     private final ScheduledExecutorService signs = Executors.newScheduledThreadPool(2);
+    /** The requests that were pulled and are not settled. */
     private final Set<Request> running = ConcurrentHashMap.newKeySet();
     /** The attempts that run, by the request's id. */
     private final Map<String, Future<byte[]>> handling = new ConcurrentHashMap<>();
@@ -191,15 +193,17 @@ final class Tide {
                 // Bound by name: other ways to find a consumer read the stream's information, which a worker may not.
                 var consumer = js.subscribe(null, PullSubscribeOptions.fastBind(stream, name));
                 var info = nats.jetStreamManagement().getConsumerInfo(stream, name);
-                long sign = info.getConsumerConfiguration().getAckWait().toMillis() / 3;
+                long ackWait = info.getConsumerConfiguration().getAckWait().toMillis();
                 while (!stopping.get()) {
                     permits.acquire();
                     permits.release();
                     var pulled = consumer.iterate(permits.availablePermits(), Duration.ofSeconds(2));
                     while (pulled.hasNext()) {
-                        Message message = pulled.next();
+                        Request request = new Request(pulled.next());
+                        // Here, before a thread begins with it: until then another one must not be tried alone.
+                        running.add(request);
                         permits.acquire();
-                        attempts.execute(() -> attend(message, sign, permits));
+                        attempts.execute(() -> attend(request, ackWait, permits));
                     }
                 }
             } catch (Exception error) {
@@ -209,13 +213,12 @@ final class Tide {
         }
     }
 
-    /** Settles one message, with signs of life meanwhile. */
-    private void attend(Message message, long sign, Semaphore permits) {
-        var alive = signs.scheduleAtFixedRate(message::inProgress, sign, sign, TimeUnit.MILLISECONDS);
-        Request request = new Request(message);
-        running.add(request);
+    /** Settles one request, with signs of life meanwhile. */
+    private void attend(Request request, long ackWait, Semaphore permits) {
+        long sign = ackWait / 3;
+        var alive = signs.scheduleAtFixedRate(request.message::inProgress, sign, sign, TimeUnit.MILLISECONDS);
         try {
-            settle(request);
+            settle(request, ackWait);
         } catch (Exception error) {
             // Not settled, so the broker delivers it again after ack_wait.
             System.err.println("a request could not be settled: " + error);
@@ -226,7 +229,7 @@ final class Tide {
         }
     }
 
-    private void settle(Request request) throws Exception {
+    private void settle(Request request, long ackWait) throws Exception {
         if (!request.id.matches("[A-Za-z0-9_-]+\\.[A-Za-z0-9_-]+")) {
             String reason = "the header Tide-Id is missing or malformed";
             storeLetter(request, "unreadable", reason, 0);
@@ -247,17 +250,33 @@ final class Tide {
             park(request, request.attempt, 0, request.suspect + 1);
         } else if (request.suspect < 2) {
             attempt(request);
-        } else if (alone.tryAcquire()) {
-            try {
-                pause(200); // others that came with it are parked meanwhile
-                attempt(request);
-            } finally {
-                alone.release();
-            }
-        } else {
-            // Not here, where it would be lost with the one that is being tried.
+        } else if (!attemptedAlone(request, ackWait)) {
+            // It does not wait here, where it would be lost with the one that is being tried.
             park(request, request.attempt, ThreadLocalRandom.current().nextLong(100, 400), 2);
         }
+    }
+
+    /** Runs the handler once if no other request is tried alone, and when no other one here is exposed. */
+    private boolean attemptedAlone(Request request, long ackWait) throws Exception {
+        if (!alone.tryAcquire()) return false;
+        try {
+            if (!becomesAlone(request, ackWait)) return false;
+            attempt(request);
+            return true;
+        } finally {
+            alone.release();
+        }
+    }
+
+    /** Waits until no other request here would count an attempt if this one ended the worker: those are parked meanwhile. */
+    private boolean becomesAlone(Request request, long limit) {
+        Instant over = Instant.now().plusMillis(limit);
+        pause(200); // for those that came with it and are on their way
+        while (running.stream().anyMatch(other -> other != request && other.exposed)) {
+            if (stopping.get() || Instant.now().isAfter(over)) return false;
+            pause(20);
+        }
+        return true;
     }
 
     /** Runs the handler once. */
@@ -478,6 +497,10 @@ final class Tide {
     private static String line(String text) {
         String line = text.replaceAll("\\s+", " ").strip();
         return line.substring(0, Math.min(line.length(), 1024));
+    }
+
+    private static int number(String text) {
+        return text.matches("[0-9]{1,9}") ? Integer.parseInt(text) : 0;
     }
 
     private static void pause(long millis) {

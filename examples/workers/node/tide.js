@@ -52,6 +52,7 @@ class Request {
     this.suspect = Number(this.header("Tide-Suspect") ?? 0);
     const lostAttempts = this.suspect === 2 ? Math.max(0, this.lost - 1) : 0;
     this.attempt = Number(this.header("Tide-Attempt") ?? 0) + lostAttempts;
+    this.exposed = this.suspect === 2 && this.lost > 0; // one more loss counts as an attempt
     this.keyed = this.id.startsWith("k.");
     this.later = this.header("Tide-Later") !== undefined;
     this.isStored = this.keyed || this.later;
@@ -161,12 +162,12 @@ export class Worker {
         for await (const msg of await consumer.fetch({ max_messages: free, expires: 2000 })) {
           free -= 1;
           const attended = { request: new Request(msg) };
+          this.#running.add(attended);
           attended.done = this.#attend(attended.request, ackWait).finally(() => {
             this.#running.delete(attended);
             free += 1;
             freed();
           });
-          this.#running.add(attended);
         }
       } catch (error) {
         console.error(`a pull from ${stream} failed: ${error}`);
@@ -179,7 +180,7 @@ export class Worker {
   async #attend(request, ackWait) {
     const alive = setInterval(() => request.msg.working(), ackWait / 3);
     try {
-      await this.#settle(request);
+      await this.#settle(request, ackWait);
     } catch (error) {
       // Not settled, so the broker delivers it again after ack_wait.
       console.error(`a request could not be settled: ${error}`);
@@ -188,7 +189,7 @@ export class Worker {
     }
   }
 
-  async #settle(request) {
+  async #settle(request, ackWait) {
     if (!request.readable) {
       const reason = "the header Tide-Id is missing or malformed";
       await this.#storeLetter(request, "unreadable", reason, 0);
@@ -206,15 +207,27 @@ export class Worker {
     }
     if (request.lost > 0 && request.suspect < 2) return this.#park(request, request.attempt, 0, request.suspect + 1);
     if (request.suspect < 2) return this.#attempt(request);
-    // It does not wait here, where it would be lost with the one that is being tried.
-    if (this.#alone) return this.#park(request, request.attempt, 100 + Math.random() * 300, 2);
-    this.#alone = true;
-    try {
-      await sleep(200); // others that came with it are parked meanwhile
-      await this.#attempt(request);
-    } finally {
-      this.#alone = false;
+    if (!this.#alone) {
+      this.#alone = true;
+      try {
+        if (await this.#becomesAlone(request, ackWait)) return await this.#attempt(request);
+      } finally {
+        this.#alone = false;
+      }
     }
+    // It does not wait here, where it would be lost with the one that is being tried.
+    await this.#park(request, request.attempt, 100 + Math.random() * 300, 2);
+  }
+
+  /** Waits until no other request here would count an attempt if this one ended the worker: those are parked meanwhile. */
+  async #becomesAlone(request, limit) {
+    const over = Date.now() + limit;
+    await sleep(200); // for those that came with it and are on their way
+    while ([...this.#running].some(({ request: other }) => other !== request && other.exposed)) {
+      if (this.#stopping || Date.now() > over) return false;
+      await sleep(20);
+    }
+    return true;
   }
 
   /** Runs the handler once. */

@@ -62,13 +62,14 @@ class Request:
         self.place = ("p" if self.parked else "i") + str(msg.metadata.sequence.stream)
         self.lost = msg.metadata.num_delivered - 1
         # 1: its worker ended once, 2: twice, so it is tried alone. Only then a lost delivery counts, the first excepted.
-        self.suspect = int(headers.get("Tide-Suspect") or 0)
-        self.attempt = int(headers.get("Tide-Attempt") or 0) + (max(0, self.lost - 1) if self.suspect == 2 else 0)
+        self.suspect = number(headers.get("Tide-Suspect"))
+        self.attempt = number(headers.get("Tide-Attempt")) + (max(0, self.lost - 1) if self.suspect == 2 else 0)
+        self.exposed = self.suspect == 2 and self.lost > 0  # one more loss counts as an attempt
         self.keyed = self.id.startswith("k.")
         self.later = "Tide-Later" in headers
         self.is_stored = self.keyed or self.later
         self.is_awaited = "Tide-Method" in headers
-        self.accepted_at = int(headers.get("Tide-Accepted-At") or 0) / 1000
+        self.accepted_at = number(headers.get("Tide-Accepted-At")) / 1000
 
     def readable(self):
         parts = self.id.split(".")
@@ -94,6 +95,10 @@ class Request:
         return headers
 
 
+def number(text):
+    return int(text) if text and text.isdecimal() else 0
+
+
 def token(name):
     """A name as one token of a subject."""
     plain = lambda byte: chr(byte).isascii() and (chr(byte).isalnum() or chr(byte) in "_-")
@@ -108,7 +113,7 @@ class Worker:
     def __init__(self, handler):
         self.handler = handler
         self.stopping = asyncio.Event()
-        self.running = set()
+        self.running = {}  # the requests that were pulled and are not settled, each with its task
         self.alone = asyncio.Lock()
         self.handling = {}  # the requests whose handlers run, by id, each with its task
 
@@ -127,7 +132,7 @@ class Worker:
             consumers.append((f"TIDE_IN_{ROUTE}", f"{ROUTE}-first"))
         await asyncio.gather(*(self.consume(stream, consumer, CONCURRENCY) for stream, consumer in consumers))
         if self.running:
-            _, unfinished = await asyncio.wait(self.running, timeout=DRAIN)
+            _, unfinished = await asyncio.wait(self.running.values(), timeout=DRAIN)
             for task in unfinished:
                 task.cancel()
             await asyncio.gather(*unfinished, return_exceptions=True)
@@ -168,18 +173,17 @@ class Worker:
             for _ in range(permits - len(messages)):
                 free.release()
             for msg in messages:
-                task = asyncio.create_task(self.attend(msg))
-                self.running.add(task)
-                task.add_done_callback(lambda task: (self.running.discard(task), free.release()))
+                request = Request(msg)
+                task = self.running[request] = asyncio.create_task(self.attend(request))
+                task.add_done_callback(lambda _, request=request: (self.running.pop(request), free.release()))
 
-    async def attend(self, msg):
-        """Settles one message, with signs of life meanwhile."""
-        alive = asyncio.create_task(self.keep_alive(msg))
+    async def attend(self, request):
+        """Settles one request, with signs of life meanwhile."""
+        alive = asyncio.create_task(self.keep_alive(request.msg))
         try:
-            await self.settle(msg)
+            await self.settle(request)
         except asyncio.CancelledError:
             # The drain is over: the request goes back, and this is no attempt.
-            request = Request(msg)
             await self.park(request, request.attempt, 1.0, request.suspect)
         except Exception as error:
             # Not settled, so the broker delivers it again after ack_wait.
@@ -192,11 +196,10 @@ class Worker:
             await asyncio.sleep(self.ack_wait / 3)
             await msg.in_progress()
 
-    async def settle(self, msg):
-        request = Request(msg)
+    async def settle(self, request):
         if not request.readable():
             await self.store_letter(request, "unreadable", "the header Tide-Id is missing or malformed")
-            return await self.nc.request(msg.reply, b"+TERM the header Tide-Id is missing or malformed", timeout=5)
+            return await self.nc.request(request.msg.reply, b"+TERM the header Tide-Id is missing or malformed", timeout=5)
         if request.is_stored or request.attempt > 0 or request.lost > 0 or request.parked:
             if (stored := await self.stored_answer(request)) is not None:
                 await self.bring(request, stored)
@@ -207,12 +210,22 @@ class Worker:
             return await self.park(request, request.attempt, 0, request.suspect + 1)
         if request.suspect < 2:
             return await self.attempt(request)
-        if self.alone.locked():
-            # Not here, where it would be lost with the one that is being tried.
-            return await self.park(request, request.attempt, random.uniform(0.1, 0.4), 2)
-        async with self.alone:
-            await asyncio.sleep(0.2)  # others that came with it are parked meanwhile
-            await self.attempt(request)
+        if not self.alone.locked():
+            async with self.alone:
+                if await self.becomes_alone(request):
+                    return await self.attempt(request)
+        # It does not wait here, where it would be lost with the one that is being tried.
+        await self.park(request, request.attempt, random.uniform(0.1, 0.4), 2)
+
+    async def becomes_alone(self, request):
+        """Waits until no other request here would count an attempt if this one ended the worker: those are parked meanwhile."""
+        over = time.monotonic() + self.ack_wait
+        await asyncio.sleep(0.2)  # for those that came with it and are on their way
+        while any(other.exposed for other in self.running if other is not request):
+            if self.stopping.is_set() or time.monotonic() > over:
+                return False
+            await asyncio.sleep(0.02)
+        return True
 
     async def attempt(self, request):
         """Runs the handler once."""

@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// Losses in a row that count no attempt.
-const FREE_LOSSES: u32 = 2;
+pub(super) const FREE_LOSSES: u32 = 2;
 /// The pause after the first time that a request could not take its new place.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 
@@ -54,7 +54,8 @@ impl Settlement {
 
     /// Gives the request back, which is delivered again after the delay and before everything behind it.
     pub(super) async fn keep_place(&self, parked: &Parked, ending: Ending) -> Ending {
-        let losses = if parked.suspicion == Suspicion::None { 0 } else { self.losses.min(FREE_LOSSES) };
+        // As a parked copy elsewhere, it is not exposed at its next delivery.
+        let losses = if parked.suspicion == Suspicion::None { 0 } else { self.losses.min(FREE_LOSSES - 1) };
         let record = Record {
             place: self.delivery.place().to_owned(),
             attempts: parked.attempt,

@@ -5,19 +5,36 @@
 //! anew, at once, and tried again beside others. A suspect that is lost again is tried alone: a worker runs one such request
 //! at a time, and parks the others again. Only what is lost then counts attempts, from the second loss in a row on: the first
 //! may have happened while the request was being parked again.
+//!
+//! So a suspect that is lost for the first time is exposed: one more loss counts an attempt. The one that is tried alone begins only
+//! when its worker holds no other that is exposed, however long parking them takes. This is why it costs its neighbours no
+//! attempt:
+//! - A neighbour that is there when it begins is not exposed. If it is lost, this counts nothing, and makes it exposed.
+//! - An exposed neighbour is parked as soon as it is pulled, and its parked copy is not exposed. The one that is tried alone begins
+//!   afterwards; or, when this takes longer than its limit, it is parked instead of being begun.
+//! - Left is an exposed neighbour that is pulled when the other one has begun already, later than [`GRACE`] after its delivery. The
+//!   worker must end while it is being parked, as it did the last time. Only a record of what began could tell such a one.
+//!
+//! Nobody waits for ever. Those that are parked wait for nobody and come back without being exposed, so the exposed ones become
+//! fewer until a worker ends again. If the one that is tried alone waited for every suspect instead, those that come and go would
+//! keep it waiting.
 
 use std::time::Duration;
 
 use rand::random_range;
-use tidegate_shared::header;
-use tokio::sync::SemaphorePermit;
+use tidegate_shared::{
+    config::{Order, Route},
+    header,
+    lifecycle::Lifecycle,
+};
+use tokio::{sync::SemaphorePermit, time::timeout};
 
-use super::Settlement;
-use crate::{delivery::Delivery, metrics::Ending};
+use super::{Settlement, place::FREE_LOSSES};
+use crate::{delivery::Delivery, exposed::ExposedRequest, metrics::Ending};
 
 /// How long a suspect waits for its next turn when another one is being tried: around this, in milliseconds.
 const TURN: std::ops::Range<u64> = 100..400;
-/// How long a suspect that is tried alone waits before it begins: others that were delivered with it are parked meanwhile.
+/// How long a suspect that is tried alone waits for others that were lost with it and are on their way.
 const GRACE: Duration = Duration::from_millis(200);
 
 /// What is known about a request from deliveries that were lost.
@@ -57,6 +74,12 @@ impl Suspicion {
     }
 }
 
+/// Whether one more loss may count an attempt of the request, as far as its delivery shows: in a strict order a record says more.
+pub(crate) fn may_be_exposed(route: &Route, delivery: &Delivery) -> bool {
+    let suspected = route.order == Order::Strict || Suspicion::of(delivery) == Suspicion::Alone;
+    suspected && delivery.earlier_deliveries() > 0
+}
+
 /// What to do with a request before its attempt.
 #[derive(Debug)]
 pub(super) enum Turn<'a> {
@@ -79,8 +102,15 @@ impl Settlement {
         }
     }
 
+    /// Keeps the request among the exposed ones, unless what is remembered of it says that it is none.
+    pub(crate) fn exposed_as(mut self, exposed: Option<ExposedRequest>) -> Self {
+        let is_one = !self.keeps_its_place() || self.losses >= FREE_LOSSES;
+        self.exposed = exposed.filter(|_| is_one);
+        self
+    }
+
     /// Decides whether an attempt begins now.
-    pub(super) async fn turn(&self) -> Turn<'_> {
+    pub(super) async fn turn(&self, lifecycle: &Lifecycle) -> Turn<'_> {
         // In a strict order a delivery before this one may have been given back; one that was lost makes a suspect.
         let lost = self.delivery.earlier_deliveries() > 0 && !self.keeps_its_place();
         if lost && self.suspicion < Suspicion::Alone && self.can_be_parked() {
@@ -90,17 +120,26 @@ impl Settlement {
         if self.suspicion < Suspicion::Alone {
             return Turn::Begin(None);
         }
-        match self.engine.alone.try_acquire() {
-            Ok(alone) => {
-                tokio::time::sleep(GRACE).await;
-                Turn::Begin(Some(alone))
-            }
-            // It does not wait here, where it would be lost with the one that is being tried.
-            Err(_) if self.can_be_parked() => {
-                let turn = Duration::from_millis(random_range(TURN));
-                Turn::Ended(self.park_as(Suspicion::Alone, turn).await)
-            }
-            Err(_) => Turn::Begin(None),
+        let alone = self.engine.alone.try_acquire().ok();
+        let begins = alone.is_some() && self.becomes_alone(lifecycle).await;
+        if begins || !self.can_be_parked() {
+            return Turn::Begin(alone);
+        }
+        // It does not wait here, where it would be lost with the one that is being tried.
+        let turn = Duration::from_millis(random_range(TURN));
+        Turn::Ended(self.park_as(Suspicion::Alone, turn).await)
+    }
+
+    /// Waits until no other request of this worker is exposed. False if that takes too long, or the worker drains meanwhile.
+    async fn becomes_alone(&self, lifecycle: &Lifecycle) -> bool {
+        tokio::time::sleep(GRACE).await;
+        // Parking takes less. One that waits in a line, or is too long to be parked, may take more.
+        let limit = self.engine.config.worker.ack_wait;
+        let others = timeout(limit, self.engine.exposed.none_but(self.exposed.as_ref()));
+        tokio::select! {
+            biased;
+            others = others => others.is_ok(),
+            () = lifecycle.draining() => false,
         }
     }
 }

@@ -1,13 +1,19 @@
 //! Workers that die: only what had begun, and fails alone, counts an attempt.
 
+use async_nats::jetstream::consumer::PullConsumer;
 use bytes::Bytes;
-use tidegate_worker::{Attempt, Json, Router, State, on};
+use futures_util::StreamExt;
+use tidegate_shared::envelope::Request;
+use tidegate_worker::{
+    Attempt, Json, Router, State, Worker, on,
+    testing::{self, Point},
+};
 use tokio::{
     sync::mpsc,
     time::{Duration, sleep},
 };
 
-use crate::support::{Notes, Tide};
+use crate::support::{Notes, Running, Tide, header};
 
 const ROUTE: &str = "[[route]]\nname = \"job\"\nmatch = \"rpc.job\"\nconcurrency = 8\nmax_attempts = 2\n";
 
@@ -71,4 +77,62 @@ async fn a_killed_worker_costs_its_requests_no_attempt() {
     drop(first);
     let _second = tide.work("w2", router()).await;
     assert_eq!(tide.body(&innocent).await, "0");
+}
+
+/// A killer and its neighbours, which were delivered to be tried alone and lost with their worker.
+async fn lost(tide: &Tide, neighbours: usize) -> Request {
+    let suspect = |body: &'static str| tide.request("job", body);
+    let killer = suspect("kill");
+    for request in std::iter::once(killer.clone()).chain((0..neighbours).map(|_| suspect(""))) {
+        tide.send_with(&request, &[("Tide-Suspect", "2")]).await;
+    }
+    let mut batch = own_consumer(tide).await.fetch().max_messages(neighbours + 1).messages().await.unwrap();
+    for _ in 0..=neighbours {
+        batch.next().await.unwrap().unwrap();
+    }
+    killer
+}
+
+/// The consumer of the route's own stream, as it is now.
+async fn own_consumer(tide: &Tide) -> PullConsumer {
+    let own = tide.consumers("job").remove(0);
+    tide.stack
+        .admin()
+        .await
+        .unwrap()
+        .jetstream()
+        .get_consumer_from_stream(own.name, own.stream)
+        .await
+        .unwrap()
+}
+
+/// A worker in which so many requests are held up for so long between being parked and being acknowledged.
+async fn slow_worker(tide: &Tide, world: &World, times: u32, time: Duration) -> Running {
+    let router = Router::with_state(world.clone()).route("job", on(works));
+    let slow = testing::fault(Point::BeforeAck).times(times).stalls(time);
+    Running(Worker::builder(tide.config()).name("slow").router(router).fault(slow).start().await.unwrap())
+}
+
+#[tokio::test]
+async fn a_suspect_that_is_tried_alone_begins_when_those_lost_with_it_are_parked_however_slowly() {
+    let tide = Tide::start(ROUTE).await;
+    let (kill, mut kills) = mpsc::channel(1);
+    let world = World(kill, Notes::default());
+    lost(&tide, 4).await;
+    let _worker = slow_worker(&tide, &world, 4, Duration::from_millis(600)).await;
+    kills.recv().await.unwrap();
+    let unsettled = own_consumer(&tide).await.cached_info().num_ack_pending;
+    assert!(unsettled <= 1, "it has begun beside {} others that were lost", unsettled - 1);
+}
+
+#[tokio::test]
+async fn a_suspect_is_parked_instead_of_being_tried_beside_one_that_cannot_be_parked_in_time() {
+    let tide = Tide::start(ROUTE).await;
+    let (kill, _kills) = mpsc::channel(1);
+    let world = World(kill, Notes::default());
+    let killer = lost(&tide, 1).await;
+    let _worker = slow_worker(&tide, &world, 1, Duration::from_secs(4)).await;
+    let parked = tide.parked(&killer).await;
+    assert!(world.1.all().is_empty(), "it has begun");
+    assert_eq!((header(&parked, "Tide-Suspect"), header(&parked, "Tide-Attempt")), ("2", "0"));
 }
