@@ -20,6 +20,9 @@ use tidegate_shared::{
 
 use crate::metrics::{Ending, Metrics};
 
+/// In-progress acknowledgements per `ack_wait`: two may be lost before the broker delivers the message again.
+pub(crate) const PROGRESS_PER_ACK_WAIT: u32 = 3;
+
 /// How often an acknowledgement is sent until the broker confirms it. After that, the redelivery finds the stored answer and
 /// acknowledges again.
 const ACK_TRIES: u32 = 5;

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use crate::{
     backoff::Pauses,
-    delivery::Delivery,
+    delivery::{Delivery, PROGRESS_PER_ACK_WAIT},
     engine::{BoundRoute, Engine},
     exposed::ExposedRequest,
     lines::InLine,
@@ -26,8 +26,6 @@ use crate::{
     settle::{self, Settlement},
 };
 
-/// In-progress acknowledgements per `ack_wait`: two may be lost before the broker delivers the message again.
-const PROGRESS_PER_ACK_WAIT: u32 = 3;
 /// How long a request that was cut off waits for another worker.
 const RETURN_DELAY: Duration = Duration::from_secs(1);
 /// How long storing such a request for another worker may take. After that it goes back to the broker.

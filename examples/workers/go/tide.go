@@ -302,14 +302,14 @@ func (w *Worker) settle(r *Request, ackWait time.Duration) error {
 }
 
 // becomesAlone waits until no other request here would count an attempt if this one ended the worker: those are parked meanwhile.
-func (w *Worker) becomesAlone(r *Request, limit time.Duration) bool {
-	over, own := time.Now().Add(limit), int32(0)
+func (w *Worker) becomesAlone(r *Request, ackWait time.Duration) bool {
+	// Some are on their way. Those that were lost with it are delivered again within the time between two signs of life.
+	pulled, own := time.Now().Add(200*time.Millisecond), int32(0)
 	if r.exposed {
-		own = 1
+		pulled, own = pulled.Add(ackWait/3), 1
 	}
-	time.Sleep(200 * time.Millisecond) // for those that came with it and are on their way
-	for w.exposed.Load() > own {
-		if w.stopping.Err() != nil || time.Now().After(over) {
+	for time.Now().Before(pulled) || w.exposed.Load() > own {
+		if w.stopping.Err() != nil || time.Since(pulled) > ackWait {
 			return false
 		}
 		time.Sleep(20 * time.Millisecond)

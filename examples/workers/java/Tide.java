@@ -269,11 +269,11 @@ final class Tide {
     }
 
     /** Waits until no other request here would count an attempt if this one ended the worker: those are parked meanwhile. */
-    private boolean becomesAlone(Request request, long limit) {
-        Instant over = Instant.now().plusMillis(limit);
-        pause(200); // for those that came with it and are on their way
-        while (running.stream().anyMatch(other -> other != request && other.exposed)) {
-            if (stopping.get() || Instant.now().isAfter(over)) return false;
+    private boolean becomesAlone(Request request, long ackWait) {
+        // Some are on their way. Those that were lost with it are delivered again within the time between two signs of life.
+        Instant pulled = Instant.now().plusMillis(200 + (request.exposed ? ackWait / 3 : 0));
+        while (Instant.now().isBefore(pulled) || running.stream().anyMatch(other -> other != request && other.exposed)) {
+            if (stopping.get() || Instant.now().isAfter(pulled.plusMillis(ackWait))) return false;
             pause(20);
         }
         return true;

@@ -220,11 +220,12 @@ export class Worker {
   }
 
   /** Waits until no other request here would count an attempt if this one ended the worker: those are parked meanwhile. */
-  async #becomesAlone(request, limit) {
-    const over = Date.now() + limit;
-    await sleep(200); // for those that came with it and are on their way
-    while ([...this.#running].some(({ request: other }) => other !== request && other.exposed)) {
-      if (this.#stopping || Date.now() > over) return false;
+  async #becomesAlone(request, ackWait) {
+    // Some are on their way. Those that were lost with it are delivered again within the time between two signs of life.
+    const pulled = Date.now() + 200 + (request.exposed ? ackWait / 3 : 0);
+    const waitsFor = ({ request: other }) => other !== request && other.exposed;
+    while (Date.now() < pulled || [...this.#running].some(waitsFor)) {
+      if (this.#stopping || Date.now() > pulled + ackWait) return false;
       await sleep(20);
     }
     return true;

@@ -219,10 +219,10 @@ class Worker:
 
     async def becomes_alone(self, request):
         """Waits until no other request here would count an attempt if this one ended the worker: those are parked meanwhile."""
-        over = time.monotonic() + self.ack_wait
-        await asyncio.sleep(0.2)  # for those that came with it and are on their way
-        while any(other.exposed for other in self.running if other is not request):
-            if self.stopping.is_set() or time.monotonic() > over:
+        # Some are on their way. Those that were lost with it are delivered again within the time between two signs of life.
+        pulled = time.monotonic() + 0.2 + (self.ack_wait / 3 if request.exposed else 0)
+        while time.monotonic() < pulled or any(other.exposed for other in self.running if other is not request):
+            if self.stopping.is_set() or time.monotonic() > pulled + self.ack_wait:
                 return False
             await asyncio.sleep(0.02)
         return True

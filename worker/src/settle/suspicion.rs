@@ -12,8 +12,11 @@
 //! - A neighbour that is there when it begins is not exposed. If it is lost, this counts nothing, and makes it exposed.
 //! - An exposed neighbour is parked as soon as it is pulled, and its parked copy is not exposed. The one that is tried alone begins
 //!   afterwards; or, when this takes longer than its limit, it is parked instead of being begun.
-//! - Left is an exposed neighbour that is pulled when the other one has begun already, later than [`GRACE`] after its delivery. The
-//!   worker must end while it is being parked, as it did the last time. Only a record of what began could tell such a one.
+//! - An exposed neighbour that was lost with it is pulled before it begins. They are delivered again `ack_wait` after their last signs
+//!   of life, which are at most the time between two signs apart: one that was lost itself waits for so long. If it did not, a
+//!   neighbour that came while it ran would come back at the same distance from it, and be lost again, time after time.
+//! - Left are neighbours that were lost with another one, or that the broker delivers late because no worker had room for them.
+//!   They count an attempt if their worker ends once more while they are being parked. Only a record of each beginning could tell.
 //!
 //! Nobody waits for ever. Those that are parked wait for nobody and come back without being exposed, so the exposed ones become
 //! fewer until a worker ends again. If the one that is tried alone waited for every suspect instead, those that come and go would
@@ -30,11 +33,15 @@ use tidegate_shared::{
 use tokio::{sync::SemaphorePermit, time::timeout};
 
 use super::{Settlement, place::FREE_LOSSES};
-use crate::{delivery::Delivery, exposed::ExposedRequest, metrics::Ending};
+use crate::{
+    delivery::{Delivery, PROGRESS_PER_ACK_WAIT},
+    exposed::ExposedRequest,
+    metrics::Ending,
+};
 
 /// How long a suspect waits for its next turn when another one is being tried: around this, in milliseconds.
 const TURN: std::ops::Range<u64> = 100..400;
-/// How long a suspect that is tried alone waits for others that were lost with it and are on their way.
+/// How long a suspect that is tried alone waits for others that are on their way, beside the time between two signs of life.
 const GRACE: Duration = Duration::from_millis(200);
 
 /// What is known about a request from deliveries that were lost.
@@ -132,14 +139,17 @@ impl Settlement {
 
     /// Waits until no other request of this worker is exposed. False if that takes too long, or the worker drains meanwhile.
     async fn becomes_alone(&self, lifecycle: &Lifecycle) -> bool {
-        tokio::time::sleep(GRACE).await;
-        // Parking takes less. One that waits in a line, or is too long to be parked, may take more.
         let limit = self.engine.config.worker.ack_wait;
-        let others = timeout(limit, self.engine.exposed.none_but(self.exposed.as_ref()));
+        let between_signs = self.exposed.as_ref().map_or(Duration::ZERO, |_| limit / PROGRESS_PER_ACK_WAIT);
+        let becomes_alone = async {
+            tokio::time::sleep(GRACE + between_signs).await;
+            // Parking takes less. One that waits in a line, or is too long to be parked, may take more.
+            timeout(limit, self.engine.exposed.none_but(self.exposed.as_ref())).await.is_ok()
+        };
         tokio::select! {
             biased;
-            others = others => others.is_ok(),
             () = lifecycle.draining() => false,
+            alone = becomes_alone => alone,
         }
     }
 }

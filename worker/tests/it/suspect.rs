@@ -3,7 +3,10 @@
 use async_nats::jetstream::consumer::PullConsumer;
 use bytes::Bytes;
 use futures_util::StreamExt;
-use tidegate_shared::envelope::Request;
+use tidegate_shared::{
+    envelope::Request,
+    topology::{RouteConsumer, Takes},
+};
 use tidegate_worker::{
     Attempt, Json, Router, State, Worker, on,
     testing::{self, Point},
@@ -95,7 +98,8 @@ async fn lost(tide: &Tide, neighbours: usize) -> Request {
 
 /// The consumer of the route's own stream, as it is now.
 async fn own_consumer(tide: &Tide) -> PullConsumer {
-    let own = tide.consumers("job").remove(0);
+    let takes = |consumer: &RouteConsumer| consumer.takes == Takes::New;
+    let own = tide.consumers("job").into_iter().find(takes).unwrap();
     tide.stack
         .admin()
         .await
@@ -119,7 +123,7 @@ async fn a_suspect_that_is_tried_alone_begins_when_those_lost_with_it_are_parked
     let (kill, mut kills) = mpsc::channel(1);
     let world = World(kill, Notes::default());
     lost(&tide, 4).await;
-    let _worker = slow_worker(&tide, &world, 4, Duration::from_millis(600)).await;
+    let _worker = slow_worker(&tide, &world, 4, Duration::from_millis(800)).await;
     kills.recv().await.unwrap();
     let unsettled = own_consumer(&tide).await.cached_info().num_ack_pending;
     assert!(unsettled <= 1, "it has begun beside {} others that were lost", unsettled - 1);
