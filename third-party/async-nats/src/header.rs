@@ -91,7 +91,7 @@ impl Serialize for HeaderMap {
         S: Serializer,
     {
         // Serialize as the new format (direct HashMap without "inner" wrapper)
-        serializer.collect_map(self.inner.iter().map(|(name, values)| (name, values.as_slice())))
+        serializer.collect_map(self.iter())
     }
 }
 
@@ -106,8 +106,8 @@ impl FromIterator<(HeaderName, HeaderValue)> for HeaderMap {
 }
 
 impl HeaderMap {
-    pub fn iter(&self) -> indexmap::map::Iter<'_, HeaderName, Values> {
-        self.inner.iter()
+    pub fn iter(&self) -> impl Iterator<Item = (&HeaderName, &[HeaderValue])> {
+        self.inner.iter().map(|(name, values)| (name, values.as_slice()))
     }
 }
 
