@@ -163,8 +163,8 @@ impl Metrics {
         self.requests.get_or_create(&Request { route: route.to_owned(), outcome }).inc();
     }
 
-    pub(crate) fn published(&self) {
-        self.publications.inc();
+    pub(crate) fn published(&self, publications: usize) {
+        self.publications.inc_by(publications as u64);
     }
 
     pub(crate) fn delivered(&self, connections: usize) {

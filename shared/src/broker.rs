@@ -45,6 +45,7 @@ pub use self::{
     committer::{Committer, Handed, ToCommit},
     health::Health,
     link::{Link, Losses},
+    pass::Passed,
     progress::{Fill, Held, NotDone, Progress},
     pull::{PullError, Puller},
     reads::Range,
@@ -224,7 +225,7 @@ impl Broker {
     /// The number of the connection to the broker: how often this process was connected so far. Messages that it receives come over
     /// this connection or an earlier one.
     pub fn connection_number(&self) -> u64 {
-        barrier::connection_number(&self.client)
+        barrier::connection_number(&self.client.statistics())
     }
 
     /// Returns a receiver that follows the connection.

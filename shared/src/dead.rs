@@ -239,7 +239,7 @@ fn of_the_request(headers: &HeaderMap) -> HeaderMap {
 }
 
 /// Copies headers with all their values: collecting them would keep the last value of each, and readers take the first.
-fn copied<'a>(headers: impl Iterator<Item = (&'a HeaderName, &'a Vec<HeaderValue>)>) -> HeaderMap {
+fn copied<'a>(headers: impl Iterator<Item = (&'a HeaderName, &'a [HeaderValue])>) -> HeaderMap {
     let mut copy = HeaderMap::new();
     for (name, values) in headers {
         for value in values {

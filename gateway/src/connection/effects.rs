@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::{Connection, End, in_flight::Done};
 use crate::{
-    requests::{CallEnd, calls::Settled},
+    requests::{CallEnd, calls::Settled, store::Publishing},
     session::{Effect, Effects, Found, PresenceQuery},
 };
 
@@ -47,12 +47,14 @@ impl Connection {
             }
             Effect::Ask(ask) => self.ask_hook(*ask),
             Effect::Publish { command, channel, data, info, tags } => {
+                let publishing = Publishing { channel, data, info, tags };
+                if self.pass(command, &publishing) {
+                    return Ok(());
+                }
                 let (store, turn, deadline) = self.publish_turn();
                 self.in_flight().tasks.push(Box::pin(async move {
-                    Done::Published {
-                        command,
-                        result: store.publish(&channel, data, &info, &tags, (turn, deadline)).await,
-                    }
+                    let result = store.publish(&publishing, turn, deadline).await;
+                    Done::Published { command, result }
                 }));
             }
             Effect::Decide { command, request } => {

@@ -5,11 +5,14 @@
 use std::{future::poll_fn, sync::Arc, task::Poll};
 
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use tidegate_shared::protocol::{self, HistoryResult, codes};
+use tidegate_shared::{
+    broker::Passed,
+    protocol::{self, HistoryResult, codes},
+};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
-    time::Instant,
+    time::{Instant, timeout_at},
 };
 
 use super::{Connection, End, now, prepare::Ready};
@@ -20,7 +23,7 @@ use crate::{
     requests::{
         calls::{Settled, Wait},
         quota::Hold,
-        store::Store,
+        store::{Publishing, Store},
         turn::{Turn, Turns},
     },
     session::{AskedAbout, Effects, Found, HookQuestion, ServerSubscription, Session},
@@ -33,14 +36,23 @@ const LARGE: usize = 4;
 pub(super) struct InFlight {
     pub(super) tasks: FuturesUnordered<BoxFuture<'static, Done>>,
     /// The turns of operations with large results.
-    large: Arc<Semaphore>,
+    large: Option<Arc<Semaphore>>,
     turns: Turns,
+    /// Publications past the streams. Those that share a question to the broker are together.
+    passed: Vec<PassedTogether>,
     /// How many operations are unsettled: publishes without acknowledgement, joins, and reads with large replies.
     pub(super) unsettled: usize,
     /// The turn of a publication that a back end has just decided on.
     turn: Option<PublishTurn>,
     /// The result that comes next. Here, since it is large: in the loop it would be a part of every connection.
     next: Option<Done>,
+}
+
+/// Publications of one connection that the broker confirms or does not, all together.
+struct PassedTogether {
+    number: u32,
+    commands: Vec<u32>,
+    passed: Passed,
 }
 
 /// The turn of a publish among those of its connection, and its deadline.
@@ -61,6 +73,11 @@ pub(super) enum Done {
     Published {
         command: u32,
         result: Result<(), protocol::Error>,
+    },
+    /// The broker has answered for these publications, or cannot.
+    Passed {
+        number: u32,
+        answered: bool,
     },
     Sent {
         result: Result<(), protocol::Error>,
@@ -102,7 +119,7 @@ impl InFlight {
         operation: impl Future<Output = Result<T, protocol::Error>> + Send + 'static,
         done: impl FnOnce(Result<T, protocol::Error>) -> Done + Send + 'static,
     ) {
-        let turns = Arc::clone(&self.large);
+        let turns = Arc::clone(self.large.get_or_insert_with(|| Arc::new(Semaphore::new(LARGE))));
         self.tasks.push(Box::pin(async move {
             let turn = turns.acquire_owned().await.ok();
             // Ends with the connection: a set that is dropped aborts its tasks.
@@ -114,6 +131,25 @@ impl InFlight {
             };
             Done::Large { done: Box::new(done(result)), turn }
         }));
+    }
+}
+
+impl InFlight {
+    /// Waits for the broker's answer, with the publications that wait for the same one.
+    fn await_confirmation(&mut self, command: u32, passed: Passed, deadline: Instant) {
+        let (passed, number) = match self.passed.last_mut() {
+            Some(last) => match last.passed.join(passed) {
+                Some(passed) => (passed, last.number.wrapping_add(1)),
+                None => return last.commands.push(command),
+            },
+            None => (passed, 0),
+        };
+        let answered = timeout_at(deadline, passed.answered());
+        self.tasks.push(Box::pin(async move {
+            // What is not answered in time is as unconfirmed as what cannot be answered.
+            Done::Passed { number, answered: answered.await.unwrap_or_default() }
+        }));
+        self.passed.push(PassedTogether { number, commands: vec![command], passed });
     }
 }
 
@@ -135,6 +171,7 @@ impl Connection {
                 self.settled_one();
                 Session::published(command, result)
             }
+            Done::Passed { number, answered } => return self.passed_together(number, answered),
             Done::Sent { result } => {
                 self.settled_one();
                 if result.is_err() { self.session.send_failed() } else { Vec::new() }
@@ -181,10 +218,15 @@ impl Connection {
                 return flow;
             }
         };
+        self.rest();
+        self.perform(effects)
+    }
+
+    /// Frees the memory of operations once there are none.
+    fn rest(&mut self) {
         if self.in_flight.as_ref().is_some_and(|in_flight| in_flight.tasks.is_empty()) {
             self.in_flight = None;
         }
-        self.perform(effects)
     }
 
     fn settled(&mut self, command: u32, settled: Settled, hold: Option<Box<Hold>>) -> Effects {
@@ -198,8 +240,9 @@ impl Connection {
         self.in_flight.get_or_insert_with(|| {
             Box::new(InFlight {
                 tasks: FuturesUnordered::new(),
-                large: Arc::new(Semaphore::new(LARGE)),
+                large: None,
                 turns: Turns::default(),
+                passed: Vec::new(),
                 unsettled: 0,
                 turn: None,
                 next: None,
@@ -233,6 +276,35 @@ impl Connection {
             let verdict = shared.hooks.ask(event, &question).await;
             Done::Verdict { about, verdict, turn }
         }));
+    }
+
+    /// Sends a publication at once if it passes the streams and nothing waits for its turn before it. Returns whether it is sent.
+    pub(super) fn pass(&mut self, command: u32, publish: &Publishing) -> bool {
+        let (store, timeout) = (Arc::clone(&self.shared.store), self.shared.answer_timeout);
+        let in_flight = self.in_flight();
+        // A publication that a back end has decided on has its turn already.
+        if in_flight.turn.is_some() || !in_flight.turns.is_free() {
+            return false;
+        }
+        let Some(passed) = store.pass(publish) else { return false };
+        in_flight.unsettled += 1;
+        in_flight.await_confirmation(command, passed, Instant::now() + timeout);
+        true
+    }
+
+    fn passed_together(&mut self, number: u32, answered: bool) -> Result<(), End> {
+        let Some(in_flight) = &mut self.in_flight else { return Ok(()) };
+        let Some(at) = in_flight.passed.iter().position(|together| together.number == number) else {
+            return Ok(());
+        };
+        let PassedTogether { commands, passed, .. } = in_flight.passed.remove(at);
+        let result = self.shared.store.passed(&passed, commands.len(), answered);
+        for command in commands {
+            self.settled_one();
+            self.perform(Session::published(command, result.clone()))?;
+        }
+        self.rest();
+        Ok(())
     }
 
     fn await_answer(&mut self, command: u32, wait: Wait, mut hold: Option<Box<Hold>>) -> Effects {

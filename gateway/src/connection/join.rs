@@ -104,7 +104,7 @@ impl Connection {
             registration.add(held, membership);
         }
         let Some(mut reply) = session.welcomed(&positions) else { return Ok(()) };
-        tracing::info!(
+        tracing::debug!(
             user = session.user_for_log(),
             client.id = %session.client(),
             transport = transport.name(),

@@ -9,7 +9,7 @@ use std::{
 use async_nats::{HeaderMap, HeaderName};
 use bytes::Bytes;
 use tidegate_shared::{
-    broker::{Broker, Committer, Handed, Refusal, Stored, ToCommit, ToStore},
+    broker::{Broker, Committer, Handed, Passed, Refusal, Stored, ToCommit, ToStore},
     channel::Channel,
     config::{Config, Match, Order},
     enqueue::StoredRequest,
@@ -48,6 +48,14 @@ pub(crate) struct Store {
     requests: HashMap<String, Committer>,
     /// One for the stream of each namespace with history, by its name.
     publications: HashMap<String, Committer>,
+}
+
+/// What a client publishes.
+pub(crate) struct Publishing {
+    pub(crate) channel: Channel,
+    pub(crate) data: Bytes,
+    pub(crate) info: Box<ClientInfo>,
+    pub(crate) tags: BTreeMap<String, String>,
 }
 
 /// How a message is stored.
@@ -108,16 +116,37 @@ impl Store {
     /// Stores a publication.
     pub(crate) async fn publish(
         &self,
-        channel: &Channel,
-        data: Bytes,
-        info: &ClientInfo,
-        tags: &BTreeMap<String, String>,
-        (turn, deadline): (Turn, Instant),
+        publishing: &Publishing,
+        turn: Turn,
+        deadline: Instant,
     ) -> Result<(), Error> {
-        let id = random_token::<16>();
-        let message = || (self.subjects.channel(channel), publication_headers(&id, info, tags), data.clone());
-        let how = How { committer: self.publications.get(channel.namespace()), once: false, keyed: false };
-        self.store_as(how, message, turn, deadline).await.map(|_| self.metrics.published())
+        let committer = self.publications.get(publishing.channel.namespace());
+        // Where nothing is kept, nothing is deduplicated.
+        let id = committer.map(|_| random_token::<16>());
+        let message = || {
+            let subject = self.subjects.channel(&publishing.channel);
+            (subject, publication_headers(id.as_deref(), publishing), publishing.data.clone())
+        };
+        let how = How { committer, once: false, keyed: false };
+        self.store_as(how, message, turn, deadline).await.map(|_| self.metrics.published(1))
+    }
+
+    /// Sends a publication of a namespace without history at once. The caller makes sure that nothing waits for its turn before it.
+    /// `None` if [`Store::publish`] has to do it.
+    pub(crate) fn pass(&self, publishing: &Publishing) -> Option<Passed> {
+        if self.publications.contains_key(publishing.channel.namespace()) {
+            return None;
+        }
+        let (subject, headers) =
+            (self.subjects.channel(&publishing.channel), publication_headers(None, publishing));
+        self.broker.pass_now(&subject, headers, publishing.data.clone())
+    }
+
+    /// What a client is told about publications that were sent by [`Store::pass`].
+    pub(crate) fn passed(&self, passed: &Passed, count: usize, answered: bool) -> Result<(), Error> {
+        passed.outcome(answered).map_err(|refusal| refused(&refusal, true, false))?;
+        self.metrics.published(count);
+        Ok(())
     }
 
     /// Stores a publication of a service. Retries with the same id are stored once.
@@ -243,11 +272,14 @@ impl Store {
     }
 }
 
-fn publication_headers(id: &str, info: &ClientInfo, tags: &BTreeMap<String, String>) -> HeaderMap {
+fn publication_headers(id: Option<&str>, publishing: &Publishing) -> HeaderMap {
+    let Publishing { info, tags, .. } = publishing;
     let mut headers = HeaderMap::new();
     // A name that is known at compile time is not copied.
     let known = HeaderName::from_static;
-    headers.insert(known(header::MSG_ID), id);
+    if let Some(id) = id {
+        headers.insert(known(header::MSG_ID), id);
+    }
     headers.insert(known(header::CLIENT), info.client.as_str());
     if !info.user.is_empty() {
         headers.insert(known(header::USER), info.user.as_str());

@@ -1,7 +1,7 @@
 //! Turns keep the order of a connection's messages on their way to the broker, although a keyed request first looks up
 //! its answer.
 
-use tokio::sync::oneshot;
+use tokio::sync::oneshot::{self, error::TryRecvError};
 
 /// Hands out the turns of one connection.
 #[derive(Debug, Default)]
@@ -21,6 +21,11 @@ impl Turns {
     pub(crate) fn next(&mut self) -> Turn {
         let (after, last) = oneshot::channel();
         Turn { before: self.last.replace(last), _after: after }
+    }
+
+    /// Whether everything before the next turn is sent or dropped.
+    pub(crate) fn is_free(&mut self) -> bool {
+        self.last.as_mut().is_none_or(|last| matches!(last.try_recv(), Err(TryRecvError::Closed)))
     }
 
     /// Resets the turns of an idle connection, which frees their memory.
@@ -48,10 +53,12 @@ mod tests {
     #[test]
     fn a_turn_comes_when_the_one_before_it_is_over() {
         let mut turns = Turns::default();
+        assert!(turns.is_free());
         let (mut first, mut second) = (turns.next(), turns.next());
         assert!(first.come().now_or_never().is_some());
         assert!(second.come().now_or_never().is_none());
         drop(first);
+        assert!(!turns.is_free(), "the second has its turn");
         let mut third = turns.next();
         turns.rest();
         assert!(turns.next().come().now_or_never().is_some());

@@ -187,3 +187,50 @@ async fn a_pong_that_waits_behind_a_blocked_write_keeps_the_connection() {
         }
     }
 }
+
+/// Publications of a namespace without history: the gateway asks the broker once for all that come together.
+#[tokio::test]
+async fn replies_that_are_ready_together_come_in_one_message() {
+    let stack = start(quick("").gateways(1)).await;
+    let mut socket = Socket::connected(&stack).await;
+    let publish = |id| json!({"id": id, "publish": {"channel": "chat:many", "data": id}}).to_string();
+    let commands: Vec<_> = (2..34).map(publish).collect();
+    socket.write(&frame(TEXT, commands.join("\n").as_bytes())).await;
+    let (mut ids, mut messages) = (Vec::new(), 0);
+    while ids.len() < commands.len() {
+        let (opcode, payload) = socket.frame(PATIENCE).await;
+        assert_ne!(opcode, 8, "closed: {}", String::from_utf8_lossy(&payload));
+        let text = std::str::from_utf8(&payload).unwrap();
+        let replies: Vec<serde_json::Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert!(replies.iter().all(|reply| reply.get("error").is_none()), "{text}");
+        ids.extend(replies.iter().filter_map(|reply| reply["id"].as_u64()));
+        messages += usize::from(opcode == TEXT);
+    }
+    assert_eq!(ids, (2..34).collect::<Vec<u64>>(), "in the order of the commands");
+    assert!(messages < 8, "{messages} messages");
+}
+
+/// Some publications are sent as soon as they are read, others wait for the disk or for those before them.
+#[tokio::test]
+async fn publications_that_are_sent_at_once_overtake_none_of_their_connection() {
+    let stack = start(quick("").gateways(1)).await;
+    let mut socket = Socket::connected(&stack).await;
+    socket.write(&frame(TEXT, br#"{"id":2,"subscribe":{"channel":"chat:line"}}"#)).await;
+    socket.replies(1).await;
+    let publish = |id| json!({"id": id, "publish": {"channel": "chat:line", "data": id}}).to_string();
+    for part in (3..203).collect::<Vec<u64>>().chunks(7) {
+        let commands: Vec<_> = part.iter().map(publish).collect();
+        socket.write(&frame(TEXT, commands.join("\n").as_bytes())).await;
+    }
+    let mut seen = Vec::new();
+    while seen.len() < 200 {
+        let (opcode, payload) = socket.frame(PATIENCE).await;
+        assert_ne!(opcode, 8, "closed: {}", String::from_utf8_lossy(&payload));
+        for line in std::str::from_utf8(&payload).unwrap().lines() {
+            let reply: serde_json::Value = serde_json::from_str(line).unwrap();
+            seen.extend(reply["push"]["pub"]["data"].as_u64());
+        }
+    }
+    assert_eq!(seen, (3..203).collect::<Vec<u64>>());
+}

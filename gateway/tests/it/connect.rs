@@ -112,7 +112,7 @@ async fn a_clients_close_frame_is_answered() {
 
 #[tokio::test]
 async fn the_log_names_the_user_and_the_client_that_connect_and_why_they_disconnect() {
-    let stack = start(quick("").gateways(1)).await;
+    let stack = start(quick("[log]\nlevel = 'info,tidegate_gateway::connection=debug'").gateways(1)).await;
     let line = |client: &str, words: &[&str]| {
         let log = stack.log();
         log.lines().any(|line| line.contains(client) && words.iter().all(|word| line.contains(word)))
@@ -120,13 +120,13 @@ async fn the_log_names_the_user_and_the_client_that_connect_and_why_they_disconn
     let (client, _events) = connect(&stack, 0, "log-user").await;
     let id = client.id();
     eventually("the connect is logged", || async {
-        line(id, &["INFO", "connected", "user=\"log-user\"", "transport=\"websocket\""])
+        line(id, &["DEBUG", "connected", "user=\"log-user\"", "transport=\"websocket\""])
     })
     .await;
     let order = r#"{"user":"log-user"}"#;
     service(&stack).await.request("tide.ctl.disconnect", order.into()).await.unwrap();
     eventually("the disconnect is logged", || async {
-        line(id, &["INFO", "disconnected", "user=\"log-user\"", "close.code=3503", "force disconnect"])
+        line(id, &["DEBUG", "disconnected", "user=\"log-user\"", "close.code=3503", "force disconnect"])
     })
     .await;
 }

@@ -121,7 +121,8 @@ async fn a_wrong_method_says_so_and_two_keys_are_none() {
 
 #[tokio::test]
 async fn a_socket_that_is_cut_is_logged_as_that_and_not_as_a_broken_protocol() {
-    let stack = one_gateway().await;
+    let log = "[log]\nlevel = 'info,tidegate_gateway::connection=debug'";
+    let stack = start(quick(log).gateways(1)).await;
     let (bystander, _events) = connect(&stack, 0, "bystander").await;
     let mut socket = Socket::open(&stack).await;
     socket.tcp.shutdown().await.unwrap();

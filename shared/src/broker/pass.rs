@@ -4,14 +4,9 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use async_nats::HeaderMap;
-use bytes::Bytes;
-use futures_util::{FutureExt, StreamExt, future::join_all};
-use tokio::sync::oneshot;
-
 use super::{
     Broker, Refusal,
-    barrier::{Barrier, connection_number},
+    barrier::{Barrier, Question, connection_number},
     committer::{Place, Room},
 };
 use crate::{
@@ -19,6 +14,9 @@ use crate::{
     fault::{self, Fault, Problem},
     subject::Subjects,
 };
+use async_nats::{HeaderMap, Statistics};
+use bytes::Bytes;
+use futures_util::{FutureExt, StreamExt, future::join_all};
 
 /// What no channel is called in subjects: no token begins with `=r`.
 const NOBODY: &str = "=right";
@@ -35,16 +33,16 @@ pub(super) struct Passing {
     room: Room,
 }
 
-/// A publication that was sent, and that the server has not confirmed.
+/// A publication of a namespace without history that was sent, and that the server has not confirmed; or several of them.
 #[derive(Debug)]
-pub(super) struct Passed {
+pub struct Passed {
     /// The connection over which it was sent.
     connection: u64,
     /// How many errors the server had reported before.
     errors: u64,
-    broker: async_nats::Client,
-    confirmed: oneshot::Receiver<bool>,
-    _room: Place,
+    link: Arc<Statistics>,
+    question: Arc<Question>,
+    room: Place,
 }
 
 impl Passing {
@@ -78,10 +76,7 @@ impl Broker {
     /// Waits until the server has processed everything sent before, subscriptions included. Those who wait at the same time share
     /// the question.
     pub async fn settled(&self) -> Result<(), Refusal> {
-        match self.passing.barrier.begin().await {
-            Ok(true) => Ok(()),
-            Ok(false) | Err(_) => Err(super::barrier::unanswered()),
-        }
+        if self.passing.barrier.begin().answered().await { Ok(()) } else { Err(super::barrier::unanswered()) }
     }
 
     /// The rights to publish past the streams that this program lacks.
@@ -116,6 +111,16 @@ impl Broker {
         })
     }
 
+    /// Sends a publication of a namespace without history at once, behind everything sent before. `None` if it cannot be sent at
+    /// once, or not at all: [`Broker::publish`] waits, and says why.
+    pub fn pass_now(&self, subject: &str, headers: HeaderMap, body: Bytes) -> Option<Passed> {
+        let subject = self.passing.subject(&self.subjects, subject)?;
+        if !self.is_connected() || self.check_size(&headers, body.len()).is_err() {
+            return None;
+        }
+        self.pass(subject, headers, body).now_or_never()?.ok()
+    }
+
     /// Sends a publication that no stream takes. Calls keep their order.
     pub(super) async fn pass(
         &self,
@@ -125,37 +130,54 @@ impl Broker {
     ) -> Result<Passed, Refusal> {
         let Passing { barrier, room, .. } = &self.passing;
         let room = room.place().await?;
-        let (connection, errors) = (connection_number(&self.client), server_errors(&self.client));
+        let link = self.client.statistics();
+        let (connection, errors) = (connection_number(&link), server_errors(&link));
         let sent = if headers.is_empty() {
             self.client.publish(subject, body).await
         } else {
             self.client.publish_with_headers(subject, headers, body).await
         };
         sent.map_err(|error| Refusal::Unavailable(error.to_string()))?;
-        Ok(Passed {
-            connection,
-            errors,
-            broker: self.client.clone(),
-            confirmed: barrier.begin(),
-            _room: room,
-        })
+        Ok(Passed { connection, errors, link, question: barrier.begin(), room })
     }
 }
 
 impl Passed {
-    /// Waits until the server has the publication.
-    pub(super) async fn taken(self) -> Result<(), Refusal> {
-        let confirmed = self.confirmed.await.unwrap_or_default();
+    /// Makes one of two that wait for the same question. Gives the other one back if they do not.
+    pub fn join(&mut self, other: Self) -> Option<Self> {
+        let alike = Arc::ptr_eq(&self.question, &other.question)
+            && (self.connection, self.errors) == (other.connection, other.errors);
+        if !alike {
+            return Some(other);
+        }
+        self.room.join(other.room);
+        None
+    }
+
+    /// Waits until the server has answered, or cannot any more. [`Passed::outcome`] says what that means.
+    pub fn answered(&self) -> impl Future<Output = bool> + Send + use<> {
+        let question = Arc::clone(&self.question);
+        async move { question.answered().await }
+    }
+
+    /// Whether the server has the publication, now that it has answered or not.
+    pub fn outcome(&self, answered: bool) -> Result<(), Refusal> {
         // The server says that it refuses a publication, but not which one.
-        let refused = server_errors(&self.broker) != self.errors;
-        if confirmed && !refused && connection_number(&self.broker) == self.connection {
+        let refused = server_errors(&self.link) != self.errors;
+        if answered && !refused && connection_number(&self.link) == self.connection {
             Ok(())
         } else {
             Err(Refusal::Unconfirmed)
         }
     }
+
+    /// Waits until the server has the publication.
+    pub(super) async fn taken(self) -> Result<(), Refusal> {
+        let answered = self.question.answered().await;
+        self.outcome(answered)
+    }
 }
 
-fn server_errors(client: &async_nats::Client) -> u64 {
-    client.statistics().server_errors.load(Ordering::Acquire)
+fn server_errors(link: &Statistics) -> u64 {
+    link.server_errors.load(Ordering::Acquire)
 }

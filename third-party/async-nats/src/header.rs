@@ -22,6 +22,10 @@
 
 use std::{collections::HashMap, fmt, slice::Iter, str::FromStr};
 
+use foldhash::fast::RandomState;
+use indexmap::IndexMap;
+use smallvec::SmallVec;
+
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -46,8 +50,12 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct HeaderMap {
-    inner: HashMap<HeaderName, Vec<HeaderValue>>,
+    inner: Headers,
 }
+
+// Tidegate: in the order in which they were inserted, hashed quickly, and without an allocation for the values of each name.
+type Values = SmallVec<[HeaderValue; 1]>;
+type Headers = IndexMap<HeaderName, Values, RandomState>;
 
 /// Helper enum for backward-compatible deserialization using serde's untagged feature
 /// This is required because of the bug #1470 where the client incorrectly serialized
@@ -71,10 +79,9 @@ impl<'de> Deserialize<'de> for HeaderMap {
         // Use the untagged enum to automatically try both formats
         let helper = HeaderMapHelper::deserialize(deserializer)?;
 
-        Ok(match helper {
-            HeaderMapHelper::Legacy { inner } => HeaderMap { inner },
-            HeaderMapHelper::Current(inner) => HeaderMap { inner },
-        })
+        let (HeaderMapHelper::Legacy { inner } | HeaderMapHelper::Current(inner)) = helper;
+        let inner = inner.into_iter().map(|(name, values)| (name, values.into()));
+        Ok(HeaderMap { inner: inner.collect() })
     }
 }
 
@@ -84,7 +91,7 @@ impl Serialize for HeaderMap {
         S: Serializer,
     {
         // Serialize as the new format (direct HashMap without "inner" wrapper)
-        self.inner.serialize(serializer)
+        serializer.collect_map(self.iter())
     }
 }
 
@@ -99,8 +106,8 @@ impl FromIterator<(HeaderName, HeaderValue)> for HeaderMap {
 }
 
 impl HeaderMap {
-    pub fn iter(&self) -> std::collections::hash_map::Iter<'_, HeaderName, Vec<HeaderValue>> {
-        self.inner.iter()
+    pub fn iter(&self) -> impl Iterator<Item = (&HeaderName, &[HeaderValue])> {
+        self.inner.iter().map(|(name, values)| (name, values.as_slice()))
     }
 }
 
@@ -181,7 +188,7 @@ impl HeaderMap {
     /// ```
     pub fn insert<K: IntoHeaderName, V: IntoHeaderValue>(&mut self, name: K, value: V) {
         self.inner
-            .insert(name.into_header_name(), vec![value.into_header_value()]);
+            .insert(name.into_header_name(), Values::from_buf([value.into_header_value()]));
     }
 
     /// Appends a new value to the list of values to a given key.
@@ -267,7 +274,7 @@ impl HeaderMap {
     }
 
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
-        let mut buf = vec![];
+        let mut buf = Vec::with_capacity(self.wire_len());
         buf.extend_from_slice(b"NATS/1.0\r\n");
         for (k, vs) in &self.inner {
             for v in vs.iter() {

@@ -80,7 +80,7 @@ pub struct DeadLetter {
 impl Published {
     pub(super) fn of(message: Message) -> Self {
         let headers = message.headers.unwrap_or_default();
-        let tag = |(name, values): (&HeaderName, &Vec<HeaderValue>)| {
+        let tag = |(name, values): (&HeaderName, &[HeaderValue])| {
             let name: &str = name.as_ref();
             Some((name.strip_prefix(header::TAG_PREFIX)?.to_owned(), values.first()?.as_str().to_owned()))
         };

@@ -22,11 +22,9 @@ pub(in crate::broker) struct Room {
     waits: bool,
 }
 
-/// The place of one message. It is free again when this is dropped.
+/// The place of one message, or of several. It is free again when this is dropped.
 #[derive(Debug)]
-pub(in crate::broker) struct Place {
-    _place: OwnedSemaphorePermit,
-}
+pub(in crate::broker) struct Place(OwnedSemaphorePermit);
 
 /// Bytes that wait.
 #[derive(Debug)]
@@ -47,7 +45,7 @@ impl Room {
         } else {
             places.try_acquire_owned().map_err(|_| Refusal::Busy)
         };
-        Ok(Place { _place: place? })
+        place.map(Place)
     }
 
     /// `None` if so many bytes more may not wait.
@@ -55,6 +53,13 @@ impl Room {
         let before = self.bytes.fetch_add(count, Ordering::AcqRel);
         let bytes = Bytes { count, all: Arc::clone(&self.bytes) };
         (before + count <= WAITING_BYTES).then_some(bytes)
+    }
+}
+
+impl Place {
+    /// Makes one of two of the same room.
+    pub(in crate::broker) fn join(&mut self, other: Self) {
+        self.0.merge(other.0);
     }
 }
 
