@@ -77,10 +77,6 @@ struct State {
 pub struct Handed(Way);
 
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "it is awaited where it is made; a box would cost an allocation for each message"
-)]
 enum Way {
     Sent(Sent, Option<(Measured, Place)>),
     Waits(oneshot::Receiver<Result<Stored, Refusal>>),
