@@ -399,7 +399,7 @@ async fn where_nobody_else_knows_the_ids_one_of_them_tells_what_became_of_a_batc
     let found = check_unheard(&stack, &told).await;
     let ids = found.iter().filter(|message| message.in_a_batch && message.has_id).count();
     let batched = found.iter().filter(|message| message.in_a_batch).count();
-    assert!(ids >= 1 && ids <= batched / 16, "{ids} ids in {batched} messages");
+    assert!((1..=batched / 16).contains(&ids), "{ids} ids in {batched} messages");
     assert!(found.iter().all(|message| message.in_a_batch || message.has_id));
 }
 
