@@ -67,6 +67,8 @@ impl fmt::Display for ClientId {
 
 /// How the id of a request begins that nobody waits for. No gateway has this id.
 const UNAWAITED: &str = "s.";
+/// How the id of a firing's request begins. No gateway has this id.
+const FIRED: &str = "t.";
 
 /// The id of a request: two subject tokens, `<gateway>.<random>`; with an idempotency key `k.<digest>`; `s.<random>` where no
 /// answer is awaited; `t.<digest>-<sequence>-<time>` for a firing of a schedule.
@@ -109,7 +111,7 @@ impl RequestId {
     pub fn fired(schedule: &str, seq: u64, at: u64) -> Self {
         let digest = digest(&SHA256, schedule.as_bytes());
         let (short, _) = digest.as_ref().split_at(10);
-        Self(format!("t.{}-{seq}-{at}", BASE32_DNSSEC.encode(short)).into())
+        Self(format!("{FIRED}{}-{seq}-{at}", BASE32_DNSSEC.encode(short)).into())
     }
 
     /// Parses an id from a header. Returns `None` if it is not two plain tokens.
@@ -120,6 +122,11 @@ impl RequestId {
     /// Whether the client gave an idempotency key.
     pub fn is_keyed(&self) -> bool {
         self.0.starts_with("k.")
+    }
+
+    /// Whether it was drawn for this request alone, so that nobody else can send it again.
+    pub fn is_drawn(&self) -> bool {
+        !self.is_keyed() && !self.0.starts_with(FIRED)
     }
 
     /// Returns the id's text: two subject tokens.
@@ -197,6 +204,15 @@ mod tests {
             RequestId::fired("nightly", u64::MAX, 1_767_225_600_000),
         ] {
             assert_eq!(RequestId::parse(id.as_str()), Some(id));
+        }
+    }
+
+    #[test]
+    fn only_an_id_that_nobody_can_make_again_is_drawn() {
+        assert!(RequestId::plain(&GatewayId::random()).is_drawn() && RequestId::unawaited().is_drawn());
+        let first = RequestId::keyed("42", "orders.place", "7f3c");
+        for id in [RequestId::follow_up(&first, "mail"), RequestId::fired("nightly", 1, 2), first] {
+            assert!(!id.is_drawn(), "{id:?}");
         }
     }
 

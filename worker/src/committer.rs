@@ -99,7 +99,7 @@ impl Committers {
     ) -> Result<Option<Stored>, Rejected> {
         if let Some(committer) = committer {
             let message = (subject.to_owned(), headers.clone(), body.clone());
-            let handed = committer.hand_over(ToCommit { message, once, deadline: None }).await;
+            let handed = committer.hand_over(ToCommit { message, once, drawn: false, deadline: None }).await;
             let stored = match handed {
                 Ok(handed) => handed.stored().await,
                 Err(refusal) => Err(refusal),

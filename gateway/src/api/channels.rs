@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 use tidegate_shared::{
     channel::Channel,
     header,
-    id::random_token,
     protocol::{Encoding, Error, HistoryRequest, StreamPosition, codes},
 };
 use tokio::time::Instant;
@@ -107,9 +106,8 @@ impl Api {
             return Err(codes::NOT_AVAILABLE.because("this namespace keeps no history"));
         }
         let mark = [(header::REMOVED.to_owned(), "1".to_owned())];
-        let id = random_token::<16>();
         let deadline = Instant::now() + self.answer_timeout;
-        let mark = self.store.store_publication(&channel, &id, &mark, Bytes::new(), deadline).await?;
+        let mark = self.store.store_publication(&channel, None, &mark, Bytes::new(), deadline).await?;
         let removed = self.channels.history.remove_before(&channel, mark.seq).await;
         removed.map_err(|refusal| codes::INTERNAL.because(refusal))?;
         raw(&EmptyResult {})

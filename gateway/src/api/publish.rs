@@ -95,18 +95,15 @@ impl Api {
 
     async fn publish_in(&self, channel: &str, content: &Content) -> Result<Published, Error> {
         let channel = self.publishable(channel, content)?;
-        let id = if content.idempotency_key.is_empty() {
-            format!("p.{}", random_token::<16>())
-        } else {
-            publication_id(channel.name(), &content.idempotency_key)
-        };
+        let key = &content.idempotency_key;
+        let id = (!key.is_empty()).then(|| publication_id(channel.name(), key));
         let deadline = Instant::now() + self.answer_timeout;
         if content.due != Due::Now {
             return self.publish_later(channel, id, content, deadline).await;
         }
         let stored = self
             .store
-            .store_publication(&channel, &id, &content.tags, content.data.clone(), deadline)
+            .store_publication(&channel, id.as_deref(), &content.tags, content.data.clone(), deadline)
             .await?;
         let epoch = self.channels.history.epoch(&channel);
         let offset = if epoch.is_some() { stored.seq } else { 0 };
@@ -117,10 +114,11 @@ impl Api {
     async fn publish_later(
         &self,
         channel: Channel,
-        id: String,
+        id: Option<String>,
         content: &Content,
         deadline: Instant,
     ) -> Result<Published, Error> {
+        let id = id.unwrap_or_else(|| format!("p.{}", random_token::<16>()));
         let when = self.once(content.due).await?;
         let (tags, data) = (content.tags.clone(), content.data.clone());
         let what = What::Publication(schedule::Publication { channel, id: Some(id.clone()), tags, data });

@@ -238,7 +238,7 @@ impl Firings {
         let Publication { channel, id, tags, data } = publication;
         self.namespace_of(channel)?;
         let id = id.as_deref().unwrap_or(firing.id.as_str());
-        self.store.store_publication(channel, id, tags, data.clone(), deadline).await?;
+        self.store.store_publication(channel, Some(id), tags, data.clone(), deadline).await?;
         Ok(FiringOutcome::Stored)
     }
 

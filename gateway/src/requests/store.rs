@@ -67,6 +67,8 @@ struct How<'a> {
     once: bool,
     /// Whether its sender may send it again.
     keyed: bool,
+    /// Whether its id was drawn here: nobody else can send it again.
+    drawn: bool,
 }
 
 impl Store {
@@ -127,7 +129,7 @@ impl Store {
             let subject = self.subjects.channel(&publishing.channel);
             (subject, publication_headers(id.as_deref(), publishing), publishing.data.clone())
         };
-        let how = How { committer, once: false, keyed: false };
+        let how = How { committer, once: false, keyed: false, drawn: true };
         self.store_as(how, message, turn, deadline).await.map(|_| self.metrics.published(1))
     }
 
@@ -149,22 +151,28 @@ impl Store {
         Ok(())
     }
 
-    /// Stores a publication of a service. Retries with the same id are stored once.
+    /// Stores a publication of a service. Retries with the same id are stored once; without an id nobody can repeat it.
     pub(crate) async fn store_publication(
         &self,
         channel: &Channel,
-        id: &str,
+        id: Option<&str>,
         extra: &[(String, String)],
         data: Bytes,
         deadline: Instant,
     ) -> Result<Stored, Error> {
         let mut headers = HeaderMap::new();
-        headers.insert(header::MSG_ID, id);
+        let own = if id.is_none() { random_token::<16>() } else { String::new() };
+        headers.insert(header::MSG_ID, id.unwrap_or(&own));
         for (name, value) in extra {
             headers.insert(name.as_str(), value.as_str());
         }
         let message = || (self.subjects.channel(channel), headers.clone(), data.clone());
-        let how = How { committer: self.publications.get(channel.namespace()), once: false, keyed: true };
+        let how = How {
+            committer: self.publications.get(channel.namespace()),
+            once: false,
+            keyed: true,
+            drawn: id.is_none(),
+        };
         // A service has no earlier message that it would have to wait for.
         self.store_as(how, message, Turns::default().next(), deadline).await
     }
@@ -184,7 +192,8 @@ impl Store {
         };
         let (waits, keyed) = (due.is_none(), request.id.is_keyed());
         let committer = waits.then(|| self.requests.get(&request.route)).flatten();
-        self.store_as(How { committer, once: true, keyed }, message, turn, deadline).await
+        let how = How { committer, once: true, keyed, drawn: request.id.is_drawn() };
+        self.store_as(how, message, turn, deadline).await
     }
 
     /// Publishes a message that is in no order with others until the broker stores or refuses it, or the deadline is near. Retries
@@ -196,7 +205,8 @@ impl Store {
         deadline: Instant,
         keyed: bool,
     ) -> Result<Stored, Error> {
-        self.store_as(How { committer: None, once: false, keyed }, message, turn, deadline).await
+        self.store_as(How { committer: None, once: false, keyed, drawn: false }, message, turn, deadline)
+            .await
     }
 
     /// As [`Store::store`]. Behind the messages of its committer, if it has one; a retry is sent by itself.
@@ -216,7 +226,7 @@ impl Store {
         }
         let mut maybe_stored = false;
         loop {
-            let sending = self.send_as(committer.take(), how.once, message(), deadline);
+            let sending = self.send_as(how, committer.take(), message(), deadline);
             let sent = timeout_at(deadline, sending).await.unwrap_or(Err(Refusal::Busy));
             // It has its place, or is refused: passes the turn to the connection's next message.
             turn.take();
@@ -243,7 +253,7 @@ impl Store {
                 Refusal::Unavailable(_) => maybe_stored || self.broker.is_connected(),
                 // Waiting for room would reorder this connection's messages.
                 Refusal::Busy => maybe_stored,
-                // What is unconfirmed is remembered nowhere: it would be published twice.
+                // What is unconfirmed is remembered nowhere: it would be stored or published twice.
                 Refusal::Full
                 | Refusal::Taken
                 | Refusal::Unconfirmed
@@ -259,13 +269,13 @@ impl Store {
 
     async fn send_as(
         &self,
+        How { once, drawn, .. }: How<'_>,
         committer: Option<&Committer>,
-        once: bool,
         message: ToStore,
         deadline: Instant,
     ) -> Result<Handed, Refusal> {
         if let Some(committer) = committer {
-            return committer.hand_over(ToCommit { message, once, deadline: Some(deadline) }).await;
+            return committer.hand_over(ToCommit { message, once, drawn, deadline: Some(deadline) }).await;
         }
         let (subject, headers, body) = message;
         self.broker.publish(subject, headers, body).await.map(Handed::from)

@@ -5,7 +5,7 @@ use std::{
     collections::{HashMap, HashSet},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -29,7 +29,8 @@ use tokio::{
 use crate::support::{count, eventually, kept_toml, quick, start};
 
 const CONNECTIONS: usize = 20;
-const EACH: usize = 30;
+/// More than two batches together.
+const EACH: usize = 120;
 const CHANNELS: &str = "TIDE_CH_kept";
 const REQUESTS: &str = "TIDE_IN_nobody";
 
@@ -76,11 +77,22 @@ fn stored_request(stack: &Stack, id: RequestId, body: &str) -> ToStore {
 /// What was told about a message, by its body.
 type Told = HashMap<String, Result<Stored, Refusal>>;
 
+/// What the messages of a test have in common.
+#[derive(Clone, Copy)]
+struct Kind {
+    stream: &'static str,
+    once: bool,
+    drawn: bool,
+}
+
+const PUBLICATIONS: Kind = Kind { stream: CHANNELS, once: false, drawn: false };
+const STORED_REQUESTS: Kind = Kind { stream: REQUESTS, once: true, drawn: false };
+
 /// Hands over the messages of each connection in order, all connections at once, while at most so many of each are not settled.
 async fn hand_over(
     committer: &Arc<Committer>,
     connections: Vec<Vec<ToStore>>,
-    once: bool,
+    Kind { once, drawn, .. }: Kind,
     window: usize,
 ) -> Told {
     let mut handing = JoinSet::new();
@@ -93,7 +105,7 @@ async fn hand_over(
                     told.extend(settling.next().await);
                 }
                 let body = String::from_utf8(message.2.to_vec()).unwrap();
-                let handed = committer.hand_over(ToCommit { message, once, deadline: None }).await;
+                let handed = committer.hand_over(ToCommit { message, once, drawn, deadline: None }).await;
                 settling.push_back(async move {
                     let stored = match handed {
                         Ok(handed) => handed.stored().await,
@@ -113,6 +125,7 @@ struct Found {
     body: String,
     seq: u64,
     in_a_batch: bool,
+    has_id: bool,
 }
 
 /// All messages of a stream, oldest first.
@@ -126,6 +139,7 @@ async fn found(stack: &Stack, stream: &str) -> Vec<Found> {
             body: String::from_utf8(message.payload.to_vec()).unwrap(),
             seq: headers.get_last("Nats-Sequence").unwrap().as_str().parse().unwrap(),
             in_a_batch: headers.get("Nats-Batch-Id").is_some(),
+            has_id: headers.get("Nats-Msg-Id").is_some(),
         }
     };
     range.messages.into_iter().map(read).collect()
@@ -164,11 +178,8 @@ fn plan(
     (connections.collect(), expected)
 }
 
-async fn repetitions_refuse_no_other_message(
-    stream: &str,
-    once: bool,
-    message: impl Fn(&Stack, String) -> ToStore,
-) {
+async fn repetitions_refuse_no_other_message(kind: Kind, message: impl Fn(&Stack, String) -> ToStore) {
+    let stream = kind.stream;
     for seed in 0..4 {
         let stack = stack().await;
         let broker = broker(&stack, None).await;
@@ -185,7 +196,7 @@ async fn repetitions_refuse_no_other_message(
             plan(|body| message(&stack, body), &mut repeated, || random.random_bool(share));
         let committer = Arc::new(Committer::start(&broker, stream.to_owned()));
         committer.gather_always();
-        let told = hand_over(&committer, connections, once, 8).await;
+        let told = hand_over(&committer, connections, kind, 8).await;
         let found = found(&stack, stream).await;
         check_order(&found);
         let there: HashMap<_, _> = found.iter().map(|message| (message.body.as_str(), message.seq)).collect();
@@ -209,18 +220,24 @@ async fn repetitions_refuse_no_other_message(
 #[tokio::test]
 async fn a_publication_that_was_stored_before_costs_those_of_its_batch_neither_place_nor_truth() {
     let message = |_: &Stack, body: String| publication(GatewayId::random().as_str(), &body);
-    repetitions_refuse_no_other_message(CHANNELS, false, message).await;
+    repetitions_refuse_no_other_message(PUBLICATIONS, message).await;
 }
 
 #[tokio::test]
 async fn a_request_that_was_stored_before_costs_those_of_its_batch_neither_place_nor_truth() {
     let gateway = GatewayId::random();
     let message = |stack: &Stack, body: String| stored_request(stack, RequestId::plain(&gateway), &body);
-    repetitions_refuse_no_other_message(REQUESTS, true, message).await;
+    repetitions_refuse_no_other_message(STORED_REQUESTS, message).await;
 }
 
 #[tokio::test]
 async fn a_full_stream_refuses_each_message_of_a_batch_for_which_there_is_no_room() {
+    for drawn in [false, true] {
+        a_full_stream_refuses_what_has_no_room(Kind { drawn, ..STORED_REQUESTS }).await;
+    }
+}
+
+async fn a_full_stream_refuses_what_has_no_room(kind: Kind) {
     let route = "[[route]]\nname = 'small'\nmatch = 'rpc.small'\nmax_bytes = '64 KiB'\n";
     let stack = start(quick(route)).await;
     let committer = Committer::start(&broker(&stack, None).await, "TIDE_IN_small".to_owned());
@@ -232,7 +249,7 @@ async fn a_full_stream_refuses_each_message_of_a_batch_for_which_there_is_no_roo
         (subject.replace("nobody", "small"), headers, body)
     };
     let (connections, _) = plan(message, &mut Vec::new(), || false);
-    let told = hand_over(&Arc::new(committer), connections, true, EACH).await;
+    let told = hand_over(&Arc::new(committer), connections, kind, EACH).await;
     let admin = stack.admin().await.unwrap();
     let there = admin.range("TIDE_IN_small", "tide.in.>", 1, 10_000).await.unwrap().messages;
     let there: HashSet<_> =
@@ -244,10 +261,13 @@ async fn a_full_stream_refuses_each_message_of_a_batch_for_which_there_is_no_roo
     }
 }
 
-/// A way to the broker that can lose what the broker says.
+/// A way to the broker that can lose what the broker says, or what it is told.
 struct Lossy {
     url: String,
     silent: Arc<AtomicBool>,
+    deaf: Arc<AtomicBool>,
+    /// Bytes that the broker was told and has not got.
+    lost: Arc<AtomicUsize>,
     cut: watch::Sender<u32>,
     _carrying: JoinSet<()>,
 }
@@ -257,13 +277,16 @@ impl Lossy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("nats://{}", listener.local_addr().unwrap());
         let upstream = stack.nats_url().trim_start_matches("nats://").to_owned();
-        let silent = Arc::new(AtomicBool::new(false));
+        let (silent, deaf) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let lost = Arc::new(AtomicUsize::new(0));
         let cut = watch::Sender::new(0);
         let (mut carrying, quiet, cuts) = (JoinSet::new(), Arc::clone(&silent), cut.clone());
+        let (hears_not, all_lost) = (Arc::clone(&deaf), Arc::clone(&lost));
         carrying.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
                 let (upstream, quiet, mut cut) = (upstream.clone(), Arc::clone(&quiet), cuts.subscribe());
+                let (hears_not, all_lost) = (Arc::clone(&hears_not), Arc::clone(&all_lost));
                 connections.spawn(async move {
                     let Ok(server) = TcpStream::connect(upstream).await else { return };
                     let (mut from_client, mut to_client) = client.into_split();
@@ -278,43 +301,53 @@ impl Lossy {
                             }
                         }
                     };
+                    let forth = async {
+                        let mut buffer = [0; 8192];
+                        while let Ok(read @ 1..) = from_client.read(&mut buffer).await {
+                            if hears_not.load(Ordering::SeqCst) {
+                                all_lost.fetch_add(read, Ordering::SeqCst);
+                            } else if to_server.write_all(&buffer[..read]).await.is_err() {
+                                break;
+                            }
+                        }
+                    };
                     tokio::select! {
-                        _ = tokio::io::copy(&mut from_client, &mut to_server) => {}
+                        () = forth => {}
                         () = back => {}
                         _ = cut.changed() => {}
                     }
                 });
             }
         });
-        Self { url, silent, cut, _carrying: carrying }
+        Self { url, silent, deaf, lost, cut, _carrying: carrying }
     }
 
     fn is_silent(&self, silent: bool) {
         self.silent.store(silent, Ordering::SeqCst);
     }
 
+    fn is_deaf(&self, deaf: bool) {
+        self.deaf.store(deaf, Ordering::SeqCst);
+    }
+
     /// Ends all connections. The next ones are heard.
     fn cut(&self) {
         self.is_silent(false);
+        self.is_deaf(false);
         self.cut.send_modify(|cuts| *cuts += 1);
     }
 }
 
 /// Hands over all messages while nothing is heard of the broker, until it has them all; then the connection is cut.
-async fn unheard(
-    stack: &Stack,
-    stream: &str,
-    once: bool,
-    message: impl Fn(String) -> ToStore,
-    purge: bool,
-) -> Told {
+async fn unheard(stack: &Stack, kind: Kind, message: impl Fn(String) -> ToStore, purge: bool) -> Told {
+    let stream = kind.stream;
     let lossy = Lossy::start(stack).await;
     let committer =
         Arc::new(Committer::start(&broker(stack, Some(lossy.url.clone())).await, stream.to_owned()));
     committer.gather_always();
     let (connections, _) = plan(message, &mut Vec::new(), || false);
     lossy.is_silent(true);
-    let telling = hand_over(&committer, connections, once, EACH);
+    let telling = hand_over(&committer, connections, kind, EACH);
     let losing = async {
         eventually("some are stored", || async { count(stack, stream).await > 100 }).await;
         if purge {
@@ -337,29 +370,74 @@ fn known(told: &Told) -> impl Iterator<Item = &str> {
     known.into_iter()
 }
 
+/// Checks what is stored after a lost confirmation: all that was called stored, once and in order.
+async fn check_unheard(stack: &Stack, told: &Told) -> Vec<Found> {
+    let found = found(stack, CHANNELS).await;
+    check_order(&found);
+    let there: HashMap<_, _> = found.iter().map(|message| (message.body.as_str(), message.seq)).collect();
+    for body in known(told) {
+        let seq = told[body].as_ref().map(|stored| stored.seq);
+        assert_eq!(seq, Ok(there[body]), "{body}");
+    }
+    found
+}
+
 #[tokio::test]
 async fn publications_of_a_batch_whose_confirmation_is_lost_are_stored_once_and_in_order() {
     let stack = stack().await;
     let message = |body: String| publication(GatewayId::random().as_str(), &body);
-    let told = unheard(&stack, CHANNELS, false, message, false).await;
-    let found = found(&stack, CHANNELS).await;
-    check_order(&found);
-    let there: HashSet<_> = found.iter().map(|message| message.body.as_str()).collect();
-    for body in known(&told) {
-        assert!(there.contains(body), "{body}");
-    }
+    let told = unheard(&stack, PUBLICATIONS, message, false).await;
+    let found = check_unheard(&stack, &told).await;
+    assert!(found.iter().all(|message| message.has_id));
 }
 
 #[tokio::test]
-async fn requests_of_a_batch_whose_confirmation_is_lost_are_not_stored_again_when_they_are_done_and_gone() {
+async fn where_nobody_else_knows_the_ids_one_of_them_tells_what_became_of_a_batch() {
+    let stack = stack().await;
+    let message = |body: String| publication(GatewayId::random().as_str(), &body);
+    let told = unheard(&stack, Kind { drawn: true, ..PUBLICATIONS }, message, false).await;
+    let found = check_unheard(&stack, &told).await;
+    let ids = found.iter().filter(|message| message.in_a_batch && message.has_id).count();
+    let batched = found.iter().filter(|message| message.in_a_batch).count();
+    assert!((1..=batched / 16).contains(&ids), "{ids} ids in {batched} messages");
+    assert!(found.iter().all(|message| message.in_a_batch || message.has_id));
+}
+
+#[tokio::test]
+async fn a_batch_that_the_broker_never_got_is_stored_when_the_connection_is_back() {
+    let stack = stack().await;
+    let lossy = Lossy::start(&stack).await;
+    let committer =
+        Arc::new(Committer::start(&broker(&stack, Some(lossy.url.clone())).await, CHANNELS.to_owned()));
+    committer.gather_always();
+    let message = |body: String| publication(GatewayId::random().as_str(), &body);
+    let (connections, _) = plan(message, &mut Vec::new(), || false);
+    lossy.is_deaf(true);
+    let telling = hand_over(&committer, connections, Kind { drawn: true, ..PUBLICATIONS }, EACH);
+    let losing = async {
+        let most = || async { lossy.lost.load(Ordering::SeqCst) > CONNECTIONS * EACH * 100 };
+        eventually("most is sent", most).await;
+        lossy.cut();
+    };
+    let (told, ()) = tokio::join!(telling, losing);
+    check_unheard(&stack, &told).await;
+}
+
+async fn done_and_gone(kind: Kind) {
     let stack = stack().await;
     let gateway = GatewayId::random();
     let message = |body: String| stored_request(&stack, RequestId::plain(&gateway), &body);
-    let told = unheard(&stack, REQUESTS, true, message, true).await;
+    let told = unheard(&stack, kind, message, true).await;
     let known: HashSet<_> = known(&told).collect();
     // Those behind the lost batch come after the purge.
     let found = found(&stack, REQUESTS).await;
     check_order(&found);
     let again = found.iter().filter(|message| !message.in_a_batch && known.contains(message.body.as_str()));
     assert_eq!(again.count(), 0);
+}
+
+#[tokio::test]
+async fn requests_of_a_batch_whose_confirmation_is_lost_are_not_stored_again_when_they_are_done_and_gone() {
+    done_and_gone(STORED_REQUESTS).await;
+    done_and_gone(Kind { drawn: true, ..STORED_REQUESTS }).await;
 }

@@ -1,16 +1,19 @@
 //! Storing the messages of one process in one stream: one by one, or, where the broker waits for its disk with each message, in
 //! rounds. What gathers while a round is under way is the next one: a few messages one by one, many as an atomic batch.
 //!
-//! There is no timer and one round at a time, so messages keep the order in which they are handed over, also when a batch fails.
+//! There is no timer and one round at a time ([`ahead`] sends the next one, and does not end it), so messages keep the order in which they are handed over, also when a batch fails.
 //! Only a batch that the broker confirms counts. One that it refuses is divided ([`parts`]); whatever else becomes of it, each of its
 //! messages is stored alone, in order, which tells what is wrong with it. That is harmless for messages that are stored once however often they are sent: each has an id by
-//! which the broker knows it, or a subject of its own. A batch has a price: where a message alone is cheap, none gather.
+//! which the broker knows it, or a subject of its own. Where only the last message of a batch has its id in the stream, the
+//! whole batch is sent again instead ([`unsure`]). A batch has a price: where a message alone is cheap, none gather.
 //! Never repeats a message that was stored alone: that is its caller's concern.
 
+mod ahead;
 mod pace;
 mod parts;
 mod room;
 mod round;
+mod unsure;
 
 use std::{
     collections::VecDeque,
@@ -29,19 +32,20 @@ use parking_lot::Mutex;
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinSet,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, timeout},
 };
 
 pub(super) use self::room::{Place, Room};
 pub use self::round::ToCommit;
 use self::{
+    ahead::{Ahead, has_one_id},
     pace::{MEASURED, Pace},
     parts::{Part, Parts},
-    round::{Held, Waiting, next_round},
+    round::{Held, Waiting},
 };
 use super::{
     Broker, Refusal, Sent, Stored,
-    batch::{MOST, Together},
+    batch::{Begun, MOST, Together},
     headers_len,
 };
 
@@ -100,6 +104,7 @@ impl Committer {
             waits,
             held: VecDeque::new(),
             settling: FuturesUnordered::new(),
+            ahead: None,
         };
         committing.spawn(rounds.run());
         Self { state, queue, _committing: committing }
@@ -215,41 +220,44 @@ struct Rounds {
     held: VecDeque<Waiting>,
     /// Messages that were sent alone.
     settling: FuturesUnordered<BoxFuture<'static, ()>>,
+    /// The next round, before what is held.
+    ahead: Option<Ahead>,
 }
 
 impl Rounds {
     async fn run(mut self) {
         while self.fill().await {
-            let max_payload = self.state.broker.client.max_payload();
-            let (round, expired) = next_round(&mut self.held, Instant::now(), max_payload);
-            for waiting in expired {
-                self.state.sent(1);
-                waiting.tell(Err(Refusal::Busy));
+            match self.ahead.take() {
+                Some(Ahead { round, begun }) => self.carry_out(round, begun).await,
+                None => {
+                    let round = self.next_round();
+                    self.carry_out(round, None).await;
+                }
             }
-            self.carry_out(round).await;
         }
     }
 
-    async fn carry_out(&mut self, mut round: Vec<Waiting>) {
+    /// `begun` if it was sent ahead. As a batch that is never ended it is forgotten.
+    async fn carry_out(&mut self, mut round: Vec<Waiting>, begun: Option<Begun>) {
         let (gathers, is_due) = self.state.gathers_by_itself();
         if is_due && round.len() >= MEASURED as usize {
             for waiting in round.drain(MEASURED as usize..).rev() {
                 self.held.push_front(waiting);
             }
-            let (count, begun) = (round.len(), Instant::now());
+            let (count, since) = (round.len(), Instant::now());
             self.one_by_one(round, false, true).await;
-            self.state.pace.lock().round_took(count, begun.elapsed(), Instant::now());
+            self.state.pace.lock().round_took(count, since.elapsed(), Instant::now());
             return;
         }
         if round.len() < FEWEST || !gathers {
             return self.one_by_one(round, false, gathers).await;
         }
-        self.together(round).await;
+        self.together(round, begun).await;
     }
 
     /// Stores a round as a batch. If it is refused, its parts.
-    async fn together(&mut self, round: Vec<Waiting>) {
-        let (count, begun) = (round.len(), Instant::now());
+    async fn together(&mut self, round: Vec<Waiting>, mut begun: Option<Begun>) {
+        let (count, since) = (round.len(), Instant::now());
         let (mut parts, mut is_clear) = (Parts::of(round), true);
         while let Some(part) = parts.next() {
             let part = match part {
@@ -259,21 +267,18 @@ impl Rounds {
                     continue;
                 }
             };
-            let Self { state, settling, .. } = &mut *self;
-            let messages = part.iter().map(|waiting| &waiting.commit.message);
-            let stored = state.broker.store_together(&state.stream, messages);
-            match meanwhile(settling, stored).await {
-                Together::Stored { last } => {
-                    self.state.sent(part.len());
-                    let count = part.len() as u64;
-                    for (number, waiting) in (1..).zip(part) {
-                        let seq = (last + number).saturating_sub(count);
-                        waiting.tell(Ok(Stored { seq, duplicate: false }));
-                    }
-                }
+            let one_id = has_one_id(&part);
+            match self.store(&part, begun.take()).await {
+                Together::Stored { last } => self.all_stored(part, last),
                 // One of its messages is refused for itself: perhaps it is in the other half.
-                Together::Refused(Refusal::Taken | Refusal::Rejected(_)) => parts.refused(part),
+                Together::Known | Together::Refused(Refusal::Taken | Refusal::Rejected(_)) => {
+                    parts.refused(part);
+                }
                 Together::Refused(_) => self.one_by_one(part, false, true).await,
+                Together::Unknown if one_id => {
+                    is_clear = false;
+                    self.again(part).await;
+                }
                 Together::Unknown => {
                     is_clear = false;
                     self.reconnected(&part).await;
@@ -284,14 +289,14 @@ impl Rounds {
         // Those that were refused count too: else messages would gather whose batches are refused each time. A lost connection says
         // nothing.
         if is_clear {
-            self.state.pace.lock().together(count, begun.elapsed(), Instant::now());
+            self.state.pace.lock().together(count, since.elapsed(), Instant::now());
         }
     }
 
     /// Takes what waits. `false` when nobody hands anything over any more.
     async fn fill(&mut self) -> bool {
         let mut taken = Vec::new();
-        while self.held.is_empty() {
+        while self.held.is_empty() && self.ahead.is_none() {
             tokio::select! {
                 count = self.waits.recv_many(&mut taken, MOST) => {
                     if count == 0 {
@@ -302,12 +307,16 @@ impl Rounds {
                 Some(()) = self.settling.next(), if !self.settling.is_empty() => {}
             }
         }
+        self.take();
+        true
+    }
+
+    fn take(&mut self) {
         while self.held.len() < MOST
             && let Ok(waiting) = self.waits.try_recv()
         {
             self.held.push_back(waiting);
         }
-        true
     }
 
     /// Sends each message alone, one behind the other. `maybe_stored` if an earlier try may have stored them: then no refusal says
@@ -343,15 +352,6 @@ impl Rounds {
     async fn publish(&mut self, subject: String, headers: HeaderMap, body: Bytes) -> Result<Sent, Refusal> {
         let broker = self.state.broker.clone();
         meanwhile(&mut self.settling, broker.publish(subject, headers, body)).await
-    }
-
-    /// Waits until the connection is back, or nobody waits for the round any more.
-    async fn reconnected(&mut self, round: &[Waiting]) {
-        let limit = Instant::now() + RECONNECT_LIMIT;
-        let last = round.iter().map(|waiting| waiting.commit.deadline.unwrap_or(limit)).max();
-        let mut link = self.state.broker.link();
-        let up = timeout_at(last.unwrap_or(limit), link.wait_for(|link| link.up));
-        let _ = meanwhile(&mut self.settling, up).await;
     }
 }
 

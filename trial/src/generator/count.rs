@@ -7,7 +7,7 @@ use super::tally::Tally;
 pub(super) struct Count<'a> {
     pub(super) tally: &'a mut Tally,
     pub(super) now: u64,
-    /// What was intended before does not count, and in a closed loop what comes later.
+    /// What was intended before does not count; in a closed loop, what comes before or later.
     pub(super) from: u64,
     pub(super) until: u64,
     /// All deliveries and answers, counted or not.
@@ -18,8 +18,12 @@ pub(super) struct Count<'a> {
 }
 
 impl Count<'_> {
-    /// Whether what was intended at this time counts now.
+    /// Whether what was intended at this time counts now. In a closed loop all counts that comes within the time: what is under way
+    /// when it begins makes up for what is when it ends.
     pub(super) fn counts(&self, intended: u64) -> bool {
-        intended >= self.from && self.now <= self.until
+        if self.until == u64::MAX {
+            return intended >= self.from;
+        }
+        (self.from..=self.until).contains(&self.now)
     }
 }

@@ -1,5 +1,7 @@
 //! Carries out orders, one after the other.
 
+use std::time::Duration;
+
 use anyhow::{Context, ensure};
 
 use super::{
@@ -20,6 +22,9 @@ const CONNECT_LIMIT: u64 = millis(120_000);
 const LAST_ANSWERS: u64 = millis(10_000);
 /// A turn without anything to do.
 const NAP: u64 = millis(20);
+/// From one turn of a closed loop to the next, as a network card that gathers what comes before it interrupts. A generator that ran
+/// for each frame would take the broker's core away from it a hundred thousand times a second.
+const GATHER: Duration = Duration::from_millis(1);
 
 impl Engine {
     /// Carries out one order.
@@ -140,10 +145,12 @@ impl Engine {
                     self.flush(*at);
                 }
                 while clock::now() < end {
+                    std::thread::sleep(GATHER);
                     self.turn(end)?;
-                    for number in std::mem::take(&mut self.answered) {
-                        if let Some(at) = self.place(number) {
-                            self.ask_one(at, verb, size, clock::now());
+                    // What was answered in one read is asked again in one write.
+                    for answered in std::mem::take(&mut self.answered).chunk_by(usize::eq) {
+                        if let Some(at) = answered.first().and_then(|number| self.place(*number)) {
+                            answered.iter().for_each(|_| self.ask_one(at, verb, size, clock::now()));
                             self.flush(at);
                         }
                     }

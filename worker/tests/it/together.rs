@@ -107,7 +107,12 @@ async fn in_a_batch(tide: &Tide, route: &str, how: &str) -> Vec<Request> {
             Request { id, route: route.to_owned(), ..tide.request(&method, format!("\"{how}-{n}\"")) };
         let stored = request.stored(&tide.subjects, None, request.id.as_str());
         let message = (stored.subject, stored.headers, stored.body);
-        handed.push(committer.hand_over(ToCommit { message, once: true, deadline: None }).await.unwrap());
+        handed.push(
+            committer
+                .hand_over(ToCommit { message, once: true, drawn: false, deadline: None })
+                .await
+                .unwrap(),
+        );
         requests.push(request);
     }
     for handed in handed {

@@ -11,6 +11,9 @@ use super::FEWEST;
 const DISK: Duration = Duration::from_micros(150);
 /// How many messages are measured.
 pub(super) const MEASURED: u32 = 64;
+/// As long as nothing is measured, further messages gather when so many are under way: on a slow disk all that a burst brings would
+/// be stored one by one.
+const MANY: usize = 4 * MEASURED as usize;
 /// How long messages gather before they are measured again.
 const GATHERING: Duration = Duration::from_secs(10);
 /// How long they go on to gather while too few come together to be measured.
@@ -29,6 +32,8 @@ pub(super) struct Pace {
     /// Since when enough have been under way, and how many have ended since then.
     busy: Option<(Instant, u32)>,
     gathers_until: Option<Instant>,
+    /// When they were last measured.
+    measured: Option<Instant>,
     /// How long each of them took when that began.
     alone: Duration,
     batches: Batches,
@@ -54,6 +59,7 @@ impl Pace {
     /// Whether messages gather now.
     pub(super) fn gathers(&self, now: Instant) -> bool {
         self.gathers_until.is_some_and(|until| now < until + GRACE)
+            || self.under_way >= MANY && self.measured.is_none_or(|at| now >= at + GATHERING)
     }
 
     /// Whether the next round should show how long its messages take alone.
@@ -65,6 +71,7 @@ impl Pace {
     pub(super) fn round_took(&mut self, count: usize, took: Duration, now: Instant) {
         let each = took / u32::try_from(count.max(1)).unwrap_or(u32::MAX);
         self.gathers_until = (each >= DISK).then_some(now + GATHERING);
+        self.measured = Some(now);
         self.alone = each;
     }
 
@@ -84,6 +91,7 @@ impl Pace {
         *ended += 1;
         if *ended >= MEASURED {
             let each = now.saturating_duration_since(*since) / *ended;
+            self.measured = Some(now);
             let rests =
                 self.rest.as_ref().is_some_and(|rest| now < rest.until && under_way < rest.size * LARGER);
             if each >= DISK && !rests {
@@ -162,6 +170,24 @@ mod tests {
             now += Duration::from_secs(1);
         }
         assert!(!pace.gathers(now));
+    }
+
+    #[test]
+    fn of_a_burst_a_few_hundred_are_sent_alone_until_they_are_measured() {
+        let (mut pace, mut now) = (Pace::default(), Instant::now());
+        for _ in 1..MANY {
+            pace.begin(now);
+        }
+        assert!(!pace.gathers(now));
+        pace.begin(now);
+        assert!(pace.gathers(now));
+        for _ in 0..MEASURED {
+            now += DISK / 2;
+            pace.end(now);
+            pace.begin(now);
+        }
+        assert!(!pace.gathers(now), "the broker is fast");
+        assert!(pace.gathers(now + GATHERING), "that was long ago");
     }
 
     /// A pace whose batches of this size have each taken so long.

@@ -24,6 +24,9 @@ pub struct ToCommit {
     pub message: ToStore,
     /// Whether the stream keeps one message on its subject.
     pub once: bool,
+    /// Whether its id was drawn for it and is known to nobody else. Of a batch of such messages the broker has to remember
+    /// one: it tells whether all are stored.
+    pub drawn: bool,
     /// When nobody waits for it any more. It is not sent later.
     pub deadline: Option<Instant>,
 }
@@ -102,7 +105,7 @@ mod tests {
         let mut held = VecDeque::new();
         for size in [10, 1000 - HEADERS, 1001 - HEADERS, 1000, 10] {
             let message = ("tide.ch.a.b".to_owned(), async_nats::HeaderMap::new(), vec![b'x'; size].into());
-            let commit = ToCommit { message, once: false, deadline: None };
+            let commit = ToCommit { message, once: false, drawn: false, deadline: None };
             let taken = Held { bytes: room.bytes(size).unwrap(), _place: room.place().await.unwrap() };
             held.push_back(Waiting { commit, held: taken, told: oneshot::channel().0 });
         }

@@ -46,7 +46,8 @@ pub(super) fn uplink(scale: Scale) -> Vec<(String, Vec<Peer>, What)> {
         verb: Verb::Publish,
         namespace: "kept",
         workers: 0,
-        warm_ms: scale.millis(1000),
+        // A gateway first stores one by one, until it has seen that the disk is slow.
+        warm_ms: scale.period(2500),
         for_ms: scale.millis(5000),
     };
     let kept = vec![Peer::BareNats, Peer::Tidegate, Peer::TidegateRelaxed, Peer::CentrifugoMemory];

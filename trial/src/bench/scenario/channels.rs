@@ -39,11 +39,9 @@ pub(super) fn cases(scale: Scale) -> Vec<(String, Vec<Peer>, What)> {
         Peer::NatsWebsocket,
     ];
     let brokers = vec![Peer::Tidegate, Peer::CentrifugoNats];
-    let publications = |namespace| Held::Publications {
-        clients: scale.clients(200),
-        namespace,
-        for_ms: scale.millis(10_000),
-    };
+    // Ids are forgotten after two minutes.
+    let for_ms = if scale == Scale::Whole { 150_000 } else { scale.millis(10_000) };
+    let publications = |namespace| Held::Publications { clients: scale.clients(200), namespace, for_ms };
     let held = |namespace| Held::Channels { clients, namespace };
     let count = clients * EACH;
     vec![
@@ -54,6 +52,7 @@ pub(super) fn cases(scale: Scale) -> Vec<(String, Vec<Peer>, What)> {
             What::Channels(held("kept")),
         ),
         ("publications without history".to_owned(), brokers, What::Channels(publications("live"))),
+        ("publications with history".to_owned(), vec![Peer::Tidegate], What::Channels(publications("kept"))),
     ]
 }
 
