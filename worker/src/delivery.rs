@@ -18,7 +18,10 @@ use tidegate_shared::{
     topology::PARK,
 };
 
-use crate::metrics::{Ending, Metrics};
+use crate::{
+    acks::Acks,
+    metrics::{Ending, Metrics},
+};
 
 /// How often an acknowledgement is sent until the broker confirms it. After that, the redelivery finds the stored answer and
 /// acknowledges again.
@@ -156,8 +159,11 @@ impl Delivery {
     }
 
     /// Removes the message from its stream, and waits until the broker confirms it.
-    pub(crate) async fn ack(&self) {
+    pub(crate) async fn ack(&self, acks: &Acks) {
         let Some(reply) = self.message.reply.clone() else { return };
+        if acks.send(&self.message).await {
+            return;
+        }
         for attempt in 0..ACK_TRIES {
             if attempt > 0 {
                 tokio::time::sleep(ACK_PAUSE).await;

@@ -91,6 +91,7 @@ mod schedule;
 mod sender;
 mod service;
 
+mod acks;
 mod attempt;
 mod backoff;
 mod bind;
@@ -100,6 +101,8 @@ mod consume;
 mod delivery;
 mod engine;
 mod fault;
+mod gather;
+mod hand_overs;
 mod hook;
 mod inquiry;
 mod lines;

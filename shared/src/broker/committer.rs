@@ -29,7 +29,7 @@ use parking_lot::Mutex;
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinSet,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, sleep_until, timeout, timeout_at},
 };
 
 pub(super) use self::room::{Place, Room};
@@ -50,6 +50,13 @@ const FEWEST: usize = 16;
 /// How long a round of messages that are stored one by one holds up the next one at most: as long as a few of them take on a slow
 /// disk. One that hangs must not hold up the others for longer.
 const ROUND_LIMIT: Duration = Duration::from_millis(50);
+/// How long the round behind a batch gathers messages while they keep coming: as long as that batch took, and at most so long. A batch
+/// costs the broker as much as dozens of its messages, so a few large ones are cheaper than many small ones.
+const GATHER_LIMIT: Duration = Duration::from_millis(8);
+/// Without a message for so long, everybody who could send one waits for this round.
+const GAP: Duration = Duration::from_millis(1);
+/// More messages would not make a batch noticeably cheaper.
+const PLENTY: usize = 256;
 /// How long a round waits for the connection after it was lost, if its messages have no deadline.
 const RECONNECT_LIMIT: Duration = Duration::from_secs(5);
 
@@ -104,6 +111,7 @@ impl Committer {
             waits,
             held: VecDeque::new(),
             settling: FuturesUnordered::new(),
+            gathers_until: None,
         };
         committing.spawn(rounds.run());
         Self { state, queue, _committing: committing }
@@ -219,6 +227,8 @@ struct Rounds {
     held: VecDeque<Waiting>,
     /// Messages that were sent alone.
     settling: FuturesUnordered<BoxFuture<'static, ()>>,
+    /// Set behind a batch.
+    gathers_until: Option<Instant>,
 }
 
 impl Rounds {
@@ -288,6 +298,7 @@ impl Rounds {
         // Those that were refused count too: else messages would gather whose batches are refused each time. A lost connection says
         // nothing.
         if is_clear {
+            self.gathers_until = Some(Instant::now() + begun.elapsed().min(GATHER_LIMIT));
             self.state.pace.lock().together(count, begun.elapsed(), Instant::now());
         }
     }
@@ -306,12 +317,32 @@ impl Rounds {
                 Some(()) = self.settling.next(), if !self.settling.is_empty() => {}
             }
         }
+        self.gather().await;
         while self.held.len() < MOST
             && let Ok(waiting) = self.waits.try_recv()
         {
             self.held.push_back(waiting);
         }
         true
+    }
+
+    /// Behind a batch, waits for more messages while they keep coming.
+    async fn gather(&mut self) {
+        let Some(until) = self.gathers_until.take() else { return };
+        let mut taken = Vec::new();
+        while self.held.len() < PLENTY {
+            let gap = until.min(Instant::now() + GAP);
+            tokio::select! {
+                count = self.waits.recv_many(&mut taken, PLENTY) => {
+                    if count == 0 {
+                        return;
+                    }
+                    self.held.extend(taken.drain(..));
+                }
+                Some(()) = self.settling.next(), if !self.settling.is_empty() => {}
+                () = sleep_until(gap) => return,
+            }
+        }
     }
 
     /// Sends each message alone, one behind the other. `maybe_stored` if an earlier try may have stored them: then no refusal says
