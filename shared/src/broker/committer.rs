@@ -1,7 +1,8 @@
 //! Storing the messages of one process in one stream: one by one, or, where the broker waits for its disk with each message, in
 //! rounds. What gathers while a round is under way is the next one: a few messages one by one, many as an atomic batch.
 //!
-//! There is no timer and one round at a time, so messages keep the order in which they are handed over, also when a batch fails.
+//! There is one round at a time, so messages keep the order in which they are handed over, also when a batch fails. Only behind a batch
+//! the next round waits, for as long as that batch took at most, and only while messages keep coming.
 //! Only a batch that the broker confirms counts. One that it refuses is divided ([`parts`]); whatever else becomes of it, each of its
 //! messages is stored alone, in order, which tells what is wrong with it. That is harmless for messages that are stored once however often they are sent: each has an id by
 //! which the broker knows it, or a subject of its own. A batch has a price: where a message alone is cheap, none gather.
