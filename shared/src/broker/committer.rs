@@ -12,10 +12,10 @@ mod pace;
 mod parts;
 mod room;
 mod round;
+mod settling;
 
 use std::{
     collections::VecDeque,
-    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -39,6 +39,7 @@ use self::{
     pace::{MEASURED, Pace},
     parts::{Part, Parts},
     round::{Held, Waiting, next_round},
+    settling::{certain, meanwhile},
 };
 use super::{
     Broker, Refusal, Sent, Stored,
@@ -395,30 +396,6 @@ impl State {
     /// So many that waited for their round are on their way now.
     fn sent(&self, count: usize) {
         self.queued.fetch_sub(count, Ordering::AcqRel);
-    }
-}
-
-/// Waits for something. Those that were sent alone are told meanwhile what the broker said.
-async fn meanwhile<T>(
-    settling: &mut FuturesUnordered<BoxFuture<'static, ()>>,
-    something: impl Future<Output = T>,
-) -> T {
-    let mut something = pin!(something);
-    loop {
-        tokio::select! {
-            biased;
-            done = &mut something => return done,
-            Some(()) = settling.next(), if !settling.is_empty() => {}
-        }
-    }
-}
-
-/// What a refusal says about a message that an earlier try may have stored.
-fn certain(refusal: Refusal, maybe_stored: bool) -> Refusal {
-    match refusal {
-        Refusal::Taken => Refusal::Taken,
-        _ if maybe_stored => Refusal::Unknown,
-        refusal => refusal,
     }
 }
 
