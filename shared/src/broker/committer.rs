@@ -52,8 +52,7 @@ const FEWEST: usize = 16;
 /// How long a round of messages that are stored one by one holds up the next one at most: as long as a few of them take on a slow
 /// disk. One that hangs must not hold up the others for longer.
 const ROUND_LIMIT: Duration = Duration::from_millis(50);
-/// How long the round behind a batch gathers messages while they keep coming: as long as that batch took, and at most so long. A batch
-/// costs the broker as much as dozens of its messages, so a few large ones are cheaper than many small ones.
+/// How long the round behind a batch gathers messages that keep coming, at most: a batch costs as much as dozens of messages.
 const GATHER_LIMIT: Duration = Duration::from_millis(8);
 /// Without a message for so long, everybody who could send one waits for this round.
 const GAP: Duration = Duration::from_millis(1);
