@@ -14,6 +14,7 @@ pub(crate) mod schedules;
 pub(crate) mod store;
 pub(crate) mod turn;
 pub(crate) mod waiting;
+mod words;
 
 use bytes::Bytes;
 use tidegate_shared::{envelope::Answer, protocol};

@@ -27,6 +27,7 @@ mod barrier;
 mod batch;
 mod committer;
 mod health;
+mod last_reads;
 mod link;
 mod pass;
 mod progress;
@@ -44,6 +45,7 @@ pub use self::{
     batch::ToStore,
     committer::{Committer, Handed, ToCommit},
     health::Health,
+    last_reads::LastReads,
     link::{Link, Losses},
     pass::Passed,
     progress::{Fill, Held, NotDone, Progress},

@@ -3,6 +3,7 @@
 //! Pure: converts to and from headers.
 
 mod answer;
+mod together;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -20,7 +21,10 @@ use crate::{
     trace::Trace,
 };
 
-pub use self::answer::{Answer, Outcome};
+pub use self::{
+    answer::{Answer, Outcome},
+    together::Together,
+};
 pub use crate::header::one_line;
 
 /// A request on its way to a worker.

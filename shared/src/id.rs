@@ -119,6 +119,11 @@ impl RequestId {
         two_tokens(text).then(|| Self(text.into()))
     }
 
+    /// The gateway at which a plain request waits.
+    pub fn gateway(&self) -> GatewayId {
+        GatewayId(self.0.split('.').next().unwrap_or_default().into())
+    }
+
     /// Whether the client gave an idempotency key.
     pub fn is_keyed(&self) -> bool {
         self.0.starts_with("k.")

@@ -34,6 +34,9 @@ pub struct Subjects {
 /// priority. Behind the stage comes the address.
 const LANES: [&str; 2] = ["in", "first"];
 
+/// In the place of a request's random part: several answers. No request has it.
+const TOGETHER: &str = "=together";
+
 impl Subjects {
     /// Creates the subjects under `prefix`. The configuration has checked that it is one token.
     pub fn new(prefix: &str) -> Self {
@@ -161,6 +164,16 @@ impl Subjects {
     /// The answers to the plain requests of one gateway.
     pub fn answers_of(&self, gateway: &GatewayId) -> String {
         format!("{}.answer.{}.*", self.prefix, gateway.as_str())
+    }
+
+    /// Where workers bring several answers to the plain requests of one gateway in one message: no request has this subject.
+    pub fn answers_together(&self, gateway: &GatewayId) -> String {
+        format!("{}.answer.{}.{TOGETHER}", self.prefix, gateway.as_str())
+    }
+
+    /// Whether a subject is such a one.
+    pub fn is_together(subject: &str) -> bool {
+        Self::last_token(subject) == TOGETHER
     }
 
     /// The live copies of the answers to all requests with a key.

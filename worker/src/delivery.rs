@@ -18,7 +18,10 @@ use tidegate_shared::{
     topology::PARK,
 };
 
-use crate::metrics::{Ending, Metrics};
+use crate::{
+    acks::Acks,
+    metrics::{Ending, Metrics},
+};
 
 /// In-progress acknowledgements per `ack_wait`: two may be lost before the broker delivers the message again.
 pub(crate) const PROGRESS_PER_ACK_WAIT: u32 = 3;
@@ -159,8 +162,11 @@ impl Delivery {
     }
 
     /// Removes the message from its stream, and waits until the broker confirms it.
-    pub(crate) async fn ack(&self) {
+    pub(crate) async fn ack(&self, acks: &Acks) {
         let Some(reply) = self.message.reply.clone() else { return };
+        if acks.send(&self.message).await {
+            return;
+        }
         for attempt in 0..ACK_TRIES {
             if attempt > 0 {
                 tokio::time::sleep(ACK_PAUSE).await;

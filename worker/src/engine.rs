@@ -11,9 +11,9 @@ use tokio::{runtime::Handle, sync::Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    attempt::Ends, clock::Clock, committer::Committers, exposed::Exposed, fault::Faults, gate::Gate,
-    lines::Lines, look_up::LookUps, metrics::Metrics, permit::Room, running::Running,
-    service::HandlerService, stall::Stall, starts::Starts,
+    acks::Acks, attempt::Ends, clock::Clock, committer::Committers, exposed::Exposed, fault::Faults,
+    gate::Gate, hand_overs::HandOvers, lines::Lines, look_up::LookUps, metrics::Metrics, permit::Room,
+    running::Running, service::HandlerService, stall::Stall, starts::Starts,
 };
 
 /// What all routes of a worker share.
@@ -25,6 +25,9 @@ pub(crate) struct Engine {
     pub(crate) look_ups: LookUps,
     /// Stores answers.
     pub(crate) committers: Committers,
+    /// Brings answers to gateways.
+    pub(crate) hand_overs: HandOvers,
+    pub(crate) acks: Acks,
     /// The names of all configured namespaces.
     pub(crate) namespaces: Vec<String>,
     /// The worker's name in its answers.

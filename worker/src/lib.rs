@@ -91,6 +91,7 @@ mod schedule;
 mod sender;
 mod service;
 
+mod acks;
 mod attempt;
 mod backoff;
 mod bind;
@@ -101,6 +102,8 @@ mod delivery;
 mod engine;
 mod exposed;
 mod fault;
+mod gather;
+mod hand_overs;
 mod hook;
 mod inquiry;
 mod lines;

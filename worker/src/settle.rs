@@ -295,7 +295,7 @@ impl Settlement {
             self.engine.faults.reach(Point::BeforeAck, self.route.name(), &self.delivery).await;
         }
         self.delivery.count(&self.engine.metrics, self.route.name(), ending);
-        self.delivery.ack().await;
+        self.delivery.ack(&self.engine.acks).await;
         ending
     }
 }

@@ -14,6 +14,7 @@ use tokio::{runtime::Handle, sync::Semaphore, task::JoinSet, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    acks::Acks,
     attempt::Ends,
     bind::bind,
     clock::Clock,
@@ -22,6 +23,7 @@ use crate::{
     engine::Engine,
     exposed::Exposed,
     fault::Faults,
+    hand_overs::HandOvers,
     hook::HookRunner,
     inquiry,
     look_up::LookUps,
@@ -128,13 +130,18 @@ impl Connected {
             async move { Broker::connect(&nats, &nats.worker, &connection_name, IN_FLIGHT, true).await };
         let broker = runtime.run(connect).await?.past_streams(config, false);
         let (reading, of) = (broker.clone(), config.clone());
-        let starts =
-            async move { (LookUps::start(&reading), Committers::start(&reading, &of), Ends::start()) };
-        let (look_ups, committers, ends) = runtime.run(starts).await;
+        let starts = async move {
+            let hand_overs = HandOvers::start(&reading, &of.subjects());
+            let gathering = (Committers::start(&reading, &of), hand_overs, Acks::start(&reading));
+            (LookUps::start(&reading), gathering, Ends::start())
+        };
+        let (look_ups, (committers, hand_overs, acks), ends) = runtime.run(starts).await;
         let metrics = Arc::new(Metrics::new());
         let engine = Arc::new(Engine {
             look_ups,
             committers,
+            hand_overs,
+            acks,
             broker,
             config: config.clone(),
             subjects: config.subjects(),

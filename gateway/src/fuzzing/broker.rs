@@ -9,7 +9,7 @@ use tidegate_shared::{
     advisory::Advisory,
     confirmation::Confirmation,
     dead::{Failed, Letter, Reason, Rest},
-    envelope::{Answer, Request, get},
+    envelope::{Answer, Request, Together, get},
     header,
     protocol::{Encoding, Reply, encode_reply},
     schedule::{Firing, FiringOutcome, Record, Schedule, When},
@@ -78,7 +78,7 @@ pub(super) fn request(input: &[u8]) {
 
 /// An answer is read as it was written, and every client can be told it.
 pub(super) fn answer(input: &[u8]) {
-    let _ = (Advisory::read(input), Confirmation::read(input));
+    let _ = (Advisory::read(input), Confirmation::read(input), Together::read(input));
     if let Some(advisory) = Advisory::read(input) {
         assert!(!advisory.error().is_empty() && !advisory.place().is_empty());
     }

@@ -9,7 +9,7 @@ use tidegate_shared::{
     header,
     id::body_digest,
     route::Priority,
-    topology::{self, request_stream},
+    topology::request_stream,
 };
 
 use super::store::Store;
@@ -74,16 +74,12 @@ impl Store {
     ) -> Result<(Option<Answer>, Option<Message>, Option<Message>), Refusal> {
         let parked = self.subjects.park(&request.id);
         let due = self.subjects.due(&self.subjects.request(&request.address())).unwrap_or_default();
-        tokio::try_join!(
-            self.stored_answer(request),
-            self.broker.last(topology::PARK, &parked),
-            self.broker.last(topology::PARK, &due),
-        )
+        tokio::try_join!(self.stored_answer(request), self.parked.last(parked), self.parked.last(due),)
     }
 
     /// The stored answer to a request.
     pub(super) async fn stored_answer(&self, request: &Request) -> Result<Option<Answer>, Refusal> {
-        let message = self.broker.last(topology::REPLY, &self.subjects.reply(&request.id)).await?;
+        let message = self.answers.last(self.subjects.reply(&request.id)).await?;
         let answer = message.map(|m| Answer::read(&m.headers.unwrap_or_default(), m.payload));
         let unreadable = |error| Refusal::Rejected(format!("the stored answer cannot be read: {error}"));
         answer.transpose().map_err(unreadable)

@@ -9,7 +9,7 @@ use std::{
 use async_nats::{HeaderMap, HeaderName};
 use bytes::Bytes;
 use tidegate_shared::{
-    broker::{Broker, Committer, Handed, Passed, Refusal, Stored, ToCommit, ToStore},
+    broker::{Broker, Committer, Handed, LastReads, Passed, Refusal, Stored, ToCommit, ToStore},
     channel::Channel,
     config::{Config, Match, Order},
     enqueue::StoredRequest,
@@ -21,7 +21,7 @@ use tidegate_shared::{
         codes::{self, ErrorCode},
     },
     subject::Subjects,
-    topology::{channel_stream, request_stream},
+    topology::{PARK, REPLY, channel_stream, request_stream},
 };
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
@@ -44,6 +44,9 @@ pub(crate) struct Store {
     pub(super) metrics: Metrics,
     /// The routes with a strict order.
     strict: HashSet<String>,
+    /// Reads stored answers, and parked requests.
+    pub(super) answers: LastReads,
+    pub(super) parked: LastReads,
     /// One for the stream of each route, by its name.
     requests: HashMap<String, Committer>,
     /// One for the stream of each namespace with history, by its name.
@@ -88,7 +91,8 @@ impl Store {
         let namespaces = config.all_namespaces();
         let kept = namespaces.iter().filter(|namespace| namespace.has_history());
         let publications = kept.map(|kept| committer(&kept.name, channel_stream(&kept.name))).collect();
-        Self { broker, subjects, waiting, cache, metrics, strict, requests, publications }
+        let [answers, parked] = [REPLY, PARK].map(|stream| LastReads::start(&broker, stream));
+        Self { broker, subjects, waiting, cache, metrics, strict, answers, parked, requests, publications }
     }
 
     /// Stores a message that has no reply.

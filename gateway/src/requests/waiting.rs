@@ -13,6 +13,8 @@ use parking_lot::Mutex;
 use tidegate_shared::{confirmation::Confirmation, envelope::Answer, id::RequestId};
 use tokio::sync::{mpsc, oneshot};
 
+use super::words::Words;
+
 /// The fewest requests that are remembered as answered; at most twice as many. Copies of their answers come within a second or
 /// two.
 const REMEMBERED: usize = 16 * 1024;
@@ -37,7 +39,7 @@ struct State {
 struct Caller {
     sender: Option<oneshot::Sender<Answer>>,
     /// Where the worker that brought the answer last waits for the gateway's word.
-    reply: Option<Subject>,
+    reply: Option<Reply>,
 }
 
 /// The requests that were answered last: the older half is forgotten when the newer one is full.
@@ -45,6 +47,14 @@ struct Caller {
 struct Answered {
     newer: HashSet<RequestId>,
     older: HashSet<RequestId>,
+}
+
+/// Where a worker waits for the gateway's word on an answer.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    Alone(Subject),
+    /// Among those on the answers that came with it; which of them it is.
+    Together(Arc<Words>, usize),
 }
 
 /// The gateway's word to a worker, and the subject it is sent on.
@@ -73,7 +83,7 @@ impl Waiting {
     }
 
     /// A worker brings an answer, and waits for the gateway's word on `reply`, if it says where.
-    pub(crate) fn arrived(&self, answer: Answer, reply: Option<Subject>) {
+    pub(crate) fn arrived(&self, answer: Answer, reply: Option<Reply>) {
         let mut state = self.state.lock();
         let State { callers, answered } = &mut *state;
         let word = match callers.get_mut(&answer.re) {
@@ -97,10 +107,18 @@ impl Waiting {
         self.state.lock().answered.insert(id.clone());
     }
 
-    fn say(&self, reply: Option<Subject>, word: Confirmation) {
-        let Some(reply) = reply else { return };
-        if self.words.try_send((reply, word)).is_err() {
-            tracing::debug!(?word, "too many confirmations wait to be sent: the worker will ask again");
+    fn say(&self, reply: Option<Reply>, word: Confirmation) {
+        match reply {
+            None => {}
+            Some(Reply::Together(words, which)) => words.say(which, word),
+            Some(Reply::Alone(reply)) => {
+                if self.words.try_send((reply, word)).is_err() {
+                    tracing::debug!(
+                        ?word,
+                        "too many confirmations wait to be sent: the worker will ask again"
+                    );
+                }
+            }
         }
     }
 
@@ -183,6 +201,10 @@ mod tests {
         words.try_recv().ok().map(|(reply, word)| (reply.to_string(), word))
     }
 
+    fn alone(reply: &'static str) -> Option<Reply> {
+        Some(Reply::Alone(reply.into()))
+    }
+
     fn said(reply: &str, word: Confirmation) -> (String, Confirmation) {
         (reply.to_owned(), word)
     }
@@ -192,12 +214,12 @@ mod tests {
         let (waiting, mut words) = Waiting::new();
         let id = plain();
         let mut slot = waiting.wait_for(id.clone());
-        waiting.arrived(answer(&id), Some("first".into()));
+        waiting.arrived(answer(&id), alone("first"));
         assert_eq!(word(&mut words), None, "the caller has not taken it yet");
         assert_eq!(slot.answer().await, answer(&id));
         assert_eq!(word(&mut words), Some(said("first", Confirmation::Taken)));
         drop(slot);
-        waiting.arrived(answer(&id), Some("copy".into()));
+        waiting.arrived(answer(&id), alone("copy"));
         assert_eq!(word(&mut words), Some(said("copy", Confirmation::Known)));
         assert_eq!(word(&mut words), None);
     }
@@ -207,8 +229,8 @@ mod tests {
         let (waiting, mut words) = Waiting::new();
         let id = plain();
         let mut slot = waiting.wait_for(id.clone());
-        waiting.arrived(answer(&id), Some("first".into()));
-        waiting.arrived(answer(&id), Some("second".into()));
+        waiting.arrived(answer(&id), alone("first"));
+        waiting.arrived(answer(&id), alone("second"));
         assert_eq!(word(&mut words), None);
         slot.answer().await;
         assert_eq!(word(&mut words), Some(said("second", Confirmation::Taken)));
@@ -219,10 +241,10 @@ mod tests {
         let (waiting, mut words) = Waiting::new();
         let id = plain();
         let slot = waiting.wait_for(id.clone());
-        waiting.arrived(answer(&id), Some("before".into()));
+        waiting.arrived(answer(&id), alone("before"));
         drop(slot);
         assert_eq!(word(&mut words), Some(said("before", Confirmation::Late)));
-        waiting.arrived(answer(&id), Some("after".into()));
+        waiting.arrived(answer(&id), alone("after"));
         assert_eq!(word(&mut words), Some(said("after", Confirmation::Late)));
         assert!(waiting.state.lock().callers.is_empty());
     }
@@ -232,11 +254,11 @@ mod tests {
         let (waiting, mut words) = Waiting::new();
         let id = plain();
         let slot = waiting.wait_for(id.clone());
-        waiting.arrived(answer(&id), Some("handed".into()));
+        waiting.arrived(answer(&id), alone("handed"));
         waiting.answered_from_store(&id);
         drop(slot);
         assert_eq!(word(&mut words), Some(said("handed", Confirmation::Known)));
-        waiting.arrived(answer(&id), Some("after".into()));
+        waiting.arrived(answer(&id), alone("after"));
         assert_eq!(word(&mut words), Some(said("after", Confirmation::Known)));
     }
 
@@ -254,5 +276,21 @@ mod tests {
             answered.insert(plain());
         }
         assert!(!answered.contains(&id) && answered.newer.len() + answered.older.len() <= 2 * REMEMBERED);
+    }
+
+    #[tokio::test]
+    async fn the_words_on_answers_that_came_together_go_together() {
+        let (waiting, mut alone) = Waiting::new();
+        let (slow, gone) = (plain(), plain());
+        let mut slot = waiting.wait_for(slow.clone());
+        let words = Arc::new(Words::new(3));
+        waiting.arrived(answer(&slow), Some(Reply::Together(Arc::clone(&words), 0)));
+        waiting.arrived(answer(&gone), Some(Reply::Together(Arc::clone(&words), 2)));
+        assert_eq!(words.so_far(), [None, None, Some(Confirmation::Late)]);
+        slot.answer().await;
+        assert_eq!(words.so_far(), [Some(Confirmation::Taken), None, Some(Confirmation::Late)]);
+        words.say(1, Confirmation::Known);
+        words.all().await;
+        assert_eq!(word(&mut alone), None);
     }
 }

@@ -4,7 +4,11 @@ use tidegate_cli::{
     client::{CallError, Client, Event, Events},
     stack::{Kind, Stack},
 };
-use tidegate_shared::{confirmation::Confirmation, id::GatewayId, id::RequestId};
+use tidegate_shared::{
+    confirmation::Confirmation,
+    envelope::Together,
+    id::{GatewayId, RequestId},
+};
 use tokio::task::JoinSet;
 
 use crate::support::{
@@ -78,6 +82,29 @@ async fn a_gateway_says_what_became_of_each_answer() {
     let nowhere = RequestId::plain(&GatewayId::random());
     let nowhere = tidegate_shared::envelope::Request { id: nowhere, ..request };
     assert_eq!(hand.hand_over(&answer_to(&nowhere, "1")).await, None, "there is no such gateway");
+}
+
+#[tokio::test]
+async fn a_gateway_says_what_became_of_answers_that_come_in_one_message() {
+    let stack = start(quick("").gateways(1)).await;
+    let (client, _events) = connect(&stack, 0, "42").await;
+    let hand = Hand::of(&stack, "nobody").await;
+    let calls = [calling(&client, "nobody"), calling(&client, "nobody")];
+    let ((first, _), (second, _)) = (hand.take().await, hand.take().await);
+    let nobody =
+        tidegate_shared::envelope::Request { id: RequestId::plain(&first.id.gateway()), ..first.clone() };
+    let mut together = Together::default();
+    for (request, body) in [(&first, "1"), (&nobody, "2"), (&second, "1")] {
+        together.add(&answer_to(request, body));
+    }
+    let subject = stack.config().subjects().answers_together(&first.id.gateway());
+    let words = hand.nats.request(subject, together.into_body()).await.unwrap();
+    let (taken, late) = (Some(Confirmation::Taken), Some(Confirmation::Late));
+    assert_eq!(Confirmation::read_lines(&words.payload, 3), [taken, late, taken]);
+    for call in calls {
+        assert_eq!(call.end().await.unwrap(), "1");
+    }
+    assert_eq!(hand.hand_over(&answer_to(&second, "1")).await, Some(Confirmation::Known));
 }
 
 #[tokio::test]

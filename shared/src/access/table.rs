@@ -78,6 +78,7 @@ fn gateway(config: &Config, subjects: &Subjects, topology: &Topology) -> Vec<Rig
         store(subjects.under("reply.*.*"), "stores that a request is cancelled"),
         store(subjects.under("presence.>"), "stores its lease and the members of channels"),
         read(&format!("{REPLY}.{}", subjects.under("reply.>")), "looks for the answer to a repeated request"),
+        api(&format!("DIRECT.GET.{REPLY}"), READ, "looks for the answers to several requests at once"),
         api(&format!("DIRECT.GET.{DEAD}"), READ, "reads, redrives and drops dead letters"),
         api(&format!("STREAM.MSG.DELETE.{DEAD}"), Answers::One, "reads, redrives and drops dead letters"),
         api(

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use async_nats::HeaderMap;
+use async_nats::{HeaderMap, HeaderName};
 use bytes::Bytes;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -80,32 +80,40 @@ impl Answer {
     /// message, and an id would outlive it.
     pub fn headers(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        headers.insert(header::RE, self.re.as_str());
-        headers.insert(header::ATTEMPT, self.attempt.to_string());
-        headers.insert(header::WORKER, header::text(&self.worker));
+        self.each_header(|name, value| headers.insert(HeaderName::from_static(name), value));
+        headers
+    }
+
+    /// The names and values of those headers.
+    pub(super) fn each_header(&self, mut header: impl FnMut(&'static str, &str)) {
+        header(header::RE, self.re.as_str());
+        header(header::ATTEMPT, &self.attempt.to_string());
+        header(header::WORKER, &header::text(&self.worker));
         if let Some(user) = &self.user {
-            headers.insert(header::USER, user.as_str());
+            header(header::USER, user);
         }
         if let Some(digest) = &self.digest {
-            headers.insert(header::DIGEST, digest.as_str());
+            header(header::DIGEST, digest);
         }
         for (name, number) in [(header::DEAD_LETTER, self.letter), (header::REDRIVEN, self.redriven)] {
             if let Some(number) = number {
-                headers.insert(name, number.to_string());
+                header(name, &number.to_string());
             }
         }
         if let Some(trace) = &self.trace {
-            trace.write(&mut headers);
-        }
-        match &self.outcome {
-            Outcome::Ok(_) => headers.insert(header::STATUS, "ok"),
-            Outcome::Error { code, message, .. } => {
-                headers.insert(header::STATUS, "error");
-                headers.insert(header::CODE, code.to_string());
-                headers.insert(header::MESSAGE, header::text(message));
+            header(header::TRACE_PARENT, &trace.parent());
+            if let Some(state) = trace.state() {
+                header(header::TRACE_STATE, state);
             }
         }
-        headers
+        match &self.outcome {
+            Outcome::Ok(_) => header(header::STATUS, "ok"),
+            Outcome::Error { code, message, .. } => {
+                header(header::STATUS, "error");
+                header(header::CODE, &code.to_string());
+                header(header::MESSAGE, &header::text(message));
+            }
+        }
     }
 
     /// Returns the message body of the answer: the result, or the data of an error.
@@ -116,31 +124,37 @@ impl Answer {
 
     /// Decodes an answer that the broker delivered.
     pub fn read(headers: &HeaderMap, body: Bytes) -> Result<Self, Unreadable> {
-        let outcome = match get(headers, header::STATUS) {
+        Self::read_from(|name| get(headers, name), body)
+    }
+
+    /// As [`Self::read`], from headers by their names.
+    pub(super) fn read_from<'a>(
+        get: impl Fn(&'static str) -> Option<&'a str>,
+        body: Bytes,
+    ) -> Result<Self, Unreadable> {
+        let outcome = match get(header::STATUS) {
             Some("ok") => Outcome::Ok(body),
             Some("error") => Outcome::Error {
                 // A worker in any language wrote it. An odd code must not cost the client its answer.
-                code: get(headers, header::CODE)
+                code: get(header::CODE)
                     .and_then(|code| code.trim().parse().ok())
                     .filter(|code| *code > 0)
                     .unwrap_or(codes::INTERNAL.code),
-                message: get(headers, header::MESSAGE)
-                    .filter(|m| !m.is_empty())
-                    .unwrap_or("error")
-                    .to_owned(),
+                message: get(header::MESSAGE).filter(|m| !m.is_empty()).unwrap_or("error").to_owned(),
                 data: json_or_nothing(body),
             },
             _ => return Err(Unreadable(header::STATUS)),
         };
         Ok(Self {
-            re: get(headers, header::RE).and_then(RequestId::parse).ok_or(Unreadable(header::RE))?,
-            user: get(headers, header::USER).map(str::to_owned),
-            digest: get(headers, header::DIGEST).map(str::to_owned),
-            attempt: get(headers, header::ATTEMPT).and_then(|attempt| attempt.parse().ok()).unwrap_or(0),
-            worker: get(headers, header::WORKER).unwrap_or_default().to_owned(),
-            letter: get(headers, header::DEAD_LETTER).and_then(|letter| letter.parse().ok()),
-            redriven: get(headers, header::REDRIVEN).and_then(|letter| letter.parse().ok()),
-            trace: Trace::read(headers),
+            re: get(header::RE).and_then(RequestId::parse).ok_or(Unreadable(header::RE))?,
+            user: get(header::USER).map(str::to_owned),
+            digest: get(header::DIGEST).map(str::to_owned),
+            attempt: get(header::ATTEMPT).and_then(|attempt| attempt.parse().ok()).unwrap_or(0),
+            worker: get(header::WORKER).unwrap_or_default().to_owned(),
+            letter: get(header::DEAD_LETTER).and_then(|letter| letter.parse().ok()),
+            redriven: get(header::REDRIVEN).and_then(|letter| letter.parse().ok()),
+            trace: get(header::TRACE_PARENT)
+                .and_then(|parent| Trace::parse(parent, get(header::TRACE_STATE))),
             outcome,
         })
     }

@@ -140,7 +140,7 @@ pub(crate) async fn bury_unreadable(
         Ok(_) => {
             engine.metrics.buried(route, Reason::Unreadable);
             delivery.count(&engine.metrics, route, Ending::Dead);
-            delivery.ack().await;
+            delivery.ack(&engine.acks).await;
         }
         Err(error) => {
             tracing::error!(route, %error, "the dead letter cannot be stored");

@@ -5,31 +5,22 @@
 //! personal channel. The request is acknowledged after that only: if this worker dies meanwhile, another one goes on with the
 //! stored answer.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use async_nats::{HeaderMap, Request, RequestErrorKind};
-use tidegate_shared::{confirmation::Confirmation, envelope::Answer};
+use tidegate_shared::{broker::HEADERS_LIMIT, confirmation::Confirmation, envelope::Answer};
 use tokio::time::Instant;
 
 use super::Settlement;
-use crate::{backoff::Pauses, store::Rejected};
+use crate::{
+    backoff::Pauses,
+    hand_overs::{Heard, ask_alone},
+    store::Rejected,
+};
 
-/// How long a gateway may take for its word.
-const ASK_LIMIT: Duration = Duration::from_secs(1);
 /// The pause before the gateway is asked again, doubled each time up to a second.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// How much later than the caller's deadline the gateway is asked for the last time.
 const MARGIN: Duration = Duration::from_millis(500);
-
-/// What a gateway said about an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Heard {
-    Word(Confirmation),
-    /// No gateway has this subject.
-    Nobody,
-    /// No word in time.
-    Silence,
-}
 
 /// What follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,12 +48,19 @@ impl Settlement {
     /// Hands an answer over, and returns when it is certain where it went. `stored` says that it was stored by an earlier
     /// delivery.
     pub(super) async fn hand_over(&self, answer: Answer, stored: bool) -> Result<(), Rejected> {
-        let headers = answer.headers();
-        self.engine.broker.check_size(&headers, answer.body().len()).map_err(Rejected::of)?;
+        let (engine, answer) = (&self.engine, Arc::new(answer));
+        // A short answer fits whatever its headers are.
+        if answer.body().len() + HEADERS_LIMIT > engine.broker.client().max_payload() {
+            engine.broker.check_size(&answer.headers(), answer.body().len()).map_err(Rejected::of)?;
+        }
         let over = Instant::now() + self.caller_waits() + MARGIN;
         let (mut pauses, mut stored, mut waiting) = (Pauses::new(FIRST_PAUSE), stored, None);
         for asked in 1.. {
-            let heard = self.ask(&answer, &headers).await;
+            let first = if asked == 1 { engine.hand_overs.ask(Arc::clone(&answer)).await } else { None };
+            let heard = match first {
+                Some(heard) => heard,
+                None => ask_alone(&engine.broker, &engine.subjects, &answer).await,
+            };
             match next(heard, asked, Instant::now() >= over) {
                 Next::Done => return Ok(()),
                 Next::ToUser => {
@@ -76,29 +74,11 @@ impl Settlement {
             if !stored {
                 // Too long for the result cache, or no room in it: the gateway is asked again all the same.
                 let fits = answer.body().len() as u64 <= self.engine.config.streams.answer_max_bytes;
-                stored = fits && matches!(self.try_to_keep(&answer, &headers).await, Ok(Some(_)));
+                stored = fits && matches!(self.try_to_keep(&answer, &answer.headers()).await, Ok(Some(_)));
             }
             tokio::time::sleep(pauses.failed()).await;
         }
         Ok(())
-    }
-
-    async fn ask(&self, answer: &Answer, headers: &HeaderMap) -> Heard {
-        // While disconnected the library would keep the question, and the gateway would get it long after the answer.
-        if !self.engine.broker.is_connected() {
-            return Heard::Silence;
-        }
-        let subject = self.engine.subjects.answer(&answer.re);
-        let question =
-            Request::new().headers(headers.clone()).payload(answer.body()).timeout(Some(ASK_LIMIT));
-        match self.engine.broker.client().send_request(subject, question).await {
-            Ok(reply) => Confirmation::read(&reply.payload).map_or(Heard::Silence, Heard::Word),
-            Err(error) if error.kind() == RequestErrorKind::NoResponders => Heard::Nobody,
-            Err(error) => {
-                tracing::debug!(request.id = %answer.re, trace.id = %self.trace, %error, "no gateway has confirmed an answer");
-                Heard::Silence
-            }
-        }
     }
 }
 

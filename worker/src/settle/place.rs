@@ -133,7 +133,7 @@ pub(crate) async fn queue_again(engine: &Engine, route: &BoundRoute, delivery: &
         }
         tokio::time::sleep(pauses.failed()).await;
     }
-    delivery.ack().await;
+    delivery.ack(&engine.acks).await;
     Ending::Queued
 }
 
