@@ -32,7 +32,10 @@ const PAUSE: Duration = Duration::from_millis(2);
 /// A byte of a head that does not end.
 const DRIP: Duration = Duration::from_millis(500);
 /// After a socket was refused.
-const REFUSED: Duration = Duration::from_millis(200);
+const REFUSED: Duration = Duration::from_secs(1);
+/// The time in which sockets that are to be held begin, one after the other: as the server ends each after the same time, they would
+/// all come again at once.
+const BEGIN: Duration = Duration::from_secs(10);
 /// Client addresses: one has about 28,000 ports, and a closed connection keeps its own for a minute.
 const ADDRESSES: usize = 100;
 
@@ -76,6 +79,8 @@ struct File {
 struct Attacker {
     number: usize,
     to: SocketAddr,
+    /// How long it waits before its first socket.
+    begins_after: Duration,
     opening: Arc<Semaphore>,
     counts: Arc<Counts>,
 }
@@ -90,6 +95,7 @@ impl Attack {
             (0..count).map(move |number| Attacker {
                 number,
                 to,
+                begins_after: BEGIN.mul_f64(ratio(number, count)),
                 opening: Arc::clone(&opening),
                 counts: Arc::clone(&counts),
             })
@@ -137,6 +143,7 @@ impl Attacker {
     }
 
     async fn say_nothing(self) {
+        sleep(self.begins_after).await;
         for turn in 0.. {
             match self.connect(turn).await {
                 Ok(mut stream) => self.until_ended(&mut stream).await,
@@ -146,6 +153,7 @@ impl Attacker {
     }
 
     async fn never_end(self) {
+        sleep(self.begins_after).await;
         for turn in 0.. {
             let Ok(mut stream) = self.connect(turn).await else {
                 sleep(REFUSED).await;
@@ -173,6 +181,11 @@ impl Attacker {
             sleep(PAUSE).await;
         }
     }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "thousands of sockets")]
+fn ratio(number: usize, count: usize) -> f64 {
+    number as f64 / count.max(1) as f64
 }
 
 /// Writes a file behind what belongs before it, and waits a moment for the answer.
