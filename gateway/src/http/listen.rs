@@ -313,6 +313,6 @@ mod tests {
         }
         let task =
             |(stream, router, limits, permit, lifecycle)| begin(stream, router, limits, permit, lifecycle);
-        assert!(size_of_result(task) <= 1024, "{}", size_of_result(task));
+        assert!(size_of_result(task) <= 2048, "{}", size_of_result(task));
     }
 }
