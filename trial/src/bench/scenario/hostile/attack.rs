@@ -102,7 +102,7 @@ impl Attack {
         };
         match kind {
             Kind::Silence { sockets } => {
-                attackers(sockets).for_each(|one| drop(tasks.spawn(one.say_nothing())))
+                attackers(sockets).for_each(|one| drop(tasks.spawn(one.say_nothing())));
             }
             Kind::Heads { sockets } => attackers(sockets).for_each(|one| drop(tasks.spawn(one.never_end()))),
             Kind::Frames => {
