@@ -13,6 +13,7 @@ pub(crate) use self::{admission::ClientDoor, api::ApiDoor, health::Health};
 
 pub(crate) mod admission;
 mod api;
+pub(crate) mod bind;
 mod body;
 mod emulate;
 pub(crate) mod handshake;

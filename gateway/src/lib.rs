@@ -44,7 +44,7 @@ mod forged;
 #[path = "../tests/it/signer.rs"]
 mod signer;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use tidegate_shared::{
@@ -55,10 +55,7 @@ use tidegate_shared::{
     lifecycle::Lifecycle,
     topology::Topology,
 };
-use tokio::{
-    net::{TcpListener, TcpSocket},
-    time::Instant,
-};
+use tokio::{net::TcpListener, time::Instant};
 
 use crate::{
     api::{Api, Local, Routes},
@@ -88,9 +85,6 @@ use crate::{
         records::Records, schedules::Schedules, store::Store, waiting::Waiting,
     },
 };
-
-/// Sockets whose handshakes wait to be accepted. The kernel may allow fewer (net.core.somaxconn).
-const BACKLOG: u32 = 4096;
 
 /// The most connections of the internal listener.
 const INTERNAL_CONNECTIONS: usize = 256;
@@ -344,14 +338,5 @@ async fn drain(shared: &Shared, config: &Config, lifecycle: &Lifecycle) {
 }
 
 fn bind(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
-    listen(address).with_context(|| format!("cannot listen on {address}, which is `{key}`"))
-}
-
-/// As [`TcpListener::bind`], whose backlog of 128 is too short: the handshakes of a storm that do not fit are sent again by the clients
-/// a second later, or two.
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
+    http::bind::bind(address).with_context(|| format!("cannot listen on {address}, which is `{key}`"))
 }

@@ -12,6 +12,7 @@ use std::{
     },
 };
 
+use anyhow::Context;
 use mio::Waker;
 
 use self::{
@@ -75,6 +76,15 @@ pub(crate) fn run() -> anyhow::Result<()> {
         out.write_all(b"\n")?;
         out.flush()?;
     }
+}
+
+/// What a client of the Centrifuge protocol writes first: the request that opens the WebSocket, and the frame that says who it is.
+pub(crate) fn opening(host: &Host) -> anyhow::Result<[Vec<u8>; 2]> {
+    let address = host.addresses.first().context("a host without an address")?;
+    let token = engine::token(host, "opening")?;
+    let mut greeting = Vec::new();
+    host.dialect.frame(&host.dialect.greeting(&token, &dialect::Position::default()), &mut greeting);
+    Ok([Dialect::upgrade(&address.to_string(), &host.path).into_bytes(), greeting])
 }
 
 /// Reads orders in a thread of their own, and wakes the loop for each.

@@ -19,6 +19,19 @@ pub(crate) async fn counter(gateway: SocketAddr, name: &str) -> anyhow::Result<u
     Ok(value(&get(gateway, "/metrics").await?, name).unwrap_or_default())
 }
 
+/// Whether a process says within `limit` that it is ready.
+pub(crate) async fn is_ready(address: SocketAddr, path: &str, limit: Duration) -> bool {
+    timeout(limit, get(address, path)).await.is_ok_and(|answer| answer.is_ok())
+}
+
+/// Where the broker of a stack says how it is.
+pub(crate) fn monitor(stack: &Stack) -> anyhow::Result<SocketAddr> {
+    let file = stack.dir().join("nats.conf");
+    let text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+    let port = monitor_port(&text).context("the broker has no monitoring")?;
+    Ok(SocketAddr::from(([127, 0, 0, 1], port)))
+}
+
 fn value(page: &str, name: &str) -> Option<u64> {
     page.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
 }
@@ -42,10 +55,7 @@ struct ConnzConnection {
 
 impl BrokerRequestCounts {
     pub(crate) async fn of(stack: &Stack) -> anyhow::Result<Self> {
-        let file = stack.dir().join("nats.conf");
-        let text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
-        let port = monitor_port(&text).context("the broker has no monitoring")?;
-        let page = get(SocketAddr::from(([127, 0, 0, 1], port)), "/connz?limit=1024").await?;
+        let page = get(monitor(stack)?, "/connz?limit=1024").await?;
         let all: Connz = serde_json::from_str(&page).context("reading /connz")?;
         let gateways = all.connections.into_iter().filter(|connection| connection.name == "tidegate-gateway");
         Ok(Self(gateways.map(|connection| (connection.cid, connection.in_msgs)).collect()))

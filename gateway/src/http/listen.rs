@@ -3,6 +3,7 @@
 use std::{
     convert::Infallible,
     io::Write,
+    pin::pin,
     sync::{Arc, Once},
     time::Duration,
 };
@@ -183,7 +184,8 @@ impl Refusal {
     }
 }
 
-/// Makes the TLS handshake, if there is one, and serves the socket.
+/// Makes the TLS handshake, if there is one, and serves the socket. Until it says something it costs no more than this task: what serves
+/// it, and its buffers, are made then.
 async fn begin(
     stream: TcpStream,
     router: Router,
@@ -194,7 +196,16 @@ async fn begin(
     let (begun, handshake) = (Instant::now(), limits.handshake);
     let draining = async move { lifecycle.draining().await };
     let Some(tls) = &limits.tls else {
-        return handle(stream, router, limits, permit, draining, handshake).await;
+        let mut draining = pin!(draining);
+        let said = tokio::select! {
+            said = timeout(handshake, stream.readable()) => said,
+            () = draining.as_mut() => return,
+        };
+        if said.is_ok() {
+            let left = handshake.saturating_sub(begun.elapsed()).max(LEAST_HANDSHAKE);
+            Box::pin(handle(stream, router, limits, permit, draining, left)).await;
+        }
+        return;
     };
     match Box::pin(tls.accept(stream, handshake)).await {
         // One time limit for both handshakes.
@@ -288,5 +299,20 @@ fn turn_away(stream: TcpStream, refusal: Refusal, tls: bool) {
     // Best effort: the answer fits into an empty send buffer, and a closed socket tells the client the same.
     if let Ok(mut stream) = stream.into_std() {
         let _ = stream.write(answer.as_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_that_says_nothing_costs_a_small_task() {
+        fn size_of_result<A, R>(_: impl Fn(A) -> R) -> usize {
+            size_of::<R>()
+        }
+        let task =
+            |(stream, router, limits, permit, lifecycle)| begin(stream, router, limits, permit, lifecycle);
+        assert!(size_of_result(task) <= 2048, "{}", size_of_result(task));
     }
 }

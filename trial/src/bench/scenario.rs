@@ -7,10 +7,12 @@ use super::{results::Figure, server::Peer};
 
 mod accepts;
 mod bare;
+mod beside;
 mod channels;
 mod crowds;
 mod fanout;
 mod faults;
+mod hostile;
 pub(super) mod stand;
 mod times;
 
@@ -42,6 +44,8 @@ pub(crate) enum Scenario {
     Slow,
     /// What a channel, and a publication, cost in memory
     Channels,
+    /// Attackers beside a hundred clients
+    Hostile,
 }
 
 impl Scenario {
@@ -60,6 +64,7 @@ impl Scenario {
             Self::Avalanche => "A gateway is killed",
             Self::Slow => "A slow reader",
             Self::Channels => "Memory of channels and publications",
+            Self::Hostile => "Under attack",
         }
     }
 }
@@ -81,6 +86,7 @@ enum What {
     Times(times::Times),
     Fault(faults::Fault),
     Channels(channels::Held),
+    Hostile(hostile::Hostile),
 }
 
 /// What one turn of one side has measured.
@@ -143,6 +149,7 @@ pub(crate) fn cases(scenario: Scenario, scale: Scale) -> Vec<Case> {
         Scenario::Avalanche => faults::avalanche(scale),
         Scenario::Slow => faults::slow(scale),
         Scenario::Channels => channels::cases(scale),
+        Scenario::Hostile => hostile::cases(scale),
     };
     all.into_iter().map(case).collect()
 }
@@ -155,7 +162,7 @@ impl Case {
             What::Accepts(accepts) => accepts.keeps(),
             What::Times(times) => times.keeps(),
             What::Fault(_) => true,
-            What::Crowd(_) | What::Channels(_) => false,
+            What::Crowd(_) | What::Channels(_) | What::Hostile(_) => false,
         }
     }
 
@@ -168,6 +175,7 @@ impl Case {
             What::Times(times) => Box::pin(times.run(peer, field)).await,
             What::Fault(fault) => Box::pin(fault.run(peer, field)).await,
             What::Channels(memory) => Box::pin(memory.run(peer, field)).await,
+            What::Hostile(hostile) => Box::pin(hostile.run(peer, field)).await,
         }
     }
 }

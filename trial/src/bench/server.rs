@@ -88,11 +88,13 @@ pub(crate) struct Needs {
     pub(crate) worker: &'static str,
     /// What one client may leave unread.
     pub(crate) outbox: &'static str,
+    /// The most connections of a gateway.
+    pub(crate) connections: usize,
 }
 
 impl Default for Needs {
     fn default() -> Self {
-        Self { gateways: 1, workers: 0, worker: "tidegate-worker", outbox: "1 MiB" }
+        Self { gateways: 1, workers: 0, worker: "tidegate-worker", outbox: "1 MiB", connections: 19_500 }
     }
 }
 

@@ -166,7 +166,8 @@ impl Engine {
     pub(super) fn behind(&self) -> impl Iterator<Item = (usize, u32)> {
         // One that is offline gets what it has missed when it is back.
         let clients = self.links.iter().enumerate();
-        let clients = clients.filter(|(_, link)| !link.publisher && link.phase != Phase::Offline);
+        let clients =
+            clients.filter(|(_, link)| !link.publisher && link.phase != Phase::Offline && !link.anew);
         clients.filter_map(|(at, link)| {
             let newest = self.newest(&link.channels().prefix, link.channel()?);
             (link.seen.missing(newest) > 0).then_some((at, newest))
@@ -206,6 +207,11 @@ impl Engine {
                 self.post_event(number - POSTS, event.is_writable(), event.is_readable())
             }
             Token(at) => {
+                if event.is_read_closed()
+                    && let Some(link) = self.links.get_mut(at)
+                {
+                    link.end();
+                }
                 self.link_event(at, event.is_writable(), event.is_readable());
                 Ok(())
             }
@@ -333,6 +339,12 @@ impl Engine {
     pub(super) fn post_token(number: usize) -> Token {
         Token(POSTS + number)
     }
+}
+
+/// A token of a user of this host; empty where none is needed.
+pub(super) fn token(host: &Host, user: &str) -> anyhow::Result<String> {
+    let Some(secret) = &host.secret else { return Ok(String::new()) };
+    connection_token(&auth(secret)?, user, TOKEN_TTL, SystemTime::now())
 }
 
 fn auth(secret: &str) -> anyhow::Result<AuthConfig> {

@@ -56,6 +56,8 @@ pub(super) struct Link {
     position: Option<Position>,
     /// What it has of its channel.
     pub(super) seen: Seen,
+    /// It was told that it cannot go on where it had been: the next publication is a new beginning.
+    pub(super) anew: bool,
     /// When its connection ended; 0 if it is not back from there.
     pub(super) gone: u64,
     /// Failed dials since it was up.
@@ -86,6 +88,7 @@ impl Link {
             partial: Vec::new(),
             position: None,
             seen: Seen::default(),
+            anew: false,
             gone: 0,
             failures: 0,
             apart: false,
@@ -137,6 +140,13 @@ impl Link {
         self.wire = None;
         self.waiting.clear();
         self.phase = Phase::Offline;
+    }
+
+    /// The server has ended its side; what it has sent before is still to be read.
+    pub(super) fn end(&mut self) {
+        if let Some(wire) = &mut self.wire {
+            wire.end();
+        }
     }
 
     /// Writes a command; it leaves with the next `flush`.

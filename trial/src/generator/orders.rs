@@ -85,6 +85,16 @@ impl Engine {
 
     /// What a client does not have by now it will not get.
     fn settle_missing(&mut self) {
+        for at in 0..self.links.len() {
+            let newest = self.links.get(at).and_then(|link| Some((&link.channels().prefix, link.channel()?)));
+            let newest = newest.map_or(0, |(prefix, channel)| self.newest(prefix, channel));
+            // Nothing was published since it was told.
+            if let Some(link) = self.links.get_mut(at).filter(|link| link.anew && link.phase == Phase::Up) {
+                link.anew = false;
+                self.tally.told += link.seen.missing(newest);
+                link.seen = Seen::up_to(newest);
+            }
+        }
         let behind: Vec<_> = self.behind().collect();
         for (at, newest) in behind {
             if let Some(link) = self.links.get_mut(at).filter(|link| link.phase == Phase::Up) {
@@ -287,6 +297,10 @@ impl Engine {
         }
         if publishing.most > 0 {
             self.tally.nanos = measured.saturating_sub(self.from);
+        }
+        let away = self.links.iter().filter(|link| link.phase != Phase::Up && !link.publisher).count();
+        if away > 0 && (self.come_back || cuts.is_some()) {
+            self.tally.failures.note_many("not back at the end", away as u64);
         }
         self.settle_missing();
         self.answered.clear();

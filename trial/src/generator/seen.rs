@@ -17,6 +17,16 @@ impl Seen {
         Self { whole, ahead: Vec::new() }
     }
 
+    /// The client begins anew with this number. Returns how many are missing before it.
+    pub(super) fn begin_at(&mut self, number: u32) -> u64 {
+        let before = Self::up_to(number.saturating_sub(1));
+        let missing = self.missing(before.whole);
+        if before.whole > self.whole {
+            *self = before;
+        }
+        missing
+    }
+
     /// Takes a number; false if it has come before.
     pub(super) fn take(&mut self, number: u32) -> bool {
         if number <= self.whole || self.ahead.contains(&number) {
@@ -50,6 +60,15 @@ mod tests {
         assert!([2, 1, 4, 5, 3].map(|number| seen.take(number)).iter().all(|new| *new));
         assert_eq!(seen, Seen::up_to(5));
         assert_eq!(seen.missing(5), 0);
+    }
+
+    #[test]
+    fn what_lies_before_a_new_beginning_is_counted_once() {
+        let mut seen = Seen::up_to(10);
+        assert_eq!(seen.begin_at(14), 3);
+        assert!(seen.take(14));
+        assert_eq!((seen.missing(14), seen.begin_at(12)), (0, 0));
+        assert!(!seen.take(12), "nothing is forgotten");
     }
 
     #[test]

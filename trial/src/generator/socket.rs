@@ -22,6 +22,8 @@ pub(super) struct Wire {
     /// What was read and is not a whole message.
     pub(super) rest: Vec<u8>,
     unsent: Vec<u8>,
+    /// The server has ended its side. That may come with the last bytes and shows once: whoever reads has to read on to the end.
+    ended: bool,
 }
 
 /// Whether more may be read at once.
@@ -61,7 +63,7 @@ impl Wire {
         }
         let mut stream = TcpStream::from_std(socket.into());
         registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
-        Ok(Self { stream, rest: Vec::new(), unsent: Vec::new() })
+        Ok(Self { stream, rest: Vec::new(), unsent: Vec::new(), ended: false })
     }
 
     /// Whether the connection has been established. An error if it could not be.
@@ -100,12 +102,17 @@ impl Wire {
         Ok(())
     }
 
+    /// Notes that the server has ended its side.
+    pub(super) fn end(&mut self) {
+        self.ended = true;
+    }
+
     /// Reads once.
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> Input {
         loop {
             return match self.stream.read(buffer) {
                 Ok(0) => Input::Ended,
-                Ok(count) if count == buffer.len() => Input::More(count),
+                Ok(count) if count == buffer.len() || self.ended => Input::More(count),
                 Ok(count) => Input::All(count),
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected) => {
@@ -148,6 +155,27 @@ pub(super) fn messages(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_end_behind_the_last_bytes_is_noticed() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut poll = mio::Poll::new().unwrap();
+        let mut wire =
+            Wire::dial(listener.local_addr().unwrap(), 0, true, poll.registry(), Token(1)).unwrap();
+        let mut server = listener.accept().unwrap().0;
+        server.write_all(b"last").unwrap();
+        drop(server);
+        let mut events = mio::Events::with_capacity(8);
+        let ended = || {
+            poll.poll(&mut events, None).unwrap();
+            events.iter().any(mio::event::Event::is_read_closed)
+        };
+        assert!(std::iter::repeat_with(ended).take(10).any(|ended| ended));
+        wire.end();
+        let mut buffer = [0; 100];
+        assert_eq!(wire.read(&mut buffer), Input::More(4), "there is more to know");
+        assert_eq!(wire.read(&mut buffer), Input::Ended);
+    }
 
     #[test]
     fn messages_come_whole_wherever_reads_end() {

@@ -26,6 +26,8 @@ pub(crate) struct Tally {
     pub(crate) deliveries: Series,
     /// Publications that a client did not get, though a later one came, or at the end.
     pub(crate) missing: u64,
+    /// Publications that a client did not get, and was told so: its subscription could not go on where it had been.
+    pub(crate) told: u64,
     pub(crate) twice: u64,
     /// From the intended time to the sending: a generator that is late measures itself.
     pub(crate) late: Series,
@@ -58,6 +60,7 @@ impl Tally {
             (&mut self.cut, other.cut),
             (&mut self.sent, other.sent),
             (&mut self.missing, other.missing),
+            (&mut self.told, other.told),
             (&mut self.twice, other.twice),
         ];
         for (sum, count) in counts {

@@ -7,6 +7,7 @@ use tokio::time::sleep;
 
 use super::{
     Measured, Scale, What,
+    beside::{Watched, beside},
     stand::{AT_ONCE, Field, SIZE, Stand, channels, float},
 };
 use crate::{
@@ -15,6 +16,8 @@ use crate::{
         server::{Needs, Peer},
     },
     generator::{Cuts, Order, Pace, Tally, Through},
+    process::Memory,
+    scrape,
 };
 
 /// How long before a gateway is killed.
@@ -23,6 +26,8 @@ const CALM: Duration = Duration::from_secs(3);
 const MISSED: usize = 20;
 /// The rate of publications beside the faults.
 const RATE: u32 = 100;
+/// The metric of connections that were ended because their clients read too slowly.
+const ENDED_AS_SLOW: &str = "tidegate_gateway_disconnects_total{code=\"3008\"} ";
 /// The time in which clients are to be back.
 const BACK_MS: f64 = 30_000.0;
 
@@ -180,7 +185,13 @@ impl Fault {
             sleep(CALM).await;
             stack.hold("gateway-1").await
         };
-        let (tally, struck) = tokio::join!(stand.crew.order(&order), strike);
+        let mut other = Watched::new(second.internal, "/readyz");
+        let mut broker = Watched::new(scrape::monitor(stack)?, "/healthz");
+        let work = async { tokio::join!(stand.crew.order(&order), strike) };
+        let look = async || {
+            tokio::join!(other.look(), broker.look());
+        };
+        let (tally, struck) = beside(work, look).await;
         struck?;
         let tally = tally?;
         let ready = stack.status().iter().filter(|process| process.restarts > 0).count();
@@ -194,6 +205,8 @@ impl Fault {
         figures.extend(complete(&tally));
         figures.push(Figure::higher("recovered %", share(tally.resumed, tally.resumed + tally.not_resumed)));
         figures.push(Figure::lower("other processes restarted", float(float_count(ready))));
+        figures.push(Figure::lower("other gateway not ready s", other.longest()));
+        figures.push(Figure::lower("broker not ready s", broker.longest()));
         stand.end(figures, &Tally::default()).await
     }
 
@@ -206,9 +219,14 @@ impl Fault {
         if let Order::Publish { size, .. } = &mut order {
             *size = 4096;
         }
-        let before = crate::process::Memory::of(stand.server.pid)?;
-        let tally = stand.crew.order(&order).await?;
-        let after = crate::process::Memory::of(stand.server.pid)?;
+        let before = Memory::of(stand.server.pid)?;
+        let gateway = stand.server.stack.as_ref().and_then(|stack| Some(stack.gateways().first()?.internal));
+        let mut most = 0;
+        let tally = beside(stand.crew.order(&order), async || {
+            most = most.max(Self::waiting(gateway).await.unwrap_or_default());
+        });
+        let tally = tally.await?;
+        let after = Memory::of(stand.server.pid)?;
         let times = tally.deliveries.times();
         let mut figures = vec![
             Figure::lower("p50 ms", times.p50),
@@ -216,8 +234,20 @@ impl Fault {
             Figure::lower("MiB more", (float(after.rss_kib) - float(before.rss_kib)) / 1024.0),
             Figure::plain("connections closed", float(tally.ended)),
         ];
+        if let Some(gateway) = gateway {
+            let slow = scrape::counter(gateway, ENDED_AS_SLOW).await?;
+            figures.push(Figure::plain("of them with 3008", float(slow)));
+            figures.push(Figure::lower("KiB that waited at most", float(most) / 1024.0));
+        }
         figures.extend(complete(&tally));
+        figures.push(Figure::lower("missing and told so", float(tally.told)));
         stand.end(figures, &tally).await
+    }
+
+    /// What waits in all outboxes of a gateway. Of another server that is not known.
+    async fn waiting(gateway: Option<std::net::SocketAddr>) -> anyhow::Result<u64> {
+        let Some(gateway) = gateway else { return Ok(0) };
+        scrape::counter(gateway, "tidegate_gateway_buffered_bytes ").await
     }
 }
 

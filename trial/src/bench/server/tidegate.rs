@@ -9,7 +9,7 @@ use crate::generator::{Dialect, Host, Through};
 /// The namespaces and routes of all scenarios. No worker takes `accept`: what it is about is to be stored.
 const CONFIG: &str = r#"
 [gateway.limits]
-connections = 19500
+connections = CONNECTIONS
 # The load comes from few addresses, and fast.
 connections_per_address = 1000000
 connections_per_user = 1000000
@@ -51,8 +51,10 @@ match = "rpc.bare"
 
 /// Starts a stack whose gateway has one thread, as its core.
 pub(super) async fn start(peer: Peer, needs: &Needs) -> anyhow::Result<Server> {
+    let config =
+        CONFIG.replace("OUTBOX", needs.outbox).replace("CONNECTIONS", &needs.connections.to_string());
     let stack = Stack::builder()
-        .config(&CONFIG.replace("OUTBOX", needs.outbox))
+        .config(&config)
         .gateways(needs.gateways)
         .workers(needs.workers)
         .worker_program(needs.worker)

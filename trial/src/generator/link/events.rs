@@ -94,7 +94,10 @@ impl Link {
             Event::Subscribed { position, recovered, text } => {
                 match recovered {
                     Some(true) => count.tally.resumed += 1,
-                    Some(false) => count.tally.not_resumed += 1,
+                    Some(false) => {
+                        count.tally.not_resumed += 1;
+                        self.anew = true;
+                    }
                     None => {}
                 }
                 self.publications(text, count);
@@ -151,6 +154,9 @@ impl Link {
             }
             if !tracked {
                 continue;
+            }
+            if std::mem::take(&mut self.anew) {
+                count.tally.told += self.seen.begin_at(mark.number);
             }
             if !self.seen.take(mark.number) {
                 count.tally.twice += 1;
