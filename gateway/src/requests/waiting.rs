@@ -108,17 +108,16 @@ impl Waiting {
     }
 
     fn say(&self, reply: Option<Reply>, word: Confirmation) {
-        match reply {
-            None => {}
-            Some(Reply::Together(words, which)) => words.say(which, word),
-            Some(Reply::Alone(reply)) => {
-                if self.words.try_send((reply, word)).is_err() {
-                    tracing::debug!(
-                        ?word,
-                        "too many confirmations wait to be sent: the worker will ask again"
-                    );
-                }
+        let said = match reply {
+            None => Ok(()),
+            Some(Reply::Together(words, which)) => {
+                words.say(which, word);
+                Ok(())
             }
+            Some(Reply::Alone(reply)) => self.words.try_send((reply, word)),
+        };
+        if said.is_err() {
+            tracing::debug!(?word, "too many confirmations wait to be sent: the worker will ask again");
         }
     }
 
@@ -201,8 +200,8 @@ mod tests {
         words.try_recv().ok().map(|(reply, word)| (reply.to_string(), word))
     }
 
-    fn alone(reply: &'static str) -> Option<Reply> {
-        Some(Reply::Alone(reply.into()))
+    fn alone(reply: &'static str) -> Reply {
+        Reply::Alone(reply.into())
     }
 
     fn said(reply: &str, word: Confirmation) -> (String, Confirmation) {
@@ -214,12 +213,12 @@ mod tests {
         let (waiting, mut words) = Waiting::new();
         let id = plain();
         let mut slot = waiting.wait_for(id.clone());
-        waiting.arrived(answer(&id), alone("first"));
+        waiting.arrived(answer(&id), Some(alone("first")));
         assert_eq!(word(&mut words), None, "the caller has not taken it yet");
         assert_eq!(slot.answer().await, answer(&id));
         assert_eq!(word(&mut words), Some(said("first", Confirmation::Taken)));
         drop(slot);
-        waiting.arrived(answer(&id), alone("copy"));
+        waiting.arrived(answer(&id), Some(alone("copy")));
         assert_eq!(word(&mut words), Some(said("copy", Confirmation::Known)));
         assert_eq!(word(&mut words), None);
     }
@@ -229,8 +228,8 @@ mod tests {
         let (waiting, mut words) = Waiting::new();
         let id = plain();
         let mut slot = waiting.wait_for(id.clone());
-        waiting.arrived(answer(&id), alone("first"));
-        waiting.arrived(answer(&id), alone("second"));
+        waiting.arrived(answer(&id), Some(alone("first")));
+        waiting.arrived(answer(&id), Some(alone("second")));
         assert_eq!(word(&mut words), None);
         slot.answer().await;
         assert_eq!(word(&mut words), Some(said("second", Confirmation::Taken)));
@@ -241,10 +240,10 @@ mod tests {
         let (waiting, mut words) = Waiting::new();
         let id = plain();
         let slot = waiting.wait_for(id.clone());
-        waiting.arrived(answer(&id), alone("before"));
+        waiting.arrived(answer(&id), Some(alone("before")));
         drop(slot);
         assert_eq!(word(&mut words), Some(said("before", Confirmation::Late)));
-        waiting.arrived(answer(&id), alone("after"));
+        waiting.arrived(answer(&id), Some(alone("after")));
         assert_eq!(word(&mut words), Some(said("after", Confirmation::Late)));
         assert!(waiting.state.lock().callers.is_empty());
     }
@@ -254,11 +253,11 @@ mod tests {
         let (waiting, mut words) = Waiting::new();
         let id = plain();
         let slot = waiting.wait_for(id.clone());
-        waiting.arrived(answer(&id), alone("handed"));
+        waiting.arrived(answer(&id), Some(alone("handed")));
         waiting.answered_from_store(&id);
         drop(slot);
         assert_eq!(word(&mut words), Some(said("handed", Confirmation::Known)));
-        waiting.arrived(answer(&id), alone("after"));
+        waiting.arrived(answer(&id), Some(alone("after")));
         assert_eq!(word(&mut words), Some(said("after", Confirmation::Known)));
     }
 

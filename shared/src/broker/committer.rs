@@ -227,13 +227,8 @@ struct Rounds {
 impl Rounds {
     async fn run(mut self) {
         while self.fill().await {
-            match self.ahead.take() {
-                Some(Ahead { round, begun }) => self.carry_out(round, begun).await,
-                None => {
-                    let round = self.next_round();
-                    self.carry_out(round, None).await;
-                }
-            }
+            let ahead = self.ahead.take().unwrap_or_else(|| Ahead { round: self.next_round(), begun: None });
+            self.carry_out(ahead.round, ahead.begun).await;
         }
     }
 

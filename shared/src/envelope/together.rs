@@ -120,7 +120,9 @@ mod tests {
         fn answers_survive_the_journey_together(all in prop::collection::vec((any::<bool>(), prop::option::of("[!-~]{1,9}"), "[!-~]([ -~]{0,20}[!-~])?", any::<Vec<u8>>()), 0..9)) {
             let answers: Vec<_> = all.into_iter().map(|(ok, user, message, body)| answer(ok, user, message, body)).collect();
             let mut together = Together::default();
-            answers.iter().for_each(|answer| together.add(answer));
+            for answer in &answers {
+                together.add(answer);
+            }
             prop_assert_eq!(together.count(), answers.len());
             let read = Together::read(&together.into_body()).unwrap();
             prop_assert_eq!(read, answers.into_iter().map(Some).collect::<Vec<_>>());

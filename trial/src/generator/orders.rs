@@ -160,7 +160,9 @@ impl Engine {
                     // What was answered in one read is asked again in one write.
                     for answered in std::mem::take(&mut self.answered).chunk_by(usize::eq) {
                         if let Some(at) = answered.first().and_then(|number| self.place(*number)) {
-                            answered.iter().for_each(|_| self.ask_one(at, verb, size, clock::now()));
+                            for _ in answered {
+                                self.ask_one(at, verb, size, clock::now());
+                            }
                             self.flush(at);
                         }
                     }

@@ -36,7 +36,7 @@ impl Rounds {
         let Self { state, settling, .. } = &mut *self;
         let ending = state.broker.end_together(&state.stream, begun, &last.commit.message);
         let beginning = async {
-            let Some(round) = next else { return None };
+            let round = next?;
             let begun = if round.len() < FEWEST {
                 None
             } else {

@@ -73,6 +73,8 @@ impl Rounds {
 
     fn tell_all(&self, part: Vec<Waiting>, told: &Result<Stored, Refusal>) {
         self.state.sent(part.len());
-        part.into_iter().for_each(|waiting| waiting.tell(told.clone()));
+        for waiting in part {
+            waiting.tell(told.clone());
+        }
     }
 }
