@@ -3,10 +3,8 @@
 //! Knows nothing of NATS: it calls `requests`, `channels` and `presence`. Every wait in it has a deadline.
 
 use std::{
-    convert::Infallible,
     future::poll_fn,
     sync::{Arc, LazyLock},
-    task::Poll,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -215,7 +213,7 @@ impl Connection {
                 biased;
                 () = next_done(in_flight, || holding || outbox.has_room()) => self.finished_one(),
                 // Not before every operation that has ended by now is answered: their replies are one write.
-                never = poll_fn(|_| flush_all(outbox, holding)) => match never {},
+                never = poll_fn(|_| outbox.flush_and_wait()), if !holding => match never {},
                 () = &mut timer, if deadline.is_some() => self.tick(reading).await,
                 item = poll_fn(|cx| outbox.poll_take(cx, WRITE_BUDGET)), if !holding => self.item(item).await,
                 input = transport.next(outbox), if reading => self.received(input).await.map(|_| ()),
@@ -381,14 +379,6 @@ impl Connection {
         push(&self.outbox, frame);
         Ok(())
     }
-}
-
-/// Writes what is queued, and is never ready: a branch of the loop that takes its turn behind those before it.
-fn flush_all(outbox: &Outbox, holding: bool) -> Poll<Infallible> {
-    if !holding {
-        outbox.flush();
-    }
-    Poll::Pending
 }
 
 /// The next step at or after this moment. The pings of many idle clients that are due at about the same time then wake the

@@ -5,6 +5,7 @@
 
 use std::{
     collections::VecDeque,
+    convert::Infallible,
     sync::Arc,
     task::{Context, Poll, ready},
 };
@@ -277,6 +278,12 @@ impl Outbox {
             drop(inner);
             self.waker.wake();
         }
+    }
+
+    /// As [`Outbox::flush`], and never ready: for a branch of a loop that takes its turn behind those before it.
+    pub(crate) fn flush_and_wait(&self) -> Poll<Infallible> {
+        self.flush();
+        Poll::Pending
     }
 
     /// Waits until a blocked socket has taken some more. Returns whether the client is still there.

@@ -3,7 +3,6 @@
 use std::{
     convert::Infallible,
     io::Write,
-    pin::pin,
     sync::{Arc, Once},
     time::Duration,
 };
@@ -194,14 +193,15 @@ async fn begin(
     lifecycle: Lifecycle,
 ) {
     let (begun, handshake) = (Instant::now(), limits.handshake);
+    let drains = lifecycle.clone();
     let draining = async move { lifecycle.draining().await };
     let Some(tls) = &limits.tls else {
-        let mut draining = pin!(draining);
-        let said = tokio::select! {
-            said = timeout(handshake, stream.readable()) => said,
-            () = draining.as_mut() => return,
+        let serves = tokio::select! {
+            said = timeout(handshake, stream.readable()) => said.is_ok(),
+            // What has come already is answered: whoever serves the socket finds out.
+            () = drains.draining() => true,
         };
-        if said.is_ok() {
+        if serves {
             let left = handshake.saturating_sub(begun.elapsed()).max(LEAST_HANDSHAKE);
             Box::pin(handle(stream, router, limits, permit, draining, left)).await;
         }

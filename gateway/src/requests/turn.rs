@@ -25,7 +25,11 @@ impl Turns {
 
     /// Whether everything before the next turn is sent or dropped.
     pub(crate) fn is_free(&mut self) -> bool {
-        self.last.as_mut().is_none_or(|last| matches!(last.try_recv(), Err(TryRecvError::Closed)))
+        // A receiver that has said so once cannot be asked again.
+        if self.last.as_mut().is_some_and(|last| matches!(last.try_recv(), Err(TryRecvError::Closed))) {
+            self.last = None;
+        }
+        self.last.is_none()
     }
 
     /// Resets the turns of an idle connection, which frees their memory.
@@ -63,5 +67,10 @@ mod tests {
         turns.rest();
         assert!(turns.next().come().now_or_never().is_some());
         assert!(third.come().now_or_never().is_none(), "the second still has its turn");
+        drop((second, third));
+        let fourth = turns.next();
+        drop(fourth);
+        assert!(turns.is_free());
+        assert!(turns.next().come().now_or_never().is_some(), "also behind one that was found free");
     }
 }

@@ -13,7 +13,7 @@ use crate::{
 async fn behind_a_proxy(trusted: bool, per_address: usize) -> Stack {
     let trusted = if trusted { "trusted_proxies = ['127.0.0.0/8', '10.0.0.0/8']\n" } else { "" };
     let toml = format!(
-        "[gateway]\nanswer_timeout = '1s'\n{trusted}[gateway.limits]\nconnections_per_address = {per_address}\n{}",
+        "[log]\nlevel = 'info,tidegate_gateway::connection=debug'\n[gateway]\nanswer_timeout = '1s'\n{trusted}[gateway.limits]\nconnections_per_address = {per_address}\n{}",
         crate::support::TOML
     );
     start(Stack::builder().config(&toml).gateways(1)).await
