@@ -1,12 +1,13 @@
 //! Reading the newest message of many subjects of one stream. Reads that gather while one is under way go as the next one; a read that
-//! nothing else waits with is not delayed.
+//! nothing else waits with is not delayed. One that takes long holds up no other.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_nats::Message;
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinSet,
+    time::timeout,
 };
 
 use super::{Broker, Refusal, broker_header};
@@ -14,6 +15,10 @@ use crate::header;
 
 /// The most subjects of one read.
 const MOST: usize = 256;
+/// How long the next read gathers while one is under way.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// The most reads under way.
+const AT_ONCE: usize = 16;
 /// Reads that may wait. Further ones wait to be taken.
 const QUEUE: usize = 1024;
 
@@ -52,16 +57,27 @@ impl LastReads {
 }
 
 async fn read_all(broker: Broker, stream: &'static str, mut asked: mpsc::Receiver<Ask>) {
-    let mut batch = Vec::new();
-    while asked.recv_many(&mut batch, MOST).await > 0 {
-        read(&broker, stream, &mut batch).await;
+    let mut reads = JoinSet::new();
+    loop {
+        let mut batch = Vec::new();
+        if asked.recv_many(&mut batch, MOST).await == 0 {
+            return;
+        }
+        let broker = broker.clone();
+        reads.spawn(async move { read(&broker, stream, batch).await });
+        // One whose answer is lost with the connection holds up no other.
+        let _ = timeout(PATIENCE, reads.join_next()).await;
+        while reads.try_join_next().is_some() {}
+        while reads.len() >= AT_ONCE {
+            reads.join_next().await;
+        }
     }
 }
 
 /// One read for all of these. Whoever no longer waits is left out.
-async fn read(broker: &Broker, stream: &str, batch: &mut Vec<Ask>) {
+async fn read(broker: &Broker, stream: &str, batch: Vec<Ask>) {
     let mut waiting: HashMap<String, Vec<oneshot::Sender<Found>>> = HashMap::new();
-    for Ask { subject, found } in batch.drain(..).filter(|ask| !ask.found.is_closed()) {
+    for Ask { subject, found } in batch.into_iter().filter(|ask| !ask.found.is_closed()) {
         waiting.entry(subject).or_default().push(found);
     }
     let subjects: Vec<&str> = waiting.keys().map(String::as_str).collect();
