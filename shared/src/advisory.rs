@@ -13,6 +13,9 @@ use crate::{
     topology::{FIRINGS, PARK, REQUESTS},
 };
 
+/// The broker's words for a message that left its stream while its consumer waited for an acknowledgement.
+const REMOVED: &str = "Unacknowledged message was deleted";
+
 /// A message that its consumer delivers no more, although nobody acknowledged it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Advisory {
@@ -74,6 +77,12 @@ impl Advisory {
     /// Whether the message was parked.
     pub fn is_parked(&self) -> bool {
         self.stream == PARK
+    }
+
+    /// Whether no worker ended the message: it left its stream, and then its consumer noticed. So it is with one that was
+    /// acknowledged, if the broker crashed before it had noted that with the consumer.
+    pub fn is_of_a_removed_message(&self) -> bool {
+        self.reason == Reason::Terminated && self.said.as_deref() == Some(REMOVED)
     }
 
     /// The message's stream and sequence, as part of an id: workers write it in the same way.

@@ -60,7 +60,17 @@ impl Sweeper {
     }
 
     /// The letter of a message that the broker has removed: from TIDE_PARK it does so at once. All that is known is the advisory.
+    /// One that was acknowledged needs no letter.
     pub(super) async fn letter_of_nothing(&self, advisory: &Advisory) -> Result<(), Refusal> {
+        if advisory.is_of_a_removed_message() {
+            tracing::info!(
+                route = advisory.route,
+                stream = advisory.stream,
+                seq = advisory.seq,
+                "a consumer waited for a message that was acknowledged, or deleted by hand"
+            );
+            return Ok(());
+        }
         let failed = failed(advisory, None);
         let error = format!(
             "{}; the broker has removed the message, so this letter has no request and nobody was told",

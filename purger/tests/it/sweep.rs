@@ -254,6 +254,25 @@ async fn a_parked_request_that_a_worker_terminates_is_a_letter_of_what_the_broke
     scene.swept().await;
 }
 
+/// As after a crash of the broker that had removed an acknowledged request, but not yet noted that with its consumer.
+#[tokio::test]
+async fn a_request_that_left_its_stream_while_its_consumer_waited_is_no_dead_letter() {
+    let scene = Scene::start().await;
+    scene.send_due(&keyed("gone")).await;
+    scene.take(PARK).await;
+    let admin = scene.tide.stack.admin().await.unwrap();
+    let removed = admin.client().request("$JS.API.STREAM.MSG.DELETE.TIDE_PARK", r#"{"seq":1}"#.into()).await;
+    let removed = removed.unwrap().payload;
+    assert!(String::from_utf8_lossy(&removed).contains("true"), "{removed:?}");
+    scene.send_due(&keyed("ended")).await;
+    let message = scene.take(PARK).await;
+    scene.terminate(&message, "no such item").await;
+    let letter = scene.letter().await;
+    assert!(letter.error.starts_with("no such item"), "{}", letter.error);
+    scene.swept().await;
+    assert_eq!(scene.letters().await.len(), 1);
+}
+
 #[tokio::test]
 async fn a_sweeper_that_is_killed_in_the_middle_repeats_nothing_and_loses_nothing() {
     const ALL: usize = 60;
