@@ -33,7 +33,9 @@ pub(super) fn json(input: &[u8]) {
         }
         let again = json_encoding::encode(&command).expect("what came as JSON goes as JSON");
         assert!(!again.contains(&b'\n'), "a newline would end the document");
-        assert_eq!(lenient::from_slice::<Command>(&again).expect("it is read again"), command);
+        // A carriage return between two tokens becomes a space.
+        let expected = lenient::from_str::<Command>(&line.replace('\r', " ")).expect("white space is alike");
+        assert_eq!(lenient::from_slice::<Command>(&again).expect("it is read again"), expected);
         let binary = protobuf_encoding::encode(&command);
         assert_eq!(protobuf_encoding::decode_one::<Command>(binary).expect("it is read again"), command);
         drop(command.verb());

@@ -67,7 +67,8 @@ pub(super) fn idle(scale: Scale) -> Vec<(String, Vec<Peer>, What)> {
 pub(super) fn connect(scale: Scale) -> Vec<(String, Vec<Peer>, What)> {
     let clients = scale.clients(5000);
     let name = format!("{clients} connects with a token (HS256), {AT_ONCE} at a time");
-    vec![(name, HOLDERS.to_vec(), What::Crowd(Crowd { clients, idle: None }))]
+    let peers = [&[Peer::Raw], &HOLDERS[..]].concat();
+    vec![(name, peers, What::Crowd(Crowd { clients, idle: None }))]
 }
 
 impl Crowd {
