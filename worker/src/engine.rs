@@ -13,8 +13,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     acks::Acks, attempt::Ends, clock::Clock, committer::Committers, exposed::Exposed, fault::Faults,
     gate::Gate, hand_overs::HandOvers, lines::Lines, look_up::LookUps, metrics::Metrics, permit::Room,
-    running::Running, service::HandlerService, stall::Stall, starts::Starts,
+    places::Places, running::Running, service::HandlerService, stall::Stall, starts::Starts,
 };
+
+/// So many times as many answers of a route may be on their way as handlers run.
+const ANSWERING: usize = 4;
 
 /// What all routes of a worker share.
 #[derive(Debug)]
@@ -67,6 +70,8 @@ pub(crate) struct BoundRoute {
     pub(crate) lines: Option<Arc<Lines>>,
     /// The limits of attempts begun in a second, if it has some: its own, and one that other routes may share.
     pub(crate) starts: Vec<Arc<Starts>>,
+    /// For requests whose handler has ended, while their answers are stored or handed over.
+    pub(crate) answering: Arc<Places>,
     /// Closed while none of its requests are pulled.
     pub(crate) gate: Gate,
 }
@@ -81,7 +86,9 @@ impl BoundRoute {
         let matches = Arc::new(config.matches.clone());
         let lines = (config.order == Order::Best).then(Lines::new);
         let starts = Starts::of_route(&config).map(Arc::new).into_iter().chain(shared).collect();
-        Self { config, matches, handler, lines, starts, gate }
+        // One at a time means that one is finished before the next begins.
+        let answering = if config.concurrency > 1 { config.concurrency * ANSWERING } else { 0 };
+        Self { config, matches, handler, lines, starts, answering: Places::new(answering), gate }
     }
 
     pub(crate) fn name(&self) -> &str {

@@ -1,6 +1,7 @@
 //! A request's place among those that its route works on at a time.
 //!
-//! A request that is answered and only waits for others gives its place back. Then it counts among the answers that the worker
+//! When the handler has ended, the request moves to a place among those whose answers are on their way, if one is free: the disk of
+//! the broker keeps no handler waiting. One that waits for longer gives that up too. Then it counts among the answers that the worker
 //! holds, which are bounded in bytes: when there is no room for one more, the request keeps its place, and in the end its route
 //! stops pulling.
 
@@ -40,7 +41,7 @@ impl Room {
 }
 
 impl Permit {
-    /// Keeps the request's place.
+    /// Keeps this place, and gives back the one before.
     pub(crate) fn hold(&self, place: Place) {
         self.set(Some(Held::Place(place)));
     }

@@ -40,6 +40,11 @@ pub(super) fn event_id(input: &[u8]) {
     }
 }
 
+/// Whether this is a way to write `::1`.
+fn is_loopback(address: &str) -> bool {
+    address.parse().is_ok_and(|address: std::net::Ipv6Addr| address.is_loopback())
+}
+
 /// The target and the headers of a request, one a line. Nothing is read in two ways, and no foreign page is let in.
 pub(super) fn handshake(input: &[u8]) {
     let mut lines = input.split(|byte| *byte == b'\n');
@@ -69,7 +74,8 @@ pub(super) fn handshake(input: &[u8]) {
     let (_, rest) = page.split_once("://").unwrap_or_else(|| unreachable!("{origin} is no origin"));
     // In development pages of this machine may connect from any port.
     let ours = ["app.example.com", "localhost", "127.", "[::1]"].iter().any(|host| rest.starts_with(host))
-        || rest.split(':').next().is_some_and(|host| host.trim_end_matches('.').ends_with(".localhost"));
+        || rest.split(':').next().is_some_and(|host| host.trim_end_matches('.').ends_with(".localhost"))
+        || rest.strip_prefix('[').and_then(|rest| rest.split(']').next()).is_some_and(is_loopback);
     let same = host.is_some_and(|host| {
         rest.starts_with(host.trim().to_ascii_lowercase().trim_end_matches([':', '0', '4', '3', '8']))
     });

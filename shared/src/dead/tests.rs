@@ -217,6 +217,10 @@ proptest! {
             headers.insert(name, value);
         }
         headers.insert("X-Unknown", "x".repeat(unknown));
+        // What only a letter says of itself.
+        for name in [header::DEAD_PART, header::DEAD_REST, header::DEAD_ATTEMPTS, header::DEAD_SUBJECT] {
+            headers.insert(name, "foreign");
+        }
         let body = Bytes::from(vec![b'7'; max_payload - headers_len(&headers) - spare]);
         let failed = Failed { attempts: Some(u32::MAX), error: error.repeat(times), ..failed(headers, body.clone()) };
         let parts = failed.letter(max_payload);
@@ -231,6 +235,7 @@ proptest! {
         }
         prop_assert_eq!(kept, body.clone());
         let letter = Letter::read(&stored(head, 5)).unwrap();
+        prop_assert!(letter.subject.as_deref() != Some("foreign"));
         prop_assert_eq!(letter.header(header::USER).map(str::len), Some(user.len()));
         prop_assert_eq!(letter.rest, seq.map_or(Rest::Nothing, Rest::At));
         prop_assert_eq!((letter.reason, letter.attempts), (Reason::Attempts, Some(u32::MAX)));

@@ -167,8 +167,21 @@ impl Failed {
     }
 }
 
-/// What concerns deliveries that are over.
-const OVER: [&str; 4] = [header::ATTEMPT, header::SUSPECT, header::STORED_AT, header::REDRIVEN];
+/// What concerns deliveries that are over, and what only a letter says of itself: a foreign message may come with it.
+const OVER: [&str; 12] = [
+    header::ATTEMPT,
+    header::SUSPECT,
+    header::STORED_AT,
+    header::REDRIVEN,
+    header::DEAD_REASON,
+    header::DEAD_ERROR,
+    header::DEAD_ATTEMPTS,
+    header::DEAD_SUBJECT,
+    header::DEAD_STREAM_SEQ,
+    header::DEAD_LAST_SEEN,
+    header::DEAD_PART,
+    header::DEAD_REST,
+];
 /// The key and the digest follow from the user and the body.
 const KNOWN: [&str; 3] = [header::KEY, header::DIGEST, header::ACCEPTED_AT];
 /// Without these a dead letter cannot become a request again.

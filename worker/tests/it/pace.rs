@@ -8,9 +8,12 @@ use std::{
 
 use tidegate_shared::topology::REPLY;
 use tidegate_worker::{Attempt, Failure, Router, State, on};
-use tokio::{sync::Semaphore, time::sleep};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, sleep},
+};
 
-use crate::support::{Notes, Tide};
+use crate::support::{Notes, Tide, eventually};
 
 /// Counts the handlers that run at the same time.
 #[derive(Clone, Default)]
@@ -41,6 +44,42 @@ async fn a_route_with_one_permit_runs_one_request_at_a_time_from_both_streams() 
     assert_eq!(running.most.load(Ordering::SeqCst), 1);
     assert_eq!(tide.count(REPLY).await, 15);
     assert_eq!((worker.outcomes("job", "retry"), worker.outcomes("job", "ok")), (15, 15));
+}
+
+/// How long a worker waits for a gateway's word about an answer.
+const WORD: Duration = Duration::from_secs(1);
+
+/// How many of these requests begin before the gateway, which is silent, has had the time for its first word.
+async fn begun_before_a_word(concurrency: usize, wanted: usize) -> usize {
+    async fn counts(State(begun): State<Arc<AtomicUsize>>) {
+        begun.fetch_add(1, Ordering::SeqCst);
+    }
+    let route = format!("[[route]]\nname = \"job\"\nmatch = \"rpc.job\"\nconcurrency = {concurrency}\n");
+    let tide = Tide::start(&route).await;
+    let _silent = tide.listen("tide.answer.*.*").await;
+    for _ in 0..wanted {
+        tide.ask("job", "").await;
+    }
+    let begun = Arc::new(AtomicUsize::new(0));
+    let router = Router::with_state(Arc::clone(&begun)).route("job", on(counts));
+    let _worker = tide.work("w1", router).await;
+    eventually("the first begins", async || (begun.load(Ordering::SeqCst) > 0).then_some(())).await;
+    let first = Instant::now();
+    while begun.load(Ordering::SeqCst) < wanted && first.elapsed() < WORD / 2 {
+        sleep(Duration::from_millis(5)).await;
+    }
+    begun.load(Ordering::SeqCst)
+}
+
+#[tokio::test]
+async fn handlers_run_while_the_answers_of_others_are_on_their_way() {
+    // Two places, and four times as many for answers. A busy machine may need another try.
+    eventually("ten begin", async || (begun_before_a_word(2, 20).await == 10).then_some(())).await;
+}
+
+#[tokio::test]
+async fn with_one_place_a_request_begins_when_the_one_before_is_answered() {
+    assert_eq!(begun_before_a_word(1, 20).await, 1);
 }
 
 #[tokio::test]
