@@ -47,7 +47,8 @@ impl Origins {
         if self.any || (self.loopback && is_loopback(&origin)) {
             return true;
         }
-        let own = host.is_some_and(|host| {
+        // Without a host an origin is nobody's own.
+        let own = host.filter(|_| origin.contains("://")).is_some_and(|host| {
             let host = host.to_ascii_lowercase();
             origin == normal(&format!("http://{host}")) || origin == normal(&format!("https://{host}"))
         });
@@ -124,6 +125,9 @@ mod tests {
         assert!(origins.allow(None, Some("gate:8000")));
         assert!(origins.allow(Some("http://gate:8000"), Some("gate:8000")));
         assert!(!origins.allow(Some("http://gate:8001"), Some("gate:8000")));
+        for (origin, host) in [("https:/", ""), ("http://", " "), ("http:", "/")] {
+            assert!(!origins.allow(Some(origin), Some(host)), "{origin:?} at {host:?}");
+        }
     }
 
     #[test]

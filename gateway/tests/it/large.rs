@@ -5,6 +5,7 @@ use futures_util::StreamExt;
 use serde_json::json;
 use tidegate_cli::client::CallError;
 use tidegate_cli::stack::Stack;
+use tidegate_shared::broker::Broker;
 use tidegate_shared::protocol::{ConnectRequest, HistoryRequest, SubscribeRequest};
 
 use crate::{
@@ -222,9 +223,11 @@ async fn connecting_with_backlogs_larger_than_the_outbox_recovers_what_fits() {
 async fn a_reply_to_connect_that_a_hook_makes_too_large_is_refused_for_good_with_the_numbers() {
     let config = "[hooks]\nconnect = true\n[gateway.limits]\noutbox = '64 KiB'";
     let stack = start(quick(config).gateways(1)).await;
-    let nats = service(&stack).await;
+    let login = &stack.config().nats;
+    let back_end = Broker::connect(login, &login.worker, "back-end", 1, true).await.unwrap();
+    let nats = back_end.client();
     let mut questions = nats.subscribe("tide.hook.connect").await.unwrap();
-    nats.flush().await.unwrap();
+    back_end.settled().await.unwrap();
     let answers = async {
         while let Some(question) = questions.next().await {
             let answer = json!({"result": {"user": "42", "data": "x".repeat(OUTBOX)}}).to_string();

@@ -4,7 +4,7 @@ use async_nats::{Client, Message, Subscriber};
 use futures_util::StreamExt;
 use tidegate_cli::{client::raw::RawClient, stack::Stack};
 
-use crate::support::{PATIENCE, admin, raw_connected, start};
+use crate::support::{PATIENCE, raw_connected, start};
 
 fn config(order: &str) -> String {
     format!(
@@ -23,9 +23,9 @@ impl Stream {
     async fn replace(stack: &Stack) -> Self {
         let broker = stack.admin().await.unwrap();
         broker.jetstream().delete_stream("TIDE_IN_job").await.unwrap();
-        let admin = admin(stack).await;
+        let admin = broker.client().clone();
         let requests = admin.subscribe("tide.in.rpc.job.>").await.unwrap();
-        admin.flush().await.unwrap();
+        broker.settled().await.unwrap();
         Self { admin, requests }
     }
 

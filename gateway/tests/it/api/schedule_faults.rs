@@ -161,7 +161,11 @@ async fn a_gateway_says_that_it_stores_a_request_that_must_not_overlap_before_it
     let (stack, doors) = stack(0).await;
     let client = admin(&stack).await;
     let mut seen = client.subscribe("tide.>").await.unwrap();
-    client.flush().await.unwrap();
+    // The broker knows the subscription when this comes back.
+    client.publish("tide.marker", "".into()).await.unwrap();
+    while tokio::time::timeout(PATIENCE, seen.next()).await.unwrap().unwrap().subject.as_str()
+        != "tide.marker"
+    {}
     set(&doors, json!({"name": "a", "delay": "1s", "method": "nobody", "overlap": "skip"})).await;
     let mut order = Vec::new();
     while order.last().is_none_or(|last| last != "stored") {
