@@ -191,9 +191,9 @@ impl Settlement {
 
     /// Brings the answer to the client, and acknowledges the request.
     async fn conclude(&self, outcome: Outcome, ending: Ending) -> Ending {
-        self.make_room();
         let (Outcome::Ok(said) | Outcome::Error { data: said, .. }) = &outcome;
         let said = said.len();
+        self.let_next_begin(said);
         match self.answer(outcome).await {
             Ok(()) => self.acknowledge(ending).await,
             // Another attempt would give the same answer: the client is told why it cannot have it.
@@ -210,13 +210,6 @@ impl Settlement {
             Err(Rejected::Other(reason)) => {
                 self.bury(Reason::Unstorable, &format!("the answer cannot be stored: {reason}")).await
             }
-        }
-    }
-
-    /// Gives the place in which the handler has run to the next request, if not too many answers are on their way.
-    fn make_room(&self) {
-        if let Some(place) = self.route.answering.try_take() {
-            self.permit.hold(place);
         }
     }
 

@@ -112,6 +112,13 @@ impl Settlement {
         self.engine.committers.answer(subject, headers, answer.body()).await
     }
 
+    /// Gives the place in which the handler has run to the next request, if not too many answers are on their way: their number in
+    /// the route, and their bytes in the worker.
+    pub(super) fn let_next_begin(&self, said: usize) {
+        let bytes = self.request.body.len().saturating_add(said);
+        self.permit.move_to(&self.route.answering, &self.engine.room, bytes);
+    }
+
     /// Gives the request's place in its route back: what follows is only waiting.
     pub(super) fn stop_working(&self, answer: &envelope::Answer) {
         let bytes = self.request.body.len().saturating_add(answer.body().len());
