@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep_until};
 use self::{
     in_flight::{InFlight, next_done},
     limits::CommonLimits,
-    one_way::{OneWay, Reaction},
+    one_way::OneWay,
     permit::SocketPermit,
     registration::Registration,
     transport::{Failure, Transport},
@@ -31,15 +31,15 @@ use self::{
 use crate::{
     channels::Channels,
     metrics::Metrics,
-    outbox::{
-        Drain, Outbox, OutboxItem, WRITE_BUDGET, dialect::Dialect, flusher::Flusher, frame::Frame, wire::Wire,
-    },
+    outbox::{Drain, Outbox, OutboxItem, WRITE_BUDGET, dialect::Dialect, flusher::Flusher, wire::Wire},
     policy::{crowd::Seat, hooks::Hooks, keys::Keys, pace::Hold, rules::Rules},
     presence::Presence,
     requests::{quota::Quotas, store::Store},
     session::{Now, Session},
 };
 
+mod catch_up;
+mod catch_ups;
 mod depth;
 mod effects;
 mod in_flight;
@@ -50,6 +50,7 @@ pub(crate) mod permit;
 mod prepare;
 mod read;
 mod registration;
+mod reply;
 #[cfg(test)]
 mod size;
 pub(crate) mod transport;
@@ -319,64 +320,6 @@ impl Connection {
         {
             Box::pin(self.received(input)).await?;
         }
-        Ok(())
-    }
-
-    fn reply(&mut self, reply: Reply) -> Result<(), End> {
-        if self.transport.has_native_pings() && reply == Reply::ping() {
-            self.outbox.push(Frame::ping());
-            return Ok(());
-        }
-        let Some(one_way) = &mut self.one_way else { return self.send(&reply, Outbox::push) };
-        let reaction = one_way.react(reply);
-        self.perform_reaction(reaction)
-    }
-
-    /// Carries out the reaction of a one-way client.
-    fn perform_reaction(&mut self, reaction: Reaction) -> Result<(), End> {
-        match reaction {
-            Reaction::Send(reply) => self.send(&reply, Outbox::push),
-            Reaction::SendFirst(reply) => self.send(&reply, Outbox::push_first),
-            Reaction::Ping(ping) => {
-                self.send(&ping, Outbox::push)?;
-                self.ask(Command::default())
-            }
-            Reaction::Commands(commands)
-                if commands.len() > self.shared.rules.limits.commands_per_message =>
-            {
-                self.malformed()
-            }
-            Reaction::Commands(commands) => commands.into_iter().try_for_each(|command| self.ask(command)),
-            Reaction::Close(disconnect) => Err(End::Close(disconnect)),
-            Reaction::Nothing => Ok(()),
-        }
-    }
-
-    /// Hands the session a command on behalf of a one-way client.
-    fn ask(&mut self, command: Command) -> Result<(), End> {
-        let effects = self.session.handle(command, rand::random(), now());
-        self.perform(effects)
-    }
-
-    fn send(&self, reply: &Reply, push: impl FnOnce(&Outbox, Frame)) -> Result<(), End> {
-        if let Some(error) = &reply.error {
-            self.shared.metrics.error(error.code);
-        }
-        let encode =
-            |reply: &Reply| self.outbox.dialect().encode(reply).map_err(|_| End::Close(codes::SERVER_ERROR));
-        let mut frame = encode(reply)?;
-        // Such a reply would end the connection, and the client would come back and ask for the same.
-        if frame.len() > self.outbox.limit() && reply.id > 0 {
-            if self.one_way.is_some() {
-                // It has no form for an error.
-                return Err(End::Close(codes::SERVER_ERROR));
-            }
-            let why =
-                format!("a reply of {} bytes; gateway.limits.outbox is {}", frame.len(), self.outbox.limit());
-            self.shared.metrics.error(codes::LIMIT_EXCEEDED.code);
-            frame = encode(&Reply::error(reply.id, codes::LIMIT_EXCEEDED.because(why)))?;
-        }
-        push(&self.outbox, frame);
         Ok(())
     }
 }

@@ -24,9 +24,10 @@ use tidegate_shared::{
 };
 
 pub(crate) use self::{
+    backlog::{Missed, NextPart, next_part},
     budget::Budget,
     hook::{AskedAbout, HookQuestion},
-    position::Position,
+    position::{Granted, Position},
     presence::{Found, PresenceQuery},
     server_side::ServerSubscription,
 };
@@ -41,6 +42,7 @@ use crate::{
     requests::{CallEnd, jobs::OwnRequest},
 };
 
+mod backlog;
 mod budget;
 mod connect;
 mod control;
@@ -88,7 +90,6 @@ enum Phase {
 struct Connecting {
     until: Instant,
     reply: Reply,
-    chosen: Vec<ServerSubscription>,
     connected: Connected,
 }
 
@@ -357,7 +358,8 @@ impl Session {
         Some(Reply::publication(channel.name(), publication.suited_to(self.encoding)))
     }
 
-    fn budget(&self) -> Budget {
+    /// What one reply may hold now.
+    pub(crate) fn budget(&self) -> Budget {
         Budget::of(self.rules.limits.outbox)
     }
 

@@ -6,7 +6,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, atomic::AtomicU64},
+    sync::{Arc, Weak, atomic::AtomicU64},
     time::SystemTime,
 };
 
@@ -22,6 +22,7 @@ pub(crate) use self::{
     doubt::{Standing, standing},
     gap::{Gap, Live},
     heal::Healed,
+    part::Part,
     subscribers::JoinOptions,
     track::Applied,
     window::{Kept, Limit, Opened, Pin},
@@ -33,6 +34,7 @@ mod doubt;
 mod gap;
 mod heal;
 pub(crate) mod newest;
+mod part;
 pub(crate) mod patch;
 mod subscribers;
 mod track;
@@ -44,8 +46,9 @@ pub(crate) struct Feed {
     state: Mutex<State>,
     /// The number of the connection to the broker over which the channel is received.
     connection: AtomicU64,
-    /// Locked while a window is read from the stream, so that all requests for one share the read.
-    pub(crate) reading: tokio::sync::Mutex<()>,
+    /// Locked while a window is read from the stream, so that all requests for one share the read. Holds the part that was read
+    /// last, while a client uses it.
+    pub(crate) reading: tokio::sync::Mutex<Weak<Part>>,
 }
 
 #[derive(Default)]
@@ -70,6 +73,8 @@ pub(crate) enum Start {
     Fresh,
     /// With all publications behind an offset.
     Behind(Pin),
+    /// Not yet: the client gets the beginning of its backlog, and joins when it has the rest.
+    Part(Arc<Part>),
     /// With the newest publication, unless it is the one the client has seen.
     Newest { seen: Option<u64> },
 }
@@ -115,6 +120,8 @@ pub(crate) enum Joined {
     At { position: u64 },
     /// Resumed, with the missed publications.
     Resumed { missed: Vec<Arc<Publication>> },
+    /// A part of what was missed. Who cannot take it starts behind this position.
+    Part { position: u64, part: Arc<Part> },
     /// Resumed with the newest publication only; `None` if the client has it.
     Newest { position: u64, newest: Option<Arc<Publication>> },
 }
@@ -126,13 +133,13 @@ pub(crate) enum FirstFrame {
     Frame(Frame),
     /// Queue no frame here: the connection queues its reply itself.
     Nothing,
-    /// Do not join: the client unsubscribed meanwhile.
-    Left,
+    /// Do not join: the client unsubscribed meanwhile, or more of its backlog comes first.
+    Apart,
 }
 
 impl From<Option<Frame>> for FirstFrame {
     fn from(frame: Option<Frame>) -> Self {
-        frame.map_or(Self::Left, Self::Frame)
+        frame.map_or(Self::Apart, Self::Frame)
     }
 }
 
@@ -171,7 +178,8 @@ impl Feed {
         self.state.lock().refs
     }
 
-    /// Adds a subscriber. `first` builds its first frame from what the join returns.
+    /// Adds a subscriber. `first` builds its first frame from what the join returns. Returns the options of a client that does
+    /// not join.
     pub(crate) fn join<T: Into<FirstFrame>>(
         &self,
         client: ClientId,
@@ -179,21 +187,22 @@ impl Feed {
         options: impl Into<JoinOptions>,
         start: &Start,
         first: impl FnOnce(Joined) -> T,
-    ) {
+    ) -> Option<JoinOptions> {
         let mut state = self.state.lock();
         let joined = state.track.as_ref().map_or(Joined::Live, |track| track.joined(start));
         let resumed = matches!(joined, Joined::Resumed { .. });
         let newest = match &joined {
             Joined::Resumed { missed } => missed.last().map(|publication| publication.data.clone()),
             Joined::Newest { newest, .. } => newest.as_ref().map(|publication| publication.data.clone()),
-            Joined::Live | Joined::At { .. } => None,
+            Joined::Live | Joined::At { .. } | Joined::Part { .. } => None,
         };
+        let options = options.into();
         match first(joined).into() {
             FirstFrame::Frame(frame) => outbox.push(frame),
             FirstFrame::Nothing => {}
-            FirstFrame::Left => return,
+            FirstFrame::Apart => return Some(options),
         }
-        let JoinOptions { delivery, join_leave_as } = options.into();
+        let JoinOptions { delivery, join_leave_as } = options;
         let has_until = match start {
             Start::Behind(pin) if resumed => pin.offset,
             _ => 0,
@@ -214,6 +223,7 @@ impl Feed {
             client,
             Subscriber { outbox: Arc::clone(outbox), delivery, has_newest, join_leave, has_until },
         );
+        None
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::{
     time::{Instant, sleep, timeout, timeout_at},
 };
 
-use super::feed::{Backlog, Feed, Gap, Healed, Limit, Opened, Pin, Resume, Start, newest::Loaded};
+use super::feed::{Backlog, Feed, Gap, Healed, Limit, Opened, Part, Resume, Start, newest::Loaded};
 use super::history::History;
 use super::window_budget::WindowBudget;
 use crate::metrics::Metrics;
@@ -138,8 +138,7 @@ impl Recovery {
             let seen = same && self.keeps_up_with(channel, feed, resume.offset).await?;
             return Ok(Start::Newest { seen: seen.then_some(resume.offset) });
         }
-        let pin = self.pin(channel, feed, resume).await?;
-        Ok(pin.map_or(Start::Fresh, Start::Behind))
+        self.start_behind(channel, feed, resume).await
     }
 
     /// Reads a channel's newest publication, unless it is known. Concurrent requests share one read.
@@ -168,38 +167,46 @@ impl Recovery {
         Ok(())
     }
 
-    /// Keeps the backlog behind a client's position at hand. `None` if it is incomplete or too long.
-    async fn pin(
+    /// Keeps the backlog behind a client's position at hand, or its beginning if it is too long. `Start::Fresh` if it is incomplete.
+    async fn start_behind(
         self: &Arc<Self>,
         channel: &Channel,
         feed: &Arc<Feed>,
         resume: &Resume,
-    ) -> Result<Option<Pin>, Refusal> {
-        let Some(epoch) = self.history.epoch(channel) else { return Ok(None) };
+    ) -> Result<Start, Refusal> {
+        let Some(epoch) = self.history.epoch(channel) else { return Ok(Start::Fresh) };
         if !resume.epoch.is_empty() && *resume.epoch != *epoch {
-            return Ok(None);
+            return Ok(Start::Fresh);
         }
         let offset = resume.offset;
         feed.received_on(self.history.connection_number());
         if !self.keeps_up_with(channel, feed, offset).await? {
-            return Ok(None);
+            return Ok(Start::Fresh);
         }
         let limit = self.history.limit();
-        let pinned = || feed.pin(offset, limit, self.history.kept(channel)?);
+        let pinned = || feed.pin(offset, limit, self.history.kept(channel)?).map(Start::Behind);
         let had_window = feed.has_window();
-        let mut pin = pinned();
-        if pin.is_none() {
-            let _turn = feed.reading.lock().await;
-            pin = pinned();
-            if pin.is_none() {
-                self.open_window(channel, feed, offset).await?;
-                pin = pinned();
+        let mut start = pinned();
+        if start.is_none() {
+            let mut last = feed.reading.lock().await;
+            start = pinned().or_else(|| {
+                let part = last.upgrade().filter(|part| part.continues(&epoch, offset))?;
+                Some(Start::Part(part))
+            });
+            if start.is_none() {
+                start = match self.open_window(channel, feed, (&epoch, offset)).await? {
+                    Some(part) => {
+                        *last = Arc::downgrade(&part);
+                        Some(Start::Part(part))
+                    }
+                    None => pinned(),
+                };
             }
         }
-        if !had_window {
+        if !had_window && feed.has_window() {
             self.close_window_later(Arc::clone(feed));
         }
-        Ok(pin)
+        Ok(start.unwrap_or_default())
     }
 
     /// Whether a client's position is one of the stream. A client that is ahead of this gateway shows that another one
@@ -222,18 +229,25 @@ impl Recovery {
         Ok(true)
     }
 
-    async fn open_window(&self, channel: &Channel, feed: &Feed, after: u64) -> Result<(), Refusal> {
+    /// Opens a window with the backlog behind a position. Returns the beginning of one that is too long.
+    async fn open_window(
+        &self,
+        channel: &Channel,
+        feed: &Feed,
+        (epoch, after): (&Arc<str>, u64),
+    ) -> Result<Option<Arc<Part>>, Refusal> {
         let limit = self.history.limit();
         for tries in 1..=LOAD_TRIES {
             feed.record();
             let backlog = self.history.behind(channel, after, limit).await?;
             self.metrics.window_read();
-            if feed.open_window(after, backlog, limit) != Opened::Stale {
-                break;
+            match feed.open_window((epoch, after), backlog, limit) {
+                Opened::Part(part) => return Ok(Some(part)),
+                Opened::Stale => sleep(lag(tries)).await,
+                Opened::Yes | Opened::No => break,
             }
-            sleep(lag(tries)).await;
         }
-        Ok(())
+        Ok(None)
     }
 
     fn close_window_later(&self, feed: Arc<Feed>) {

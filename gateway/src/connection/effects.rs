@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::{Connection, End, in_flight::Done};
 use crate::{
+    channels::feed::Resume,
     requests::{CallEnd, calls::Settled, store::Publishing},
     session::{Effect, Effects, Found, PresenceQuery},
 };
@@ -68,25 +69,32 @@ impl Connection {
                 self.in_flight().tasks.push(Box::pin(async move { Done::Sent { result: sending.await } }));
             }
             Effect::Join { ticket, channel, resume, or_refuse } => {
-                let shared = Arc::clone(&self.shared);
-                let member = self.session.member(&channel);
-                let resumes = resume.is_some();
-                let ready = async move { shared.ready(&channel, resume.as_ref(), or_refuse, member).await };
-                let joinable = move |result| Done::Joinable { ticket, result };
-                let in_flight = self.in_flight();
-                // A client that subscribes and unsubscribes again and again waits for the joins it has begun.
-                in_flight.unsettled += 1;
-                if resumes {
-                    in_flight.run_apart(ready, joinable);
-                } else {
-                    in_flight.tasks.push(Box::pin(ready.map(joinable)));
-                }
+                self.prepare_to_join(ticket, channel, resume, or_refuse);
             }
             Effect::FetchKeys { issuer } => self.shared.keys.want(issuer),
-            Effect::Leave { channel } => self.registration.leave(&channel),
+            Effect::Leave { channel } => {
+                self.registration.leave(&channel);
+                self.forget_catch_up(&channel);
+            }
             Effect::Close(disconnect) => return Err(End::Close(disconnect)),
         }
         Ok(())
+    }
+
+    fn prepare_to_join(&mut self, ticket: u32, channel: Channel, resume: Option<Resume>, or_refuse: bool) {
+        let shared = Arc::clone(&self.shared);
+        let member = self.session.member(&channel);
+        let resumes = resume.is_some();
+        let ready = async move { shared.ready(&channel, resume.as_ref(), or_refuse, member).await };
+        let joinable = move |result| Done::Joinable { ticket, result };
+        let in_flight = self.in_flight();
+        // A client that subscribes and unsubscribes again and again waits for the joins it has begun.
+        in_flight.unsettled += 1;
+        if resumes {
+            in_flight.run_apart(ready, joinable);
+        } else {
+            in_flight.tasks.push(Box::pin(ready.map(joinable)));
+        }
     }
 
     /// Stores a request whose caller waits, within its user's quota.

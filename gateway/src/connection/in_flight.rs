@@ -15,9 +15,9 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{Connection, End, now, prepare::Ready};
+use super::{Connection, End, catch_ups::CatchUps, now, prepare::Ready};
 use crate::{
-    channels::hub::arriving::ArrivingGuard,
+    channels::{feed::Start, hub::arriving::ArrivingGuard},
     policy::Verdict,
     requests::CallEnd,
     requests::{
@@ -38,6 +38,8 @@ pub(super) struct InFlight {
     /// The turns of operations with large results.
     large: Option<Arc<Semaphore>>,
     turns: Turns,
+    /// Subscriptions whose backlog comes in parts.
+    pub(super) catch_ups: CatchUps,
     /// Publications past the streams. Those that share a question to the broker are together.
     passed: Vec<PassedTogether>,
     /// How many operations are unsettled: publishes without acknowledgement, joins, and reads with large replies.
@@ -103,6 +105,11 @@ pub(super) enum Done {
     Paged {
         command: u32,
         page: Result<Option<HistoryResult>, protocol::Error>,
+    },
+    /// The next part of a backlog is read.
+    NextPart {
+        number: u32,
+        part: Result<Start, protocol::Error>,
     },
     /// A large result. The next one is read when this one is in the outbox.
     Large {
@@ -212,6 +219,7 @@ impl Connection {
                 self.settled_one();
                 self.session.paged(command, page)
             }
+            Done::NextPart { number, part } => self.send_part(number, part),
             Done::Large { done, turn } => {
                 let flow = self.done(*done);
                 drop(turn);
@@ -224,7 +232,8 @@ impl Connection {
 
     /// Frees the memory of operations once there are none.
     fn rest(&mut self) {
-        if self.in_flight.as_ref().is_some_and(|in_flight| in_flight.tasks.is_empty()) {
+        let idle = |in_flight: &InFlight| in_flight.tasks.is_empty() && in_flight.catch_ups.is_idle();
+        if self.in_flight.as_deref().is_some_and(idle) {
             self.in_flight = None;
         }
     }
@@ -242,6 +251,7 @@ impl Connection {
                 tasks: FuturesUnordered::new(),
                 large: None,
                 turns: Turns::default(),
+                catch_ups: CatchUps::default(),
                 passed: Vec::new(),
                 unsettled: 0,
                 turn: None,

@@ -7,33 +7,40 @@ use std::sync::Arc;
 use futures_util::future::try_join_all;
 use tidegate_shared::protocol::codes;
 
-use super::{Connection, End, in_flight::Done, now, prepare::Ready};
+use super::{Connection, End, catch_ups::CatchUp, in_flight::Done, now, prepare::Ready};
 use crate::{
     channels::feed::{FirstFrame, JoinOptions},
     outbox::Outbox,
-    session::{Position, ServerSubscription},
+    session::{Granted, Position, ServerSubscription},
 };
 
 impl Connection {
-    /// Joins a channel. No publication gets between the reply and the position it names.
+    /// Joins a channel. No publication gets between the reply and the position it names. A client whose backlog is longer than the
+    /// reply joins when it has the rest.
     pub(super) fn subscribe(&mut self, ticket: u32, ready: Ready) -> Result<(), End> {
         let Ready { held, start, membership, member } = ready;
         let channel = held.feed.channel();
         let Self { shared, session, outbox, one_way, registration, .. } = self;
         let epoch = shared.channels.history.epoch(channel);
         let (client, dialect) = (session.client().clone(), outbox.dialect());
-        let mut told = Ok(false);
+        let mut budget = session.budget();
+        let (mut told, mut rest) = (Ok(false), None);
         let join_leave_as = member.filter(|_| session.join_leave(ticket));
         let asked = JoinOptions { delivery: session.delivery(ticket), join_leave_as };
-        let (mut reaction, mut refusal) = (None, None);
-        held.feed.join(client, outbox, asked, &start, |joined| {
-            let reply = match session.subscribed(ticket, channel, &Position { joined, epoch }) {
-                Some(Ok(reply)) => reply,
+        let (mut reaction, mut refusal, mut first) = (None, None, None);
+        let apart = held.feed.join(client, outbox, asked, &start, |joined| {
+            let position = Position { joined, epoch: epoch.clone() };
+            let budget = one_way.as_mut().map_or(&mut budget, |one_way| &mut one_way.budget);
+            let reply = match session.subscribed(ticket, channel, &position, budget) {
+                Some(Ok(Granted { told: reply, rest_behind })) => {
+                    rest = rest_behind;
+                    reply
+                }
                 Some(Err(error)) => {
                     refusal = Some(error);
-                    return FirstFrame::Left;
+                    return FirstFrame::Apart;
                 }
-                None => return FirstFrame::Left,
+                None => return FirstFrame::Apart,
             };
             if let Some(result) = reply.subscribe.as_ref().filter(|result| result.was_recovering) {
                 shared.metrics.resumed(result.recovered);
@@ -41,20 +48,35 @@ impl Connection {
             if let Some(one_way) = one_way {
                 told = Ok(true);
                 reaction = Some(one_way.react(reply));
-                return FirstFrame::Nothing;
+                return if rest.is_some() { FirstFrame::Apart } else { FirstFrame::Nothing };
             }
             let frame = dialect.encode(&reply);
             told = frame.as_ref().map(|_| true).map_err(|_| End::Close(codes::SERVER_ERROR));
+            if rest.is_some() {
+                first = frame.ok();
+                return FirstFrame::Apart;
+            }
             frame.ok().into()
         });
         if let Some(refusal) = refusal {
             return self.reply(refusal);
         }
         // If the client unsubscribed meanwhile, the reference is dropped.
-        if told? {
-            registration.add(held, membership);
+        if !told? {
+            return Ok(());
         }
-        reaction.map_or(Ok(()), |reaction| self.perform_reaction(reaction))
+        let feed = Arc::clone(&held.feed);
+        registration.add(held, membership);
+        if let Some(frame) = first {
+            outbox.push(frame);
+        }
+        if let Some(reaction) = reaction {
+            self.perform_reaction(reaction)?;
+        }
+        if let Some(behind) = rest {
+            self.catch_up(CatchUp::new(feed, epoch.as_deref(), behind, apart));
+        }
+        Ok(())
     }
 
     /// Takes a seat for the client's user, and prepares the channels that the connection begins with. If none needs preparation, joins them at once.
@@ -90,20 +112,30 @@ impl Connection {
     pub(super) fn welcome(&mut self, chosen: &[ServerSubscription], ready: Vec<Ready>) -> Result<(), End> {
         let Self { shared, session, outbox, one_way, transport, registration, permit, .. } = self;
         outbox.open();
-        let mut positions = Vec::new();
+        let (mut subs, mut behind) = (Vec::new(), Vec::new());
+        let mut budget = session.budget();
         // Most connections never join another channel.
         registration.reserve(ready.len());
         for (one, Ready { held, start, membership, member }) in chosen.iter().zip(ready) {
             let client = session.client().clone();
             let epoch = shared.channels.history.epoch(&one.channel);
             let join_leave_as = member.filter(|_| session.join_leave_by_default(&one.channel));
-            held.feed.join(client, outbox, JoinOptions { delivery: None, join_leave_as }, &start, |joined| {
-                positions.push(Position { joined, epoch });
-                FirstFrame::Nothing
+            let options = JoinOptions { delivery: None, join_leave_as };
+            let mut rest = None;
+            let apart = held.feed.join(client, outbox, options, &start, |joined| {
+                let position = Position { joined, epoch: epoch.clone() };
+                let budget = one_way.as_mut().map_or(&mut budget, |one_way| &mut one_way.budget);
+                let granted = session.begins_with(one, &position, budget);
+                subs.push(granted.told);
+                rest = granted.rest_behind;
+                if rest.is_some() { FirstFrame::Apart } else { FirstFrame::Nothing }
             });
+            if let Some(rest) = rest {
+                behind.push(CatchUp::new(Arc::clone(&held.feed), epoch.as_deref(), rest, apart));
+            }
             registration.add(held, membership);
         }
-        let Some(mut reply) = session.welcomed(&positions) else { return Ok(()) };
+        let Some(mut reply) = session.welcomed(subs) else { return Ok(()) };
         tracing::debug!(
             user = session.user_for_log(),
             client.id = %session.client(),
@@ -125,6 +157,9 @@ impl Connection {
                 self.perform_reaction(reaction)?;
             }
             None => self.send(&reply, Outbox::push_first)?,
+        }
+        for one in behind {
+            self.catch_up(one);
         }
         let at = now();
         for command in std::mem::take(&mut self.stash) {

@@ -3,7 +3,7 @@
 //! Sits between the client and an ordinary session, so that the session has one protocol. Pure.
 
 use tidegate_shared::protocol::{
-    Command, ConnectRequest, Push, Reply, Sub, SubscribeRequest, SubscribeResult,
+    Command, ConnectRequest, Push, Reply, Sub, SubscribeRequest,
     codes::{self, Disconnect, ErrorCode},
     lenient,
 };
@@ -21,7 +21,7 @@ const CONNECT: u32 = 1;
 pub(super) struct OneWay {
     begun: bool,
     /// What is left for publications in the reply to `connect`, which has those of all subscriptions.
-    budget: Budget,
+    pub(super) budget: Budget,
     /// The subscriptions the client asked for.
     subscriptions: Vec<SubscribeRequest>,
     /// The reply to `connect` while subscriptions are unanswered, and how many are.
@@ -90,9 +90,6 @@ impl OneWay {
             connect.pong = false;
             let chosen = |wish: &SubscribeRequest| connect.subs.iter().any(|sub| sub.channel == wish.channel);
             self.subscriptions.retain(|wish| !chosen(wish));
-            for result in connect.subs.iter().filter_map(|sub| sub.result.as_ref()) {
-                self.budget.take_all(&result.publications);
-            }
         }
         if self.subscriptions.is_empty() {
             return Reaction::SendFirst(reply);
@@ -107,18 +104,11 @@ impl OneWay {
         Reaction::Commands(commands)
     }
 
-    /// A refused channel is left out of the reply to `connect`. A backlog that does not fit beside the others is not
-    /// recovered: the client starts behind it.
+    /// A refused channel is left out of the reply to `connect`.
     fn subscribed(&mut self, id: u32, reply: Reply) -> Reaction {
         let Some((connected, left)) = &mut self.held else { return Reaction::Nothing };
         let wish = usize::try_from(id - CONNECT - 1).ok().and_then(|index| self.subscriptions.get(index));
-        if let (Some(wish), Some(mut result), Some(connect)) = (wish, reply.subscribe, &mut connected.connect)
-        {
-            if !self.budget.take_all(&result.publications) {
-                let newest = result.publications.last().map_or(0, |newest| newest.offset);
-                let offset = newest.max(result.offset);
-                result = SubscribeResult { recovered: false, offset, publications: Vec::new(), ..result };
-            }
+        if let (Some(wish), Some(result), Some(connect)) = (wish, reply.subscribe, &mut connected.connect) {
             connect.subs.push(Sub::new(wish.channel.as_str(), result));
         }
         *left -= 1;
@@ -146,7 +136,7 @@ fn disconnect_for(error: u32) -> Disconnect {
 
 #[cfg(test)]
 mod tests {
-    use tidegate_shared::protocol::{ConnectResult, Publication, Unsubscribe};
+    use tidegate_shared::protocol::{ConnectResult, Publication, SubscribeResult, Unsubscribe};
 
     use super::*;
 
@@ -181,30 +171,6 @@ mod tests {
         let connect = reply.connect.unwrap();
         assert_eq!(connect.subs.iter().map(|sub| sub.channel.as_str()).collect::<Vec<_>>(), ["b"]);
         assert!(!connect.pong && !client.is_holding());
-    }
-
-    #[test]
-    fn backlogs_that_do_not_fit_together_are_not_recovered() {
-        let mut client = OneWay::new(10_000);
-        client.read(br#"{"subs":{"a":{},"b":{},"c":{}}}"#).unwrap().unwrap();
-        let recovered = |id, bytes| {
-            let publications =
-                vec![Publication { data: vec![b'1'; bytes].into(), offset: 7, ..Publication::default() }; 2];
-            let result =
-                SubscribeResult { recovered: true, offset: 5, publications, ..SubscribeResult::default() };
-            Reply { id, subscribe: Some(result), ..Reply::default() }
-        };
-        client.react(connected());
-        client.react(recovered(2, 1500));
-        client.react(recovered(3, 1500));
-        let Reaction::SendFirst(reply) = client.react(recovered(4, 100)) else { panic!("it is told") };
-        let subs = reply.connect.unwrap().subs;
-        let told: Vec<_> = subs
-            .into_iter()
-            .map(|sub| sub.result.unwrap())
-            .map(|result| (result.recovered, result.offset, result.publications.len()))
-            .collect();
-        assert_eq!(told, [(true, 5, 2), (false, 7, 0), (true, 5, 2)]);
     }
 
     #[test]

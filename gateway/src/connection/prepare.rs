@@ -49,7 +49,7 @@ impl Shared {
             start = prepared.map_err(|refusal| codes::INTERNAL.because(refusal))?;
             let recovers = match &start {
                 Start::Fresh => false,
-                Start::Behind(_) => true,
+                Start::Behind(_) | Start::Part(_) => true,
                 Start::Newest { seen } => held.feed.has_newest(*seen),
             };
             if !recovers && or_refuse && self.channels.history.keeps(channel) {

@@ -197,14 +197,13 @@ impl Run {
         }
         let _ =
             (self.session.delivery(ticket), self.session.join_leave(ticket), self.session.member(&channel));
-        match self.session.subscribed(ticket, &channel, &position) {
-            Some(Ok(reply)) => {
+        let mut budget = self.session.budget();
+        match self.session.subscribed(ticket, &channel, &position, &mut budget) {
+            Some(Ok(granted)) => {
                 assert!(self.joined.insert(channel.name().to_owned()), "{channel:?} is joined twice");
-                assert!(
-                    self.joined.len() <= self.limits.0 + 1,
-                    "the limit holds, the personal channel apart"
-                );
-                self.take(vec![Effect::Reply(reply)]);
+                let most = self.limits.0 + 1;
+                assert!(self.joined.len() <= most, "the limit holds, the personal channel apart");
+                self.take(vec![Effect::Reply(granted.told)]);
             }
             Some(Err(reply)) => self.take(vec![Effect::Reply(reply)]),
             None => {}
@@ -262,9 +261,13 @@ impl Run {
             self.take(effects);
             return Ok(());
         }
-        let positions = chosen.iter().map(|_| position(input)).collect::<Result<Vec<_>>>()?;
+        let mut budget = self.session.budget();
+        let mut subs = Vec::new();
+        for one in &chosen {
+            subs.push(self.session.begins_with(one, &position(input)?, &mut budget).told);
+        }
         let _: Vec<_> = chosen.iter().map(|one| self.session.member(&one.channel)).collect();
-        if let Some(reply) = self.session.welcomed(&positions) {
+        if let Some(reply) = self.session.welcomed(subs) {
             assert!(!self.over, "nobody is welcomed after the end");
             for one in &chosen {
                 assert!(self.joined.insert(one.channel.name().to_owned()), "{} twice", one.channel.name());

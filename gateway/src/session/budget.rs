@@ -16,22 +16,19 @@ pub(crate) struct Budget {
     left: u64,
     /// What a single publication may take: a reply that fits an empty outbox is written.
     alone: u64,
+    /// Nothing was taken.
+    untouched: bool,
 }
 
 impl Budget {
     /// The budget of a reply into an outbox of this many bytes.
     pub(crate) fn of(outbox: u64) -> Self {
-        Self { left: outbox / 2, alone: outbox.saturating_sub(ENVELOPE) }
+        Self { left: outbox / 2, alone: outbox.saturating_sub(ENVELOPE), untouched: true }
     }
 
-    /// Takes all of these publications. Returns false, and takes none, if they do not fit.
-    pub(crate) fn take_all(&mut self, publications: &[Publication]) -> bool {
-        let needed = publications.iter().map(encoded_len).sum();
-        let fits = needed <= self.left || (publications.len() == 1 && needed <= self.alone);
-        if fits {
-            self.use_up(needed);
-        }
-        fits
+    /// Whether nothing was taken: what does not fit now never fits.
+    pub(super) fn is_untouched(&self) -> bool {
+        self.untouched
     }
 
     /// Takes as many publications as fit from the beginning of a list. Returns how many.
@@ -51,6 +48,7 @@ impl Budget {
     fn use_up(&mut self, bytes: u64) {
         self.left = self.left.saturating_sub(bytes);
         self.alone = self.alone.saturating_sub(bytes);
+        self.untouched = false;
     }
 }
 
@@ -103,9 +101,8 @@ mod tests {
     #[test]
     fn a_single_publication_may_fill_the_outbox_and_several_half_of_it() {
         let of = |len: usize| Publication { data: vec![b'1'; len].into(), ..Publication::default() };
-        assert!(Budget::of(100_000).take_all(&[of(90_000)]));
-        assert!(!Budget::of(100_000).take_all(&[of(99_000)]));
-        assert!(!Budget::of(100_000).take_all(&[of(30_000), of(30_000)]));
+        assert_eq!(Budget::of(100_000).take_some(&[of(90_000)]), 1);
+        assert_eq!(Budget::of(100_000).take_some(&[of(99_000)]), 0);
         assert_eq!(Budget::of(100_000).take_some(&[of(30_000), of(30_000)]), 1);
     }
 }

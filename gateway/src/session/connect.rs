@@ -5,14 +5,14 @@ use std::time::Instant;
 use bytes::Bytes;
 use tidegate_shared::{
     VERSION, header,
-    protocol::{ConnectRequest, ConnectResult, RefreshRequest, RefreshResult, Reply, codes},
+    protocol::{ConnectRequest, ConnectResult, RefreshRequest, RefreshResult, Reply, Sub, codes},
     trace::Trace,
 };
 
 use super::{
     Connected, Connecting, Effect, Effects, Liveness, Now, Phase, Session, Subscriptions,
     hook::PendingConnect,
-    position::{Position, suited},
+    position::suited,
     refuse, refuse_withdrawn_key, refuse_without_key,
     server_side::Unfit,
     validity::{Renewer, Validity},
@@ -81,22 +81,20 @@ impl Session {
         };
         let reply = Reply { id, connect: Some(result), ..Reply::default() };
         let until = now.instant + self.rules.limits.first_frame;
-        let to_join = chosen.clone();
-        self.phase = Phase::Connecting(Box::new(Connecting { until, reply, chosen, connected }));
-        vec![Effect::Welcome { chosen: to_join }]
+        self.phase = Phase::Connecting(Box::new(Connecting { until, reply, connected }));
+        vec![Effect::Welcome { chosen }]
     }
 
-    /// The channels the connection begins with are joined, at these positions. Returns the reply to `connect`.
-    pub(crate) fn welcomed(&mut self, positions: &[Position]) -> Option<Reply> {
+    /// The channels the connection begins with are joined, as `subs` says. Returns the reply to `connect`.
+    pub(crate) fn welcomed(&mut self, subs: Vec<Sub>) -> Option<Reply> {
         let phase = std::mem::replace(&mut self.phase, Phase::Closed { user: None });
         let Phase::Connecting(connecting) = phase else {
             self.phase = phase;
             return None;
         };
-        let Connecting { mut reply, chosen, connected, .. } = *connecting;
+        let Connecting { mut reply, connected, .. } = *connecting;
         if let Some(result) = &mut reply.connect {
-            let (subs, mut budget) = (chosen.iter().zip(positions), self.budget());
-            result.subs = subs.map(|(one, position)| one.sub(position, self.encoding, &mut budget)).collect();
+            result.subs = subs;
         }
         self.phase = Phase::Connected(Box::new(connected));
         Some(reply)

@@ -6,37 +6,52 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tidegate_shared::{
     channel::Channel,
-    protocol::{
-        Encoding, Publication, Push, Reply, SubscribeRequest, SubscribeResult, Subscribed, json::Payload,
-    },
+    protocol::{Encoding, Push, Reply, SubscribeRequest, SubscribeResult, Subscribed, json::Payload},
 };
 
-use super::{budget::Budget, subscriptions::Pending};
+use super::{
+    backlog::{Missed, NextPart, brought, next_part},
+    budget::Budget,
+    subscriptions::Pending,
+};
 use crate::{
-    channels::feed::{Joined, Resume, patch},
+    channels::feed::{Joined, Resume},
     policy::{delivery::DeliveryOptions, rules::Tracking},
 };
+
+/// What a client is told of its subscription.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Granted<T> {
+    /// The reply, the push or the part of a reply that says it.
+    pub(crate) told: T,
+    /// The client has its backlog up to this offset, and gets the rest before it joins. `None` if it has all.
+    pub(crate) rest_behind: Option<u64>,
+}
+
+impl<T> Granted<T> {
+    pub(super) fn map<U>(self, to: impl FnOnce(T) -> U) -> Granted<U> {
+        Granted { told: to(self.told), rest_behind: self.rest_behind }
+    }
+}
 
 /// The reply to `subscribe`.
 pub(super) fn granted(
     pending: &Pending,
     position: &Position,
     encoding: Encoding,
-    mut budget: Budget,
-) -> Reply {
-    let result = SubscribeResult {
-        expires: pending.ttl.is_some(),
-        ttl: pending.ttl.unwrap_or_default(),
-        data: suited(&pending.data, encoding),
-        ..position.result(
-            pending.resume.as_ref(),
-            pending.delivery.as_deref(),
-            pending.tracking,
-            encoding,
-            &mut budget,
-        )
-    };
-    Reply { id: pending.command, subscribe: Some(result), ..Reply::default() }
+    budget: &mut Budget,
+) -> Granted<Reply> {
+    let asked = pending.resume.as_ref();
+    let delivery = pending.delivery.as_deref();
+    position.result(asked, delivery, pending.tracking, encoding, budget).map(|result| {
+        let result = SubscribeResult {
+            expires: pending.ttl.is_some(),
+            ttl: pending.ttl.unwrap_or_default(),
+            data: suited(&pending.data, encoding),
+            ..result
+        };
+        Reply { id: pending.command, subscribe: Some(result), ..Reply::default() }
+    })
 }
 
 /// Application data in a form that the encoding can carry.
@@ -70,8 +85,8 @@ impl Position {
         Self { joined: Joined::Live, epoch: None }
     }
 
-    /// The result for the client, whether it asked to resume or not. A backlog over the budget is not recovered: the client
-    /// starts behind it.
+    /// The result for the client, whether it asked to resume or not. Of a backlog over the budget it has the beginning. A client that
+    /// could never be sent the first publication has not recovered: it starts behind all of them.
     pub(super) fn result(
         &self,
         resume: Option<&Resume>,
@@ -79,7 +94,7 @@ impl Position {
         tracking: Tracking,
         encoding: Encoding,
         budget: &mut Budget,
-    ) -> SubscribeResult {
+    ) -> Granted<SubscribeResult> {
         let delta = delivery.is_some_and(|delivery| delivery.delta);
         let result =
             SubscribeResult { was_recovering: resume.is_some(), delta, ..SubscribeResult::default() };
@@ -89,42 +104,35 @@ impl Position {
             epoch: self.epoch.as_deref().unwrap_or_default().to_owned(),
             ..result.clone()
         };
-        match &self.joined {
-            Joined::Live => result,
-            Joined::At { .. } if !tracking.positioned => result,
-            Joined::At { position } => SubscribeResult { offset: *position, ..positioned },
+        let whole = |told| Granted { told, rest_behind: None };
+        let after = resume.map_or(0, |resume| resume.offset);
+        let (missed, newest) = match &self.joined {
+            Joined::Live => return whole(result),
+            Joined::At { .. } if !tracking.positioned => return whole(result),
+            Joined::At { position } => return whole(SubscribeResult { offset: *position, ..positioned }),
             Joined::Newest { position, newest } => {
-                let publications = brought(newest.iter(), delivery, encoding);
-                if !budget.take_all(&publications) {
-                    return SubscribeResult { offset: *position, ..positioned };
-                }
-                SubscribeResult { recovered: true, offset: *position, publications, ..positioned }
+                let publications: Vec<_> = newest.iter().map(Arc::clone).collect();
+                let publications = brought(&publications, delivery, encoding);
+                let recovered = budget.take_some(&publications) == publications.len();
+                let publications = if recovered { publications } else { Vec::new() };
+                return whole(SubscribeResult { recovered, offset: *position, publications, ..positioned });
             }
             Joined::Resumed { missed } => {
-                // The position asked for, not the newest: the publications move it.
-                let asked = resume.map_or(0, |resume| resume.offset);
-                let publications = brought(missed.iter(), delivery, encoding);
-                if !budget.take_all(&publications) {
-                    let newest = missed.last().map_or(asked, |newest| newest.offset);
-                    return SubscribeResult { offset: newest, ..positioned };
-                }
-                SubscribeResult { recovered: true, offset: asked, publications, ..positioned }
+                let newest = missed.last().map_or(after, |newest| newest.offset);
+                (Missed { after, publications: missed, until: None }, newest)
             }
+            Joined::Part { position, part } => {
+                (Missed { after, publications: part.behind(after), until: Some(part.until) }, *position)
+            }
+        };
+        match next_part(missed, delivery, encoding, budget) {
+            NextPart::TooLarge => whole(SubscribeResult { offset: newest, ..positioned }),
+            // The position asked for, not the newest: the publications move it.
+            NextPart::Sent { publications, rest_behind } => Granted {
+                told: SubscribeResult { recovered: true, offset: after, publications, ..positioned },
+                rest_behind,
+            },
         }
-    }
-}
-
-/// The missed publications in a reply: filtered, and each as a patch of the one before it where patches were granted.
-fn brought<'a>(
-    publications: impl Iterator<Item = &'a Arc<Publication>>,
-    delivery: Option<&DeliveryOptions>,
-    encoding: Encoding,
-) -> Vec<Publication> {
-    let wanted = publications.filter(|p| delivery.is_none_or(|delivery| delivery.wants(p)));
-    if delivery.is_some_and(|delivery| delivery.delta) {
-        patch::chain(wanted.map(AsRef::as_ref), encoding)
-    } else {
-        wanted.map(|p| Publication::clone(p).suited_to(encoding)).collect()
     }
 }
 

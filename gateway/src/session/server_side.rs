@@ -5,13 +5,13 @@
 use bytes::Bytes;
 use tidegate_shared::{
     channel::Channel,
-    protocol::{ConnectRequest, Encoding, Push, Reply, Sub, Unsubscribe, codes},
+    protocol::{ConnectRequest, Push, Reply, Sub, SubscribeResult, Unsubscribe, codes},
 };
 
 use super::{
     Effect, Effects, Phase, Session,
     budget::Budget,
-    position::{Position, granted, resume_of, suited},
+    position::{Granted, Position, granted, resume_of, suited},
     subscriptions::{Removed, SubscribeOptions},
     token::Terms,
 };
@@ -41,15 +41,22 @@ pub(super) enum Unfit {
     TooMany,
 }
 
-impl ServerSubscription {
-    pub(super) fn sub(&self, position: &Position, encoding: Encoding, budget: &mut Budget) -> Sub {
-        let mut result = position.result(self.resume.as_ref(), None, Tracking::FULL, encoding, budget);
-        result.data = suited(&self.data, encoding);
-        Sub::new(self.channel.name(), result)
-    }
-}
-
 impl Session {
+    /// What the reply to `connect` says of a subscription that is joined at this position. All of them share one budget.
+    pub(crate) fn begins_with(
+        &self,
+        one: &ServerSubscription,
+        position: &Position,
+        budget: &mut Budget,
+    ) -> Granted<Sub> {
+        let encoding = self.encoding;
+        let granted = position.result(one.resume.as_ref(), None, Tracking::FULL, encoding, budget);
+        granted.map(|result| {
+            let result = SubscribeResult { data: suited(&one.data, encoding), ..result };
+            Sub::new(one.channel.name(), result)
+        })
+    }
+
     /// The subscriptions a connection begins with: its personal channels, the automatic channels of namespaces, and the
     /// channels its token names.
     pub(super) fn server_subscriptions(
@@ -102,7 +109,7 @@ impl Session {
 
     /// Ends a subscription, made by the client or by the server. A push tells the client why.
     pub(super) fn end_subscription_by_order(&mut self, channel: &Channel, why: Unsubscribe) -> Effects {
-        let (encoding, budget) = (self.encoding, self.budget());
+        let (encoding, mut budget) = (self.encoding, self.budget());
         let Phase::Connected(connected) = &mut self.phase else { return Vec::new() };
         let push = Push { channel: channel.name().to_owned(), unsubscribe: Some(why), ..Push::default() };
         let push = Effect::Reply(Reply { push: Some(push), ..Reply::default() });
@@ -115,7 +122,7 @@ impl Session {
             }
             // The command's reply goes before the push that ends the subscription.
             Removed::Pending(pending) => {
-                vec![Effect::Reply(granted(&pending, &Position::live(), encoding, budget)), push]
+                vec![Effect::Reply(granted(&pending, &Position::live(), encoding, &mut budget).told), push]
             }
             Removed::Active { .. } => vec![Effect::Leave { channel: channel.clone() }, push],
         }

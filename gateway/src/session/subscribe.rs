@@ -11,7 +11,8 @@ use tidegate_shared::{
 
 use super::{
     Effect, Effects, Now, Phase, Session,
-    position::{Position, REFUSE_UNRECOVERABLE, announced, granted, resume_of},
+    budget::Budget,
+    position::{Granted, Position, REFUSE_UNRECOVERABLE, announced, granted, resume_of},
     refuse,
     subscriptions::{Removed, SubscribeOptions},
 };
@@ -90,24 +91,25 @@ impl Session {
         connected.subscriptions.delivery(ticket)
     }
 
-    /// The channel is joined at this position. Returns the reply: granted, or an error if the client has not recovered and
+    /// The channel is joined at this position, or a part of the backlog is at hand. Returns the reply: granted, or an error if the client has not recovered and
     /// wants an error for that. `None` if the client unsubscribed meanwhile.
     pub(crate) fn subscribed(
         &mut self,
         ticket: u32,
         channel: &Channel,
         position: &Position,
-    ) -> Option<Result<Reply, Reply>> {
-        let (encoding, budget) = (self.encoding, self.budget());
+        budget: &mut Budget,
+    ) -> Option<Result<Granted<Reply>, Reply>> {
+        let encoding = self.encoding;
         let Phase::Connected(connected) = &mut self.phase else { return None };
         let pending = connected.subscriptions.complete(ticket)?;
-        let reply = granted(&pending, position, encoding, budget);
+        let granted = granted(&pending, position, encoding, budget);
         let lost = |result: &SubscribeResult| result.positioned && result.was_recovering && !result.recovered;
-        if pending.or_refuse && reply.subscribe.as_ref().is_some_and(lost) {
+        if pending.or_refuse && granted.told.subscribe.as_ref().is_some_and(lost) {
             connected.subscriptions.leave(channel);
             return Some(Err(Reply::error(pending.command, codes::UNRECOVERABLE.error())));
         }
-        Some(Ok(if pending.command == 0 { announced(channel, reply) } else { reply }))
+        Some(Ok(if pending.command == 0 { granted.map(|told| announced(channel, told)) } else { granted }))
     }
 
     /// Refuses a subscription whose channel cannot be joined.
@@ -134,7 +136,7 @@ impl Session {
     }
 
     pub(super) fn unsubscribe(&mut self, id: u32, request: &UnsubscribeRequest) -> Effects {
-        let (encoding, budget) = (self.encoding, self.budget());
+        let (encoding, mut budget) = (self.encoding, self.budget());
         let Phase::Connected(connected) = &mut self.phase else { return Vec::new() };
         let done = Effect::Reply(Reply { id, unsubscribe: Some(Empty {}), ..Reply::default() });
         // Unsubscribing from a channel without a subscription succeeds, so an invalid name does too.
@@ -148,7 +150,7 @@ impl Session {
             }
             // Replies come in the order of the commands, so the `subscribe` is answered before the `unsubscribe`.
             Removed::Pending(pending) => {
-                vec![Effect::Reply(granted(&pending, &Position::live(), encoding, budget)), done]
+                vec![Effect::Reply(granted(&pending, &Position::live(), encoding, &mut budget).told), done]
             }
             Removed::Active { .. } => vec![Effect::Leave { channel }, done],
         }

@@ -75,6 +75,17 @@ struct Script {
 }
 
 impl Script {
+    /// The channel is joined at this position.
+    fn subscribed(
+        &mut self,
+        ticket: u32,
+        channel: &Channel,
+        position: &Position,
+    ) -> Option<Result<Granted<Reply>, Reply>> {
+        let mut budget = self.session.budget();
+        self.session.subscribed(ticket, channel, position, &mut budget)
+    }
+
     fn fresh(flags: &[(&str, &str)]) -> Self {
         Self::with_toml("", flags)
     }
@@ -104,8 +115,16 @@ impl Script {
         let effects = self.connect(token);
         let [Effect::Welcome { chosen }] = &effects[..] else { panic!("{effects:?}") };
         assert!(self.session.is_connecting());
-        let positions: Vec<_> = chosen.iter().map(|_| at(7)).collect();
-        self.session.welcomed(&positions).unwrap()
+        self.welcomed(chosen, &vec![at(7); chosen.len()])
+    }
+
+    /// Joins the channels that the connection begins with at these positions.
+    fn welcomed(&mut self, chosen: &[ServerSubscription], positions: &[Position]) -> Reply {
+        let mut budget = self.session.budget();
+        let subs = chosen.iter().zip(positions);
+        let subs = subs.map(|(one, position)| self.session.begins_with(one, position, &mut budget).told);
+        let subs = subs.collect();
+        self.session.welcomed(subs).unwrap()
     }
 
     fn anonymous() -> Self {
@@ -335,7 +354,7 @@ fn a_subscription_is_granted_once_it_is_joined() {
     let mut script = Script::connected(&[]);
     let ticket = ticket(&script.subscribe("chat:x"));
     assert_eq!(error(&script.subscribe("chat:x")), 105);
-    let result = script.session.subscribed(ticket, &chat_x(), &at(7)).unwrap().unwrap().subscribe.unwrap();
+    let result = script.subscribed(ticket, &chat_x(), &at(7)).unwrap().unwrap().told.subscribe.unwrap();
     assert!(result.recoverable && result.positioned && !result.recovered && !result.was_recovering);
     assert_eq!((result.offset, result.epoch.as_str()), (7, "e"));
     let effects = script.unsubscribe("chat:x");
@@ -350,7 +369,7 @@ fn unsubscribing_during_a_join_answers_both_commands_in_order() {
     assert!(
         matches!(&effects[..], [Effect::Reply(a), Effect::Reply(b)] if a.subscribe.is_some() && b.unsubscribe.is_some())
     );
-    assert_eq!(script.session.subscribed(ticket, &chat_x(), &at(7)), None, "its preparation comes too late");
+    assert_eq!(script.subscribed(ticket, &chat_x(), &at(7)), None, "its preparation comes too late");
     assert!(matches!(&script.subscribe("chat:x")[..], [Effect::Join { .. }]));
 }
 
@@ -414,10 +433,10 @@ fn the_reply_says_whether_a_subscription_recovered() {
         };
         assert_eq!(*resume, Resume { offset: 5, epoch: "e".into() });
         let result = script
-            .session
             .subscribed(*ticket, &chat_x(), &Position { joined, epoch: Some("e".into()) })
             .unwrap()
             .unwrap()
+            .told
             .subscribe
             .unwrap();
         assert_eq!(
@@ -431,7 +450,7 @@ fn the_reply_says_whether_a_subscription_recovered() {
 fn a_channel_that_lost_publications_is_resumed_and_a_personal_one_by_connecting_again() {
     let mut script = Script::connected(&[]);
     let ticket = ticket(&script.subscribe("chat:x"));
-    script.session.subscribed(ticket, &chat_x(), &at(7)).unwrap().unwrap();
+    script.subscribed(ticket, &chat_x(), &at(7)).unwrap().unwrap();
     let effects = script.session.lost(&chat_x());
     let [Effect::Leave { .. }, Effect::Reply(push)] = &effects[..] else { panic!("{effects:?}") };
     assert_eq!(push.push.as_ref().unwrap().unsubscribe.as_ref().unwrap().code, 2500);
@@ -576,8 +595,8 @@ proptest! {
                     None => Vec::new(),
                 },
                 Step::Prepare(well) => match tickets.pop() {
-                    Some((ticket, channel)) if well => match script.session.subscribed(ticket, &channel, &Position::live()) {
-                        Some(Ok(reply) | Err(reply)) => {
+                    Some((ticket, channel)) if well => match script.subscribed(ticket, &channel, &Position::live()) {
+                        Some(Ok(Granted { told: reply, .. }) | Err(reply)) => {
                             prop_assert!(!joined.contains(&channel));
                             joined.push(channel);
                             vec![Effect::Reply(reply)]

@@ -6,13 +6,13 @@ use serde_json::json;
 use tidegate_cli::client::CallError;
 use tidegate_cli::stack::Stack;
 use tidegate_shared::broker::Broker;
-use tidegate_shared::protocol::{ConnectRequest, HistoryRequest, SubscribeRequest};
+use tidegate_shared::protocol::HistoryRequest;
 
 use crate::{
     socket::{Socket, TEXT, frame},
     support::{
-        admin, connect, fresh, history, http, kept_toml, next, quick, raw, resume, service, start, subscribe,
-        texts, token, unsubscribed,
+        admin, connect, fresh, history, http, kept_toml, next, quick, raw, resume, service, start, texts,
+        unsubscribed,
     },
 };
 
@@ -45,32 +45,6 @@ async fn store_in(stack: &Stack, name: &str, count: usize, bytes: usize) -> (u64
 async fn is_at_the_end(stack: &Stack, offset: u64, publication: u64) -> bool {
     let stream = jetstream::new(admin(stack).await).get_stream("TIDE_CH_kept").await.unwrap();
     (publication..=stream.cached_info().state.last_sequence).contains(&offset)
-}
-
-#[tokio::test]
-async fn a_backlog_larger_than_the_outbox_is_a_fresh_start_and_the_connection_stays() {
-    let stack = small_outbox("").await;
-    let (client, mut events) = connect(&stack, 0, "42").await;
-    let epoch = fresh(&client, "kept:b").await.epoch;
-    let (_, last) = store(&stack, 10, 8_000).await;
-    let result = resume(&client, "kept:a", 0, &epoch).await;
-    assert!(!result.recovered && result.publications.is_empty(), "{result:?}");
-    assert!(is_at_the_end(&stack, result.offset, last).await, "{result:?}");
-    let (behind, _) = store(&stack, 1, 10).await;
-    assert_eq!(next(&mut events).await.1, behind, "the subscription goes on behind the position");
-}
-
-#[tokio::test]
-async fn a_client_that_refuses_a_failed_recovery_gets_an_error_for_a_backlog_that_is_too_large() {
-    let stack = small_outbox("").await;
-    let (client, _events) = connect(&stack, 0, "42").await;
-    let epoch = fresh(&client, "kept:b").await.epoch;
-    store(&stack, 10, 8_000).await;
-    let request =
-        SubscribeRequest { channel: "kept:a".into(), recover: true, epoch, flag: 2, ..Default::default() };
-    let Err(CallError::Server { code, .. }) = subscribe(&client, request).await else { panic!("refused") };
-    assert_eq!(code, 112);
-    assert!(!fresh(&client, "kept:a").await.recovered, "the channel can be subscribed to");
 }
 
 #[tokio::test]
@@ -198,34 +172,6 @@ async fn the_results_of_a_batch_are_bounded_together_and_small_ones_are_always_t
     assert!(status == 200 && replies.len() == 21 && (1..20).contains(&refused), "{refused}");
     let offset = replies[20]["publish"]["offset"].as_u64().unwrap();
     assert!(is_at_the_end(&stack, offset, last + 1).await, "{offset} behind {last}");
-}
-
-#[tokio::test]
-async fn connecting_with_backlogs_larger_than_the_outbox_recovers_what_fits() {
-    let stack = small_outbox("personal = true\n").await;
-    let nats = jetstream::new(service(&stack).await);
-    let (client, _events) = connect(&stack, 0, "42").await;
-    let epoch = fresh(&client, "kept:b").await.epoch;
-    let mut last = 0;
-    for _ in 0..10 {
-        let data = json!("x".repeat(8_000)).to_string();
-        let subject = tidegate_shared::channel::Channel::parse("kept:#42").unwrap();
-        let subject = stack.config().subjects().channel(&subject);
-        last = nats.publish(subject, data.into()).await.unwrap().await.unwrap().sequence;
-    }
-    let mut socket = Socket::open(&stack).await;
-    let sub = SubscribeRequest { recover: true, epoch, ..SubscribeRequest::default() };
-    let connect = ConnectRequest {
-        token: token(&stack, "42"),
-        subs: [("kept:#42".to_owned(), sub)].into(),
-        ..ConnectRequest::default()
-    };
-    let command = json!({"id": 1, "connect": connect}).to_string();
-    socket.write(&frame(TEXT, command.as_bytes())).await;
-    let reply = &socket.replies(1).await[0];
-    let sub = &reply["connect"]["subs"]["kept:#42"];
-    let offset = sub["offset"].as_u64().unwrap();
-    assert!(sub["recovered"].is_null() && is_at_the_end(&stack, offset, last).await, "{reply}");
 }
 
 #[tokio::test]

@@ -97,15 +97,13 @@ async fn a_read_costs_what_it_returns_and_not_what_is_kept() {
     assert!(most.len() > 30 && most == expected(u64::MAX, most.len()), "{}", most.len());
     let first = page(&client, -1, false, None).await;
     assert!((40..100).contains(&first.len()) && first == offsets[..first.len()], "{}", first.len());
-    // Clients that are cut off at the same time resume within their outboxes, or are told.
+    // Clients resume within their outboxes, and get the rest in parts.
     let start = fresh(&client, "kept:a").await;
     client.unsubscribe("kept:a").await.unwrap();
-    for (behind, recovered) in [(50, true), (299, false)] {
+    for (behind, fits) in [(50, true), (299, false)] {
         let result = resume(&client, "kept:a", offsets[offsets.len() - 1 - behind], &start.epoch).await;
-        assert_eq!(
-            (result.recovered, result.publications.len()),
-            (recovered, if recovered { behind } else { 0 })
-        );
+        let brought = result.publications.len();
+        assert!(result.recovered && (brought == behind) == fits && brought >= 40, "{behind}: {brought}");
         client.unsubscribe("kept:a").await.unwrap();
     }
     let before = peak(&stack);

@@ -38,6 +38,7 @@ mod long_history;
 mod lost;
 mod native_pings;
 mod one_way;
+mod parts;
 mod presence;
 mod proxies;
 mod quiet;

@@ -6,7 +6,7 @@ use serde_json::Value;
 use tidegate_cli::stack::Stack;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     time::timeout,
 };
 
@@ -48,9 +48,19 @@ impl Socket {
 
     /// As [`Self::open`], with further headers, each with its line end.
     pub(crate) async fn open_with(stack: &Stack, headers: &str) -> Self {
-        let url = &stack.gateways()[0].websocket;
-        let host = url.trim_start_matches("ws://").split('/').next().unwrap();
-        let mut tcp = TcpStream::connect(host).await.unwrap();
+        let tcp = TcpStream::connect(stack.gateways()[0].public).await.unwrap();
+        Self::shake_hands(tcp, headers).await
+    }
+
+    /// As [`Self::open`], for which the kernel keeps little: what the test does not read waits in the gateway.
+    pub(crate) async fn open_narrow(stack: &Stack) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(16 * 1024).unwrap();
+        Self::shake_hands(socket.connect(stack.gateways()[0].public).await.unwrap(), "").await
+    }
+
+    async fn shake_hands(mut tcp: TcpStream, headers: &str) -> Self {
+        let host = tcp.peer_addr().unwrap();
         tcp.set_nodelay(true).unwrap();
         let request = format!(
             "GET /connection/websocket HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -72,7 +82,12 @@ impl Socket {
 
     /// Opens a WebSocket and connects as this user.
     pub(crate) async fn connected_as(stack: &Stack, user: &str) -> Self {
-        let mut socket = Self::open(stack).await;
+        Self::open(stack).await.connect(stack, user).await
+    }
+
+    /// Connects as this user.
+    pub(crate) async fn connect(self, stack: &Stack, user: &str) -> Self {
+        let mut socket = self;
         let connect = serde_json::json!({"id": 1, "connect": {"token": token(stack, user)}}).to_string();
         socket.write(&frame(TEXT, connect.as_bytes())).await;
         let reply = &socket.replies(1).await[0];

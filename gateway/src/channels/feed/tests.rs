@@ -118,11 +118,16 @@ fn tracked(position: u64) -> (Feed, Client) {
     (feed, member)
 }
 
+/// The stream that backlogs are read from.
+fn epoch() -> Arc<str> {
+    "e".into()
+}
+
 fn offsets(joined: Joined) -> Option<Vec<u64>> {
     match joined {
         Joined::Resumed { missed } => Some(missed.iter().map(|p| p.offset).collect()),
         Joined::Newest { newest, .. } => Some(newest.iter().map(|p| p.offset).collect()),
-        Joined::At { .. } | Joined::Live => None,
+        Joined::At { .. } | Joined::Live | Joined::Part { .. } => None,
     }
 }
 
@@ -171,7 +176,7 @@ fn a_resumed_subscriber_receives_the_missed_publications_and_then_the_live_ones(
     assert!(feed.pin(5, most(300), ALL).is_none());
     feed.record();
     feed.live(live(11, 10));
-    feed.open_window(5, past(&[7, 10, 11], true), most(300));
+    feed.open_window((&epoch(), 5), past(&[7, 10, 11], true), most(300));
     feed.live(live(12, 11));
     let back = Client::new();
     assert!(
@@ -226,7 +231,7 @@ fn a_position_from_before_the_connection_was_lost_proves_nothing() {
         "neither the window nor the position counts"
     );
     feed.record();
-    feed.open_window(10, past(&[], true), most(300));
+    feed.open_window((&epoch(), 10), past(&[], true), most(300));
     assert!(feed.pin(10, most(300), ALL).is_some(), "read over this connection");
     feed.received_on(3);
     feed.received_on(1);
@@ -282,21 +287,31 @@ fn an_abandoned_record_stays_bounded() {
     for seq in 1..=2000 {
         feed.live(live(seq, seq - 1));
     }
-    feed.open_window(0, past(&[], true), most(3000));
+    feed.open_window((&epoch(), 0), past(&[], true), most(3000));
     assert!(!feed.has_window(), "the window was closed, and the missed publication is not skipped");
 }
 
 #[test]
-fn a_backlog_over_the_limit_is_not_recovered_even_partly() {
+fn a_backlog_over_the_limit_opens_no_window_and_its_beginning_is_a_part() {
     let (feed, _first) = tracked(10);
+    for (read, more) in [(past(&[7, 8, 9], true), false), (past(&[7, 8], true), true)] {
+        feed.record();
+        let until = 8;
+        let opened = feed.open_window((&epoch(), 5), Backlog { more, ..read }, most(2));
+        let Opened::Part(part) = opened else { panic!("{opened:?}") };
+        assert!((part.after, part.until) == (5, until) && part.continues("e", 5), "{part:?}");
+        assert!(feed.pin(5, most(2), ALL).is_none(), "more than the limit");
+        let client = Client::new();
+        assert_eq!(client.start(&feed, &Start::Part(Arc::clone(&part))), Joined::Part { position: 10, part });
+    }
     feed.record();
-    feed.open_window(5, past(&[7, 8, 9], true), most(2));
-    assert!(feed.pin(5, most(2), ALL).is_none(), "more than the limit");
+    let opened = feed.open_window((&epoch(), 5), Backlog { more: true, ..past(&[7, 8], false) }, most(2));
+    assert_eq!(opened, Opened::No, "its beginning is not proven");
     feed.record();
-    feed.open_window(5, past(&[7, 8], false), most(2));
+    feed.open_window((&epoch(), 5), past(&[7, 8], false), most(2));
     assert!(feed.pin(5, most(2), ALL).is_none(), "not all of it");
     feed.record();
-    feed.open_window(5, past(&[7, 8], true), most(2));
+    feed.open_window((&epoch(), 5), past(&[7, 8], true), most(2));
     feed.live(live(11, 10));
     assert_eq!(offsets(Client::new().join(&feed, Some(5))), None, "one more than the limit by now");
     assert_eq!(offsets(Client::new().join(&feed, Some(7))), Some(vec![8, 11]));
@@ -425,13 +440,13 @@ proptest! {
                 if let Some(offset) = resume {
                     feed.record();
                     let behind: Vec<u64> = stored.iter().copied().filter(|s| *s > offset).collect();
-                    feed.open_window(offset, past(&behind, true), most(300));
+                    feed.open_window((&epoch(), offset), past(&behind, true), most(300));
                 }
                 let member = Client::new();
                 let position = match member.join(&feed, resume) {
                     Joined::At { position } => position,
                     Joined::Resumed { missed } => missed.last().map_or_else(|| resume.unwrap(), |p| p.offset),
-                    Joined::Newest { .. } | Joined::Live => unreachable!("the channel has history, and all of it"),
+                    Joined::Newest { .. } | Joined::Live | Joined::Part { .. } => unreachable!("the channel has history, and all of it"),
                 };
                 members.push((member, position));
             }
@@ -465,10 +480,10 @@ fn removal(seq: u64, previous: u64) -> Live {
 fn removed_publications_are_not_recovered_and_the_channel_goes_on() {
     let (feed, member) = tracked(10);
     feed.record();
-    feed.open_window(5, past(&[7, 10], true), most(300));
+    feed.open_window((&epoch(), 5), past(&[7, 10], true), most(300));
     feed.record();
     assert_eq!(feed.live(removal(12, 10)), Applied::Delivered(0));
-    feed.open_window(5, past(&[7, 10], true), most(300));
+    feed.open_window((&epoch(), 5), past(&[7, 10], true), most(300));
     for offset in [5, 7, 10] {
         assert_eq!(Client::new().join(&feed, Some(offset)), Joined::At { position: 12 }, "{offset}");
     }
@@ -602,10 +617,10 @@ fn a_window_is_not_opened_with_a_read_of_a_replica_that_is_behind() {
     feed.live(live(7, 5));
     feed.live(live(10, 7));
     feed.record();
-    assert_eq!(feed.open_window(5, past(&[7], true), most(300)), Opened::Stale);
+    assert_eq!(feed.open_window((&epoch(), 5), past(&[7], true), most(300)), Opened::Stale);
     assert!(feed.pin(5, most(300), ALL).is_none());
     feed.record();
-    assert_eq!(feed.open_window(5, past(&[7, 10], true), most(300)), Opened::Yes);
+    assert_eq!(feed.open_window((&epoch(), 5), past(&[7, 10], true), most(300)), Opened::Yes);
     assert_eq!(offsets(Client::new().join(&feed, Some(5))), Some(vec![7, 10]));
 }
 
@@ -690,7 +705,7 @@ impl World {
                 let offset = self.stored.saturating_sub(behind as u64) * 3;
                 self.feed.record();
                 let read = Self::behind(offset, self.stored.saturating_sub(old as u64));
-                self.feed.open_window(offset, read, most(300));
+                self.feed.open_window((&epoch(), offset), read, most(300));
                 let pin = self.feed.pin(offset, most(300), ALL);
                 self.join(pin.map_or(Start::Fresh, Start::Behind));
             }

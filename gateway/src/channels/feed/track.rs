@@ -172,6 +172,7 @@ impl Track {
             Start::Fresh => None,
             // A pin of an earlier `Track` says nothing about this one.
             Start::Behind(pin) => Some(pin.offset).filter(|_| Arc::ptr_eq(&pin.pins, &self.pins)),
+            Start::Part(part) => return Joined::Part { position, part: Arc::clone(part) },
             Start::Newest { seen } => {
                 let newest = self.newest.as_ref();
                 return newest.map_or(Joined::At { position }, |newest| newest.joined(*seen, position));

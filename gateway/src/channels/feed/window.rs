@@ -4,7 +4,7 @@ use std::{collections::VecDeque, sync::Arc, time::SystemTime};
 
 use tidegate_shared::protocol::Publication;
 
-use super::{Backlog, Feed};
+use super::{Backlog, Feed, Part};
 
 /// Publications at hand for clients that resume.
 pub(super) struct Window {
@@ -57,10 +57,12 @@ pub(crate) struct Pin {
 }
 
 /// Whether a window was opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub(crate) enum Opened {
     Yes,
-    /// The backlog is incomplete or too long.
+    /// The backlog is too long. This is its beginning.
+    Part(Arc<Part>),
+    /// The backlog is incomplete.
     No,
     /// The read ends before what subscribers have received. A later one will have it.
     Stale,
@@ -91,16 +93,29 @@ impl Feed {
         }
     }
 
-    /// Opens a window with the backlog behind `after`, if it is complete and within `limit`.
-    pub(crate) fn open_window(&self, after: u64, backlog: Backlog, limit: Limit) -> Opened {
+    /// Opens a window with the backlog behind `after`, which was read from the stream `epoch`, if it is complete and within `limit`.
+    pub(crate) fn open_window(
+        &self,
+        (epoch, after): (&Arc<str>, u64),
+        backlog: Backlog,
+        limit: Limit,
+    ) -> Opened {
         let mut state = self.state.lock();
         let Some(track) = &mut state.track else { return Opened::No };
         let Some(recording) = track.recording.take() else { return Opened::No };
         let Recording { known, connection, delivered: recorded } = *recording;
-        if !backlog.complete || backlog.more || backlog.publications.len() > limit.publications {
+        if !backlog.complete {
             return Opened::No;
         }
         let read = backlog.publications.last().map(|publication| publication.offset).max(backlog.removed);
+        if backlog.more || backlog.publications.len() > limit.publications {
+            let mut publications: Vec<_> = backlog.publications.into_iter().map(Arc::new).collect();
+            let cut = publications.len() > limit.publications;
+            publications.truncate(limit.publications);
+            let read = if cut { publications.last().map(|last| last.offset) } else { read };
+            let Some(until) = read.filter(|until| *until > after) else { return Opened::No };
+            return Opened::Part(Arc::new(Part { epoch: Arc::clone(epoch), after, until, publications }));
+        }
         if known > after && read < Some(known) {
             return Opened::Stale;
         }

@@ -62,11 +62,16 @@ impl History {
         let turn = turn(&self.backlogs).await?;
         // Reads from the position itself: if its message is still there, nothing behind it was trimmed.
         let most = Limit { publications: most.publications.saturating_add(2), ..most };
-        let Messages { list: messages, more, .. } = self.read(kept, channel, after, most).await?;
+        let mut read = self.read(kept, channel, after, most).await?;
+        let anchored = read.list.first().is_some_and(|first| sequence(first) == after);
+        if anchored && read.list.len() == 1 && read.more > 0 {
+            // It was as large as a read may be.
+            read = self.read(kept, channel, after.saturating_add(1), most).await?;
+        }
+        let Messages { list: messages, more, .. } = read;
         // What follows reads little, and may wait.
         drop(turn);
         let count = messages.len() as u64 + more;
-        let anchored = messages.first().is_some_and(|first| sequence(first) == after);
         let newer = || messages.iter().filter(|message| sequence(message) > after);
         let removed = newer().filter(|message| is_removal(message)).map(sequence).max();
         // A removal mark hides whether anything else was missing before it.

@@ -14,7 +14,11 @@ use tidegate_shared::{
     },
 };
 
-use crate::{channels::feed::Joined, policy::Verdict, session::Position};
+use crate::{
+    channels::feed::{Joined, Part},
+    policy::Verdict,
+    session::Position,
+};
 
 /// When a run begins, in seconds since 1970.
 pub(super) const START: u64 = 1_800_000_000;
@@ -133,10 +137,15 @@ pub(super) fn publication(input: &mut Unstructured<'_>) -> Result<Publication> {
 
 pub(super) fn position(input: &mut Unstructured<'_>) -> Result<Position> {
     let position = u64::from(input.arbitrary::<u8>()?);
-    let joined = match input.int_in_range(0..=3_u8)? {
+    let joined = match input.int_in_range(0..=4_u8)? {
         0 => return Ok(Position::live()),
         1 => Joined::At { position },
         2 => Joined::Resumed { missed: vec![Arc::new(publication(input)?)] },
+        3 => {
+            let publications = vec![Arc::new(publication(input)?)];
+            let part = Part { epoch: "e".into(), after: 0, until: position, publications };
+            Joined::Part { position, part: Arc::new(part) }
+        }
         _ => Joined::Newest { position, newest: Some(Arc::new(publication(input)?)) },
     };
     Ok(Position { joined, epoch: Some("e".into()) })

@@ -33,7 +33,7 @@ fn ending_a_subscription_sends_a_push_and_ending_none_sends_nothing() {
     let mut script = Script::connected(&[]);
     assert_eq!(script.session.ordered(&unsubscribe("chat:x"), script.now), []);
     let ticket = ticket(&script.subscribe("chat:x"));
-    script.session.subscribed(ticket, &chat_x(), &Position::live()).unwrap().unwrap();
+    script.subscribed(ticket, &chat_x(), &Position::live()).unwrap().unwrap();
     let effects = script.session.ordered(&unsubscribe("chat:x"), script.now);
     let [Effect::Leave { channel }, Effect::Reply(Reply { push: Some(push), .. })] = &effects[..] else {
         panic!("{effects:?}")

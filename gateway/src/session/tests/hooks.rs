@@ -55,7 +55,7 @@ impl Script {
         let effects = script.decide(ask, grant);
         let [Effect::Welcome { chosen }] = &effects[..] else { panic!("{effects:?}") };
         assert_eq!(chosen.iter().map(|one| one.channel.name()).collect::<Vec<_>>(), ["#42", "shut:x"]);
-        let result = script.session.welcomed(&[at(7), at(7)]).unwrap().connect.unwrap();
+        let result = script.welcomed(chosen, &[at(7), at(7)]).connect.unwrap();
         (script, result)
     }
 
@@ -71,7 +71,7 @@ impl Script {
         let effects = self.decide(ask, grant(Grant { expire_at, info, data, ..Grant::default() }));
         let ticket = ticket(&effects);
         let channel = Channel::parse("asked:x").unwrap();
-        self.session.subscribed(ticket, &channel, &at(7)).unwrap().unwrap().subscribe.unwrap()
+        self.subscribed(ticket, &channel, &at(7)).unwrap().unwrap().told.subscribe.unwrap()
     }
 
     fn history(&mut self, channel: &str) -> Effects {
@@ -300,10 +300,10 @@ fn recovery_is_granted_on_request_where_it_is_not_forced() {
         let [Effect::Join { ticket, resume, .. }] = &effects[..] else { panic!("{effects:?}") };
         assert_eq!(resume.is_some(), recoverable);
         let result = script
-            .session
             .subscribed(*ticket, &Channel::parse("plain:x").unwrap(), &at(7))
             .unwrap()
             .unwrap()
+            .told
             .subscribe
             .unwrap();
         assert_eq!((result.recoverable, result.positioned), granted);

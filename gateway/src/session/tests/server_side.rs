@@ -74,7 +74,7 @@ fn a_connection_resumes_its_server_side_subscriptions() {
     assert_eq!(chosen[0].resume, None);
     assert_eq!(chosen[1].resume, Some(Resume { offset: 3, epoch: "e".into() }));
     let resumed = Position { joined: Joined::Resumed { missed: Vec::new() }, epoch: Some("e".into()) };
-    let reply = script.session.welcomed(&[at(7), resumed]).unwrap();
+    let reply = script.welcomed(chosen, &[at(7), resumed]);
     let result = reply.connect.unwrap().subs.swap_remove(1).result.unwrap();
     assert!(result.recovered && result.was_recovering);
     assert_eq!(result.offset, 3);
@@ -89,7 +89,7 @@ fn a_service_adds_a_subscription_and_a_push_tells_the_client() {
         script.session.add_subscription(chat_x(), Bytes::new(), Bytes::new()).is_empty(),
         "it has it already"
     );
-    let reply = script.session.subscribed(ticket, &chat_x(), &at(7)).unwrap().unwrap();
+    let reply = script.subscribed(ticket, &chat_x(), &at(7)).unwrap().unwrap().told;
     assert_eq!(reply.id, 0);
     let push = reply.push.unwrap();
     let subscribed = push.subscribe.unwrap();
@@ -120,7 +120,7 @@ fn a_service_cannot_subscribe_a_client_to_another_users_personal_channel() {
 fn a_service_ends_any_subscription() {
     let mut script = Script::connected(&[]);
     let first = ticket(&script.subscribe("chat:x"));
-    script.session.subscribed(first, &chat_x(), &at(7)).unwrap().unwrap();
+    script.subscribed(first, &chat_x(), &at(7)).unwrap().unwrap();
     let effects = script.session.end_subscription_by_order(&chat_x(), end(2000));
     let [Effect::Leave { .. }, Effect::Reply(push)] = &effects[..] else { panic!("{effects:?}") };
     assert_eq!(push.push.as_ref().unwrap().unsubscribe, Some(end(2000)));

@@ -29,7 +29,7 @@ impl Script {
     fn subscribed_for(&mut self, channel: &str, seconds: u64) -> protocol::SubscribeResult {
         let ticket = ticket(&self.subscribe_for(channel, seconds));
         let channel = Channel::parse(channel).unwrap();
-        self.session.subscribed(ticket, &channel, &Position::live()).unwrap().unwrap().subscribe.unwrap()
+        self.subscribed(ticket, &channel, &Position::live()).unwrap().unwrap().told.subscribe.unwrap()
     }
 }
 

@@ -5,7 +5,7 @@ import { test } from 'node:test';
 
 import { JSON_PROTOCOL, connect, subscribe, unique } from './support/client.js';
 import { overEveryTransport } from './support/features.js';
-import { publish } from './support/service.js';
+import { publish, publishAll } from './support/service.js';
 import { Stack } from './support/stack.js';
 
 const stack = Stack.forThisFile();
@@ -32,6 +32,24 @@ overEveryTransport(stack, ({ roam, payload, value, values }) => {
     assert.deepEqual(values(events), [1, 2, 3].map((round) => `in person ${round}`));
     const gateways = events.all('connected').map(({ client: id }) => id.split('.')[0]);
     assert.ok(gateways.every((gateway, index) => gateway !== gateways[index + 1]), gateways.join(' '));
+  });
+
+  test('a backlog of more publications than one reply holds arrives in order and once, and so does what follows', async (t) => {
+    const room = unique('room');
+    const { client, away } = await roam(t, unique('user'));
+    const { events: heard } = await subscribe(client, `long:${room}`);
+    const nats = await stack.nats();
+    const numbers = (from, to) => Array.from({ length: to - from }, (_, n) => String(from + n));
+    const publishNumbers = (from, to) => publishAll(nats, `tide.ch.long.${room}`, numbers(from, to));
+    await publishNumbers(0, 1);
+    await heard.get('publication', { count: 1 });
+    await away(() => publishNumbers(1, 1000));
+    const { recovered } = await heard.get('subscribed', { count: 2 });
+    assert.equal(recovered, true);
+    await publishNumbers(1000, 1010);
+    await heard.get('publication', { count: 1010 });
+    assert.deepEqual(values(heard), Array.from({ length: 1010 }, (_, n) => n));
+    assert.equal(heard.all('subscribing').length, 2, 'the subscription is not lost on the way');
   });
 
   test('history can be read', async (t) => {

@@ -4,18 +4,23 @@ import { once } from 'node:events';
 import { connect } from 'node:net';
 
 /** Publishes as the user `service` and returns when the broker has received the message. */
-export async function publish(nats, subject, payload, headers = {}) {
+export const publish = (nats, subject, payload, headers = {}) => publishAll(nats, subject, [payload], headers);
+
+/** Publishes several messages, in order. */
+export async function publishAll(nats, subject, payloads, headers = {}) {
   const socket = connect(Number(nats.port), nats.hostname);
   try {
     const lines = linesOf(socket);
     const info = JSON.parse((await lines.next()).value.slice('INFO '.length));
     const hello = { user: 'service', pass: 'dev-service', verbose: false, pedantic: false, headers: info.headers };
-    const body = Buffer.from(payload);
     socket.write(`CONNECT ${JSON.stringify(hello)}\r\n`);
     const names = Object.entries(headers).map(([name, value]) => `${name}: ${value}\r\n`);
     const head = Buffer.from(`NATS/1.0\r\n${names.join('')}\r\n`);
-    socket.write(`HPUB ${subject} ${head.length} ${head.length + body.length}\r\n`);
-    socket.write(Buffer.concat([head, body, Buffer.from('\r\nPING\r\n')]));
+    for (const body of payloads.map((payload) => Buffer.from(payload))) {
+      socket.write(`HPUB ${subject} ${head.length} ${head.length + body.length}\r\n`);
+      socket.write(Buffer.concat([head, body, Buffer.from('\r\n')]));
+    }
+    socket.write('PING\r\n');
     const { value: answer } = await lines.next();
     if (answer !== 'PONG') throw new Error(`the broker says ${answer}`);
   } finally {
