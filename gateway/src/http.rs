@@ -16,6 +16,7 @@ mod api;
 pub(crate) mod bind;
 mod body;
 mod emulate;
+mod first_head;
 pub(crate) mod handshake;
 mod head;
 mod health;

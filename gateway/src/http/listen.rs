@@ -24,7 +24,7 @@ use tokio::{
 };
 use tower::ServiceExt;
 
-use super::{head, tls::Tls};
+use super::{first_head, head, tls::Tls};
 use crate::{
     connection::permit::SocketPermit,
     metrics::Metrics,
@@ -183,8 +183,8 @@ impl Refusal {
     }
 }
 
-/// Makes the TLS handshake, if there is one, and serves the socket. Until it says something it costs no more than this task: what serves
-/// it, and its buffers, are made then.
+/// Makes the TLS handshake, if there is one, and serves the socket. Without TLS it costs no more than this task until the head of a
+/// request is there: what serves it, and its buffers, are made then.
 async fn begin(
     stream: TcpStream,
     router: Router,
@@ -197,7 +197,7 @@ async fn begin(
     let draining = async move { lifecycle.draining().await };
     let Some(tls) = &limits.tls else {
         let serves = tokio::select! {
-            said = timeout(handshake, stream.readable()) => said.is_ok(),
+            arrived = timeout(handshake, first_head::arrived(&stream)) => arrived.is_ok(),
             // What has come already is answered: whoever serves the socket finds out.
             () = drains.draining() => true,
         };

@@ -55,6 +55,25 @@ async fn serves_again(stack: &Stack) {
 }
 
 #[tokio::test]
+async fn sockets_without_a_whole_request_cost_no_more_than_a_small_task() {
+    const EACH: usize = 1000;
+    let stack = start(quick("").gateways(1)).await;
+    let (client, _events) = connect(&stack, 0, "42").await;
+    let before = memory(&stack);
+    let silent = sockets(&stack, EACH).await;
+    let mut begun = sockets(&stack, EACH).await;
+    for socket in &mut begun {
+        socket.write_all(b"GET /connection/websocket HTTP/1.1\r\nX-Endless: x").await.unwrap();
+    }
+    // The gateway has accepted them all when it serves a later one.
+    serves_again(&stack).await;
+    let each = memory(&stack).saturating_sub(before) / (2 * EACH as u64);
+    assert!(each < 8, "{each} KiB a socket");
+    drop((silent, begun, client));
+    nothing_panicked(&stack);
+}
+
+#[tokio::test]
 async fn a_flood_beyond_the_limit_of_connections_is_turned_away_and_sessions_are_answered() {
     let stack = start(quick("[gateway.limits]\nconnections = 200").gateways(1).workers(1)).await;
     let (client, _events) = connect(&stack, 0, "42").await;
