@@ -6,15 +6,19 @@ pub(crate) mod asyncapi;
 pub(crate) mod banner;
 pub(crate) mod call;
 pub(crate) mod check_config;
+pub(crate) mod completion;
 pub(crate) mod conformance;
 pub(crate) mod dead;
 pub(crate) mod default_config;
 pub(crate) mod demo;
 pub(crate) mod detach;
+pub(crate) mod doctor;
 pub(crate) mod down;
 pub(crate) mod enqueue;
+pub(crate) mod explain;
 pub(crate) mod job;
 pub(crate) mod logs;
+pub(crate) mod man;
 pub(crate) mod nats_config;
 pub(crate) mod process;
 pub(crate) mod publish;
@@ -47,6 +51,33 @@ pub(crate) struct ConfigArgs {
     /// Configuration file [default: ./tidegate.toml, if it exists].
     #[arg(long, env = FILE_VARIABLE, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+}
+
+/// A program that reads the configuration.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub(crate) enum Program {
+    /// A gateway.
+    Gateway,
+    /// A worker.
+    Worker,
+    /// The purger.
+    Purger,
+    /// `tidegate apply`.
+    Apply,
+    /// `tidegate pub --as-service`.
+    Service,
+}
+
+impl From<Program> for Role {
+    fn from(program: Program) -> Self {
+        match program {
+            Program::Gateway => Self::Gateway,
+            Program::Worker => Self::Worker,
+            Program::Purger => Self::Purger,
+            Program::Apply => Self::Setup,
+            Program::Service => Self::Service,
+        }
+    }
 }
 
 /// The most workers or gateways of a local stack: each is a process of this machine.

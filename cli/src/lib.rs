@@ -2,8 +2,10 @@
 
 pub mod asyncapi;
 pub mod client;
+pub mod codes;
 pub mod conformance;
 pub mod demo;
+pub mod doctor;
 pub mod output;
 pub mod postgres;
 pub mod progress;

@@ -7,8 +7,9 @@ use tidegate_cli::output;
 use tidegate_shared::{config::ConfigError, failure};
 
 use crate::command::{
-    apply, asyncapi, call, check_config, conformance, dead, default_config, demo, down, enqueue, job, logs,
-    nats_config, process, publish, route, scale, schedule, status, sub, token, up, version,
+    apply, asyncapi, call, check_config, completion, conformance, dead, default_config, demo, doctor, down,
+    enqueue, explain, job, logs, man, nats_config, process, publish, route, scale, schedule, status, sub,
+    token, up, version,
 };
 
 mod command;
@@ -77,6 +78,14 @@ enum CliCommand {
     Demo(demo::Args),
     /// Print a connection token for a user.
     Token(token::Args),
+    /// Examine a deployment: settings, machine, broker, rights, streams; say what to do about what is not in order.
+    Doctor(doctor::Args),
+    /// Say what a code means that a client has seen.
+    Explain(explain::Args),
+    /// Print the completions for a shell.
+    Completion(completion::Args),
+    /// Write the manual pages.
+    Man(man::Args),
     /// Print the version.
     Version(version::Args),
 }
@@ -118,6 +127,10 @@ async fn run(command: CliCommand) -> anyhow::Result<ExitCode> {
         CliCommand::Dead(command) => dead::run(command).await,
         CliCommand::Demo(args) => demo::run(args).await,
         CliCommand::Token(args) => token::run(args).await,
+        CliCommand::Doctor(args) => doctor::run(args).await,
+        CliCommand::Explain(args) => explain::run(args).await,
+        CliCommand::Completion(args) => completion::run(args).await,
+        CliCommand::Man(args) => man::run(args).await,
         CliCommand::Version(args) => version::run(args).await,
     }
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use tidegate_cli::output;
 use tidegate_shared::config::Role;
 
-use crate::command::ConfigArgs;
+use crate::command::{ConfigArgs, Program};
 
 /// Arguments of `tidegate check-config`.
 #[derive(Debug, clap::Args)]
@@ -15,33 +15,6 @@ pub(crate) struct Args {
     /// Check it as this program does, which needs only its own secrets [default: as all of them].
     #[arg(long = "for", value_name = "PROGRAM")]
     program: Option<Program>,
-}
-
-/// A program that reads the configuration.
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum Program {
-    /// A gateway.
-    Gateway,
-    /// A worker.
-    Worker,
-    /// The purger.
-    Purger,
-    /// `tidegate apply`.
-    Apply,
-    /// `tidegate pub --as-service`.
-    Service,
-}
-
-impl From<Program> for Role {
-    fn from(program: Program) -> Self {
-        match program {
-            Program::Gateway => Self::Gateway,
-            Program::Worker => Self::Worker,
-            Program::Purger => Self::Purger,
-            Program::Apply => Self::Setup,
-            Program::Service => Self::Service,
-        }
-    }
 }
 
 #[expect(clippy::unused_async, reason = "every command has the same shape")]

@@ -225,3 +225,18 @@ fn a_configuration_can_be_checked_for_one_program_which_needs_its_own_secrets_on
         said(&tidegate(dir.path(), &["call", "echo", "1", "--token", "x", "--url", "ws://127.0.0.1:1/"]));
     assert!(call.contains("no connection"), "{call}");
 }
+
+#[test]
+fn a_code_is_explained_and_completions_and_manual_pages_are_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    assert!(ok(dir, &["explain", "3008"]).contains("gateway.limits.outbox"));
+    let unknown = tidegate(dir, &["explain", "7"]);
+    assert!(!unknown.status.success() && said(&unknown).contains("3008"), "{}", said(&unknown));
+    for shell in ["bash", "fish", "zsh"] {
+        assert!(ok(dir, &["completion", shell]).contains("check-config"), "{shell}");
+    }
+    ok(dir, &["man", "--dir", "pages"]);
+    let page = std::fs::read_to_string(dir.join("pages/tidegate-doctor.1")).unwrap();
+    assert!(page.contains("doctor") && page.contains(".TH"), "{page}");
+}

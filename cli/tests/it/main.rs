@@ -16,6 +16,8 @@ mod dead;
 #[cfg(test)]
 mod demo;
 #[cfg(test)]
+mod doctor;
+#[cfg(test)]
 mod leftover;
 #[cfg(test)]
 mod migration;
