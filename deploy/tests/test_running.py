@@ -1,0 +1,83 @@
+"""compose.yaml as it runs, without containers: the broker, the step `apply`, and the three programs."""
+
+import json
+import os
+import re
+import urllib.error
+import urllib.request
+
+import pytest
+from support import DEPLOY
+from support.compose import SECRET
+from support.metrics import documented
+from support.processes import Composition, get
+from support.tools import run, tidegate
+
+PROGRAMS = ("gateway", "worker", "purger")
+
+
+def start_all(composition):
+    code, output = composition.once("apply", "apply")
+    assert code == 0, output
+    assert "create stream TIDE_IN_echo" in output
+    for name in PROGRAMS:
+        composition.start(name)
+
+
+@pytest.fixture(scope="module")
+def composition(tmp_path_factory):
+    with Composition(tmp_path_factory.mktemp("compose")) as composition:
+        start_all(composition)
+        yield composition
+
+
+def test_a_client_calls_a_worker_through_the_gateway(composition):
+    env = {"PATH": os.defpath, "TIDEGATE_CONFIG": str(DEPLOY / "tidegate.toml"), "TIDEGATE_AUTH__HMAC_SECRET": SECRET}
+    url = f"ws://{composition.addresses['gateway']['listen']}/connection/websocket"
+    code, output = run(tidegate(), "call", "echo", '{"hello":"you"}', "--url", url, "--user", "42", env=env)
+    assert code == 0, output
+    assert json.loads(output.splitlines()[-1]) == {"hello": "you"}, output
+
+
+def test_the_server_api_publishes_for_who_has_the_key(composition):
+    def publish(key):
+        request = urllib.request.Request(
+            composition.internal("gateway", "/api/publish"),
+            data=b'{"channel":"chat:lobby","data":{"text":"hi"}}',
+            headers={"X-API-Key": key},
+        )
+        with urllib.request.urlopen(request, timeout=5) as response:
+            return json.load(response)
+
+    assert "result" in publish(SECRET)
+    with pytest.raises(urllib.error.HTTPError):
+        publish("another")
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_every_metric_of_a_program_is_documented_with_its_kind(composition, name):
+    status, page = get(composition.internal(name, "/metrics"), Accept="application/openmetrics-text")
+    assert status == 200
+    known = documented()
+    kinds = re.findall(r"^# TYPE (tidegate_\w+) (\w+)$", page, re.MULTILINE)
+    assert len(kinds) >= 2
+    ending = {"counter": "_total", "histogram": "_bucket", "gauge": ""}
+    assert [metric for metric, kind in kinds if metric + ending[kind] not in known] == []
+
+
+def test_a_second_apply_changes_nothing(composition):
+    code, output = composition.once("apply", "apply")
+    assert code == 0, output
+    assert "create" not in output and "update" not in output, output
+
+
+def test_a_wrong_password_is_refused_by_the_broker(composition):
+    code, output = composition.once("apply", "apply", TIDEGATE_NATS__SETUP__PASSWORD="0" * 40)
+    assert code not in (0, 64), output
+
+
+def test_programs_end_within_the_time_that_they_have(tmp_path):
+    with Composition(tmp_path) as composition:
+        start_all(composition)
+        for name in PROGRAMS:
+            assert composition.stop(name) == 0, composition.log(name)
