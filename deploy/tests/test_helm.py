@@ -7,6 +7,7 @@ import helm_python
 import jsonschema
 import kubernetes_validate
 import pytest
+from support import ROOT
 from support.chart import CHART, VALUES, environment, of_kind, pods, render, validate
 from support.compose import SECRET, seconds
 from support.tools import check_config
@@ -232,4 +233,9 @@ def test_the_test_of_a_release_asks_services_that_exist(values):
     assert ready["command"][-1] == "http://demo-gateway-internal:9000/readyz"
     assert of_kind(manifests, "Service", "demo-gateway-internal")["spec"]["ports"][0]["port"] == 9000
     port = of_kind(manifests, "Service", "demo-gateway")["spec"]["ports"][0]["port"]
-    assert clients["command"][-2:] == ["demo-gateway", str(port)]
+    assert f" http://demo-gateway:{port}/connection/websocket " in clients["command"][-1]
+
+
+def test_the_chart_has_the_version_of_the_programs():
+    with helm_python.Chart.load(CHART) as chart:
+        assert f'version = "{chart.metadata["appVersion"]}"' in (ROOT / "Cargo.toml").read_text()

@@ -55,6 +55,11 @@ def test_the_server_api_publishes_for_who_has_the_key(composition):
         publish("another")
 
 
+def test_the_port_of_clients_answers_what_is_no_handshake_as_the_chart_expects(composition):
+    status, _ = get(f"http://{composition.addresses['gateway']['listen']}/connection/websocket")
+    assert 400 <= status < 500
+
+
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_every_metric_of_a_program_is_documented_with_its_kind(composition, name):
     status, page = get(composition.internal(name, "/metrics"), Accept="application/openmetrics-text")
