@@ -193,7 +193,10 @@ def test_every_configuration_in_the_documents_can_be_used(tmp_path):
         for block in blocks(page.read_text()):
             if block.language == "toml":
                 (tmp_path / "tidegate.toml").write_text(block.text)
-                # The secrets that these blocks take from the environment.
+                # The secrets that these blocks take from files and from the environment.
+                for file in re.findall(r'^hmac_secret_file = "([^"]+)"', block.text, re.MULTILINE):
+                    (tmp_path / file).parent.mkdir(exist_ok=True)
+                    (tmp_path / file).write_text(PRODUCTION["TIDEGATE_AUTH__HMAC_SECRET"])
                 named = re.findall(r"env:([A-Z_]+)", block.text)
                 secrets = dict.fromkeys(named, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw") | {"NOTES_DATABASE": "sqlite:notes.db"}
                 if 'env = "production"' in block.text:
