@@ -216,6 +216,7 @@ NOT_RUN = {
     ("deploy-guide.md", "ini"): "a unit of systemd",
     ("deploy-guide.md", "nginx"): "a configuration of nginx, which is not needed to build or test",
     ("deploy-guide.md", "caddy"): "the same for Caddy",
+    ("troubleshooting.md", "sh"): "it looks at a deployment with its ports; what it calls has tests of its own",
     ("deploy-guide.md", "haproxy"): "the same for HAProxy",
     ("metrics.md", "yaml"): "a part of a Kubernetes manifest",
     ("worker-contract.md", "sh"): "cli/tests/it/conformance.rs runs the tool",
