@@ -54,6 +54,8 @@ pub(crate) struct Limits {
 
 /// How long the last writes on a socket may take when its stream has ended.
 const LAST_WRITES: Duration = Duration::from_secs(1);
+/// How long a gateway that drains waits for a request on a socket that has brought none yet.
+const LAST_HEAD: Duration = Duration::from_millis(500);
 /// What the head of a request may take however long the TLS handshake before it took.
 const LEAST_HANDSHAKE: Duration = Duration::from_millis(100);
 /// Where proxies write from which address they were reached.
@@ -196,12 +198,14 @@ async fn begin(
     let drains = lifecycle.clone();
     let draining = async move { lifecycle.draining().await };
     let Some(tls) = &limits.tls else {
-        let serves = tokio::select! {
-            arrived = timeout(handshake, first_head::arrived(&stream)) => arrived.is_ok(),
-            // What has come already is answered: whoever serves the socket finds out.
-            () = drains.draining() => true,
+        let arrives = async || timeout(handshake, first_head::arrived(&stream)).await.is_ok();
+        let arrived = tokio::select! {
+            biased;
+            arrived = arrives() => arrived,
+            // What has come already is answered, and what is on its way.
+            () = drains.draining() => timeout(LAST_HEAD, arrives()).await.unwrap_or_default(),
         };
-        if serves {
+        if arrived {
             let left = handshake.saturating_sub(begun.elapsed()).max(LEAST_HANDSHAKE);
             Box::pin(handle(stream, router, limits, permit, draining, left)).await;
         }
@@ -236,7 +240,9 @@ async fn handle<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     tokio::pin!(connection);
+    // The connection first: a request that has come is read before keep-alive ends, which would close a socket without one.
     let ended = tokio::select! {
+        biased;
         served = connection.as_mut() => return say(served),
         () = draining => false,
         () = permit.ended() => true,

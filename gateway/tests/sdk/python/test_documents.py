@@ -179,15 +179,28 @@ async def test_the_lines_about_routes_list_pause_and_resume_one(stack, tmp_path)
     assert "paused" not in (await typed(stack, tmp_path, "tidegate route ls")).split("greet")[1].splitlines()[0]
 
 
+# What a configuration of production takes from the environment.
+PRODUCTION = dict.fromkeys(
+    ["TIDEGATE_AUTH__HMAC_SECRET", "TIDEGATE_API__KEY"]
+    + [f"TIDEGATE_NATS__{user}__PASSWORD" for user in ("GATEWAY", "WORKER", "PURGER", "SERVICE", "SETUP", "OPS")],
+    "a secret of a test, which is long enough",
+)
+
+
 def test_every_configuration_in_the_documents_can_be_used(tmp_path):
     tried = 0
     for page in sorted(DOCS.glob("*.md")):
         for block in blocks(page.read_text()):
             if block.language == "toml":
                 (tmp_path / "tidegate.toml").write_text(block.text)
-                # The secrets that these blocks take from the environment.
+                # The secrets that these blocks take from files and from the environment.
+                for file in re.findall(r'^hmac_secret_file = "([^"]+)"', block.text, re.MULTILINE):
+                    (tmp_path / file).parent.mkdir(exist_ok=True)
+                    (tmp_path / file).write_text(PRODUCTION["TIDEGATE_AUTH__HMAC_SECRET"])
                 named = re.findall(r"env:([A-Z_]+)", block.text)
                 secrets = dict.fromkeys(named, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw") | {"NOTES_DATABASE": "sqlite:notes.db"}
+                if 'env = "production"' in block.text:
+                    secrets |= PRODUCTION
                 environment = os.environ | secrets
                 subprocess.run(
                     [TIDEGATE, "check-config"], cwd=tmp_path, env=environment, check=True, capture_output=True
@@ -198,6 +211,13 @@ def test_every_configuration_in_the_documents_can_be_used(tmp_path):
 
 # The blocks that no test of this file runs, with the reason.
 NOT_RUN = {
+    ("deploy-guide.md", "sh"): "it takes three hosts, root and a certificate",
+    ("deploy-guide.md", "conf"): "parts of nats.conf and of the kernel's configuration",
+    ("deploy-guide.md", "ini"): "a unit of systemd",
+    ("deploy-guide.md", "nginx"): "a configuration of nginx, which is not needed to build or test",
+    ("deploy-guide.md", "caddy"): "the same for Caddy",
+    ("troubleshooting.md", "sh"): "it looks at a deployment with its ports; what it calls has tests of its own",
+    ("deploy-guide.md", "haproxy"): "the same for HAProxy",
     ("metrics.md", "yaml"): "a part of a Kubernetes manifest",
     ("worker-contract.md", "sh"): "cli/tests/it/conformance.rs runs the tool",
     ("security-testing.md", "sh"): "fuzzing takes minutes, and the runner of conformance is for one platform",
