@@ -43,3 +43,29 @@ async fn a_draining_gateway_answers_waiting_requests_and_disconnects_its_clients
     }
     assert_eq!(elsewhere.rpc("echo", "1").await.unwrap(), "1");
 }
+
+#[tokio::test]
+async fn whoever_asks_a_draining_gateway_for_its_state_is_answered() {
+    let stack = start(quick("").gateways(1).workers(1)).await;
+    let (client, _events) = connect(&stack, 0, "42").await;
+    stack.pause("worker-1").unwrap();
+    let mut calls = tokio::task::JoinSet::new();
+    calls.spawn(async move { client.rpc("echo", "1").await });
+    let jetstream = async_nats::jetstream::new(crate::support::admin(&stack).await);
+    let requests = jetstream.get_stream("TIDE_IN_echo").await.unwrap();
+    crate::support::eventually("the request is stored", || async {
+        requests.get_info().await.unwrap().state.messages == 1
+    })
+    .await;
+    let stopping = async { stack.stop("gateway-1").await.unwrap() };
+    let asking = async {
+        crate::support::eventually("it is draining", || async { get(&stack, "/readyz").await.0 == 503 }).await;
+        for _ in 0..30 {
+            let (status, body) = get(&stack, "/readyz").await;
+            assert!(status == 503 && body.contains("draining"), "{status} {body:?}");
+            assert_eq!(get(&stack, "/healthz").await.0, 200);
+        }
+        stack.resume("worker-1").unwrap();
+    };
+    tokio::join!(stopping, asking);
+}
