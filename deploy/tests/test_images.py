@@ -45,6 +45,12 @@ def test_every_target_runs_its_program_once_at_the_build_and_as_its_entry_point(
         assert f'ENTRYPOINT ["/usr/local/bin/{program}"]' in body
 
 
+def test_every_program_that_serves_asks_itself_whether_it_lives():
+    for target, program in PROGRAMS.items():
+        asks = f'CMD ["/usr/local/bin/{program}", "--health-check"]' in stages(DOCKERFILE)[target][1]
+        assert asks == (target != "tidegate"), target
+
+
 def test_the_images_have_a_numeric_user_who_is_not_root():
     assert re.search(r"^USER [1-9]\d*:[1-9]\d*$", stages(DOCKERFILE)["base"][1], re.MULTILINE)
 

@@ -11,7 +11,7 @@ from support import DEPLOY
 from support.chart import of_kind, render
 from support.compose import SECRET
 from support.metrics import documented
-from support.processes import Composition, get, until
+from support.processes import Composition, ServiceManager, get, until
 from support.tools import run, tidegate
 
 PROGRAMS = ("gateway", "worker", "purger")
@@ -94,6 +94,13 @@ def test_prometheus_knows_the_metrics_by_their_documented_names_and_can_carry_ou
     assert [rule["name"] for rule in rules if rule["state"] == "firing"] == []
 
 
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_the_health_check_of_an_image_succeeds_while_the_program_lives(composition, name):
+    assert composition.health_check(name) == 0
+    nobody = {f"TIDEGATE_{name.upper()}__INTERNAL": "127.0.0.1:1"}
+    assert composition.health_check(name, **nobody) == 1
+
+
 def test_what_keda_asks_the_broker_for_is_there(composition):
     values = {"workers": {"default": {"keda": {"enabled": True, "routes": [{"name": "echo", "lag": 64}]}}}}
     (trigger,) = of_kind(render(values), "ScaledObject", "demo-worker-default")["spec"]["triggers"]
@@ -117,8 +124,14 @@ def test_a_wrong_password_is_refused_by_the_broker(composition):
     assert code not in (0, 64), output
 
 
-def test_programs_end_within_the_time_that_they_have(tmp_path):
-    with Composition(tmp_path) as composition:
-        start_all(composition)
+def test_programs_tell_the_service_manager_their_state_and_end_within_the_time_that_they_have(tmp_path):
+    with Composition(tmp_path) as composition, ServiceManager(tmp_path) as manager:
+        composition.service_manager = manager.variables()
+        code, output = composition.once("apply", "apply")
+        assert code == 0, output
         for name in PROGRAMS:
+            composition.start(name)
+            assert manager.hears("READY=1") and manager.hears("WATCHDOG=1"), name
             assert composition.stop(name) == 0, composition.log(name)
+            assert manager.hears("STOPPING=1"), name
+            manager.forget()

@@ -53,6 +53,7 @@ use tidegate_shared::{
     config::{Config, Environment, Match},
     id::GatewayId,
     lifecycle::Lifecycle,
+    service_manager,
     topology::Topology,
 };
 use tokio::{net::TcpListener, time::Instant};
@@ -153,6 +154,7 @@ impl Gateway {
         );
         tracing::info!(gateway.id = shared.rules.gateway.as_str(), listen = %config.gateway.listen, "serving");
         let _ = health.serving.set(broker);
+        service_manager::ready(&lifecycle);
         lifecycle.draining().await;
         drain(&shared, &config, &lifecycle).await;
         outcome(&lifecycle)

@@ -9,6 +9,7 @@ use tidegate_shared::{
     config::{self, Config, FILE_VARIABLE, Role},
     failure,
     lifecycle::Lifecycle,
+    service_manager::health_check,
     telemetry,
 };
 
@@ -28,6 +29,9 @@ struct Arguments {
     /// The address of health, metrics and the server API (`gateway.internal`).
     #[arg(long)]
     internal: Option<String>,
+    /// Ask the gateway that runs with this configuration whether it is alive, and end: with 0 if it is.
+    #[arg(long)]
+    health_check: bool,
 }
 
 /// The exit code for an invalid configuration (`EX_USAGE`).
@@ -43,6 +47,12 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(error) => return fail(&error.to_string(), BAD_CONFIGURATION),
     };
+    if arguments.health_check {
+        return match health_check(config.gateway.internal) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error.to_string(), 1),
+        };
+    }
     if let Err(error) = telemetry::init(&config.log) {
         return fail(&error.to_string(), BAD_CONFIGURATION);
     }

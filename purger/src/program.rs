@@ -9,7 +9,7 @@ use tidegate_shared::{
     config::{self, Config, ConfigError, FILE_VARIABLE, Role},
     failure,
     lifecycle::Lifecycle,
-    telemetry,
+    service_manager, telemetry,
 };
 use tokio::net::TcpListener;
 
@@ -33,6 +33,9 @@ struct Arguments {
     /// The address of health and metrics, instead of `purger.internal`
     #[arg(long, value_name = "ADDR")]
     internal: Option<SocketAddr>,
+    /// Ask the purger that runs with this configuration whether it is alive, and end: with 0 if it is
+    #[arg(long)]
+    health_check: bool,
 }
 
 /// Runs the purger until SIGTERM or SIGINT. The exit code is 0 after a regular end, 64 for a configuration that cannot be used,
@@ -52,6 +55,9 @@ async fn start(arguments: Arguments) -> anyhow::Result<()> {
     let file = config::usual_file(arguments.config);
     let flag = arguments.internal.map(|internal| ("purger.internal", internal.to_string()));
     let config = Config::load_as(Role::Purger, file.as_deref(), flag.as_slice())?;
+    if arguments.health_check {
+        return Ok(service_manager::health_check(config.purger.internal)?);
+    }
     telemetry::init(&config.log)?;
     config::log_source(file.as_deref());
     let lifecycle = Lifecycle::new();
@@ -80,6 +86,7 @@ async fn work(config: &Config, health: &Health) -> anyhow::Result<()> {
     }
     purger.start(lifecycle);
     let _ = health.purger.set(purger);
+    service_manager::ready(lifecycle);
     lifecycle.draining().await;
     lifecycle.finish(LAST_MOMENT).await;
     lifecycle.failure().cloned().map_or(Ok(()), |ended| Err(ended.into()))

@@ -31,6 +31,7 @@ pub mod failure;
 pub mod lifecycle;
 pub mod listener;
 pub mod local_server;
+pub mod service_manager;
 pub mod sparse;
 pub mod telemetry;
 pub mod topology;

@@ -9,7 +9,7 @@ use tidegate_shared::{
     failure,
     id::random_token,
     lifecycle::Lifecycle,
-    telemetry,
+    service_manager, telemetry,
 };
 
 use crate::{
@@ -36,6 +36,9 @@ struct Arguments {
     /// The worker's name in its answers [default: a random one]
     #[arg(long)]
     name: Option<String>,
+    /// Ask the worker that runs with this configuration whether it is alive, and end: with 0 if it is
+    #[arg(long)]
+    health_check: bool,
 }
 
 /// Runs a worker program with the arguments of `tidegate-worker` and the handlers of the router that `make` builds from the
@@ -78,6 +81,9 @@ where
     let file = config::usual_file(arguments.config);
     let flag = arguments.internal.map(|internal| ("worker.internal", internal.to_string()));
     let config = Config::load_as(Role::Worker, file.as_deref(), flag.as_slice())?;
+    if arguments.health_check {
+        return Ok(service_manager::health_check(config.worker.internal)?);
+    }
     telemetry::init(&config.log)?;
     config::log_source(file.as_deref());
     let name = arguments.name.unwrap_or_else(random_token::<5>);
@@ -100,7 +106,18 @@ where
     engine.run(async move { signals.listen_for_signals() }).await.context("listening for signals")?;
     let router = make(config).await?;
     let worker = Worker::builder(config).name(name).router(router).internal(config.worker.internal);
-    worker.inside(Arc::clone(engine), lifecycle).run().await.map_err(|failure| match failure {
+    let starting = worker.inside(Arc::clone(engine), lifecycle.clone()).start();
+    let running = async {
+        let worker = match Box::pin(starting).await {
+            Ok(worker) => worker,
+            // It has no requests to finish.
+            Err(StartFailure::Stopped) => return Ok(()),
+            Err(failure) => return Err(RunFailure::from(failure)),
+        };
+        engine.run(async move { service_manager::ready(&lifecycle) }).await;
+        Ok(worker.ended().await?)
+    };
+    running.await.map_err(|failure| match failure {
         RunFailure::Start(StartFailure::Internal { address, reason }) => {
             anyhow!("cannot listen on worker.internal = {address}: choose another with --internal: {reason}")
         }

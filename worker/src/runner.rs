@@ -95,7 +95,7 @@ impl Runner {
                 () = tokio::time::sleep(pauses.failed()) => {}
             }
         }
-        for message in puller.close().await {
+        while let Some(message) = puller.rest().await {
             self.take(Delivery::new(message), *takes, &lifecycle);
         }
     }

@@ -49,6 +49,36 @@ def free_port():
         return one.getsockname()[1]
 
 
+class ServiceManager:
+    """Hears what programs tell systemd. Runs inside a `with` block."""
+
+    def __init__(self, folder):
+        self.path = folder / "notify.sock"
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.settimeout(START_LIMIT)
+        self.heard = set()
+
+    def __enter__(self):
+        self.socket.bind(str(self.path))
+        return self
+
+    def __exit__(self, *_):
+        self.socket.close()
+
+    def variables(self):
+        """The watchdog wants to hear of a program every second."""
+        return {"NOTIFY_SOCKET": str(self.path), "WATCHDOG_USEC": "1000000"}
+
+    def hears(self, state):
+        """Waits for a state. Raises an error if it is not told in time."""
+        while state not in self.heard:
+            self.heard.update(self.socket.recv(4096).decode().split())
+        return True
+
+    def forget(self):
+        self.heard.clear()
+
+
 class Composition:
     """Runs inside a `with` block."""
 
@@ -56,6 +86,8 @@ class Composition:
         self.folder = folder
         self.processes = {}
         self.addresses = {}
+        self.variables_of = {}
+        self.service_manager = {}
 
     def __enter__(self):
         try:
@@ -133,13 +165,20 @@ class Composition:
             for key, value in env.items()
             if key.endswith(("__LISTEN", "__INTERNAL"))
         }
-        self._spawn(name, [tidegate(f"tidegate-{name}")], env)
+        self.variables_of[name] = env
+        self._spawn(name, [tidegate(f"tidegate-{name}")], {**env, **self.service_manager})
 
         def ready():
             assert self.processes[name].poll() is None, self.log(name)
             return get(self.internal(name, "/readyz"))[0] == 200
 
         until(f"{name} is ready", ready)
+
+    def health_check(self, name, **changes):
+        """Returns the exit code of the health check in a service's image."""
+        env = {"PATH": os.defpath, **self.variables_of[name], **changes}
+        code, _ = run(tidegate(f"tidegate-{name}"), "--health-check", env=env, cwd=self.folder)
+        return code
 
     def start_prometheus(self):
         """Runs Prometheus with its own file. Only the addresses of the programs and the intervals are others."""

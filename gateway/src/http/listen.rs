@@ -2,8 +2,12 @@
 
 use std::{
     convert::Infallible,
+    future::pending,
     io::Write,
-    sync::{Arc, Once},
+    sync::{
+        Arc, Once,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -227,15 +231,26 @@ async fn handle<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     limits: Arc<Limits>,
     permit: SocketPermit,
     draining: impl Future<Output = ()>,
-    handshake: Duration,
+    first_head: Duration,
 ) {
-    let longest = limits.header_bytes;
+    let (longest, next_head) = (limits.header_bytes, limits.handshake);
     let held = permit.clone();
-    let service =
-        service_fn(move |request| answer(request, router.clone(), Arc::clone(&limits), held.clone()));
+    let asked = Arc::new(AtomicBool::new(false));
+    let asks = Arc::clone(&asked);
+    let service = service_fn(move |request| {
+        asks.store(true, Ordering::Relaxed);
+        answer(request, router.clone(), Arc::clone(&limits), held.clone())
+    });
+    // What is left is for the first request alone. The next ones on a socket that is kept have time of their own.
+    let late = async move {
+        sleep(first_head).await;
+        if asked.load(Ordering::Relaxed) {
+            pending::<()>().await;
+        }
+    };
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(handshake)
+        .header_read_timeout(next_head)
         .max_buf_size(longest.saturating_add(MARGIN).max(LEAST_BUFFER))
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
@@ -246,6 +261,7 @@ async fn handle<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         served = connection.as_mut() => return say(served),
         () = draining => false,
         () = permit.ended() => true,
+        () = late => return,
     };
     // Running requests go on; keep-alive ends, so that further requests go to another gateway.
     connection.as_mut().graceful_shutdown();

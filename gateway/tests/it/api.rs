@@ -306,3 +306,23 @@ async fn retries_with_a_key_lose_no_publication_while_a_gateway_leaves() {
     assert_eq!(stored, 200, "each was stored once");
     nothing_panicked(&stack);
 }
+
+/// A back end opens its connection when it starts, and uses it when it has something to say.
+#[tokio::test]
+async fn a_socket_that_waited_long_for_its_first_request_is_kept_for_the_next_ones() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let limits = "[gateway.limits]\nhandshake = '2s'\n";
+    let stack = start(quick(limits).gateways(1)).await;
+    let mut socket = tokio::net::TcpStream::connect(stack.gateways()[0].internal).await.unwrap();
+    let mut answer = [0; 4096];
+    for pause in [1900, 500, 500] {
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        socket.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let read = timeout(crate::support::PATIENCE, socket.read(&mut answer)).await.unwrap().unwrap();
+        assert!(
+            answer[..read].starts_with(b"HTTP/1.1 200"),
+            "{pause}: {}",
+            String::from_utf8_lossy(&answer[..read])
+        );
+    }
+}

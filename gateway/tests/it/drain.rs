@@ -59,7 +59,8 @@ async fn whoever_asks_a_draining_gateway_for_its_state_is_answered() {
     .await;
     let stopping = async { stack.stop("gateway-1").await.unwrap() };
     let asking = async {
-        crate::support::eventually("it is draining", || async { get(&stack, "/readyz").await.0 == 503 }).await;
+        crate::support::eventually("it is draining", || async { get(&stack, "/readyz").await.0 == 503 })
+            .await;
         for _ in 0..30 {
             let (status, body) = get(&stack, "/readyz").await;
             assert!(status == 503 && body.contains("draining"), "{status} {body:?}");

@@ -56,7 +56,7 @@ pub async fn attend<F, W>(
             }
         }
     }
-    for message in puller.close().await {
+    while let Some(message) = puller.rest().await {
         give_back(&message, Duration::ZERO).await;
     }
 }

@@ -1,22 +1,33 @@
 //! Pulling messages from one consumer: ask for a number of messages, take them as they arrive, ask again.
 //!
 //! The message streams of async-nats are not used: they ask for more messages than there are free permits, and one of their
-//! batches stalls at a heartbeat. Closing drains the subscription, so that no message that was sent is lost in a buffer.
+//! batches stalls at a heartbeat. The end drains the subscription, so that no message that was sent is lost in a buffer.
+//!
+//! A single server forgets a pull whose subscriber is gone. In a cluster the consumer's leader may be another server than the one of
+//! the subscriber, and it cannot tell where a pull came through the border of an account: it would deliver to nobody until the pull
+//! is over. So pulls are short there, and the subscriber outlives the last one.
 
 use std::time::Duration;
 
 use async_nats::{Message, StatusCode, Subscriber, jetstream};
 use futures_util::StreamExt;
 use serde_json::json;
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout, timeout_at},
+};
 
 use super::{Broker, Link};
 use crate::fault::{Place, Problem};
 
-/// How long a pull stays open when no message arrives.
+/// How long a pull stays open when no message arrives, and how often the broker confirms that it is still open.
 const EXPIRES: Duration = Duration::from_secs(30);
-/// How often the broker confirms that a pull is still open.
 const HEARTBEAT: Duration = Duration::from_secs(5);
+/// The same in a cluster.
+const CLUSTER_EXPIRES: Duration = Duration::from_secs(5);
+const CLUSTER_HEARTBEAT: Duration = Duration::from_secs(2);
+/// How much later than its end the broker may say that a pull is over.
+const LATE: Duration = Duration::from_millis(500);
 /// How long draining the subscription may take.
 const CLOSING: Duration = Duration::from_secs(2);
 
@@ -36,6 +47,10 @@ pub struct Puller {
     pull: u64,
     /// Messages of the current pull that have not arrived.
     outstanding: usize,
+    /// When the current pull is over, whatever the broker says.
+    over_at: Instant,
+    /// The subscription is being drained.
+    ends: bool,
 }
 
 /// Why a pull ended early. The caller may pull again after any of these.
@@ -66,6 +81,8 @@ impl Puller {
             subscriber: None,
             pull: 0,
             outstanding: 0,
+            over_at: Instant::now(),
+            ends: false,
             broker,
         }
     }
@@ -83,7 +100,10 @@ impl Puller {
         }
         self.pull += 1;
         self.outstanding = wanted;
-        let (expires, heartbeat) = (nanos(EXPIRES), nanos(HEARTBEAT));
+        let (expires, heartbeat) =
+            if self.is_clustered() { (CLUSTER_EXPIRES, CLUSTER_HEARTBEAT) } else { (EXPIRES, HEARTBEAT) };
+        self.over_at = Instant::now() + expires + LATE;
+        let (expires, heartbeat) = (nanos(expires), nanos(heartbeat));
         let pull = json!({ "batch": wanted, "expires": expires, "idle_heartbeat": heartbeat }).to_string();
         let inbox = format!("{}.{}", self.inbox, self.pull);
         let sent = client.publish_with_reply(self.next_subject.clone(), inbox, pull.into()).await;
@@ -149,19 +169,34 @@ impl Puller {
         Ok(None)
     }
 
-    /// Ends the subscription and returns the messages that the broker had sent already.
-    pub async fn close(mut self) -> Vec<jetstream::Message> {
-        let mut rest = Vec::new();
-        let Some(mut subscriber) = self.subscriber.take() else { return rest };
-        if subscriber.drain().await.is_err() {
-            return rest;
-        }
-        while let Ok(Some(message)) = timeout(CLOSING, subscriber.next()).await {
-            if message.status.is_none_or(|status| status == StatusCode::OK) {
-                rest.push(self.delivered(message));
+    /// The next message that the broker has sent already, or sends to the pull that it still has. For who asks for no more. `None` at
+    /// the end. Cancel safe, but what was sent and is not taken stays with the broker until its `ack_wait` is over.
+    pub async fn rest(&mut self) -> Option<jetstream::Message> {
+        let stays_open = self.is_clustered();
+        loop {
+            let subscriber = self.subscriber.as_mut()?;
+            let open = stays_open && !self.ends && self.outstanding > 0;
+            if !open && !self.ends {
+                self.ends = true;
+                subscriber.drain().await.ok()?;
+            }
+            let until = if open { self.over_at } else { Instant::now() + CLOSING };
+            match timeout_at(until, subscriber.next()).await {
+                Ok(Some(message)) if message.status.is_none_or(|status| status == StatusCode::OK) => {
+                    self.outstanding = self.outstanding.saturating_sub(1);
+                    return Some(self.delivered(message));
+                }
+                Ok(Some(status)) if status.status == Some(StatusCode::IDLE_HEARTBEAT) => {}
+                Ok(Some(status)) if self.is_current(&status) => self.outstanding = 0,
+                Ok(Some(_)) => {}
+                Err(_) if open => self.outstanding = 0,
+                Ok(None) | Err(_) => self.subscriber = None,
             }
         }
-        rest
+    }
+
+    fn is_clustered(&self) -> bool {
+        self.broker.client().server_info().cluster.is_some_and(|name| !name.is_empty())
     }
 
     fn is_current(&self, status: &Message) -> bool {
