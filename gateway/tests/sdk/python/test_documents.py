@@ -211,6 +211,7 @@ def test_every_configuration_in_the_documents_can_be_used(tmp_path):
 
 # The blocks that no test of this file runs, with the reason.
 NOT_RUN = {
+    ("deploy.md", "sh"): "it takes containers, root or a cluster; deploy/tests runs what they start",
     ("deploy-guide.md", "sh"): "it takes three hosts, root and a certificate",
     ("deploy-guide.md", "conf"): "parts of nats.conf and of the kernel's configuration",
     ("deploy-guide.md", "ini"): "a unit of systemd",
