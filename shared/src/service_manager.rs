@@ -35,6 +35,7 @@ pub fn ready(lifecycle: &Lifecycle) {
     let ends = lifecycle.clone();
     lifecycle.spawn(async move {
         tokio::select! {
+            biased;
             () = ends.draining() => say(&[NotifyState::Stopping]),
             () = ends.finishing() => {}
         }

@@ -4,6 +4,7 @@ use std::{
     convert::Infallible,
     future::pending,
     io::Write,
+    pin::pin,
     sync::{
         Arc, Once,
         atomic::{AtomicBool, Ordering},
@@ -199,18 +200,19 @@ async fn begin(
     lifecycle: Lifecycle,
 ) {
     let (begun, handshake) = (Instant::now(), limits.handshake);
-    let drains = lifecycle.clone();
-    let draining = async move { lifecycle.draining().await };
     let Some(tls) = &limits.tls else {
-        let arrives = async || timeout(handshake, first_head::arrived(&stream)).await.is_ok();
-        let arrived = tokio::select! {
-            biased;
-            arrived = arrives() => arrived,
-            // What has come already is answered, and what is on its way.
-            () = drains.draining() => timeout(LAST_HEAD, arrives()).await.unwrap_or_default(),
+        let arrived = {
+            let mut arriving = pin!(timeout(handshake, first_head::arrived(&stream)));
+            tokio::select! {
+                biased;
+                arrived = arriving.as_mut() => arrived.is_ok(),
+                // What has come already is answered, and what is on its way.
+                () = lifecycle.draining() => timeout(LAST_HEAD, arriving).await.is_ok_and(|arrived| arrived.is_ok()),
+            }
         };
         if arrived {
             let left = handshake.saturating_sub(begun.elapsed()).max(LEAST_HANDSHAKE);
+            let draining = async move { lifecycle.draining().await };
             Box::pin(handle(stream, router, limits, permit, draining, left)).await;
         }
         return;
@@ -219,6 +221,7 @@ async fn begin(
         // One time limit for both handshakes.
         Some(stream) => {
             let left = handshake.saturating_sub(begun.elapsed()).max(LEAST_HANDSHAKE);
+            let draining = async move { lifecycle.draining().await };
             Box::pin(handle(stream, router, limits, permit, draining, left)).await;
         }
         None => limits.metrics.refused("tls"),
