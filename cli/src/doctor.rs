@@ -4,7 +4,7 @@
 use serde::Serialize;
 use tidegate_shared::{
     access::Account,
-    config::{Config, Role},
+    config::{Config, NatsUser, Role},
 };
 
 mod broker;
@@ -67,17 +67,16 @@ pub async fn examine(config: &Config, role: Role, subject: &Subject) -> Vec<Find
     if let Some(address) = &subject.monitor {
         findings.extend(monitor::examine(config, address).await);
     }
-    let accounts = accounts(role);
     let mut reached = false;
-    for account in &accounts {
-        match broker::connect(config, *account).await {
+    for user in users(config, role) {
+        match broker::connect(config, &user).await {
             Ok(connected) => {
                 if !reached {
                     findings.extend(broker::examine(&connected));
                 }
                 reached = true;
-                findings.push(broker::rights(config, *account, &connected).await);
-                if *account == Account::Setup {
+                findings.push(broker::rights(config, &user, &connected).await);
+                if user.account == Account::Setup {
                     findings.extend(streams::examine(config, &connected).await);
                 }
             }
@@ -94,23 +93,24 @@ pub async fn examine(config: &Config, role: Role, subject: &Subject) -> Vec<Find
     findings
 }
 
+/// A user at the broker, and the name of its table under `[nats]`.
+struct User<'a> {
+    account: Account,
+    key: &'static str,
+    login: &'a NatsUser,
+}
+
 /// The users whose secrets this reader has. The one that reads the streams comes first.
-fn accounts(role: Role) -> Vec<Account> {
-    match role {
-        Role::Gateway => vec![Account::Gateway],
-        Role::Worker => vec![Account::Worker],
-        Role::Purger => vec![Account::Purger],
-        Role::Service => vec![Account::Service],
-        Role::Setup => vec![Account::Setup],
-        _ => {
-            vec![
-                Account::Setup,
-                Account::Gateway,
-                Account::Worker,
-                Account::Purger,
-                Account::Service,
-                Account::Ops,
-            ]
-        }
-    }
+fn users(config: &Config, role: Role) -> Vec<User<'_>> {
+    let nats = &config.nats;
+    let all = [
+        (Role::Setup, Account::Setup, "setup", &nats.setup),
+        (Role::Gateway, Account::Gateway, "gateway", &nats.gateway),
+        (Role::Worker, Account::Worker, "worker", &nats.worker),
+        (Role::Purger, Account::Purger, "purger", &nats.purger),
+        (Role::Service, Account::Service, "service", &nats.service),
+        (Role::Operator, Account::Ops, "ops", &nats.ops),
+    ];
+    let has = all.into_iter().filter(|(of, ..)| role == Role::All || role == *of);
+    has.map(|(_, account, key, login)| User { account, key, login }).collect()
 }

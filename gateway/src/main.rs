@@ -8,8 +8,8 @@ use tidegate_shared::{
     VERSION,
     config::{self, Config, FILE_VARIABLE, Role},
     failure,
+    health_check::health_check,
     lifecycle::Lifecycle,
-    service_manager::health_check,
     telemetry,
 };
 

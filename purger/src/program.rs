@@ -8,6 +8,7 @@ use tidegate_shared::{
     VERSION,
     config::{self, Config, ConfigError, FILE_VARIABLE, Role},
     failure,
+    health_check::health_check,
     lifecycle::Lifecycle,
     service_manager, telemetry,
 };
@@ -56,7 +57,7 @@ async fn start(arguments: Arguments) -> anyhow::Result<()> {
     let flag = arguments.internal.map(|internal| ("purger.internal", internal.to_string()));
     let config = Config::load_as(Role::Purger, file.as_deref(), flag.as_slice())?;
     if arguments.health_check {
-        return Ok(service_manager::health_check(config.purger.internal)?);
+        return Ok(health_check(config.purger.internal)?);
     }
     telemetry::init(&config.log)?;
     config::log_source(file.as_deref());

@@ -28,6 +28,7 @@ pub mod config;
 pub mod dead;
 pub mod enqueue;
 pub mod failure;
+pub mod health_check;
 pub mod lifecycle;
 pub mod listener;
 pub mod local_server;

@@ -7,6 +7,7 @@ use clap::{CommandFactory, FromArgMatches, Parser};
 use tidegate_shared::{
     config::{self, Config, ConfigError, FILE_VARIABLE, Role},
     failure,
+    health_check::health_check,
     id::random_token,
     lifecycle::Lifecycle,
     service_manager, telemetry,
@@ -82,7 +83,7 @@ where
     let flag = arguments.internal.map(|internal| ("worker.internal", internal.to_string()));
     let config = Config::load_as(Role::Worker, file.as_deref(), flag.as_slice())?;
     if arguments.health_check {
-        return Ok(service_manager::health_check(config.worker.internal)?);
+        return Ok(health_check(config.worker.internal)?);
     }
     telemetry::init(&config.log)?;
     config::log_source(file.as_deref());

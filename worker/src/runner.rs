@@ -13,7 +13,7 @@ use tidegate_shared::{
     route::Priority,
     topology::{RouteConsumer, Takes, route_consumers},
 };
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::{
     backoff::Pauses,
@@ -95,7 +95,15 @@ impl Runner {
                 () = tokio::time::sleep(pauses.failed()) => {}
             }
         }
-        while let Some(message) = puller.rest().await {
+        let until = Instant::now() + self.engine.config.worker.drain;
+        loop {
+            let rest = tokio::select! {
+                biased;
+                // Whoever ends the worker now does not wait for what the broker may still send.
+                () = lifecycle.stopping() => break,
+                rest = timeout_at(until, puller.rest()) => rest.ok().flatten(),
+            };
+            let Some(message) = rest else { break };
             self.take(Delivery::new(message), *takes, &lifecycle);
         }
     }

@@ -1,31 +1,29 @@
 //! Whether the broker can be reached as each user, and what each may do there.
 
 use tidegate_shared::{
-    access::Account,
     broker::{Broker, ConnectFailure},
     config::Config,
 };
 
-use super::Finding;
+use super::{Finding, User};
 use crate::stack::setup;
 
-/// Connects as the user of an account. The finding says why that is not possible.
-pub(super) async fn connect(config: &Config, account: Account) -> Result<Broker, Finding> {
-    let Some(user) = account.user(config) else {
-        return Err(Finding::wrong("user", format!("{account:?} has no user"), "report this"));
-    };
-    setup::connect_as(config, user).await.map_err(|error| match error.downcast_ref::<ConnectFailure>() {
-        Some(ConnectFailure::Refused { user }) => Finding::wrong(
-            "user",
-            format!("the broker refuses the user {user:?}"),
-            format!("make nats.{}.password the same in nats.conf and in the configuration", key(account)),
-        ),
-        Some(failure @ ConnectFailure::TooOld { .. }) => Finding::wrong(
-            "broker",
-            failure.to_string(),
-            "update nats-server on every host, one after the other",
-        ),
-        _ => Finding::wrong("broker", error.to_string(), "start nats-server, or correct nats.url"),
+/// Connects as a user. The finding says why that is not possible.
+pub(super) async fn connect(config: &Config, user: &User<'_>) -> Result<Broker, Finding> {
+    setup::connect_as(config, user.login).await.map_err(|error| {
+        match error.downcast_ref::<ConnectFailure>() {
+            Some(ConnectFailure::Refused { user: name }) => Finding::wrong(
+                "user",
+                format!("the broker refuses the user {name:?}"),
+                format!("make nats.{}.password the same in nats.conf and in the configuration", user.key),
+            ),
+            Some(failure @ ConnectFailure::TooOld { .. }) => Finding::wrong(
+                "broker",
+                failure.to_string(),
+                "update nats-server on every host, one after the other",
+            ),
+            _ => Finding::wrong("broker", error.to_string(), "start nats-server, or correct nats.url"),
+        }
     })
 }
 
@@ -35,10 +33,10 @@ pub(super) fn examine(broker: &Broker) -> Vec<Finding> {
     vec![Finding::ok("broker", format!("nats-server {} at {}:{}", server.version, server.host, server.port))]
 }
 
-/// Tries the rights of an account's user.
-pub(super) async fn rights(config: &Config, account: Account, broker: &Broker) -> Finding {
-    match broker.try_rights(config, account, true).await {
-        Ok(()) => Finding::ok("rights", format!("nats.{} may do what it has to", key(account))),
+/// Tries the rights of a user.
+pub(super) async fn rights(config: &Config, user: &User<'_>, broker: &Broker) -> Finding {
+    match broker.try_rights(config, user.account, true).await {
+        Ok(()) => Finding::ok("rights", format!("nats.{} may do what it has to", user.key)),
         Err(missing) => Finding::wrong(
             "rights",
             missing
@@ -50,18 +48,5 @@ pub(super) async fn rights(config: &Config, account: Account, broker: &Broker) -
             "run `tidegate apply` if streams are missing; else replace the accounts in nats.conf by what `tidegate nats-config` \
              prints, and reload the broker",
         ),
-    }
-}
-
-/// The key of an account's user in the configuration.
-fn key(account: Account) -> &'static str {
-    match account {
-        Account::Store => "store",
-        Account::Gateway => "gateway",
-        Account::Worker => "worker",
-        Account::Purger => "purger",
-        Account::Service => "service",
-        Account::Setup => "setup",
-        Account::Ops => "ops",
     }
 }

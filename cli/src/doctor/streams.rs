@@ -1,6 +1,9 @@
 //! The streams: whether they are as configured, how full they are, what waits in them, and whether the broker's clock agrees with this one.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    fmt::Display,
+    time::{Duration, SystemTime},
+};
 
 use tidegate_shared::{
     broker::Broker,
@@ -45,15 +48,20 @@ pub(super) async fn examine(config: &Config, broker: &Broker) -> Vec<Finding> {
     }
     findings.extend(rooms(broker, &topology).await);
     findings.extend(waiting(config, broker).await);
-    findings.extend(clock(broker).await);
+    findings.push(clock(broker).await);
     findings
 }
 
 async fn rooms(broker: &Broker, topology: &Topology) -> Vec<Finding> {
     let (mut findings, mut most) = (Vec::new(), 0);
     for stream in topology.streams() {
-        // One that is missing is among the changes.
-        let Ok((bytes, limit)) = broker.stream_room(stream).await else { continue };
+        let (bytes, limit) = match broker.stream_room(stream).await {
+            Ok(room) => room,
+            Err(error) => {
+                findings.push(unread("room", stream, &error));
+                continue;
+            }
+        };
         let per_cent = bytes.saturating_mul(100).checked_div(limit).unwrap_or(0);
         most = most.max(per_cent);
         findings.extend(room(stream, per_cent));
@@ -102,28 +110,40 @@ async fn waiting(config: &Config, broker: &Broker) -> Vec<Finding> {
         }
         Err(error) => findings.push(Finding::wrong("requests", error.to_string(), "tidegate apply")),
     }
-    if let Ok(stream) = broker.jetstream().get_stream(DEAD).await {
-        let letters = stream.cached_info().state.messages;
-        findings.push(match letters {
+    findings.push(match broker.jetstream().get_stream(DEAD).await {
+        Ok(stream) => match stream.cached_info().state.messages {
             0 => Finding::ok("dead letters", "there are none"),
-            _ => Finding::warning(
+            letters => Finding::warning(
                 "dead letters",
                 format!("{letters} requests have failed for good"),
                 "tidegate dead ls, then redrive or drop them",
             ),
-        });
-    }
+        },
+        Err(error) => unread("dead letters", DEAD, &error),
+    });
     findings
 }
 
+/// A stream that cannot be read: it is missing, or the broker does not answer.
+fn unread(check: &'static str, stream: &str, error: &dyn Display) -> Finding {
+    Finding::wrong(
+        check,
+        format!("stream {stream} cannot be read: {error}"),
+        "tidegate apply, if it is missing",
+    )
+}
+
 /// Compares this machine's clock with the broker's, which carries schedules and expiries out.
-async fn clock(broker: &Broker) -> Option<Finding> {
+async fn clock(broker: &Broker) -> Finding {
     let before = SystemTime::now();
-    let there = broker.time(&format!("STREAM.INFO.{PARK}")).await.ok()?;
+    let there = match broker.time(&format!("STREAM.INFO.{PARK}")).await {
+        Ok(there) => there,
+        Err(error) => return unread("clock", PARK, &error),
+    };
     let after = SystemTime::now();
     let ahead = there.duration_since(after).unwrap_or_default();
     let behind = before.duration_since(there).unwrap_or_default();
-    Some(skew(ahead.max(behind)))
+    skew(ahead.max(behind))
 }
 
 fn skew(by: Duration) -> Finding {

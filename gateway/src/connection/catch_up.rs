@@ -1,8 +1,8 @@
 //! Brings a client the rest of a backlog that is longer than one reply: part after part as ordinary publications, as fast as it
 //! reads them. Then it joins the channel.
 //!
-//! The next part is read when the last one is in the outbox, and sent when the outbox has room: a client holds no more than one
-//! part in memory. Never tells a client that nothing is missing unless the stream proves it.
+//! The next part is read when the last one is in the outbox, and sent when the outbox has room: a client holds one part in memory
+//! for each channel, and of a few channels at a time. Never tells a client that nothing is missing unless the stream proves it.
 
 use std::sync::Arc;
 

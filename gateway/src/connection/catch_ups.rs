@@ -11,11 +11,11 @@ pub(super) struct CatchUp {
     pub(super) feed: Arc<Feed>,
     /// What the client has.
     pub(super) has: Resume,
-    /// As what it joins.
+    /// What it joins with.
     pub(super) options: JoinOptions,
 }
 
-/// The clients' catch-ups in one connection.
+/// The catch-ups of one connection.
 #[derive(Default)]
 pub(super) struct CatchUps {
     running: Vec<(u32, CatchUp)>,

@@ -1,8 +1,16 @@
 //! SIGTERM: waiting requests are answered, clients are told to reconnect, and the process exits with success.
 
-use tidegate_cli::client::Event;
+use tidegate_cli::{client::Event, stack::Stack};
 
-use crate::support::{connect, event, get, quick, start};
+use crate::support::{admin, connect, event, eventually, get, quick, start};
+
+/// Waits until the broker has a request of the route `echo`.
+async fn request_stored(stack: &Stack) {
+    let jetstream = async_nats::jetstream::new(admin(stack).await);
+    let requests = jetstream.get_stream("TIDE_IN_echo").await.unwrap();
+    eventually("the request is stored", || async { requests.get_info().await.unwrap().state.messages == 1 })
+        .await;
+}
 
 #[tokio::test]
 async fn a_draining_gateway_answers_waiting_requests_and_disconnects_its_clients() {
@@ -14,19 +22,11 @@ async fn a_draining_gateway_answers_waiting_requests_and_disconnects_its_clients
     let mut calls = tokio::task::JoinSet::new();
     let caller = client.clone();
     calls.spawn(async move { caller.rpc("echo", "\"in time\"").await });
-    // The request is stored: from here on it must be answered.
-    let jetstream = async_nats::jetstream::new(crate::support::admin(&stack).await);
-    let requests = jetstream.get_stream("TIDE_IN_echo").await.unwrap();
-    crate::support::eventually("the request is stored", || async {
-        requests.get_info().await.unwrap().state.messages == 1
-    })
-    .await;
+    // From here on it must be answered.
+    request_stored(&stack).await;
     let stopping = async { stack.stop("gateway-1").await.unwrap() };
     let resuming = async {
-        crate::support::eventually("it is draining", || async {
-            get(&stack, "/readyz").await.1.contains("draining")
-        })
-        .await;
+        eventually("it is draining", || async { get(&stack, "/readyz").await.1.contains("draining") }).await;
         stack.resume("worker-1").unwrap();
     };
     let (status, ()) = tokio::join!(stopping, resuming);
@@ -51,16 +51,10 @@ async fn whoever_asks_a_draining_gateway_for_its_state_is_answered() {
     stack.pause("worker-1").unwrap();
     let mut calls = tokio::task::JoinSet::new();
     calls.spawn(async move { client.rpc("echo", "1").await });
-    let jetstream = async_nats::jetstream::new(crate::support::admin(&stack).await);
-    let requests = jetstream.get_stream("TIDE_IN_echo").await.unwrap();
-    crate::support::eventually("the request is stored", || async {
-        requests.get_info().await.unwrap().state.messages == 1
-    })
-    .await;
+    request_stored(&stack).await;
     let stopping = async { stack.stop("gateway-1").await.unwrap() };
     let asking = async {
-        crate::support::eventually("it is draining", || async { get(&stack, "/readyz").await.0 == 503 })
-            .await;
+        eventually("it is draining", || async { get(&stack, "/readyz").await.0 == 503 }).await;
         for _ in 0..30 {
             let (status, body) = get(&stack, "/readyz").await;
             assert!(status == 503 && body.contains("draining"), "{status} {body:?}");
